@@ -1,0 +1,99 @@
+"""`create_app()` joins the stations into one ASGI application. Nothing happens before it is called."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from gateway.identity import Caller
+from gateway.schema.build import build_schema
+from gateway.schema.context import Context
+from gateway.schema.loaders import Loaders
+from gateway.schema.pagination import Limits
+from gateway.settings import ConnectionSettings, Settings
+from gateway.telemetry import configure_logs
+from gateway.upstream.connect import connect
+from gateway.upstream.transport import Wire
+from gateway.web import health
+from gateway.web.answers import refusal, too_large
+from gateway.web.graphql_endpoint import GraphQLEndpoint
+from gateway.web.middleware import BearerToken, BodyLimit, RequestId
+
+
+def create_app(settings: Settings, wire: Wire | None = None) -> Starlette:
+    """The gateway; `wire` (an httpx transport) replaces the network, for tests."""
+    endpoint = BearerToken(GraphQLEndpoint(build_schema(), graphiql=settings.http.graphiql))
+
+    @asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        async with connect(settings, wire) as client:
+            limits = limits_of(settings.connections)
+
+            def context_of(caller: Caller, request_id: str) -> Context:
+                return Context(
+                    caller,
+                    Loaders(client, caller),
+                    limits,
+                    request_id,
+                    settings.connections.nodes_max,
+                    settings.upstream.unit_search,
+                )
+
+            app.state.context_of = context_of
+            try:
+                yield
+            finally:
+                app.state.context_of = None
+
+    return Starlette(
+        routes=[
+            Route("/", _home),
+            Route("/graphql", endpoint),
+            Route("/health/live", health.live),
+            Route("/health/ready", health.ready),
+        ],
+        middleware=[
+            Middleware(RequestId),
+            Middleware(BodyLimit, bytes_max=settings.http.body_bytes_max),
+        ],
+        exception_handlers={404: _not_found, 405: _not_allowed, 413: _too_large, 500: _broken},
+        lifespan=lifespan,
+    )
+
+
+def from_environment() -> Starlette:
+    """The gateway as the environment describes it; what every worker process starts."""
+    settings = Settings()
+    configure_logs(settings.log)
+    return create_app(settings)
+
+
+def limits_of(settings: ConnectionSettings) -> Limits:
+    """The connection limits of the settings."""
+    return Limits(settings.page_default, settings.page_max, settings.walk_pages_max, settings.empty_pages_max)
+
+
+async def _home(request: Request) -> Response:
+    return RedirectResponse("/graphql", 307)
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    return refusal(404, "NOT_FOUND", "There is nothing here; GraphQL is at /graphql.")
+
+
+async def _not_allowed(request: Request, error: Exception) -> Response:
+    return refusal(405, "METHOD_NOT_ALLOWED", "This method is not allowed here.", getattr(error, "headers", None))
+
+
+async def _too_large(request: Request, error: Exception) -> Response:
+    return too_large()
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return refusal(500, "INTERNAL", "Internal error.")

@@ -1,0 +1,189 @@
+"""The `gateway` command: serve · demo · simulate · schema · settings."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import queue
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+from pydantic import ValidationError
+from starlette.types import ASGIApp
+
+from gateway import __version__
+from gateway.app import create_app, from_environment
+from gateway.schema.build import print_sdl
+from gateway.settings import Settings, knobs, unknown_variables, variable_of
+from gateway.simulator import FleetPlan, Simulator, Switches
+from gateway.telemetry import configure_logs
+
+app = typer.Typer(
+    help="An unofficial GraphQL gateway over the vehicle management part of the INVERS OneAPI.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_show_locals=False,
+)
+schema = typer.Typer(help="The GraphQL schema.", no_args_is_help=True)
+app.add_typer(schema, name="schema")
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on.  [env: GATEWAY_HOST]")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.  [env: GATEWAY_PORT]")]
+Workers = Annotated[int | None, typer.Option(help="Worker processes.  [env: GATEWAY_WORKERS]")]
+UpstreamUrl = Annotated[
+    str | None, typer.Option(help="Base URL of the fleet API.  [env: GATEWAY_UPSTREAM_URL]")
+]
+Vehicles = Annotated[int, typer.Option(min=0, max=1_000_000, help="Vehicles in the simulated fleet.")]
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def serve(host: Host = None, port: Port = None, workers: Workers = None, upstream_url: UpstreamUrl = None) -> None:
+    """Serves GraphQL over the fleet API."""
+    settings = _settings({"host": host, "port": port, "workers": workers, "upstream.url": upstream_url})
+    if settings.workers == 1:
+        configure_logs(settings.log)
+        _Server(_listening(create_app(settings), settings.host, settings.port), _say_where).run()
+        return
+    # Workers are processes of their own and read the environment, where _settings() has put the options.
+    factory = f"{from_environment.__module__}:{from_environment.__name__}"
+    uvicorn.run(
+        factory, factory=True, host=settings.host, port=settings.port, workers=settings.workers, **UVICORN
+    )
+
+
+@app.command()
+def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> None:
+    """Serves GraphQL over a simulated fleet: no account, no network."""
+    simulator = Simulator([FleetPlan("T7K2M", vehicles)], Switches(rate_limit_requests=0))
+    client = simulator.fleets[0].clients[0]
+    token = simulator.token_for(client.client_id, expires_in=DEMO_TOKEN_SECONDS)
+    upstream = _in_background(simulator.app)
+    settings = _settings({"host": host, "port": port, "upstream.url": upstream, "log.format": "text"})
+    configure_logs(settings.log)
+
+    def greet(url: str) -> None:
+        typer.echo(
+            f"GraphQL and GraphiQL  {url}/graphql\n"
+            f"Fleet API             {upstream} ({vehicles} simulated vehicles)\n"
+            f"Token                 {token}\n\n"
+            f"curl -s {url}/graphql -H 'Authorization: Bearer {token}' \\\n"
+            f"  -H 'Content-Type: application/json' -d '{EXAMPLE}'\n"
+        )
+
+    _Server(_listening(create_app(settings), settings.host, settings.port), greet).run()
+
+
+@app.command()
+def simulate(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> None:
+    """Serves the simulated fleet API alone."""
+    simulator = Simulator([FleetPlan("T7K2M", vehicles)])
+    client = simulator.fleets[0].clients[0]
+    token = simulator.token_for(client.client_id, expires_in=DEMO_TOKEN_SECONDS)
+
+    def greet(url: str) -> None:
+        typer.echo(f"Fleet API  {url} ({vehicles} simulated vehicles)\nClient     {client.client_id} {client.secret}\nToken      {token}")
+
+    _Server(_listening(simulator.app, host or "127.0.0.1", port or 0), greet).run()
+
+
+@schema.command("print")
+def schema_print() -> None:
+    """Prints the schema in GraphQL's schema definition language."""
+    typer.echo(print_sdl(), nl=False)
+
+
+@schema.command("check")
+def schema_check(
+    file: Annotated[Path, typer.Argument(help="The file to hold against the schema.")] = Path("schema.graphql"),
+) -> None:
+    """Fails if a file is not the schema of this version."""
+    try:
+        held = file.read_text()
+    except OSError as missing:
+        raise typer.BadParameter(f"cannot read {file}: {missing.strerror}") from missing
+    diff = list(difflib.unified_diff(held.splitlines(), print_sdl().splitlines(), str(file), "schema", lineterm=""))
+    if diff:
+        typer.echo("\n".join(diff))
+        typer.echo(f"{file} is stale: gateway schema print > {file}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command("settings")
+def show_settings(
+    host: Host = None, port: Port = None, workers: Workers = None, upstream_url: UpstreamUrl = None
+) -> None:
+    """Lists every setting, its value and where that came from."""
+    options = {"host": host, "port": port, "workers": workers, "upstream.url": upstream_url}
+    given = frozenset(variable_of(path) for path, value in options.items() if value is not None)
+    for knob in knobs(_settings(options), given=given):
+        typer.echo(f"{knob.variable}={_shown(knob.value)}  [{knob.source}]  {knob.help}")
+
+
+DEMO_TOKEN_SECONDS = 30 * 86400
+EXAMPLE = '{"query":"{ vehicles(first: 3) { nodes { vehicleId masterData { brand model licensePlate } } } }"}'
+# Requests are logged by the gateway itself, with their ids; the server's own log keeps to what is wrong.
+UVICORN: dict[str, Any] = {"access_log": False, "log_level": "warning", "server_header": False}
+
+
+class _Server(uvicorn.Server):
+    """A server that says where it listens, once it does."""
+
+    def __init__(self, config: uvicorn.Config, greet: Callable[[str], None]) -> None:
+        super().__init__(config)
+        self._greet = greet
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            host, port = self.servers[0].sockets[0].getsockname()[:2]
+            self._greet(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            sys.stdout.flush()
+
+
+def _listening(application: ASGIApp, host: str, port: int) -> uvicorn.Config:
+    return uvicorn.Config(application, host, port, **UVICORN)
+
+
+def _say_where(url: str) -> None:
+    typer.echo(f"GraphQL at {url}/graphql")
+
+
+def _in_background(application: ASGIApp) -> str:
+    """Serves an application from a thread of its own, on a free port; returns its URL."""
+    where: queue.Queue[str] = queue.Queue()
+    server = _Server(_listening(application, "127.0.0.1", 0), where.put)
+    threading.Thread(target=server.run, name="simulator", daemon=True).start()
+    return where.get(timeout=30)
+
+
+def _settings(options: dict[str, str | int | None]) -> Settings:
+    """The settings, command line before environment; a bad one ends the program with a line that says which."""
+    for path, value in options.items():
+        if value is not None:
+            os.environ[variable_of(path)] = str(value)
+    try:
+        settings = Settings()
+    except ValidationError as invalid:
+        for error in invalid.errors():
+            typer.echo(f"{variable_of('.'.join(map(str, error['loc'])))}: {error['msg']}", err=True)
+        raise typer.Exit(2) from None
+    for name in unknown_variables():
+        typer.echo(f"warning: {name} is no setting of the gateway; `gateway settings` lists them", err=True)
+    return settings
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,1 @@
+"""The GraphQL side: queries, types, loaders and the mapping of Relay connections onto upstream pages."""

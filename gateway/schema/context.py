@@ -1,0 +1,26 @@
+"""What a resolver may use, and the alias to ask for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import strawberry
+
+from gateway.identity import Caller
+from gateway.schema.loaders import Loaders
+from gateway.schema.pagination import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """One request: who asks, how to read for them, and how far a field may go."""
+
+    caller: Caller
+    loaders: Loaders
+    limits: Limits
+    request_id: str
+    nodes_max: int = 1000
+    unit_search: bool = False
+
+
+Info = strawberry.Info[Context, None]

@@ -1,0 +1,88 @@
+"""Edge cursors: where an edge stands, as text that is the same whenever the edge is the same.
+
+base64url of a checksum and (version, set, page token, item id, index, fleet). Nothing random and no time in it, so a
+client may compare cursors; the checksum turns a damaged one into an error instead of another page.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+from dataclasses import dataclass
+
+import msgspec
+
+from gateway.errors import CursorForeign, CursorInvalid
+
+VERSION = 1
+CHECKSUM_LENGTH = 4
+CURSOR_LENGTH_MAX = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """An edge's place: the page that `token` reads (None: the first), the item there, its index when it was read."""
+
+    token: str | None
+    item_id: str
+    index: int
+    fleet: bytes | None = None
+
+
+class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    version: int
+    set: bytes
+    token: str | None
+    item_id: str
+    index: int
+    fleet: bytes | None
+
+
+_decoder = msgspec.msgpack.Decoder(_Body)
+_encoder = msgspec.msgpack.Encoder()
+
+
+def set_of(connection: str, *arguments: str | None) -> bytes:
+    """The fingerprint of what is walked: the connection and the arguments that select its items."""
+    return hashlib.blake2b(_encoder.encode((connection, *arguments)), digest_size=8).digest()
+
+
+def fleet_of(fleet_id: str | None) -> bytes | None:
+    """A short fingerprint of the fleet an item belongs to, where the upstream names it."""
+    return hashlib.blake2b(fleet_id.encode(), digest_size=4).digest() if fleet_id else None
+
+
+def encode_cursor(of: bytes, position: Position) -> str:
+    """The cursor of the edge at `position` in the set `of`."""
+    body = _encoder.encode(_Body(VERSION, of, position.token, position.item_id, position.index, position.fleet))
+    return base64.urlsafe_b64encode(_checksum(body) + body).rstrip(b"=").decode()
+
+
+def decode_cursor(text: str, of: bytes, argument: str) -> Position:
+    """The place a cursor names; raises CursorInvalid or, for another set's cursor, CursorForeign."""
+    body = _body_of(text, argument)
+    if body.version != VERSION or body.index < 0:
+        raise CursorInvalid(argument)
+    if body.set != of:
+        raise CursorForeign(argument)
+    position = Position(body.token, body.item_id, body.index, body.fleet)
+    if encode_cursor(of, position) != text:
+        raise CursorInvalid(argument)  # base64 has several spellings of one value; ours has one
+    return position
+
+
+def _body_of(text: str, argument: str) -> _Body:
+    if len(text) > CURSOR_LENGTH_MAX:
+        raise CursorInvalid(argument)
+    try:
+        raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
+        if _checksum(raw[CHECKSUM_LENGTH:]) != raw[:CHECKSUM_LENGTH]:
+            raise CursorInvalid(argument)
+        return _decoder.decode(raw[CHECKSUM_LENGTH:])
+    except (UnicodeEncodeError, binascii.Error, msgspec.MsgspecError) as damaged:
+        raise CursorInvalid(argument) from damaged
+
+
+def _checksum(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=CHECKSUM_LENGTH, person=b"edge cursor").digest()

@@ -1,0 +1,45 @@
+"""What a caller gets to read of an error: our own failures with their code, our bugs as `INTERNAL` and nothing more."""
+
+from __future__ import annotations
+
+import structlog
+from graphql import GraphQLError, GraphQLSyntaxError
+
+from gateway.errors import GatewayError
+
+log = structlog.get_logger("gateway.schema")
+
+
+def presented(error: GraphQLError, request_id: str) -> GraphQLError:
+    """The error as the caller may see it; what is nobody's known failure is logged and masked."""
+    cause = error.original_error
+    while isinstance(cause, GraphQLError) and cause.original_error is not None:
+        cause = cause.original_error
+    if isinstance(cause, GatewayError):
+        return _with(error, str(cause), cause.extensions())
+    if cause is None or isinstance(cause, GraphQLError):
+        return _with(error, error.message, {"code": _code_of(error), "retryable": False, **(error.extensions or {})})
+    log.error("unexpected error", request_id=request_id, path=_path(error), kind=type(cause).__name__, exc_info=cause)
+    return _with(error, "Internal error.", {"code": "INTERNAL", "retryable": False, "requestId": request_id})
+
+
+def is_unauthenticated(error: GraphQLError) -> bool:
+    """Whether this error turns the whole answer into a 401."""
+    return (error.extensions or {}).get("code") == "UNAUTHENTICATED"
+
+
+def _code_of(error: GraphQLError) -> str:
+    if isinstance(error, GraphQLSyntaxError):
+        return "GRAPHQL_PARSE_FAILED"
+    # Validation errors have no path; what fails in execution without a cause is a value that does not fit.
+    return "BAD_USER_INPUT" if error.path else "GRAPHQL_VALIDATION_FAILED"
+
+
+def _with(error: GraphQLError, message: str, extensions: dict[str, object]) -> GraphQLError:
+    return GraphQLError(
+        message, nodes=error.nodes, source=error.source, positions=error.positions, path=error.path, extensions=extensions
+    )
+
+
+def _path(error: GraphQLError) -> str:
+    return ".".join(map(str, error.path or ()))

@@ -1,0 +1,54 @@
+"""Relay global ids: base64 of `Vehicle:<id>` and of `TelematicsUnit:<manufacturer>/<brand>/<unit id>`.
+
+A unit's id is unique only within one manufacturer, so all three make its key; each part is percent-encoded, and an
+absent one is empty.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import NamedTuple
+from urllib.parse import quote, unquote
+
+from gateway.errors import GlobalIdInvalid
+
+VEHICLE = "Vehicle"
+TELEMATICS_UNIT = "TelematicsUnit"
+LENGTH_MAX = 2048
+
+
+class UnitKey(NamedTuple):
+    """What identifies a telematics unit."""
+
+    manufacturer: str | None
+    brand: str | None
+    unit_id: str
+
+
+def vehicle_global_id(vehicle_id: str) -> str:
+    """The global id of a vehicle."""
+    return base64.b64encode(f"{VEHICLE}:{vehicle_id}".encode()).decode()
+
+
+def unit_global_id(key: UnitKey) -> str:
+    """The global id of a telematics unit."""
+    parts = "/".join(quote(part or "", safe="") for part in key)
+    return base64.b64encode(f"{TELEMATICS_UNIT}:{parts}".encode()).decode()
+
+
+def parse_global_id(text: str) -> str | UnitKey:
+    """A vehicle's id or a unit's key; raises GlobalIdInvalid for anything this schema did not give out."""
+    try:
+        if len(text) > LENGTH_MAX:
+            raise GlobalIdInvalid("This is not a global id of this gateway.", "id")
+        kind, _, rest = base64.b64decode(text.encode("ascii"), validate=True).decode().partition(":")
+    except (UnicodeError, binascii.Error) as damaged:
+        raise GlobalIdInvalid("This is not a global id of this gateway.", "id") from damaged
+    if kind == VEHICLE and rest:
+        return rest
+    if kind == TELEMATICS_UNIT and rest.count("/") == 2:
+        manufacturer, brand, unit_id = (unquote(part) for part in rest.split("/"))
+        if unit_id:
+            return UnitKey(manufacturer or None, brand or None, unit_id)
+    raise GlobalIdInvalid("This is not a global id of this gateway.", "id")

@@ -1,0 +1,142 @@
+"""The root fields, nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Annotated, Any
+
+import strawberry
+from strawberry import UNSET
+
+from gateway.errors import GlobalIdInvalid, InputInvalid
+from gateway.schema.connections import Arguments, ReadPage, find_unit, unit_connection, vehicle_connection
+from gateway.schema.context import Context, Info
+from gateway.schema.global_ids import UnitKey, parse_global_id
+from gateway.schema.types import Node, TelematicsUnit, TelematicsUnitConnection, Vehicle, VehicleConnection
+from gateway.upstream import models
+
+First = Annotated[int | None, strawberry.argument(description="How many edges, from the start or behind `after`.")]
+After = Annotated[str | None, strawberry.argument(description="A cursor: only what comes behind this edge.")]
+Last = Annotated[int | None, strawberry.argument(description="How many edges, up to the end or up to `before`.")]
+Before = Annotated[str | None, strawberry.argument(description="A cursor: only what comes ahead of this edge.")]
+
+PAGING = (
+    "Relay's cursor connection, forward with `first` and `after`, backward with `last` and `before`. "
+    "With neither `first` nor `last` a default page is given."
+)
+
+
+Search = Annotated[
+    str | None,
+    strawberry.argument(description="Free text; the fleet API looks for it in brand, model, plate, VIN and id."),
+]
+GlobalId = Annotated[strawberry.ID, strawberry.argument(description="A global id.")]
+GlobalIds = Annotated[list[strawberry.ID], strawberry.argument(description="Global ids.")]
+VehicleId = Annotated[strawberry.ID, strawberry.argument(description="The fleet API's id of the vehicle.")]
+UnitId = Annotated[strawberry.ID, strawberry.argument(description="The fleet API's id of the unit.")]
+Manufacturer = Annotated[str | None, strawberry.argument(description="Its manufacturer, such as `INVERS`.")]
+Brand = Annotated[str | None, strawberry.argument(description="Its brand, such as `CLOUDBOXX`.")]
+
+
+async def _resolve_node(info: Info, id: GlobalId) -> Any:
+    key = parse_global_id(id)
+    return await (_unit(info.context, key) if isinstance(key, UnitKey) else info.context.loaders.vehicle.load(key))
+
+
+async def _resolve_nodes(info: Info, ids: GlobalIds) -> Any:
+    if len(ids) > info.context.nodes_max:
+        raise InputInvalid(f"`ids` has {len(ids)} ids; at most {info.context.nodes_max} are allowed.", "ids")
+    return await _nodes(info.context, ids)
+
+
+async def _resolve_vehicle(info: Info, id: VehicleId) -> Any:
+    return await info.context.loaders.vehicle.load(id)
+
+
+async def _resolve_vehicles(
+    info: Info,
+    first: First = UNSET,
+    after: After = UNSET,
+    last: Last = UNSET,
+    before: Before = UNSET,
+    search: Search = UNSET,
+) -> Any:
+    search = search or None
+    arguments = _arguments(first, after, last, before)
+    return await vehicle_connection(_pages(info.context, search), info.context.limits, arguments, search)
+
+
+async def _resolve_telematics_unit(
+    info: Info, *, manufacturer: Manufacturer = UNSET, brand: Brand = UNSET, id: UnitId
+) -> Any:
+    return await _unit(info.context, UnitKey(manufacturer or None, brand or None, id))
+
+
+async def _resolve_telematics_units(
+    info: Info, first: First = UNSET, after: After = UNSET, last: Last = UNSET, before: Before = UNSET
+) -> Any:
+    arguments = _arguments(first, after, last, before)
+    return await unit_connection(_pages(info.context, None), info.context.limits, arguments)
+
+
+@strawberry.type(description="What can be asked.")
+class Query:
+    node: Node | None = strawberry.field(
+        resolver=_resolve_node, description="An object by its global id; null where there is none."
+    )
+    nodes: list[Node | None] = strawberry.field(
+        resolver=_resolve_nodes,
+        description="Objects by their global ids, in the order of the ids; null where there is none.",
+    )
+    vehicle: Vehicle | None = strawberry.field(
+        resolver=_resolve_vehicle, description="A vehicle by the fleet API's id; null where there is none."
+    )
+    vehicles: VehicleConnection | None = strawberry.field(
+        resolver=_resolve_vehicles, description=f"The fleet's vehicles. {PAGING}"
+    )
+    telematics_unit: TelematicsUnit | None = strawberry.field(
+        resolver=_resolve_telematics_unit,
+        description="A telematics unit by its whole key; a part that the fleet API leaves empty is left out here too. "
+        "The fleet API has no look-up for units: the fleet is walked, up to a limit.",
+    )
+    telematics_units: TelematicsUnitConnection | None = strawberry.field(
+        resolver=_resolve_telematics_units,
+        description=f"The fleet's telematics units, in the order of their vehicles. {PAGING}",
+    )
+
+
+def _arguments(*given: Any) -> Arguments:
+    return Arguments(*(None if value is UNSET else value for value in given))
+
+
+def _pages(context: Context, search: str | None) -> ReadPage:
+    # A cursor carries its search: only a first page is asked with it.
+    return lambda token: context.loaders.page.load((token, search if token is None else None))
+
+
+async def _unit(context: Context, key: UnitKey) -> models.TelematicsUnit | None:
+    search = key.unit_id if context.unit_search else None
+    return await find_unit(_pages(context, search), context.limits, *key)
+
+
+async def _nodes(context: Context, global_ids: list[strawberry.ID]) -> list[Any]:
+    # An id that can't be read fails alone, in its own place.
+    keys: list[str | UnitKey | GlobalIdInvalid] = []
+    for global_id in global_ids:
+        try:
+            keys.append(parse_global_id(global_id))
+        except GlobalIdInvalid as invalid:
+            keys.append(invalid)
+    wanted = list(dict.fromkeys(key for key in keys if not isinstance(key, GlobalIdInvalid)))
+    read = await _each(context, wanted)
+    return [key if isinstance(key, GlobalIdInvalid) else read[key] for key in keys]
+
+
+async def _each(context: Context, keys: list[str | UnitKey]) -> dict[str | UnitKey, Any]:
+    reads = [
+        partial(_unit, context, key) if isinstance(key, UnitKey) else partial(context.loaders.vehicle.load, key)
+        for key in keys
+    ]
+    results = await asyncio.gather(*(read() for read in reads), return_exceptions=True)
+    return dict(zip(keys, results, strict=True))

@@ -1,0 +1,143 @@
+"""Every knob of the gateway: its type, default and one line of help; the environment's name follows from the path.
+
+`upstream.page_size` is `GATEWAY_UPSTREAM_PAGE_SIZE`. Stations get the slice that concerns them, never the whole.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "GATEWAY_"
+
+
+class Slice(BaseModel):
+    """The knobs of one station; an unknown name is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class UpstreamSettings(Slice):
+    """The fleet API: where it is, what its paths and parameters are called, how patient we are."""
+
+    url: str = Field(default="https://api.invers.com", description="Base URL of the fleet API.")
+    fleet_id: str | None = Field(default=None, description="Sent as X-INVERS-Fleet-Id when set.")
+    vehicles_path: str = Field(default="/vehicles", description="Path of the paged list.")
+    vehicle_path: str = Field(default="/vehicles/{id}", description="Path of one vehicle.")
+    latest_state_path: str = Field(default="/vehicles/{id}/latest-state", description="Path of one vehicle's latest state.")
+    limit_parameter: str = Field(default="limit", description="Query parameter for the page size of a first read.")
+    cursor_parameter: str = Field(default="cursor", description="Query parameter that carries a cursor.")
+    search_parameter: str = Field(default="q", description="Query parameter for free-text search.")
+    page_token_parameter: str = Field(default="page_token", description="Query parameter for a next_page_token, where lists answer one in place of cursors."
+    )
+    page_size: int = Field(default=100, ge=1, le=1000, description="Vehicles in an upstream page, whatever `first` says.")
+    unit_search: bool = Field(
+        default=False, description="Whether search finds a vehicle by the id of its telematics unit."
+    )
+    connect_timeout: float = Field(default=3.0, gt=0, description="Seconds to wait for a connection.")
+    read_timeout: float = Field(default=10.0, gt=0, description="Seconds to wait for more of an answer.")
+    write_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait until more of a request is sent.")
+    pool_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait for a free connection.")
+    total_timeout: float = Field(default=15.0, gt=0, description="Seconds until an answer that is still arriving is given up.")
+    connections_max: int = Field(default=100, ge=1, description="Open connections to the upstream, per process.")
+    keepalive_expiry: float = Field(default=60.0, ge=0, description="Seconds an idle connection is kept.")
+    response_bytes_max: int = Field(default=32 * 2**20, ge=1024, description="Bytes of an answer, decompressed.")
+    http2: bool = Field(default=True, description="Whether HTTP/2 is used where the upstream offers it (TLS only).")
+
+    @field_validator("url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("must start with http:// or https://")
+        return url.rstrip("/")
+
+
+class ConnectionSettings(Slice):
+    """Relay connections: page sizes, and how far a walk may go."""
+
+    page_default: int = Field(default=50, ge=1, description="Edges when neither `first` nor `last` is given.")
+    page_max: int = Field(default=500, ge=1, description="Largest `first` or `last`; more is refused.")
+    walk_pages_max: int = Field(default=100, ge=1, description="Upstream pages one field may read before it is refused.")
+    empty_pages_max: int = Field(default=10, ge=1, description="Empty pages in a row before paging counts as broken.")
+    nodes_max: int = Field(default=1000, ge=1, description="Ids in one `nodes(ids:)`; more is refused.")
+
+
+class HttpSettings(Slice):
+    """The road in."""
+
+    body_bytes_max: int = Field(default=2**20, ge=1024, description="Bytes of a request body; more is answered 413.")
+    graphiql: bool = Field(default=True, description="Whether a browser gets GraphiQL at /graphql.")
+
+
+class LogSettings(Slice):
+    """What is written to standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level written.")
+    format: Literal["json", "text"] = Field(default="json", description="One JSON object a line, or lines for people.")
+
+
+class Settings(BaseSettings):
+    """All knobs, a slice for each concern."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_nested_delimiter="_", env_nested_max_split=1, extra="forbid", frozen=True
+    )
+
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    workers: int = Field(default=1, ge=1, description="Worker processes.")
+    upstream: UpstreamSettings = UpstreamSettings()
+    connections: ConnectionSettings = ConnectionSettings()
+    http: HttpSettings = HttpSettings()
+    log: LogSettings = LogSettings()
+
+
+@dataclass(frozen=True, slots=True)
+class Knob:
+    """One setting as people see it; a secret's value reads `********`."""
+
+    path: str
+    variable: str
+    value: object
+    default: object
+    help: str
+    source: Literal["default", "environment", "command line"]
+
+
+def variable_of(path: str) -> str:
+    """The environment variable of `upstream.page_size`: `GATEWAY_UPSTREAM_PAGE_SIZE`."""
+    return PREFIX + path.replace(".", "_").upper()
+
+
+def knobs(
+    settings: Settings, environ: Mapping[str, str] = os.environ, given: frozenset[str] = frozenset()
+) -> Iterator[Knob]:
+    """Every setting with its value and where that came from; `given` are variables set by the command line."""
+    for path, value, default, text in _leaves(settings):
+        variable = variable_of(path)
+        if variable in given:
+            source: Literal["default", "environment", "command line"] = "command line"
+        else:
+            source = "environment" if variable in environ else "default"
+        shown = "********" if isinstance(value, SecretStr) else value
+        yield Knob(path, variable, shown, default, text, source)
+
+
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Names that start with GATEWAY_ and set nothing: most likely misspelt."""
+    known = {variable_of(path) for path, *_ in _leaves(Settings.model_construct())}
+    return sorted(name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+
+
+def _leaves(model: BaseModel, path: str = "") -> Iterator[tuple[str, object, object, str]]:
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        if isinstance(value, BaseModel):
+            yield from _leaves(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}", value, field.default, field.description or ""

@@ -1,0 +1,1 @@
+"""The road in: HTTP to GraphQL and back."""

@@ -1,0 +1,19 @@
+"""Health for whoever runs the process. Ready does not depend on the upstream: while it is down the gateway still
+answers, with coded errors, and taking every worker out of service would only hide that."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+
+async def live(request: Request) -> JSONResponse:
+    """200 as long as the process turns its event loop."""
+    return JSONResponse({"status": "live"})
+
+
+async def ready(request: Request) -> JSONResponse:
+    """200 once started, 503 before that and while shutting down."""
+    if getattr(request.app.state, "context_of", None) is None:
+        return JSONResponse({"status": "not ready"}, 503)
+    return JSONResponse({"status": "ready"})
