@@ -1,0 +1,47 @@
+"""The REST API's answers as structs: early names folded, unknown members ignored, whatever is absent null."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+from msgspec import UNSET
+
+from gateway.upstream.models import MasterData, Vehicle, VehiclePage
+
+
+def test_all_but_the_id_may_be_missing():
+    """A bare id is a vehicle; its state is then unknown, not empty."""
+    vehicle = msgspec.json.decode(b'{"id":"JQ7RP","new_member":{"a":1}}', type=Vehicle)
+    assert (vehicle.vehicle_id, vehicle.status, vehicle.latest_state) == ("JQ7RP", None, UNSET)
+
+
+@pytest.mark.parametrize(
+    ("members", "transmission", "raw"),
+    [
+        ({"transmission": "AUTOMATIC"}, "AUTOMATIC", "AUTOMATIC"),
+        ({"gear_box": "MANUAL_SHIFT"}, "MANUAL", "MANUAL_SHIFT"),
+        ({"transmission": "AUTOMATIC", "gear_box": "MANUAL_SHIFT"}, "AUTOMATIC", "AUTOMATIC"),
+        ({"transmission": None, "gear_box": "CVT"}, "CVT", "CVT"),
+        ({}, None, None),
+    ],
+)
+def test_the_early_gear_box_is_a_transmission(members, transmission, raw):
+    """gear_box stands in where transmission is absent, and its early value gets the current name."""
+    data = msgspec.convert(members, MasterData)
+    assert (data.transmission, data.transmission_raw) == (transmission, raw)
+
+
+def test_a_struct_survives_being_stored():
+    """Encoding and decoding a page, as a cache does, changes nothing of it."""
+    body = b"""{"items":[{"id":"A","master_data":{"gear_box":"MANUAL_SHIFT","year_of_production":2019},
+      "telematics_unit":{"id":"U","manufacturer":"NIU"},"latest_state":{"x":{"value":[1,{"a":null}]}}},{"id":"B"}],
+      "cursors":{"next":"n"}}"""
+    page = msgspec.json.decode(body, type=VehiclePage)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(page), type=VehiclePage) == page
+    assert page.items[0].telematics_unit.vehicle_id == "A"
+    assert page.items[0].master_data.year_of_production == "2019"
+
+
+def test_a_unit_without_an_id_is_no_unit():
+    """A unit that can't be identified is left out."""
+    assert msgspec.json.decode(b'{"id":"A","telematics_unit":{"brand":"NIU"}}', type=Vehicle).telematics_unit is None

@@ -1,0 +1,227 @@
+"""One call to the fleet API: what is sent, and what each kind of answer becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+
+import httpx
+import pytest
+
+from gateway.errors import (
+    RateLimited,
+    UpstreamForbidden,
+    UpstreamInvalidResponse,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnauthenticated,
+    UpstreamUnavailable,
+)
+from gateway.identity import Caller
+from gateway.settings import UpstreamSettings
+from gateway.upstream.client import FleetClient
+from gateway.upstream.fetching import Read
+from gateway.upstream.models import Vehicle
+from gateway.upstream.transport import HttpTransport, wait_of
+
+SETTINGS = UpstreamSettings(url="http://fleet.test/", response_bytes_max=2048)
+READ = Read(Caller("secret-token"), "/vehicles/JQ7RP", Vehicle)
+
+
+def transport_over(answer: httpx.Response | Exception, settings: UpstreamSettings = SETTINGS) -> HttpTransport:
+    def handle(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    requests: list[httpx.Request] = []
+    transport = HttpTransport(settings, httpx.MockTransport(handle))
+    transport.requests = requests  # type: ignore[attr-defined]
+    return transport
+
+
+async def test_a_call_carries_the_callers_token_and_what_the_vendor_asks_for():
+    """The token goes up as it came, with the content type on a GET too, and the configured fleet."""
+    transport = transport_over(
+        httpx.Response(200, json={"id": "JQ7RP"}), UpstreamSettings(url="http://fleet.test/", fleet_id="T7K2M")
+    )
+    await transport.fetch(READ)
+    (request,) = transport.requests
+    assert str(request.url) == "http://fleet.test/vehicles/JQ7RP"
+    assert request.headers["Authorization"] == "Bearer secret-token"
+    assert request.headers["Content-Type"] == "application/json"
+    assert request.headers["X-INVERS-Fleet-Id"] == "T7K2M"
+
+
+async def test_a_404_is_a_plain_nothing():
+    """What does not exist is None, not an error."""
+    assert (await transport_over(httpx.Response(404, json={})).fetch(READ)).value is None
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (400, UpstreamRejected),
+        (401, UpstreamUnauthenticated),
+        (403, UpstreamForbidden),
+        (409, UpstreamRejected),
+        (429, RateLimited),
+        (500, UpstreamUnavailable),
+        (503, UpstreamUnavailable),
+        (204, UpstreamInvalidResponse),
+        (302, UpstreamInvalidResponse),
+    ],
+)
+async def test_each_status_has_its_error(status, error):
+    """A failure keeps the problem's type and flow id, and nothing else of the answer."""
+    problem = {"type": "/problems/some-error", "detail": "secret detail", "flow_id": "body-flow"}
+    answer = httpx.Response(status, json=problem, headers={"X-INVERS-Flow-ID": "flow-1"})
+    with pytest.raises(error) as failed:
+        await transport_over(answer).fetch(READ)
+    told = failed.value.extensions()
+    assert told["upstream"] == {"status": status, "type": "/problems/some-error", "flowId": "flow-1"}
+    assert "secret" not in repr(told) + str(failed.value)
+
+
+@pytest.mark.parametrize("body", [b"<html>busy</html>", b"", b'{"type": 5}', b"\xff", b'{"type":"https://evil.test/x"}'])
+async def test_a_failure_without_a_problem_is_still_told_by_its_status(body):
+    """HTML, nothing or nonsense under a 502 makes an error without a problem type."""
+    with pytest.raises(UpstreamUnavailable) as failed:
+        await transport_over(httpx.Response(502, content=body)).fetch(READ)
+    assert failed.value.extensions()["upstream"] == {"status": 502, "type": None, "flowId": None}
+
+
+@pytest.mark.parametrize(
+    ("raised", "error"),
+    [
+        (httpx.ConnectError("refused"), UpstreamUnavailable),
+        (httpx.RemoteProtocolError("cut"), UpstreamUnavailable),
+        (httpx.ReadError("cut"), UpstreamUnavailable),
+        (httpx.ConnectTimeout("slow"), UpstreamTimeout),
+        (httpx.ReadTimeout("slow"), UpstreamTimeout),
+        (httpx.PoolTimeout("busy"), UpstreamTimeout),
+    ],
+)
+async def test_each_failure_of_the_network_has_its_error(raised, error):
+    """No connection is unavailable, no answer in time is a time-out."""
+    with pytest.raises(error):
+        await transport_over(raised).fetch(READ)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"null", b"\xff\xfe", b"{}", b'{"id": null}', b'{"id": 7}'])
+async def test_an_answer_that_is_no_vehicle_is_an_error(body):
+    """Malformed JSON, another type, or a vehicle without an id can't be read."""
+    with pytest.raises(UpstreamInvalidResponse):
+        await transport_over(httpx.Response(200, content=body)).fetch(READ)
+
+
+async def test_an_answer_larger_than_the_limit_is_an_error():
+    """More bytes than allowed are refused, however they are framed."""
+    with pytest.raises(UpstreamInvalidResponse):
+        await transport_over(httpx.Response(200, content=b'{"id":"' + b"x" * 3000 + b'"}')).fetch(READ)
+
+
+async def test_an_answer_that_drips_too_long_is_a_timeout():
+    """The total time is bounded although each byte comes in time."""
+
+    async def drip():
+        for _ in range(100):
+            await asyncio.sleep(0.01)
+            yield b" "
+
+    settings = UpstreamSettings(url="http://fleet.test", total_timeout=0.05)
+    with pytest.raises(UpstreamTimeout):
+        await transport_over(httpx.Response(200, content=drip()), settings).fetch(READ)
+
+
+async def test_a_member_of_a_wrong_type_costs_only_itself():
+    """Members that can't be read are dropped; the vehicle and the rest of it stay."""
+    odd = {"id": "JQ7RP", "status": 7, "tags": {}, "fleet_id": "T7K2M", "master_data": {"vin": [], "brand": "Audi"},
+           "latest_state": {"ignition": {"value": "ON"}, "position": 5}, "telematics_unit": "none"}  # fmt: skip
+    vehicle = (await transport_over(httpx.Response(200, json=odd)).fetch(READ)).value
+    assert vehicle is not None
+    assert (vehicle.status, vehicle.tags, vehicle.fleet_id, vehicle.telematics_unit) == (None, None, "T7K2M", None)
+    assert (vehicle.master_data.vin, vehicle.master_data.brand) == (None, "Audi")
+    assert list(vehicle.latest_state) == ["ignition"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": email.utils.formatdate(1_000_009, usegmt=True)}, 9),
+        ({"Retry-After": email.utils.formatdate(999_000, usegmt=True)}, 0),
+        ({"X-Rate-Limit-Reset": "1000030", "X-Rate-Limit-Remaining": "0"}, 30),
+        ({"Retry-After": "7", "X-Rate-Limit-Reset": "1000030"}, 7),
+        ({"Retry-After": "soon", "X-Rate-Limit-Reset": "1000030"}, 30),
+        ({"X-Rate-Limit-Reset": "soon"}, None),
+        ({}, None),
+    ],
+)
+def test_both_forms_of_429_tell_how_long_to_wait(headers, seconds):
+    """Retry-After comes first, in seconds or as a date, then the reset time in epoch seconds."""
+    assert wait_of(httpx.Headers(headers), now=1_000_000) == seconds
+
+
+async def test_callers_who_leave_do_not_use_up_connections():
+    """After many cancelled calls over two connections, the next calls still work."""
+
+    async def slow(reader, writer):
+        try:
+            while await reader.readline():
+                while (await reader.readline()).strip():
+                    pass
+                await asyncio.sleep(0.01)
+                writer.write(b'HTTP/1.1 200 OK\r\nContent-Length: 14\r\n\r\n{"id":"JQ7RP"}')
+                await writer.drain()
+        except ConnectionError:
+            pass
+        finally:
+            writer.close()
+
+    server = await asyncio.start_server(slow, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    transport = HttpTransport(UpstreamSettings(url=f"http://127.0.0.1:{port}", connections_max=2))
+    for _ in range(20):
+        calls = [asyncio.create_task(transport.fetch(READ)) for _ in range(10)]
+        await asyncio.sleep(0.005)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    replies = await asyncio.wait_for(asyncio.gather(*(transport.fetch(READ) for _ in range(5))), 10)
+    assert [reply.value.vehicle_id for reply in replies] == ["JQ7RP"] * 5
+    await transport.close()
+    server.close()
+
+
+async def test_an_id_that_names_another_path_is_never_sent():
+    """Empty ids, dots and control characters are no vehicles; everything else is escaped."""
+    transport = transport_over(httpx.Response(404))
+    client = FleetClient(transport, SETTINGS)
+    for impossible in ("", ".", "..", "a\nb"):
+        assert await client.vehicle(READ.caller, impossible) is None
+    assert transport.requests == []
+    await client.vehicle(READ.caller, "../vehicles?limit=1#x")
+    assert transport.requests[0].url.raw_path == b"/vehicles/..%2Fvehicles%3Flimit%3D1%23x"
+
+
+async def test_lists_that_answer_a_page_token_are_followed_by_it():
+    """Where a list has next_page_token in place of cursors, the next page is asked for with page_token."""
+    transport = transport_over(httpx.Response(200, json={"items": [], "next_page_token": "t2"}))
+    client = FleetClient(transport, SETTINGS)
+    page = await client.vehicles(READ.caller)
+    await client.vehicles(READ.caller, cursor=page.cursors.next)
+    assert dict(transport.requests[1].url.params) == {"page_token": "t2"}
+
+
+async def test_a_cursor_is_sent_alone():
+    """limit and search go with the first page only: a cursor carries both."""
+    transport = transport_over(httpx.Response(200, json={"items": []}))
+    client = FleetClient(transport, SETTINGS)
+    await client.vehicles(READ.caller, search="audi")
+    await client.vehicles(READ.caller, cursor="abc==")
+    assert [dict(request.url.params) for request in transport.requests] == [
+        {"limit": "100", "q": "audi"},
+        {"cursor": "abc=="},
+    ]
