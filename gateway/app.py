@@ -19,6 +19,7 @@ from gateway.schema.pagination import Limits
 from gateway.settings import ConnectionSettings, Settings
 from gateway.telemetry import configure_logs
 from gateway.upstream.connect import connect
+from gateway.upstream.fetching import Errand, Tally
 from gateway.upstream.transport import Wire
 from gateway.web import health
 from gateway.web.answers import refusal, too_large
@@ -36,9 +37,10 @@ def create_app(settings: Settings, wire: Wire | None = None) -> Starlette:
             limits = limits_of(settings.connections)
 
             def context_of(caller: Caller, request_id: str) -> Context:
+                errand = Errand(caller, Tally())
                 return Context(
-                    caller,
-                    Loaders(client, caller),
+                    errand,
+                    Loaders(client, errand),
                     limits,
                     request_id,
                     settings.connections.nodes_max,

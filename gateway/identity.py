@@ -5,14 +5,26 @@ from __future__ import annotations
 import hashlib
 
 
+def principal_of(*parts: str) -> str:
+    """The partition that a token, or a set of verified claims, stands for: SHA-256, in hexadecimal."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+
 class Caller:
-    """A bearer token that never prints itself; `principal` partitions whatever is kept for later."""
+    """A bearer token that never prints itself; `principal` partitions whatever is kept for later.
 
-    __slots__ = ("__token", "principal")
+    `expires_at` (epoch seconds) is when the token expires and `fleet` whose data it opens, if that is verified.
+    """
 
-    def __init__(self, token: str) -> None:
+    __slots__ = ("__token", "expires_at", "fleet", "principal")
+
+    def __init__(
+        self, token: str, principal: str | None = None, expires_at: float | None = None, fleet: str | None = None
+    ) -> None:
         self.__token = token
-        self.principal = hashlib.sha256(token.encode()).hexdigest()
+        self.principal = principal or principal_of(token)
+        self.expires_at = expires_at
+        self.fleet = fleet
 
     def authorization(self) -> str:
         """The `Authorization` header for the upstream: the only way out for the token."""

@@ -39,6 +39,7 @@ class UpstreamSettings(Slice):
     unit_search: bool = Field(
         default=False, description="Whether search finds a vehicle by the id of its telematics unit."
     )
+    parallel_reads_max: int = Field(default=32, ge=1, description="Vehicles one request reads by id at the same time.")
     connect_timeout: float = Field(default=3.0, gt=0, description="Seconds to wait for a connection.")
     read_timeout: float = Field(default=10.0, gt=0, description="Seconds to wait for more of an answer.")
     write_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait until more of a request is sent.")
@@ -67,6 +68,58 @@ class ConnectionSettings(Slice):
     nodes_max: int = Field(default=1000, ge=1, description="Ids in one `nodes(ids:)`; more is refused.")
 
 
+class CacheSettings(Slice):
+    """What the fleet API answered is kept for each principal; times in seconds."""
+
+    enabled: bool = Field(default=True, description="Whether answers are kept at all.")
+    entries_max: int = Field(default=100_000, ge=1, description="Entries kept in memory, per process.")
+    bytes_max: int = Field(default=128 * 2**20, ge=2**20, description="Bytes of memory for entries, per process.")
+    vehicles_ttl: float = Field(default=30, ge=0, description="How long a page of vehicles is fresh.")
+    vehicles_stale_while_revalidate: float = Field(
+        default=30, ge=0, description="How long after that it is still given while it is read again."
+    )
+    vehicles_stale_if_error: float = Field(
+        default=300, ge=0, description="How long after that it is still given while the fleet API fails."
+    )
+    vehicle_ttl: float = Field(default=30, ge=0, description="How long a vehicle is fresh.")
+    vehicle_stale_while_revalidate: float = Field(
+        default=30, ge=0, description="How long after that it is still given while it is read again."
+    )
+    vehicle_stale_if_error: float = Field(
+        default=300, ge=0, description="How long after that it is still given while the fleet API fails."
+    )
+    latest_state_ttl: float = Field(default=10, ge=0, description="How long a vehicle's state, read alone, is fresh.")
+    latest_state_stale_while_revalidate: float = Field(
+        default=10, ge=0, description="How long after that it is still given while it is read again."
+    )
+    latest_state_stale_if_error: float = Field(
+        default=300, ge=0, description="How long after that it is still given while the fleet API fails."
+    )
+    negative_ttl: float = Field(default=10, ge=0, description="How long it is known that something does not exist.")
+    prefetch: bool = Field(
+        default=False, description="Whether the next page of a connection is read ahead while this one is answered."
+    )
+
+
+class CoalescingSettings(Slice):
+    """Equal reads at the same time are one, for each principal."""
+
+    enabled: bool = Field(default=True, description="Whether equal reads share one upstream call.")
+    lease: float = Field(
+        default=5.0, gt=0, description="Seconds other processes wait for a read under way elsewhere; with Redis only."
+    )
+
+
+class RedisSettings(Slice):
+    """Redis as a second tier of the cache, shared by all processes."""
+
+    url: SecretStr | None = Field(default=None, description="redis:// or rediss:// URL; without it memory alone is used.")
+    timeout: float = Field(default=0.1, gt=0, description="Seconds a command may take before the answer does without.")
+    pause: float = Field(default=1.0, ge=0, description="Seconds Redis is left alone after it failed.")
+    connections_max: int = Field(default=50, ge=1, description="Open connections to Redis, per process.")
+    namespace: str = Field(default="gateway", description="First part of every key.")
+
+
 class HttpSettings(Slice):
     """The road in."""
 
@@ -93,6 +146,9 @@ class Settings(BaseSettings):
     workers: int = Field(default=1, ge=1, description="Worker processes.")
     upstream: UpstreamSettings = UpstreamSettings()
     connections: ConnectionSettings = ConnectionSettings()
+    cache: CacheSettings = CacheSettings()
+    coalescing: CoalescingSettings = CoalescingSettings()
+    redis: RedisSettings = RedisSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
 

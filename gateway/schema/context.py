@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 import strawberry
 
-from gateway.identity import Caller
 from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
+from gateway.upstream.fetching import Errand
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One request: who asks, how to read for them, and how far a field may go."""
+    """One request: who asks and what it costs, how to read for them, and how far a field may go."""
 
-    caller: Caller
+    errand: Errand
     loaders: Loaders
     limits: Limits
     request_id: str

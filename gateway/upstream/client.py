@@ -2,28 +2,94 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
-from gateway.errors import InputInvalid, Problem, UpstreamRejected
-from gateway.identity import Caller
+from gateway.errors import GatewayError, Problem, RateLimited, UpstreamForbidden, UpstreamRejected, UpstreamUnauthenticated
 from gateway.settings import UpstreamSettings
-from gateway.upstream.fetching import Fetcher, Read
+from gateway.upstream.fetching import Errand, Fetcher, Read, Reply, Resource, Tally
 from gateway.upstream.models import Cursors, State, Vehicle, VehiclePage
+from gateway.upstream.planning import Walked, walk_on
+from gateway.upstream.single_flight import look_at_error
+
+T = TypeVar("T")
+Found = dict[str, Vehicle | None | BaseException]
 
 # Marks a next_page_token among cursors; no upstream cursor holds a line break.
 PAGE_TOKEN = "page_token\n"
 ID_LENGTH_MAX = 256
+# These would be the answer to every further read of the same caller, too.
+FINAL = (UpstreamUnauthenticated, UpstreamForbidden, RateLimited)
+
+
+class Holder(Protocol):
+    """Knows what is there without a call."""
+
+    async def held(self, reads: Sequence[Read[T]]) -> list[Reply[T] | None]: ...
 
 
 class FleetClient:
     """The fleet API as methods; raises the errors of `gateway.errors`."""
 
-    def __init__(self, fetcher: Fetcher, settings: UpstreamSettings) -> None:
+    def __init__(
+        self, fetcher: Fetcher, settings: UpstreamSettings, cache: Holder | None = None, *, prefetch: bool = False
+    ) -> None:
         self._fetcher = fetcher
         self._settings = settings
+        self._cache = cache
+        self._prefetch = prefetch and cache is not None
+        self._ahead: set[asyncio.Task[Any]] = set()
+        self._fleet_sizes = _Sizes()
 
-    async def vehicles(self, caller: Caller, *, cursor: str | None = None, search: str | None = None) -> VehiclePage:
+    async def vehicles(self, errand: Errand, *, cursor: str | None = None, search: str | None = None) -> VehiclePage:
         """A page of the fleet: the first one, filtered by `search`, or the one that `cursor` names (it carries both)."""
+        reply = await self._fetcher.fetch(self._page_read(errand, cursor, search))
+        page = reply.value
+        if page is None:
+            raise UpstreamRejected(Problem(404, flow_id=reply.flow_id))
+        if page.cursors is None:
+            token = page.next_page_token
+            page.cursors = Cursors(next=PAGE_TOKEN + token if token else None)
+        if self._prefetch and page.cursors.next:
+            self._read_ahead(Errand(errand.caller, Tally()), page.cursors.next)
+        return page
+
+    async def vehicle(self, errand: Errand, vehicle_id: str) -> Vehicle | None:
+        """One vehicle, or None where there is none (or none that the caller may know of)."""
+        if not _possible(vehicle_id):
+            return None
+        return (await self._fetcher.fetch(self._vehicle_read(errand, vehicle_id))).value
+
+    async def vehicles_by_id(self, errand: Errand, ids: Iterable[str]) -> Found:
+        """Vehicles by id, each with its own error if it has one, in as few upstream calls as the plan allows."""
+        wanted = list(dict.fromkeys(ids))
+        found: Found = {vehicle_id: None for vehicle_id in wanted if not _possible(vehicle_id)}
+        await self._take_held(errand, [i for i in wanted if i not in found], found)
+        await self._walk(errand, {i for i in wanted if i not in found}, found)
+        missing = [i for i in wanted if i not in found]
+        results = await self._each(missing, lambda vehicle_id: self.vehicle(errand, vehicle_id))
+        return found | dict(zip(missing, results, strict=True))
+
+    async def latest_state(self, errand: Errand, vehicle_id: str) -> State | None:
+        """A vehicle's latest state as property by name."""
+        if not _possible(vehicle_id):
+            return None
+        path = self._settings.latest_state_path.replace("{id}", quote(vehicle_id, safe=""))
+        return (await self._fetcher.fetch(Read(errand, Resource.LATEST_STATE, path, State))).value
+
+    async def latest_states(self, errand: Errand, ids: Sequence[str]) -> list[State | None | BaseException]:
+        """The latest states of vehicles, each with its own error if it has one."""
+        return await self._each(ids, lambda vehicle_id: self.latest_state(errand, vehicle_id))
+
+    async def settle(self) -> None:
+        """Waits for the pages being read ahead."""
+        if self._ahead:
+            await asyncio.wait(self._ahead)
+
+    def _page_read(self, errand: Errand, cursor: str | None, search: str | None) -> Read[VehiclePage]:
         names = self._settings
         parameters: tuple[tuple[str, str], ...]
         if cursor is None:
@@ -34,32 +100,75 @@ class FleetClient:
             parameters = ((names.page_token_parameter, cursor.removeprefix(PAGE_TOKEN)),)
         else:
             parameters = ((names.cursor_parameter, cursor),)
-        reply = await self._fetcher.fetch(Read(caller, names.vehicles_path, VehiclePage, parameters))
-        page = reply.value
-        if page is None:
-            raise UpstreamRejected(Problem(404, flow_id=reply.flow_id))
-        if page.cursors is None:
-            token = page.next_page_token
-            page.cursors = Cursors(next=PAGE_TOKEN + token if token else None)
-        return page
 
-    async def vehicle(self, caller: Caller, vehicle_id: str) -> Vehicle | None:
-        """One vehicle, or None where there is none (or none that the caller may know of)."""
-        if not _possible(vehicle_id):
-            return None
+        def items(page: VehiclePage) -> Iterable[tuple[Read[Vehicle], Vehicle]]:
+            return ((self._vehicle_read(errand, vehicle.vehicle_id), vehicle) for vehicle in page.items)
+
+        return Read(errand, Resource.VEHICLES, names.vehicles_path, VehiclePage, parameters, parts=items)
+
+    def _vehicle_read(self, errand: Errand, vehicle_id: str) -> Read[Vehicle]:
         path = self._settings.vehicle_path.replace("{id}", quote(vehicle_id, safe=""))
-        return (await self._fetcher.fetch(Read(caller, path, Vehicle))).value
+        return Read(errand, Resource.VEHICLE, path, Vehicle)
 
-    async def latest_state(self, caller: Caller, vehicle_id: str) -> State | None:
-        """A vehicle's latest state as property by name."""
-        if not _possible(vehicle_id):
-            return None
-        path = self._settings.latest_state_path.replace("{id}", quote(vehicle_id, safe=""))
-        return (await self._fetcher.fetch(Read(caller, path, State))).value
+    async def _take_held(self, errand: Errand, ids: list[str], found: Found) -> None:
+        if self._cache is None or not ids:
+            return
+        held = await self._cache.held([self._vehicle_read(errand, vehicle_id) for vehicle_id in ids])
+        found.update((i, reply.value) for i, reply in zip(ids, held, strict=True) if reply is not None)
+
+    async def _walk(self, errand: Errand, missing: set[str], found: Found) -> None:
+        principal = errand.caller.principal
+        walked, seen, cursor = Walked(), 0, None
+        while walk_on(len(missing), self._settings.page_size, self._fleet_sizes.get(principal), walked):
+            try:
+                page = await self.vehicles(errand, cursor=cursor)
+            except FINAL as refusal:
+                found.update(dict.fromkeys(missing, refusal))
+                return
+            except GatewayError:
+                return  # each vehicle is then read, and may fail, on its own
+            hits = {vehicle.vehicle_id: vehicle for vehicle in page.items if vehicle.vehicle_id in missing}
+            found.update(hits)
+            missing -= hits.keys()
+            walked, seen = Walked(walked.pages + 1, walked.found + len(hits)), seen + len(page.items)
+            cursor = page.cursors.next if page.cursors is not None else None
+            if not cursor:
+                self._fleet_sizes.put(principal, seen)
+                return
+
+    async def _each(self, ids: Sequence[str], read: Any) -> list[Any]:
+        gate = asyncio.Semaphore(self._settings.parallel_reads_max)
+
+        async def one(vehicle_id: str) -> Any:
+            async with gate:
+                return await read(vehicle_id)
+
+        return await asyncio.gather(*map(one, ids), return_exceptions=True)
+
+    def _read_ahead(self, errand: Errand, cursor: str) -> None:
+        ahead = asyncio.create_task(self._fetcher.fetch(self._page_read(errand, cursor, None)))
+        self._ahead.add(ahead)
+        ahead.add_done_callback(self._ahead.discard)
+        ahead.add_done_callback(look_at_error)
+
+
+class _Sizes:
+    """How many vehicles each principal's fleet had when it was last walked to its end; the oldest are forgotten."""
+
+    def __init__(self, principals_max: int = 10_000) -> None:
+        self._sizes: OrderedDict[str, int] = OrderedDict()
+        self._principals_max = principals_max
+
+    def get(self, principal: str) -> int | None:
+        return self._sizes.get(principal)
+
+    def put(self, principal: str, size: int) -> None:
+        self._sizes[principal] = size
+        self._sizes.move_to_end(principal)
+        if len(self._sizes) > self._principals_max:
+            self._sizes.popitem(last=False)
 
 
 def _possible(vehicle_id: str) -> bool:
     """Whether this can be an id at all; `.` and `..` would name another path."""
-    if len(vehicle_id) > ID_LENGTH_MAX:
-        raise InputInvalid(f"An id has at most {ID_LENGTH_MAX} characters.", "id")
-    return vehicle_id not in ("", ".", "..") and vehicle_id.isprintable()
+    return vehicle_id not in ("", ".", "..") and len(vehicle_id) <= ID_LENGTH_MAX and vehicle_id.isprintable()

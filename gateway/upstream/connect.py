@@ -3,18 +3,68 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
-from gateway.settings import Settings
+from gateway.settings import CacheSettings, Settings
+from gateway.upstream.bounded_memory import BoundedMemoryCache
+from gateway.upstream.cache import Cache, Filling, Lifetime, Lifetimes, MemoryStore, Store
 from gateway.upstream.client import FleetClient
+from gateway.upstream.lease import Leased
+from gateway.upstream.fetching import Clock, Fetcher, Resource, now
+from gateway.upstream.redis_store import RedisStore
+from gateway.upstream.single_flight import OwnTask, SingleFlight
 from gateway.upstream.transport import HttpTransport, Wire
 
 
 @asynccontextmanager
-async def connect(settings: Settings, wire: Wire | None = None) -> AsyncIterator[FleetClient]:
+async def connect(settings: Settings, wire: Wire | None = None, clock: Clock = now) -> AsyncIterator[FleetClient]:
     """A client over the configured stack; leaving it waits for the calls under way and closes all connections."""
-    transport = HttpTransport(settings.upstream, wire)
-    try:
-        yield FleetClient(transport, settings.upstream)
-    finally:
-        await transport.close()
+    async with AsyncExitStack() as closing:
+        transport = HttpTransport(settings.upstream, wire)
+        closing.push_async_callback(transport.close)
+        fetcher: Fetcher = transport
+        store, lifetimes = None, lifetimes_of(settings.cache)
+        if settings.cache.enabled:
+            store = _store_of(settings, closing)
+            fetcher = Filling(fetcher, store, lifetimes, clock)
+            if isinstance(store, RedisStore) and settings.coalescing.enabled:
+                fetcher = Leased(fetcher, store, settings.coalescing.lease, clock)
+        flights = SingleFlight(fetcher) if settings.coalescing.enabled else OwnTask(fetcher)
+        closing.push_async_callback(flights.settle)
+        cache = None
+        fetcher = flights
+        if store is not None:
+            fetcher = cache = Cache(fetcher, store, lifetimes, clock)
+            closing.push_async_callback(cache.settle)
+        client = FleetClient(fetcher, settings.upstream, cache, prefetch=settings.cache.prefetch)
+        closing.push_async_callback(client.settle)
+        yield client
+
+
+def lifetimes_of(settings: CacheSettings) -> Lifetimes:
+    """How long each resource counts."""
+    return Lifetimes(
+        {
+            Resource.VEHICLES: Lifetime(
+                settings.vehicles_ttl, settings.vehicles_stale_while_revalidate, settings.vehicles_stale_if_error
+            ),
+            Resource.VEHICLE: Lifetime(
+                settings.vehicle_ttl, settings.vehicle_stale_while_revalidate, settings.vehicle_stale_if_error
+            ),
+            Resource.LATEST_STATE: Lifetime(
+                settings.latest_state_ttl,
+                settings.latest_state_stale_while_revalidate,
+                settings.latest_state_stale_if_error,
+            ),
+        },
+        Lifetime(settings.negative_ttl),
+    )
+
+
+def _store_of(settings: Settings, closing: AsyncExitStack) -> Store:
+    memory = MemoryStore(BoundedMemoryCache(entries_max=settings.cache.entries_max, bytes_max=settings.cache.bytes_max))
+    if settings.redis.url is None:
+        return memory
+    redis = RedisStore(settings.redis, memory)
+    closing.push_async_callback(redis.close)
+    return redis

@@ -1,12 +1,11 @@
 """The innermost fetcher: one HTTP call over httpx, every failure turned into one of ours.
 
-The only file that names httpx. A call runs in a task of its own that nobody cancels: httpcore loses pool slots to
-cancelled calls (its issue 1093), so a caller who leaves only stops waiting, and time-outs end the call.
+The only file that names httpx. A call must not be cancelled, because httpcore loses pool slots to cancelled calls (its
+issue 1093): what stands above gives each one a task of its own, and nothing here cancels it either.
 """
 
 from __future__ import annotations
 
-import asyncio
 import email.utils
 import ssl
 import time
@@ -62,28 +61,18 @@ class HttpTransport:
                 keepalive_expiry=settings.keepalive_expiry,
             ),
         )
-        self._calls: set[asyncio.Task[Any]] = set()
         self._decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
-        call = asyncio.create_task(self._call(read))
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
-        call.add_done_callback(_look_at_error)
-        return await asyncio.shield(call)
-
-    async def close(self) -> None:
-        """Waits for the calls under way, then closes the pool."""
-        if self._calls:
-            await asyncio.wait(self._calls)
-        await self._client.aclose()
-
-    async def _call(self, read: Read[T]) -> Reply[T]:
+        read.tally.upstream_calls += 1
+        headers = {"Authorization": read.caller.authorization()}
+        if read.known is not None and read.known.etag is not None:
+            headers["If-None-Match"] = read.known.etag
         request = self._client.build_request(
             "GET",
             self._settings.url + read.path,
             params=dict(read.parameters) or None,
-            headers={**dict(read.headers), "Authorization": read.caller.authorization()},
+            headers=headers,
         )
         try:
             response = await self._client.send(request, stream=True)
@@ -101,9 +90,15 @@ class HttpTransport:
             return Reply(
                 self._decoded(read, body), len(body), response.headers.get("ETag"), response.headers.get(FLOW_ID)
             )
+        if response.status_code == 304 and read.known is not None:
+            return read.known
         if response.status_code == 404:
             return Reply(None, len(body), flow_id=response.headers.get(FLOW_ID))
         raise failure_of(response.status_code, response.headers, body)
+
+    async def close(self) -> None:
+        """Closes the pool."""
+        await self._client.aclose()
 
     async def _body(self, response: httpx.Response) -> bytes:
         # Each wait is bounded by the read time-out; the sum is checked between chunks, so nothing is cancelled.
@@ -175,9 +170,3 @@ def _problem_of(status: int, headers: Mapping[str, str], body: bytes) -> Problem
     known = said.type if said.type and said.type.startswith("/problems/") and len(said.type) < 100 else None
     flow_id = headers.get(FLOW_ID) or said.flow_id
     return Problem(status, known, flow_id if flow_id and len(flow_id) <= 64 and flow_id.isascii() else None)
-
-
-def _look_at_error(call: asyncio.Task[Any]) -> None:
-    # A caller who left never looks; without this the loop would report the error as lost.
-    if not call.cancelled():
-        call.exception()

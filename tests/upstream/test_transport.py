@@ -20,12 +20,14 @@ from gateway.errors import (
 from gateway.identity import Caller
 from gateway.settings import UpstreamSettings
 from gateway.upstream.client import FleetClient
-from gateway.upstream.fetching import Read
+from gateway.upstream.fetching import Errand, Read, Resource, Tally
 from gateway.upstream.models import Vehicle
+from gateway.upstream.single_flight import OwnTask
 from gateway.upstream.transport import HttpTransport, wait_of
 
 SETTINGS = UpstreamSettings(url="http://fleet.test/", response_bytes_max=2048)
-READ = Read(Caller("secret-token"), "/vehicles/JQ7RP", Vehicle)
+ERRAND = Errand(Caller("secret-token"), Tally())
+READ = Read(ERRAND, Resource.VEHICLE, "/vehicles/JQ7RP", Vehicle)
 
 
 def transport_over(answer: httpx.Response | Exception, settings: UpstreamSettings = SETTINGS) -> HttpTransport:
@@ -182,7 +184,8 @@ async def test_callers_who_leave_do_not_use_up_connections():
 
     server = await asyncio.start_server(slow, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    transport = HttpTransport(UpstreamSettings(url=f"http://127.0.0.1:{port}", connections_max=2))
+    wire = HttpTransport(UpstreamSettings(url=f"http://127.0.0.1:{port}", connections_max=2))
+    transport = OwnTask(wire)
     for _ in range(20):
         calls = [asyncio.create_task(transport.fetch(READ)) for _ in range(10)]
         await asyncio.sleep(0.005)
@@ -191,7 +194,8 @@ async def test_callers_who_leave_do_not_use_up_connections():
         await asyncio.gather(*calls, return_exceptions=True)
     replies = await asyncio.wait_for(asyncio.gather(*(transport.fetch(READ) for _ in range(5))), 10)
     assert [reply.value.vehicle_id for reply in replies] == ["JQ7RP"] * 5
-    await transport.close()
+    await transport.settle()
+    await wire.close()
     server.close()
 
 
@@ -200,9 +204,9 @@ async def test_an_id_that_names_another_path_is_never_sent():
     transport = transport_over(httpx.Response(404))
     client = FleetClient(transport, SETTINGS)
     for impossible in ("", ".", "..", "a\nb"):
-        assert await client.vehicle(READ.caller, impossible) is None
+        assert await client.vehicle(ERRAND, impossible) is None
     assert transport.requests == []
-    await client.vehicle(READ.caller, "../vehicles?limit=1#x")
+    await client.vehicle(ERRAND, "../vehicles?limit=1#x")
     assert transport.requests[0].url.raw_path == b"/vehicles/..%2Fvehicles%3Flimit%3D1%23x"
 
 
@@ -210,8 +214,8 @@ async def test_lists_that_answer_a_page_token_are_followed_by_it():
     """Where a list has next_page_token in place of cursors, the next page is asked for with page_token."""
     transport = transport_over(httpx.Response(200, json={"items": [], "next_page_token": "t2"}))
     client = FleetClient(transport, SETTINGS)
-    page = await client.vehicles(READ.caller)
-    await client.vehicles(READ.caller, cursor=page.cursors.next)
+    page = await client.vehicles(ERRAND)
+    await client.vehicles(ERRAND, cursor=page.cursors.next)
     assert dict(transport.requests[1].url.params) == {"page_token": "t2"}
 
 
@@ -219,8 +223,8 @@ async def test_a_cursor_is_sent_alone():
     """limit and search go with the first page only: a cursor carries both."""
     transport = transport_over(httpx.Response(200, json={"items": []}))
     client = FleetClient(transport, SETTINGS)
-    await client.vehicles(READ.caller, search="audi")
-    await client.vehicles(READ.caller, cursor="abc==")
+    await client.vehicles(ERRAND, search="audi")
+    await client.vehicles(ERRAND, cursor="abc==")
     assert [dict(request.url.params) for request in transport.requests] == [
         {"limit": "100", "q": "audi"},
         {"cursor": "abc=="},

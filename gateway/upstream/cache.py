@@ -1,0 +1,225 @@
+"""The cache: for each principal, what the fleet API answered, for as long as that counts.
+
+`Cache` looks up, `Filling` (below the single flight) stores; both over a store that holds entries by key. Keys start
+with the caller's principal, so no caller can be given what another was. 401, 403 and 429 are never kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Generic, Protocol, TypeVar
+
+from gateway.errors import RateLimited, UpstreamError, UpstreamForbidden, UpstreamTimeout, UpstreamUnauthenticated, UpstreamUnavailable
+from gateway.upstream.bounded_memory import BoundedMemoryCache
+from gateway.upstream.fetching import Clock, Fetcher, Read, Reply, Resource
+from gateway.upstream.single_flight import look_at_error
+
+T = TypeVar("T")
+
+# What a decoded answer takes in memory for each byte of JSON (measured: 2.9), and an entry beside that.
+MEMORY_FACTOR = 3
+OVERHEAD = 600
+OUTAGES = (UpstreamUnavailable, UpstreamTimeout, RateLimited)
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """How long an entry counts, in seconds: fresh, then usable while it is refreshed, and while the upstream fails."""
+
+    fresh: float
+    while_revalidating: float = 0.0
+    if_error: float = 0.0
+
+    @property
+    def kept(self) -> float:
+        """How long an entry is of any use; what is never fresh is not kept."""
+        return self.fresh + max(self.while_revalidating, self.if_error) if self.fresh else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetimes:
+    """The lifetime of each resource, and of a 404."""
+
+    of: Mapping[Resource, Lifetime]
+    negative: Lifetime
+
+    def for_entry(self, resource: Resource, entry: Entry[Any]) -> Lifetime:
+        return self.negative if entry.value is None else self.of[resource]
+
+
+class Age(Enum):
+    """What an entry's age allows."""
+
+    FRESH = 1
+    REVALIDATING = 2
+    IF_ERROR = 3
+    DEAD = 4
+
+
+def age_of(entry: Entry[Any], lifetime: Lifetime, at: float) -> Age:
+    """What may be done with an entry at a time, both in epoch seconds; its token's expiry ends everything."""
+    if entry.ends_at is not None and at >= entry.ends_at:
+        return Age.DEAD
+    age = at - entry.stored_at
+    if not lifetime.fresh:
+        return Age.DEAD
+    if age < lifetime.fresh:
+        return Age.FRESH
+    if age < lifetime.fresh + lifetime.while_revalidating:
+        return Age.REVALIDATING
+    return Age.IF_ERROR if age < lifetime.fresh + lifetime.if_error else Age.DEAD
+
+
+@dataclass(slots=True)
+class Entry(Generic[T]):
+    """An answer that is kept; `body` is its length as JSON in bytes, `ends_at` when its token expires."""
+
+    value: T | None
+    stored_at: float
+    body: int
+    etag: str | None = None
+    ends_at: float | None = None
+
+    @property
+    def size(self) -> int:
+        """What it is accounted with in memory, in bytes."""
+        return OVERHEAD + MEMORY_FACTOR * self.body
+
+    def reply(self) -> Reply[T]:
+        return Reply(self.value, self.body, self.etag)
+
+
+class Store(Protocol):
+    """Holds entries by key; may forget any at any time, and never fails."""
+
+    async def get(self, key: str, model: type[T]) -> Entry[T] | None: ...
+
+    async def get_many(self, keys: Sequence[str], model: type[T]) -> list[Entry[T] | None]: ...
+
+    async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None: ...
+
+    async def drop(self, key: str) -> None: ...
+
+
+class MemoryStore:
+    """Entries in this process."""
+
+    def __init__(self, cache: BoundedMemoryCache) -> None:
+        self._cache = cache
+
+    async def get(self, key: str, model: type[T]) -> Entry[T] | None:
+        return await self._cache.get(key)  # type: ignore[no-any-return]
+
+    async def get_many(self, keys: Sequence[str], model: type[T]) -> list[Entry[T] | None]:
+        return await self._cache.multi_get(list(keys))  # type: ignore[no-any-return]
+
+    async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None:
+        for key, entry, _ in entries:
+            await self._cache.set(key, entry)
+
+    async def drop(self, key: str) -> None:
+        await self._cache.delete(key)
+
+
+class Cache:
+    """Answers a read from the store if what is there counts, else reads and lets what lies below keep it."""
+
+    def __init__(self, following: Fetcher, store: Store, lifetimes: Lifetimes, clock: Clock) -> None:
+        self._following = following
+        self._store = store
+        self._lifetimes = lifetimes
+        self._clock = clock
+        self._refreshing: set[asyncio.Task[Any]] = set()
+
+    async def fetch(self, read: Read[T]) -> Reply[T]:
+        entry = await self._store.get(read.key, read.model)
+        if entry is None:
+            return await self._read(read)
+        age = age_of(entry, self._lifetimes.for_entry(read.resource, entry), self._clock())
+        if age is Age.FRESH:
+            return self._hit(read, entry, stale=False)
+        again = read.having(entry.reply()) if entry.etag and entry.value else read
+        if age is Age.REVALIDATING:
+            self._refresh(again)
+            return self._hit(read, entry, stale=True)
+        try:
+            return await self._read(again)
+        except OUTAGES:
+            if age is Age.DEAD:
+                raise
+            return self._hit(read, entry, stale=True)
+
+    async def held(self, reads: Sequence[Read[T]]) -> list[Reply[T] | None]:
+        """What is there and fresh, for each read in its place."""
+        if not reads:
+            return []
+        entries = await self._store.get_many([read.key for read in reads], reads[0].model)
+        at = self._clock()
+        return [
+            self._hit(read, entry, stale=False)
+            if entry is not None
+            and age_of(entry, self._lifetimes.for_entry(read.resource, entry), at) is Age.FRESH
+            else None
+            for read, entry in zip(reads, entries, strict=True)
+        ]
+
+    async def settle(self) -> None:
+        """Waits for the refreshes under way."""
+        if self._refreshing:
+            await asyncio.wait(self._refreshing)
+
+    async def _read(self, read: Read[T]) -> Reply[T]:
+        reply = await self._following.fetch(read)
+        at = self._clock()
+        read.tally.used(at, at + self._lifetimes.of[read.resource].fresh, stale=False)
+        return reply
+
+    def _hit(self, read: Read[T], entry: Entry[T], *, stale: bool) -> Reply[T]:
+        read.tally.cache_hits += 1
+        lifetime = self._lifetimes.for_entry(read.resource, entry)
+        read.tally.used(entry.stored_at, entry.stored_at + lifetime.fresh, stale=stale)
+        return entry.reply()
+
+    def _refresh(self, read: Read[Any]) -> None:
+        refresh = asyncio.create_task(self._following.fetch(read))
+        self._refreshing.add(refresh)
+        refresh.add_done_callback(self._refreshing.discard)
+        refresh.add_done_callback(look_at_error)
+
+
+class Filling:
+    """Reads, and keeps the answer and its parts."""
+
+    def __init__(self, following: Fetcher, store: Store, lifetimes: Lifetimes, clock: Clock) -> None:
+        self._following = following
+        self._store = store
+        self._lifetimes = lifetimes
+        self._clock = clock
+
+    async def fetch(self, read: Read[T]) -> Reply[T]:
+        try:
+            reply = await self._following.fetch(read)
+        except (UpstreamUnauthenticated, UpstreamForbidden):
+            # What this caller may no longer read is not kept for later either.
+            await self._store.drop(read.key)
+            raise
+        await self._keep(read, reply)
+        return reply
+
+    async def _keep(self, read: Read[T], reply: Reply[T]) -> None:
+        at, ends_at = self._clock(), read.caller.expires_at
+        whole: tuple[Read[Any], Entry[Any]] = read, Entry(reply.value, at, reply.size, reply.etag, ends_at)
+        kept = [whole]
+        if reply.value is not None and read.parts is not None:
+            parts = list(read.parts(reply.value))
+            share = reply.size // max(1, len(parts))
+            kept = [*((part, Entry(value, at, share, None, ends_at)) for part, value in parts), whole]
+        times = [(part.key, entry, self._kept(part, entry)) for part, entry in kept]
+        await self._store.put([each for each in times if each[2] > 0])
+
+    def _kept(self, read: Read[Any], entry: Entry[Any]) -> float:
+        seconds = self._lifetimes.for_entry(read.resource, entry).kept
+        return seconds if entry.ends_at is None else min(seconds, entry.ends_at - entry.stored_at)

@@ -1,0 +1,52 @@
+"""One flight for all processes: whoever holds the lease on a read calls the fleet API, the others wait for the entry."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import Protocol, TypeVar
+
+from gateway.upstream.cache import Entry
+from gateway.upstream.fetching import Clock, Fetcher, Read, Reply
+
+T = TypeVar("T")
+FIRST_LOOK = 0.005
+LOOKS_APART_MAX = 0.05
+
+
+class Leases(Protocol):
+    """Leases on keys, and the entries that their holders leave behind."""
+
+    async def acquire(self, key: str, seconds: float) -> str | None: ...
+
+    async def release(self, key: str, token: str) -> None: ...
+
+    async def shared(self, key: str, model: type[T]) -> Entry[T] | None: ...
+
+
+class Leased:
+    """Lets one process through for each read; when its lease ends without an entry, one other takes its place."""
+
+    def __init__(self, following: Fetcher, leases: Leases, seconds: float, clock: Clock) -> None:
+        self._following = following
+        self._leases = leases
+        self._seconds = seconds
+        self._clock = clock
+
+    async def fetch(self, read: Read[T]) -> Reply[T]:
+        began, started, apart = self._clock(), time.monotonic(), FIRST_LOOK
+        while (token := await self._leases.acquire(read.key, self._seconds)) is None:
+            if time.monotonic() - started > self._seconds:
+                return await self._following.fetch(read)
+            await asyncio.sleep(apart * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the looks, guards nothing
+            apart = min(2 * apart, LOOKS_APART_MAX)
+            entry = await self._leases.shared(read.key, read.model)
+            if entry is not None and entry.stored_at >= began:
+                read.tally.coalesced += 1
+                return entry.reply()
+        try:
+            return await self._following.fetch(read)
+        finally:
+            if token:
+                await self._leases.release(read.key, token)

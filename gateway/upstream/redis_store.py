@@ -1,0 +1,145 @@
+"""Entries in Redis, shared by all processes, below those in memory. A Redis that is dead or slow costs a short
+time-out at most, then it is left alone for a while; it never costs an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Awaitable, Sequence
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import structlog
+from aiocache import RedisCache
+from aiocache.serializers import NullSerializer
+from redis.asyncio import BlockingConnectionPool
+from redis.asyncio.connection import parse_url
+from redis.exceptions import RedisError
+
+from gateway.settings import RedisSettings
+from gateway.upstream.cache import Entry, MemoryStore
+
+T = TypeVar("T")
+log = structlog.get_logger("gateway.upstream")
+
+# Raised whenever the stored form changes: what an older version wrote is then not found.
+FORMAT = 1
+
+
+class Stored(msgspec.Struct, Generic[T], array_like=True):
+    """An entry as it lies in Redis, in MessagePack."""
+
+    value: T | None
+    stored_at: float
+    body: int
+    etag: str | None
+    ends_at: float | None
+
+
+class RedisStore:
+    """Two tiers: memory first, then Redis."""
+
+    def __init__(self, settings: RedisSettings, memory: MemoryStore) -> None:
+        self._memory = memory
+        self._settings = settings
+        self._redis = _redis_of(settings)
+        self._left_alone_until = 0.0
+        self._encoder = msgspec.msgpack.Encoder()
+        self._decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
+
+    async def get(self, key: str, model: type[T]) -> Entry[T] | None:
+        return (await self.get_many([key], model))[0]
+
+    async def get_many(self, keys: Sequence[str], model: type[T]) -> list[Entry[T] | None]:
+        entries = await self._memory.get_many(keys, model)
+        missing = [index for index, entry in enumerate(entries) if entry is None]
+        if not missing:
+            return entries
+        raw = await self._tried(self._redis.multi_get([keys[index] for index in missing]))
+        arrived = []
+        for index, body in zip(missing, raw or (), strict=False):
+            entry = self._decoded(body, model)
+            if entry is not None:
+                entries[index] = entry
+                arrived.append((keys[index], entry, 0.0))
+        await self._memory.put(arrived)
+        return entries
+
+    async def shared(self, key: str, model: type[T]) -> Entry[T] | None:
+        """What Redis has, whatever memory holds."""
+        return self._decoded(await self._tried(self._redis.get(key)), model)
+
+    async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None:
+        await self._memory.put(entries)
+        by_time: dict[float, list[tuple[str, bytes]]] = defaultdict(list)
+        for key, entry, kept in entries:
+            stored = Stored(entry.value, entry.stored_at, entry.body, entry.etag, entry.ends_at)
+            by_time[kept].append((key, self._encoder.encode(stored)))
+        for kept, pairs in by_time.items():
+            await self._tried(self._redis.multi_set(pairs, ttl=float(kept)))
+
+    async def drop(self, key: str) -> None:
+        await self._memory.drop(key)
+        await self._tried(self._redis.delete(key))
+
+    async def acquire(self, key: str, seconds: float) -> str | None:
+        """A lease on a key: its token, `""` if Redis can't be asked, None if another process has it."""
+        token = uuid.uuid4().hex
+        try:
+            held = await self._tried(self._redis.add(f"lease:{key}", token.encode(), ttl=float(seconds)))
+        except ValueError:
+            return None
+        return token if held else ""
+
+    async def release(self, key: str, token: str) -> None:
+        """Gives a lease back, if it is still ours."""
+        lease = self._redis.build_key(f"lease:{key}", namespace=self._redis.namespace)
+        await self._tried(self._redis._redlock_release(lease, token))  # noqa: SLF001 - the compare-and-delete of aiocache's own lock
+
+    async def close(self) -> None:
+        await self._tried(self._redis.close())
+
+    async def _tried(self, command: Awaitable[Any]) -> Any:
+        """A command's result, or None where Redis is left alone, slow or dead."""
+        if time.monotonic() < self._left_alone_until:
+            if asyncio.iscoroutine(command):
+                command.close()
+            return None
+        try:
+            return await command
+        except (RedisError, OSError, TimeoutError) as failed:
+            self._left_alone_until = time.monotonic() + self._settings.pause
+            log.warning("redis left alone", seconds=self._settings.pause, kind=type(failed).__name__)
+            return None
+
+    def _decoded(self, body: bytes | None, model: type[T]) -> Entry[T] | None:
+        if body is None:
+            return None
+        decoder = self._decoders.get(model)
+        if decoder is None:
+            decoder = self._decoders[model] = msgspec.msgpack.Decoder(Stored[model])  # type: ignore[valid-type]
+        try:
+            stored = decoder.decode(body)
+        except msgspec.MsgspecError:
+            return None
+        return Entry(stored.value, stored.stored_at, stored.body, stored.etag, stored.ends_at)
+
+
+def _redis_of(settings: RedisSettings) -> RedisCache:
+    assert settings.url is not None
+    where = parse_url(settings.url.get_secret_value())
+    return RedisCache(
+        serializer=NullSerializer(encoding=None),
+        namespace=f"{settings.namespace}:{FORMAT}",
+        timeout=settings.timeout,
+        endpoint=where.pop("host", "127.0.0.1"),
+        port=where.pop("port", 6379),
+        db=where.pop("db", 0),
+        password=where.pop("password", None),
+        pool_max_size=settings.connections_max,
+        create_connection_timeout=settings.timeout,
+        connection_pool_class=BlockingConnectionPool,
+        connection_pool_kwargs={**where, "timeout": settings.timeout},
+    )
