@@ -16,26 +16,29 @@ from gateway.schema.build import build_schema
 from gateway.schema.context import Context
 from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
-from gateway.settings import ConnectionSettings, Settings
+from gateway.schema.pricing import Prices
+from gateway.settings import ConnectionSettings, OidcSettings, Settings
 from gateway.telemetry import configure_logs
 from gateway.upstream.connect import connect
-from gateway.upstream.fetching import Errand, Tally
+from gateway.upstream.fetching import Clock, Errand, Tally, now
+from gateway.upstream.issuer import Issuer
 from gateway.upstream.transport import Wire
 from gateway.web import health
 from gateway.web.answers import refusal, too_large
 from gateway.web.graphql_endpoint import GraphQLEndpoint
 from gateway.web.middleware import BearerToken, BodyLimit, RequestId
+from gateway.web.tokens import Identify, VerifiedClaims, by_digest
 
 
-def create_app(settings: Settings, wire: Wire | None = None) -> Starlette:
-    """The gateway; `wire` (an httpx transport) replaces the network, for tests."""
-    endpoint = BearerToken(GraphQLEndpoint(build_schema(), graphiql=settings.http.graphiql))
+def create_app(settings: Settings, wire: Wire | None = None, clock: Clock = now) -> Starlette:
+    """The gateway; for tests, `wire` (an httpx transport) replaces the network and `clock` the time."""
+    limits = limits_of(settings.connections)
+    prices = Prices(limits, settings.upstream.page_size)
+    endpoint = BearerToken(GraphQLEndpoint(build_schema(), prices, graphiql=settings.http.graphiql, clock=clock))
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with connect(settings, wire) as client:
-            limits = limits_of(settings.connections)
-
+        async with connect(settings, wire, clock) as client, identify_by(settings.oidc, wire) as app.state.identify:
             def context_of(caller: Caller, request_id: str) -> Context:
                 errand = Errand(caller, Tally())
                 return Context(
@@ -74,6 +77,19 @@ def from_environment() -> Starlette:
     settings = Settings()
     configure_logs(settings.log)
     return create_app(settings)
+
+
+@asynccontextmanager
+async def identify_by(settings: OidcSettings, wire: Wire | None) -> AsyncIterator[Identify]:
+    """How a token becomes a caller: by its verified claims where an issuer is configured."""
+    if settings.issuer is None:
+        yield by_digest
+        return
+    issuer = Issuer(settings, wire)
+    try:
+        yield VerifiedClaims(settings, issuer)
+    finally:
+        await issuer.close()
 
 
 def limits_of(settings: ConnectionSettings) -> Limits:

@@ -12,6 +12,7 @@ GatewayError
 │     ├─ CursorInvalid            CURSOR_INVALID     not a cursor of ours
 │     ├─ CursorForeign            CURSOR_FOREIGN     a cursor of another connection, filter or fleet
 │     └─ CursorExpired            CURSOR_EXPIRED     the upstream no longer takes it
+├─ IssuerUnavailable              IDENTITY_UNAVAILABLE   the issuer's keys can't be had, so no token can be verified
 └─ UpstreamError                  the fleet API did not give what was asked for
    ├─ UpstreamUnauthenticated     UNAUTHENTICATED    401: the whole answer turns into a 401
    ├─ UpstreamForbidden           FORBIDDEN
@@ -147,6 +148,16 @@ class CursorExpired(CursorError):
 
     def extensions(self) -> dict[str, object]:
         return {**super().extensions(), "restart": True}
+
+
+class IssuerUnavailable(GatewayError):
+    """The OpenID Connect issuer's keys can't be fetched."""
+
+    code = "IDENTITY_UNAVAILABLE"
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("Tokens can't be verified at the moment.")
 
 
 class UpstreamError(GatewayError):

@@ -120,6 +120,19 @@ class RedisSettings(Slice):
     namespace: str = Field(default="gateway", description="First part of every key.")
 
 
+class OidcSettings(Slice):
+    """Verification of callers' tokens; without an issuer nothing is verified and each token is its own principal."""
+
+    issuer: str | None = Field(default=None, description="OpenID Connect issuer whose tokens are verified, exactly as in `iss`.")
+    audience: str | None = Field(default=None, description="What `aud` must hold; unset: any.")
+    keys_url: str | None = Field(default=None, description="URL of the issuer's keys; unset: discovered.")
+    keys_ttl: float = Field(default=3600, gt=0, description="Seconds the issuer's keys are kept.")
+    keys_pause: float = Field(default=10, ge=0, description="Seconds between fetches for the sake of unknown keys.")
+    leeway: int = Field(default=30, ge=0, description="Seconds clocks may differ by.")
+    timeout: float = Field(default=5, gt=0, description="Seconds the issuer has to answer.")
+    fleet_claim: str = Field(default="fleet_id", description="Claim that names the caller's fleet.")
+
+
 class HttpSettings(Slice):
     """The road in."""
 
@@ -149,6 +162,7 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     coalescing: CoalescingSettings = CoalescingSettings()
     redis: RedisSettings = RedisSettings()
+    oidc: OidcSettings = OidcSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
 

@@ -128,15 +128,17 @@ class _Pages(Generic[N]):
 
 
 async def vehicle_connection(
-    read: ReadPage, limits: Limits, arguments: Arguments, search: str | None
+    read: ReadPage, limits: Limits, arguments: Arguments, search: str | None, fleet: str | None
 ) -> Connection[Vehicle]:
-    """The slice of the fleet, or of what `search` finds in it."""
-    return await _connection(set_of("vehicles", search), read, lambda vehicle: vehicle, limits, arguments)
+    """The slice of the fleet, or of what `search` finds in it; `fleet` is the caller's, where that is verified."""
+    return await _connection(set_of("vehicles", search, fleet), read, lambda vehicle: vehicle, limits, arguments)
 
 
-async def unit_connection(read: ReadPage, limits: Limits, arguments: Arguments) -> Connection[TelematicsUnit]:
+async def unit_connection(
+    read: ReadPage, limits: Limits, arguments: Arguments, fleet: str | None
+) -> Connection[TelematicsUnit]:
     """The slice of the fleet's telematics units, in the order of their vehicles."""
-    return await _connection(set_of("telematicsUnits"), read, lambda v: v.telematics_unit, limits, arguments)
+    return await _connection(set_of("telematicsUnits", fleet), read, lambda v: v.telematics_unit, limits, arguments)
 
 
 async def find_unit(

@@ -64,7 +64,8 @@ async def _resolve_vehicles(
 ) -> Any:
     search = search or None
     arguments = _arguments(first, after, last, before)
-    return await vehicle_connection(_pages(info.context, search), info.context.limits, arguments, search)
+    context, fleet = info.context, info.context.errand.caller.fleet
+    return await vehicle_connection(_pages(context, search), context.limits, arguments, search, fleet)
 
 
 async def _resolve_telematics_unit(
@@ -77,7 +78,8 @@ async def _resolve_telematics_units(
     info: Info, first: First = UNSET, after: After = UNSET, last: Last = UNSET, before: Before = UNSET
 ) -> Any:
     arguments = _arguments(first, after, last, before)
-    return await unit_connection(_pages(info.context, None), info.context.limits, arguments)
+    context, fleet = info.context, info.context.errand.caller.fleet
+    return await unit_connection(_pages(context, None), context.limits, arguments, fleet)
 
 
 @strawberry.type(description="What can be asked.")

@@ -174,7 +174,8 @@ class Cache:
     async def _read(self, read: Read[T]) -> Reply[T]:
         reply = await self._following.fetch(read)
         at = self._clock()
-        read.tally.used(at, at + self._lifetimes.of[read.resource].fresh, stale=False)
+        lifetime = self._lifetimes.negative if reply.value is None else self._lifetimes.of[read.resource]
+        read.tally.used(at, at + lifetime.fresh, stale=False)
         return reply
 
     def _hit(self, read: Read[T], entry: Entry[T], *, stale: bool) -> Reply[T]:

@@ -11,8 +11,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.identity import Caller
-from gateway.web.answers import refusal, too_large
+from gateway.errors import IssuerUnavailable, Unauthenticated
+from gateway.web.answers import refusal, too_large, unauthenticated
+from gateway.web.tokens import Identify
 
 log = structlog.get_logger("gateway.web")
 
@@ -83,9 +84,8 @@ class BodyLimit:
 class BearerToken:
     """Lets a request in with a bearer token only, and turns the token into a `Caller`; GraphiQL's page is open."""
 
-    def __init__(self, app: ASGIApp, realm: str = "fleet") -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._realm = realm
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or _asks_for_page(scope):
@@ -94,12 +94,18 @@ class BearerToken:
         given = Headers(scope=scope).getlist("Authorization")
         bearer = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
         if bearer is None:
-            challenge = f'Bearer realm="{self._realm}"' + (', error="invalid_token"' if given else "")
             message = "A bearer token is required in the Authorization header."
-            answer = refusal(401, "UNAUTHENTICATED", message, {"WWW-Authenticate": challenge})
-            await answer(scope, receive, send)
+            await unauthenticated(message, invalid=bool(given))(scope, receive, send)
             return
-        scope.setdefault("state", {})["caller"] = Caller(bearer[1])
+        identify: Identify = scope["app"].state.identify
+        try:
+            scope.setdefault("state", {})["caller"] = await identify(bearer[1])
+        except Unauthenticated as refused:
+            await unauthenticated(str(refused))(scope, receive, send)
+            return
+        except IssuerUnavailable as outage:
+            await refusal(503, outage.code, str(outage), {"Retry-After": "5"})(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 

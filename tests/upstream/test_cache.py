@@ -1,0 +1,202 @@
+"""The cache: what is kept, for whom, for how long, and what is never kept."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.errors import RateLimited, UpstreamForbidden, UpstreamRejected, UpstreamTimeout, UpstreamUnauthenticated, UpstreamUnavailable
+from gateway.upstream.bounded_memory import BoundedMemoryCache
+from gateway.upstream.cache import Cache, Entry, Filling, Lifetime, Lifetimes, MemoryStore
+from gateway.upstream.fetching import Read, Resource
+from gateway.upstream.models import Vehicle, VehiclePage
+from gateway.upstream.single_flight import SingleFlight
+from tests.upstream.fakes import Clock, FakeFetcher, errand, vehicle_read
+
+LIFETIMES = Lifetimes(dict.fromkeys(Resource, Lifetime(10, while_revalidating=5, if_error=100)), Lifetime(3))
+
+
+class Stack:
+    """A cache over a fake fleet API."""
+
+    def __init__(self, fleet: FakeFetcher | None = None, lifetimes: Lifetimes = LIFETIMES, **bounds: int) -> None:
+        self.fleet = fleet or FakeFetcher()
+        self.clock = Clock()
+        self.memory = BoundedMemoryCache(**{"entries_max": 100, "bytes_max": 2**20, **bounds})
+        store = MemoryStore(self.memory)
+        filling = Filling(self.fleet, store, lifetimes, self.clock)
+        self.cache = Cache(SingleFlight(filling), store, lifetimes, self.clock)
+
+    async def fetch(self, read: Read[Vehicle]) -> str | None:
+        value = (await self.cache.fetch(read)).value
+        return value.vehicle_id if value is not None else None
+
+
+async def test_a_fresh_answer_is_not_asked_for_again():
+    """Within its lifetime an answer is given from the cache, and the tally says so."""
+    stack = Stack()
+    read = vehicle_read()
+    await stack.fetch(read)
+    stack.clock.time += 9
+    await stack.fetch(read)
+    assert stack.fleet.total == 1
+    assert (read.tally.cache_hits, read.tally.stale, read.tally.oldest) == (1, False, 1_000_000)
+
+
+async def test_no_caller_sees_what_another_may_see():
+    """Equal reads of two tokens are two answers."""
+    stack = Stack()
+    mine = await stack.fetch(vehicle_read(by=errand("alice")))
+    theirs = await stack.fetch(vehicle_read(by=errand("bob")))
+    assert mine != theirs
+    assert stack.fleet.total == 2
+
+
+async def test_a_stale_answer_is_given_while_it_is_read_again():
+    """Just after its lifetime an answer comes at once, marked stale, and is refreshed behind the scenes."""
+    stack = Stack()
+    await stack.fetch(vehicle_read())
+    stack.clock.time += 12
+    stale = vehicle_read()
+    await stack.fetch(stale)
+    assert stale.tally.stale
+    await stack.cache.settle()
+    assert stack.fleet.total == 2
+    again = vehicle_read()
+    await stack.fetch(again)
+    assert not again.tally.stale
+    assert stack.fleet.total == 2
+
+
+@pytest.mark.parametrize("outage", [UpstreamUnavailable(), UpstreamTimeout(), RateLimited()])
+async def test_a_stale_answer_is_better_than_an_outage(outage):
+    """While the fleet API is down, slow or limiting, an old answer is given within its bound, marked stale."""
+    stack = Stack()
+    before = await stack.fetch(vehicle_read())
+    stack.fleet.failure = outage
+    stack.clock.time += 60
+    read = vehicle_read()
+    assert await stack.fetch(read) == before
+    assert read.tally.stale
+    stack.clock.time += 60
+    with pytest.raises(type(outage)):
+        await stack.fetch(vehicle_read())
+
+
+@pytest.mark.parametrize("refusal", [UpstreamUnauthenticated(), UpstreamForbidden(), UpstreamRejected()])
+async def test_a_refusal_is_never_covered_by_an_old_answer(refusal):
+    """A token that may no longer read gets the refusal, and what was kept for it is gone."""
+    stack = Stack()
+    await stack.fetch(vehicle_read())
+    stack.fleet.failure = refusal
+    stack.clock.time += 20
+    with pytest.raises(type(refusal)):
+        await stack.fetch(vehicle_read())
+    if not isinstance(refusal, UpstreamRejected):
+        assert len(stack.memory) == 0
+
+
+@pytest.mark.parametrize(
+    "failure", [UpstreamUnauthenticated(), UpstreamForbidden(), RateLimited(), UpstreamUnavailable()]
+)
+async def test_failures_are_not_kept(failure):
+    """After a failure the next read goes up again."""
+    stack = Stack()
+    stack.fleet.failure = failure
+    for _ in range(2):
+        with pytest.raises(type(failure)):
+            await stack.fetch(vehicle_read())
+    assert stack.fleet.total == 2
+
+
+async def test_what_does_not_exist_is_known_for_a_while():
+    """A 404 is kept for its own, shorter lifetime."""
+    stack = Stack(FakeFetcher(lambda read: None))
+    assert await stack.fetch(vehicle_read()) is None
+    stack.clock.time += 2
+    assert await stack.fetch(vehicle_read()) is None
+    assert stack.fleet.total == 1
+    stack.clock.time += 2
+    await stack.fetch(vehicle_read())
+    assert stack.fleet.total == 2
+
+
+async def test_no_entry_outlives_its_token():
+    """At the verified expiry of its token an entry is gone, stale or not."""
+    stack = Stack()
+    await stack.fetch(vehicle_read(by=errand(expires_at=1_000_004)))
+    stack.clock.time += 5
+    stack.fleet.failure = UpstreamUnavailable()
+    with pytest.raises(UpstreamUnavailable):
+        await stack.fetch(vehicle_read(by=errand(expires_at=1_000_900)))
+
+
+async def test_a_page_answers_for_its_vehicles():
+    """The vehicles of a list page are known by id without another call."""
+    by = errand()
+    page = VehiclePage(items=[Vehicle(vehicle_id="A"), Vehicle(vehicle_id="B")])
+    stack = Stack(FakeFetcher(lambda read: page))
+
+    def items(answer):
+        return ((vehicle_read(vehicle.vehicle_id, by), vehicle) for vehicle in answer.items)
+
+    await stack.cache.fetch(Read(by, Resource.VEHICLES, "/vehicles", VehiclePage, parts=items))
+    assert await stack.fetch(vehicle_read("B")) == "B"
+    assert [reply is not None for reply in await stack.cache.held([vehicle_read("A"), vehicle_read("C")])] == [True, False]
+    assert stack.fleet.total == 1
+
+
+async def test_an_entity_tag_saves_the_body():
+    """A stale answer with an ETag is asked for conditionally, and counts again when nothing has changed."""
+    stack = Stack(FakeFetcher())
+    stack.fleet.etag = '"1"'
+    before = await stack.fetch(vehicle_read())
+    for _ in range(3):
+        stack.clock.time += 50
+        assert await stack.fetch(vehicle_read()) == before
+    assert [read.known.etag if read.known else None for read in stack.fleet.reads] == [None, '"1"', '"1"', '"1"']
+    assert stack.memory.bytes == Entry(None, 0, 1000).size
+
+
+async def test_a_lifetime_of_zero_keeps_nothing():
+    """With a time to live of 0 every read goes up."""
+    stack = Stack(lifetimes=Lifetimes(dict.fromkeys(Resource, Lifetime(0, 30, 300)), Lifetime(0)))
+    for _ in range(2):
+        await stack.fetch(vehicle_read())
+    assert stack.fleet.total == 2
+    assert len(stack.memory) == 0
+
+
+async def test_memory_is_bounded_by_entries_and_by_bytes():
+    """Beyond either bound the least recently used entries go; the accounted bytes never exceed theirs."""
+    one = Entry(None, 0, 1000).size
+    for bounds, kept in (({"entries_max": 3}, 3), ({"bytes_max": 5 * one}, 5)):
+        stack = Stack(**bounds)
+        for number in range(20):
+            await stack.fetch(vehicle_read("first"))
+            await stack.fetch(vehicle_read(str(number)))
+            assert stack.memory.bytes <= bounds.get("bytes_max", 2**20)
+        assert len(stack.memory) == kept
+        assert stack.fleet.calls["/vehicles/first"] == 1
+        assert stack.memory.bytes == kept * one
+
+
+async def test_an_entry_larger_than_the_whole_bound_is_not_kept():
+    """One huge answer does not throw everything else out."""
+    stack = Stack(bytes_max=3000)
+    await stack.fetch(vehicle_read())
+    assert stack.memory.bytes == 0
+
+
+async def test_many_at_once_share_one_call():
+    """Equal reads under way at the same time are one call, and all but one are counted as coalesced."""
+    stack = Stack()
+    stack.fleet.gate = asyncio.Event()
+    reads = [vehicle_read() for _ in range(50)]
+    fetches = [asyncio.create_task(stack.fetch(read)) for read in reads]
+    await asyncio.sleep(0)
+    stack.fleet.gate.set()
+    assert len(set(await asyncio.gather(*fetches))) == 1
+    assert stack.fleet.total == 1
+    assert sum(read.tally.coalesced for read in reads) == 49

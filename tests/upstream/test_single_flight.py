@@ -1,0 +1,59 @@
+"""Single flight: one call for equal reads at the same time, whoever leaves."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.errors import UpstreamUnavailable
+from gateway.upstream.single_flight import SingleFlight
+from tests.upstream.fakes import FakeFetcher, errand, vehicle_read
+
+
+async def test_followers_get_the_error_too():
+    """When the call fails, everyone who waited for it gets the same failure, and the next read starts anew."""
+    fleet = FakeFetcher()
+    fleet.failure = UpstreamUnavailable()
+    flights = SingleFlight(fleet)
+    results = await asyncio.gather(*(flights.fetch(vehicle_read()) for _ in range(5)), return_exceptions=True)
+    assert [type(result) for result in results] == [UpstreamUnavailable] * 5
+    assert fleet.total == 1
+    with pytest.raises(UpstreamUnavailable):
+        await flights.fetch(vehicle_read())
+    assert fleet.total == 2
+
+
+async def test_a_leader_who_leaves_does_not_end_the_flight():
+    """The first to ask is cancelled; the others still get the answer of the one call."""
+    fleet = FakeFetcher()
+    fleet.gate = asyncio.Event()
+    flights = SingleFlight(fleet)
+    leader, follower = (asyncio.create_task(flights.fetch(vehicle_read())) for _ in range(2))
+    await asyncio.sleep(0.001)
+    leader.cancel()
+    await asyncio.sleep(0.001)
+    fleet.gate.set()
+    assert (await follower).value is not None
+    assert fleet.total == 1
+    with pytest.raises(asyncio.CancelledError):
+        await leader
+
+
+async def test_flights_are_not_shared_between_principals():
+    """Two callers who ask the same at the same time are two calls."""
+    fleet = FakeFetcher()
+    flights = SingleFlight(fleet)
+    replies = await asyncio.gather(*(flights.fetch(vehicle_read(by=errand(name))) for name in ("alice", "bob")))
+    assert replies[0].value != replies[1].value
+    assert fleet.total == 2
+
+
+async def test_nothing_is_left_of_a_flight_that_landed():
+    """Flights under way are waited for, and none is kept."""
+    fleet = FakeFetcher()
+    flights = SingleFlight(fleet)
+    await asyncio.gather(*(flights.fetch(vehicle_read(str(number))) for number in range(10)))
+    await flights.settle()
+    await asyncio.sleep(0)
+    assert flights._flights == {}
