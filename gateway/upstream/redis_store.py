@@ -99,7 +99,9 @@ class RedisStore:
         await self._tried(self._redis._redlock_release(lease, token))  # noqa: SLF001 - the compare-and-delete of aiocache's own lock
 
     async def close(self) -> None:
-        await self._tried(self._redis.close())
+        """Closes the connections."""
+        await self._tried(self._redis.client.aclose())
+        await self._tried(self._redis.client.connection_pool.disconnect())
 
     async def _tried(self, command: Awaitable[Any]) -> Any:
         """A command's result, or None where Redis is left alone, slow or dead."""

@@ -169,7 +169,10 @@ def test_both_forms_of_429_tell_how_long_to_wait(headers, seconds):
 async def test_callers_who_leave_do_not_use_up_connections():
     """After many cancelled calls over two connections, the next calls still work."""
 
+    connections = []
+
     async def slow(reader, writer):
+        connections.append(asyncio.current_task())
         try:
             while await reader.readline():
                 while (await reader.readline()).strip():
@@ -197,6 +200,7 @@ async def test_callers_who_leave_do_not_use_up_connections():
     await transport.settle()
     await wire.close()
     server.close()
+    await asyncio.wait(connections)
 
 
 async def test_an_id_that_names_another_path_is_never_sent():

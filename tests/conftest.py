@@ -1,0 +1,25 @@
+"""Fixtures that more than one folder uses."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.redis_server import RedisServer, require_redis
+
+
+@pytest.fixture(scope="session")
+def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    require_redis()
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def redis(redis_process: RedisServer) -> RedisServer:
+    """A real Redis, empty."""
+    redis_process.flush()
+    return redis_process

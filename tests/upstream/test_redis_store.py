@@ -1,0 +1,187 @@
+"""The cache in a real Redis: shared by processes, private to principals, and never in the way."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from redis.asyncio import Redis
+
+from gateway.settings import RedisSettings
+from gateway.upstream.bounded_memory import BoundedMemoryCache
+from gateway.upstream.cache import Cache, Entry, Filling, Lifetime, Lifetimes, MemoryStore
+from gateway.upstream.fetching import Resource, now
+from gateway.upstream.lease import Leased
+from gateway.upstream.models import StateProperty, Vehicle
+from gateway.upstream.redis_store import RedisStore
+from gateway.upstream.single_flight import SingleFlight
+from tests.upstream.fakes import FakeFetcher, errand, vehicle_read
+
+LIFETIMES = Lifetimes(dict.fromkeys(Resource, Lifetime(10, 0, 100)), Lifetime(3))
+
+
+class Worker:
+    """What one worker process has: memory of its own, and Redis."""
+
+    def __init__(self, url: str, fleet: FakeFetcher, lease: float = 2.0, **settings: float) -> None:
+        memory = MemoryStore(BoundedMemoryCache(entries_max=100, bytes_max=2**20))
+        self.store = RedisStore(RedisSettings(url=url, **settings), memory)
+        leased = Leased(Filling(fleet, self.store, LIFETIMES, now), self.store, lease, now)
+        self.cache = Cache(SingleFlight(leased), self.store, LIFETIMES, now)
+
+
+@pytest.fixture
+async def workers(redis):
+    fleet = FakeFetcher()
+    pair = Worker(redis.url, fleet), Worker(redis.url, fleet)
+    yield fleet, *pair
+    for worker in pair:
+        await worker.store.close()
+
+
+async def test_one_process_reads_for_all(workers):
+    """What one worker has read, another gives from Redis."""
+    fleet, one, two = workers
+    first = await one.cache.fetch(vehicle_read())
+    assert (await two.cache.fetch(vehicle_read())).value == first.value
+    assert fleet.total == 1
+
+
+async def test_redis_holds_no_token_and_keys_begin_with_the_principal(workers, redis):
+    """Keys are namespace, format, principal and digest; neither keys nor values hold a token."""
+    _, one, _ = workers
+    await one.cache.fetch(vehicle_read(by=errand("a-very-secret-token")))
+    async with Redis.from_url(redis.url) as client:
+        keys = await client.keys("*")
+        everything = b"".join(keys + [await client.get(key) for key in keys])
+    principal = errand("a-very-secret-token").caller.principal
+    assert [key.split(b":")[:3] for key in keys] == [[b"gateway", b"1", principal.encode()]]
+    assert b"secret" not in everything
+
+
+async def test_principals_are_apart_in_redis_too(workers):
+    """Another caller's equal read is not answered from the first one's entry."""
+    fleet, one, two = workers
+    mine = await one.cache.fetch(vehicle_read(by=errand("alice")))
+    theirs = await two.cache.fetch(vehicle_read(by=errand("bob")))
+    assert mine.value != theirs.value
+    assert fleet.total == 2
+
+
+async def test_at_the_same_time_one_process_calls_and_the_others_wait(workers):
+    """Equal reads in two workers at once are one upstream call."""
+    fleet, one, two = workers
+    fleet.gate = asyncio.Event()
+    reads = [asyncio.create_task(worker.cache.fetch(vehicle_read())) for worker in (one, two) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    fleet.gate.set()
+    replies = await asyncio.gather(*reads)
+    assert len({reply.value.vehicle_id for reply in replies}) == 1
+    assert fleet.total == 1
+
+
+async def test_when_a_leader_dies_one_other_takes_over(redis):
+    """A lease left behind by a dead process ends, and then one waiting process calls, not all."""
+    fleet = FakeFetcher()
+    waiting = [Worker(redis.url, fleet, lease=0.3) for _ in range(4)]
+    assert await waiting[0].store.acquire(vehicle_read().key, 0.2)
+    replies = await asyncio.gather(*(worker.cache.fetch(vehicle_read()) for worker in waiting))
+    assert len({reply.value.vehicle_id for reply in replies}) == 1
+    assert fleet.total == 1
+    for worker in waiting:
+        await worker.store.close()
+
+
+async def test_a_lease_is_released_by_its_holder_only(redis):
+    """Releasing with another token leaves the lease in place."""
+    worker = Worker(redis.url, FakeFetcher())
+    token = await worker.store.acquire("k", 5)
+    assert token
+    assert await worker.store.acquire("k", 5) is None
+    await worker.store.release("k", "other")
+    assert await worker.store.acquire("k", 5) is None
+    await worker.store.release("k", token)
+    assert await worker.store.acquire("k", 5)
+    await worker.store.close()
+
+
+async def test_entries_survive_redis_as_they_are(redis):
+    """A vehicle with every kind of value comes back equal, and a 404 stays one."""
+    worker = Worker(redis.url, FakeFetcher())
+    state = {"x": StateProperty([1, {"a": None}], "2024-05-14T08:41:12Z"), "y": StateProperty(1.5)}
+    entry = Entry(Vehicle(vehicle_id="Ä", latest_state=state, custom_fields={"seats": 4}), 7.5, 100, '"tag"', 9e9)
+    await worker.store.put([("p:a", entry, 60.0), ("p:none", Entry(None, 7.5, 0), 60.0)])
+    assert await worker.store.shared("p:a", Vehicle) == entry
+    assert (await worker.store.shared("p:none", Vehicle)).value is None
+    await worker.store.close()
+
+
+async def test_what_another_version_wrote_is_not_read(workers, redis):
+    """Bytes that are no entry count as absent."""
+    fleet, one, _ = workers
+    async with Redis.from_url(redis.url) as client:
+        await client.set(f"gateway:1:{vehicle_read().key}", b"\xc1 not an entry")
+    assert (await one.cache.fetch(vehicle_read())).value is not None
+    assert fleet.total == 1
+
+
+async def test_entries_expire_in_redis(redis):
+    """Every key in Redis has a time to live."""
+    worker = Worker(redis.url, FakeFetcher())
+    await worker.cache.fetch(vehicle_read())
+    async with Redis.from_url(redis.url) as client:
+        times = [await client.pttl(key) for key in await client.keys("*")]
+    assert times
+    assert all(0 < milliseconds <= 110_000 for milliseconds in times)
+    await worker.store.close()
+
+
+async def test_a_dead_redis_never_costs_an_answer(redis):
+    """Killed and restarted under load, no read fails; afterwards Redis is used again."""
+    fleet = FakeFetcher()
+    worker = Worker(redis.url, fleet, pause=0.1)
+    failed, number = [], 0
+
+    async def load() -> None:
+        nonlocal number
+        while not ended.is_set():
+            number += 1
+            try:
+                await worker.cache.fetch(vehicle_read(str(number)))
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not happen
+                failed.append(error)
+            await asyncio.sleep(0.001)
+
+    ended = asyncio.Event()
+    loads = [asyncio.create_task(load()) for _ in range(5)]
+    await asyncio.sleep(0.2)
+    redis.kill()
+    await asyncio.sleep(0.4)
+    await asyncio.to_thread(redis.start)
+    await asyncio.sleep(0.4)
+    ended.set()
+    await asyncio.gather(*loads)
+    assert failed == []
+    await asyncio.sleep(0.15)
+    await worker.cache.fetch(vehicle_read("after"))
+    assert await worker.store.shared(vehicle_read("after").key, Vehicle) is not None
+    await worker.store.close()
+
+
+async def test_a_slow_redis_costs_a_short_timeout_once():
+    """A Redis that never answers delays one read by its time-out, and then nobody for a while."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(-1)
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    worker = Worker(f"redis://127.0.0.1:{port}/0", FakeFetcher(), timeout=0.1, pause=60)
+    began = time.monotonic()
+    for number in range(10):
+        assert (await worker.cache.fetch(vehicle_read(str(number)))).value is not None
+    assert time.monotonic() - began < 1.0
+    await worker.store.close()
+    server.close()
