@@ -68,8 +68,7 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, upstrea
 def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> None:
     """Serves GraphQL over a simulated fleet: no account, no network."""
     simulator = Simulator([FleetPlan("T7K2M", vehicles)], Switches(rate_limit_requests=0))
-    client = simulator.fleets[0].clients[0]
-    token = simulator.token_for(client.client_id, expires_in=DEMO_TOKEN_SECONDS)
+    token = simulator.first_token(expires_in=DEMO_TOKEN_SECONDS)
     upstream = _in_background(simulator.app)
     settings = _settings({"host": host, "port": port, "upstream.url": upstream, "log.format": "text"})
     configure_logs(settings.log)
@@ -90,11 +89,15 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
 def simulate(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> None:
     """Serves the simulated fleet API alone."""
     simulator = Simulator([FleetPlan("T7K2M", vehicles)])
-    client = simulator.fleets[0].clients[0]
-    token = simulator.token_for(client.client_id, expires_in=DEMO_TOKEN_SECONDS)
+    client = simulator.plans[0].all_clients()[0]
+    token = simulator.first_token(expires_in=DEMO_TOKEN_SECONDS)
 
     def greet(url: str) -> None:
-        typer.echo(f"Fleet API  {url} ({vehicles} simulated vehicles)\nClient     {client.client_id} {client.secret}\nToken      {token}")
+        typer.echo(
+            f"Fleet API  {url} ({vehicles} simulated vehicles)\n"
+            f"Client     {client.client_id} (secret: {client.secret})\n"
+            f"Token      {token}"
+        )
 
     _Server(_listening(simulator.app, host or "127.0.0.1", port or 0), greet).run()
 

@@ -1,0 +1,555 @@
+"""The fleet API, pretended: the endpoints, who may call them, and what is counted. `/__simulator/…` steers it."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import random
+import re
+import secrets
+import time
+import uuid
+from collections import Counter, deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from gateway.simulator.faults import Fault, Faults, rate_limit_headers, spoiled
+from gateway.simulator.fleet import Fleet, encoded
+from gateway.simulator.paging import CursorRefused, PageRequest, decode_cursor, encode_cursor, page_of
+from gateway.simulator.switches import Switches
+
+DOCUMENTS = "https://developers.invers.com"
+TITLES = {
+    "/problems/validation-error": (400, "Validation Error"),
+    "/problems/missing-credentials": (401, "The credentials are missing."),
+    "/problems/invalid-credentials": (401, "The credentials are invalid."),
+    "/problems/missing-permissions": (403, "Accessing this resource is forbidden."),
+    "/problems/forbidden-resource": (403, "Accessing this resource is forbidden."),
+    "/problems/resource-not-found": (404, "The resource cannot be found."),
+    "/problems/method-not-allowed": (405, "The method is not allowed."),
+    "/problems/too-many-requests": (429, "Too many requests."),
+    "/problems/internal-server-error": (500, "Internal Server Error"),
+    "/problems/telematics-unit/error": (500, "An error occurred on the telematics unit"),
+}
+TEMPLATES = [
+    (re.compile(r"/vehicles"), "/vehicles"),
+    (re.compile(r"/vehicles/[^/]+"), "/vehicles/{id}"),
+    (re.compile(r"/vehicles/[^/]+/latest-state"), "/vehicles/{id}/latest-state"),
+    (re.compile(r"/auth/oauth/token"), "/auth/oauth/token"),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """An API client; `token`, if given, is an access token of its that never expires."""
+
+    client_id: str
+    secret: str = "secret"  # noqa: S105 - of a simulated client
+    permissions: frozenset[str] = frozenset({"vehicles.ro"})
+    scopes: frozenset[str] = frozenset({"vehicles.ro"})
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FleetPlan:
+    """A fleet to simulate, and who may call for it; without clients it gets one of each kind."""
+
+    fleet_id: str = "T7K2M"
+    vehicles: int = 1000
+    seed: int = 1
+    clients: tuple[Client, ...] = ()
+
+    def all_clients(self) -> tuple[Client, ...]:
+        return self.clients or (
+            Client(f"{self.fleet_id}#cl1"),
+            Client(f"{self.fleet_id}#cl2", permissions=frozenset({"vehicles"}), scopes=frozenset({"vehicles"})),
+            Client(f"{self.fleet_id}#no-permission", permissions=frozenset()),
+            Client(f"{self.fleet_id}#no-scope", scopes=frozenset()),
+        )
+
+
+class ProblemRaised(Exception):  # noqa: N818 - the vendor calls it a problem
+    """An answer that is a problem."""
+
+    def __init__(self, kind: str, detail: str = "", headers: dict[str, str] | None = None, status: int | None = None) -> None:
+        super().__init__(kind)
+        self.kind, self.detail, self.headers, self.status = kind, detail, headers or {}, status
+
+
+@dataclass(slots=True)
+class Counts:
+    """What was asked, by whom, and how it ended."""
+
+    total: int = 0
+    by_path: Counter[str] = field(default_factory=Counter)
+    by_client: Counter[str] = field(default_factory=Counter)
+    by_status: Counter[str] = field(default_factory=Counter)
+    in_flight: int = 0
+    max_in_flight: int = 0
+    log: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=1000))
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "total": self.total,
+            "by_path": dict(self.by_path),
+            "by_client": dict(self.by_client),
+            "by_status": dict(self.by_status),
+            "in_flight": self.in_flight,
+            "max_in_flight": self.max_in_flight,
+            "not_modified": self.by_status["304"],
+            "log": list(self.log),
+        }
+
+
+class Simulator:
+    """Fleets, clients, tokens, switches, faults and counts; `app` serves them."""
+
+    def __init__(self, plans: Sequence[FleetPlan] = (FleetPlan(),), switches: Switches | None = None) -> None:
+        self.switches = switches or Switches()
+        self.faults = Faults()
+        self.requests = Counts()
+        self.plans = list(plans)
+        self.fleets = {p.fleet_id: Fleet(p.fleet_id, p.vehicles, p.seed, n) for n, p in enumerate(plans)}
+        self.clients = {c.client_id: (c, self.fleets[p.fleet_id]) for p in plans for c in p.all_clients()}
+        self._tokens: dict[str, tuple[Client, Fleet, float | None]] = {}
+        self._windows: dict[str, tuple[float, int]] = {}
+        for client, fleet in self.clients.values():
+            if client.token is not None:
+                self._tokens[client.token] = (client, fleet, None)
+        self.app = _Doors(self, _application(self))
+
+    def token_for(self, client_id: str, expires_in: float | None = None) -> str:
+        """A new access token of a client's; `expires_in` seconds, below zero for one that has expired."""
+        client, fleet = self.clients[client_id]
+        token = ".".join(secrets.token_urlsafe(n).replace("-", "a") for n in (24, 60, 32))
+        seconds = self.switches.token_seconds if expires_in is None else expires_in
+        self._tokens[token] = (client, fleet, time.time() + seconds)
+        return token
+
+    def first_token(self, fleet_id: str | None = None, expires_in: float | None = None) -> str:
+        """A token of a fleet's first client."""
+        plan = next(p for p in self.plans if fleet_id in (None, p.fleet_id))
+        return self.token_for(plan.all_clients()[0].client_id, expires_in)
+
+    def caller_of(self, request: Request) -> tuple[Client, Fleet]:
+        """Who asks, by the bearer token; raises the problems of 401 and 403."""
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        if not token:
+            raise ProblemRaised("/problems/missing-credentials")
+        known = self._tokens.get(token)
+        if scheme.lower() != "bearer" or known is None or (known[2] is not None and time.time() >= known[2]):
+            raise ProblemRaised("/problems/invalid-credentials")
+        client, fleet, _ = known
+        request.state.client = client.client_id
+        return client, fleet
+
+    def admit(self, request: Request) -> Fleet:
+        """The fleet that the caller may read; raises what stands in the way."""
+        client, fleet = self.caller_of(request)
+        wanted = request.headers.get("X-INVERS-Fleet-Id")
+        if not client.scopes & {"vehicles", "vehicles.ro"} or wanted not in (None, fleet.fleet_id):
+            raise ProblemRaised("/problems/forbidden-resource")
+        if not client.permissions & {"vehicles", "vehicles.ro"}:
+            raise ProblemRaised("/problems/missing-permissions")
+        self._take_from_window(request, client.client_id)
+        return fleet
+
+    def _take_from_window(self, request: Request, client_id: str) -> None:
+        limit, seconds = self.switches.rate_limit_requests, self.switches.rate_limit_seconds
+        if not limit:
+            return
+        began, used = self._windows.get(client_id, (0.0, 0))
+        now = time.time()
+        began, used = (now, 0) if now - began >= seconds else (began, used)
+        self._windows[client_id] = (began, used + 1)
+        headers = {
+            "X-Rate-Limit-Limit": str(limit),
+            "X-Rate-Limit-Remaining": str(max(0, limit - used - 1)),
+            "X-Rate-Limit-Reset": str(int(began + seconds) + 1),
+        }
+        request.state.headers.update(headers)
+        if used >= limit:
+            if self.switches.rate_limit_form == "retry_after":
+                request.state.headers.clear()
+                headers = {"Retry-After": str(int(began + seconds - now) + 1)}
+            raise ProblemRaised("/problems/too-many-requests", "This client has sent too many requests.", headers)
+
+
+def list_page(
+    fleet: Fleet,
+    switches: Switches,
+    *,
+    limit: int | None = None,
+    cursor: str | None = None,
+    search: str = "",
+    now: float | None = None,
+) -> tuple[list[str], dict[str, Any]]:
+    """The ids of a page and the members beside `items`; no I/O. Raises CursorRefused."""
+    now = time.time() if now is None else now
+    if cursor:
+        request = decode_cursor(cursor, fleet.fleet_id, switches, now)
+    else:
+        request = PageRequest(limit=limit or switches.default_limit, search=search, fleet=fleet.fleet_id)
+    ids, keys = fleet.found(request.search, switches)
+    span = page_of(keys, request, switches)
+    cursors = {name: encode_cursor(to, switches, now) if to else None for name, to in span.cursors.items()}
+    shown = list(ids[span.start : span.end])
+    if switches.next_page_token:
+        return shown, {"next_page_token": cursors["next"]}
+    if switches.ends == "absent":
+        cursors = {name: text for name, text in cursors.items() if text is not None}
+    return shown, {"cursors": cursors}
+
+
+class _Doors:
+    """Gives each request a flow id and the server's own `send`, which can hang up."""
+
+    def __init__(self, simulator: Simulator, application: Starlette) -> None:
+        self._simulator = simulator
+        self._application = application
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope.setdefault("state", {}).update(
+                flow_id=str(uuid.uuid4()), simulator=self._simulator, send=send, client=None, headers={}
+            )
+        with contextlib.suppress(_HungUp):
+            await self._application(scope, receive, send)
+
+
+def _application(simulator: Simulator) -> Starlette:
+    return Starlette(
+        routes=[
+            Route("/auth/oauth/token", _counted(_token), methods=["POST"]),
+            Route("/vehicles", _counted(_vehicles)),
+            Route("/vehicles/{id}", _counted(_vehicle)),
+            Route("/vehicles/{id}/latest-state", _counted(_latest_state)),
+            Route("/__simulator/requests", _show_requests, methods=["GET", "DELETE"]),
+            Route("/__simulator/switches", _set_switches, methods=["GET", "PATCH"]),
+            Route("/__simulator/faults", _set_faults, methods=["GET", "PUT", "DELETE"]),
+            Route("/__simulator/tokens", _mint_token, methods=["POST"]),
+            Route("/__simulator/fleets", _show_fleets),
+            Route("/__simulator/fleets/{fleet}/ids", _show_ids),
+            Route("/__simulator/fleets/{fleet}/vehicles", _insert, methods=["POST"]),
+            Route("/__simulator/fleets/{fleet}/vehicles/{id}", _delete, methods=["DELETE"]),
+            Route("/__simulator/fleets/{fleet}/vehicles/{id}/touch", _touch, methods=["POST"]),
+            Route("/__simulator/fleets/{fleet}/vehicles/{id}/edit", _edit, methods=["POST"]),
+        ],
+        exception_handlers={404: _no_route, 405: _no_method},
+    )
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def _counted(handler: Handler) -> Handler:
+    """An API endpoint: counted, struck by faults, every failure a problem, every answer with a flow id."""
+
+    async def endpoint(request: Request) -> Response:
+        simulator: Simulator = request.state.simulator
+        counts = simulator.requests
+        counts.total += 1
+        counts.in_flight += 1
+        counts.max_in_flight = max(counts.max_in_flight, counts.in_flight)
+        path = request.url.path
+        counts.by_path[next((name for pattern, name in TEMPLATES if pattern.fullmatch(path)), path)] += 1
+        status = 0
+        try:
+            response = await _struck(request, handler)
+            status = response.status_code
+            return response
+        finally:
+            counts.in_flight -= 1
+            counts.by_status[str(status)] += 1
+            counts.by_client[request.state.client or "?"] += 1
+            counts.log.append(
+                {"method": request.method, "path": path, "query": request.url.query, "client": request.state.client, "status": status}
+            )
+
+    return endpoint
+
+
+async def _struck(request: Request, handler: Handler) -> Response:
+    simulator: Simulator = request.state.simulator
+    try:
+        client = simulator.caller_of(request)[0].client_id
+    except ProblemRaised:
+        client = None
+    struck = simulator.faults.striking(request.url.path, client)
+    try:
+        for fault in struck:
+            await _strike_before(request, simulator, fault)
+        response = await handler(request)
+    except ProblemRaised as problem:
+        response = _problem(request, problem)
+    response.headers.update(request.state.headers)
+    response.headers["X-INVERS-Flow-ID"] = request.state.flow_id
+    for fault in struck:
+        response = await _strike_after(request, response, fault)
+    return response
+
+
+async def _strike_before(request: Request, simulator: Simulator, fault: Fault) -> None:
+    kind = fault.kind
+    if kind == "latency":
+        await asyncio.sleep(fault.seconds + random.uniform(0, fault.jitter))
+    elif kind == "drop":
+        await _hang_up(request)
+    elif kind == "outage":
+        raise ProblemRaised("/problems/internal-server-error", status=503)
+    elif kind == "telematics_unit_error":
+        raise ProblemRaised("/problems/telematics-unit/error", "The unit is busy.")
+    elif kind == "rate_limit":
+        headers = rate_limit_headers(fault, simulator.switches.rate_limit_requests)
+        raise ProblemRaised("/problems/too-many-requests", headers=headers)
+    elif kind == "status":
+        raise ProblemRaised(fault.type or "", fault.body or "", status=fault.status)
+    elif kind == "expired_cursor" and simulator.switches.cursor_parameter in request.query_params:
+        raise ProblemRaised("/problems/validation-error", "The cursor has expired.")
+    elif kind == "churn" and request.url.path == "/vehicles":
+        _churn(simulator)
+
+
+def _churn(simulator: Simulator) -> None:
+    for fleet in simulator.fleets.values():
+        if len(fleet) and simulator.faults.below(2):
+            fleet.delete(fleet.ids[simulator.faults.below(len(fleet))])
+        else:
+            fleet.insert(simulator.faults.below(len(fleet) + 1))
+
+
+async def _strike_after(request: Request, response: Response, fault: Fault) -> Response:
+    if fault.kind in ("malformed_json", "not_an_object", "wrong_types", "huge_body"):
+        body = spoiled(bytes(response.body), fault)
+        kept = {k: v for k, v in response.headers.items() if k != "content-length"}
+        return Response(body, response.status_code, kept)
+    if fault.kind == "truncate":
+        send: Send = request.state.send
+        await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
+        await send({"type": "http.response.body", "body": bytes(response.body)[: len(response.body) // 2], "more_body": True})
+        await _hang_up(request)
+    if fault.kind == "slow_body":
+        return _Dripping(response, fault.seconds)
+    return response
+
+
+class _Dripping(Response):
+    """A response whose body comes in a hundred chunks, each after a wait."""
+
+    def __init__(self, response: Response, seconds: float) -> None:
+        super().__init__(bytes(response.body), response.status_code, dict(response.headers))
+        self._seconds = seconds
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for chunk in self._chunks():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        size = max(1, len(self.body) // 100)
+        for at in range(0, len(self.body), size):
+            await asyncio.sleep(self._seconds)
+            yield bytes(self.body[at : at + size])
+
+
+async def _hang_up(request: Request) -> None:
+    """Closes the connection under the server; where there is none (in-process calls) the caller sees an error."""
+    transport = getattr(getattr(request.state.send, "__self__", None), "transport", None)
+    if transport is None:
+        raise ConnectionResetError("the simulator hung up")
+    transport.abort()
+    raise _HungUp
+
+
+class _HungUp(Exception):  # noqa: N818 - no error: the answer is that there is none
+    """Nothing is left to be said on this connection."""
+
+
+def _problem(request: Request, problem: ProblemRaised) -> Response:
+    known_status, title = TITLES.get(problem.kind, (500, "Error"))
+    status = problem.status or known_status
+    if not problem.kind:
+        return Response(problem.detail, status, problem.headers, "text/html" if problem.detail.startswith("<") else "text/plain")
+    body = {
+        "type": problem.kind,
+        "type_documentation": DOCUMENTS + problem.kind,
+        "title": title,
+        "status": status,
+        "detail": problem.detail or title,
+        "flow_id": request.state.flow_id,
+    }
+    return JSONResponse(body, status, problem.headers)
+
+
+async def _token(request: Request) -> Response:
+    simulator: Simulator = request.state.simulator
+
+    def refused(error: str, description: str, status: int = 401) -> Response:
+        return JSONResponse({"error": error, "error_description": description}, status)
+
+    if request.query_params.get("grant_type") != "client_credentials":
+        return refused("unsupported_grant_type", "grant_type must be client_credentials.", 400)
+    try:
+        scheme, _, packed = request.headers.get("Authorization", "").partition(" ")
+        client_id, _, secret = base64.b64decode(packed, validate=True).decode().rpartition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return refused("invalid_client", "The credentials can't be read.")
+    known = simulator.clients.get(client_id)
+    if scheme.lower() != "basic" or known is None or not secrets.compare_digest(known[0].secret, secret):
+        return refused("invalid_client", "The credentials are wrong.")
+    request.state.client = client_id
+    token = simulator.token_for(client_id)
+    return JSONResponse({"access_token": token, "token_type": "bearer", "expires_in": int(simulator.switches.token_seconds)})
+
+
+async def _vehicles(request: Request) -> Response:
+    simulator: Simulator = request.state.simulator
+    fleet, switches = simulator.admit(request), simulator.switches
+    asked = request.query_params
+    cursor = asked.get("page_token" if switches.next_page_token else switches.cursor_parameter)
+    if cursor is not None and "limit" in asked and switches.limit_with_cursor == "refused":
+        raise ProblemRaised("/problems/validation-error", "limit can't be combined with a cursor.")
+    limit = None if cursor is not None else _limit_of(asked.get("limit"), switches)
+    try:
+        ids, beside = list_page(fleet, switches, limit=limit, cursor=cursor, search=asked.get("q", ""))
+    except CursorRefused as refused:
+        raise ProblemRaised("/problems/validation-error", f"The cursor is {refused}.") from refused
+    items = b",".join(fleet.text(vehicle_id, switches) for vehicle_id in ids)
+    return Response(b'{"items":[' + items + b"]," + encoded(beside)[1:], media_type="application/json")
+
+
+def _limit_of(text: str | None, switches: Switches) -> int:
+    if text is None:
+        return switches.default_limit
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= switches.maximum_limit:
+        raise ProblemRaised("/problems/validation-error", f"limit must be between 1 and {switches.maximum_limit}.")
+    return int(text)
+
+
+def _vehicle_of(request: Request, fleet: Fleet) -> str:
+    vehicle_id: str = request.path_params["id"]
+    if vehicle_id not in fleet:
+        raise ProblemRaised("/problems/resource-not-found")
+    return vehicle_id
+
+
+async def _vehicle(request: Request) -> Response:
+    simulator: Simulator = request.state.simulator
+    fleet, switches = simulator.admit(request), simulator.switches
+    vehicle_id = _vehicle_of(request, fleet)
+    headers = {"ETag": fleet.etag(vehicle_id)} if switches.etags else {}
+    if switches.etags and switches.not_modified and request.headers.get("If-None-Match") == headers["ETag"]:
+        return Response(status_code=304, headers=headers)
+    return Response(fleet.text(vehicle_id, switches), headers=headers, media_type="application/json")
+
+
+async def _latest_state(request: Request) -> Response:
+    simulator: Simulator = request.state.simulator
+    fleet = simulator.admit(request)
+    return Response(encoded(fleet.state(_vehicle_of(request, fleet), simulator.switches)), media_type="application/json")
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    response = _problem(request, ProblemRaised("/problems/resource-not-found"))
+    response.headers["X-INVERS-Flow-ID"] = request.state.flow_id
+    return response
+
+
+async def _no_method(request: Request, error: Exception) -> Response:
+    response = _problem(request, ProblemRaised("/problems/method-not-allowed"))
+    response.headers["X-INVERS-Flow-ID"] = request.state.flow_id
+    return response
+
+
+async def _show_requests(request: Request) -> Response:
+    simulator: Simulator = request.state.simulator
+    if request.method == "DELETE":
+        in_flight = simulator.requests.in_flight
+        simulator.requests = Counts(in_flight=in_flight)
+    return JSONResponse(simulator.requests.as_dict())
+
+
+async def _set_switches(request: Request) -> Response:
+    simulator: Simulator = request.state.simulator
+    if request.method == "PATCH":
+        wanted = msgspec.to_builtins(simulator.switches) | await request.json()
+        try:
+            simulator.switches = msgspec.convert(wanted, Switches)
+        except msgspec.ValidationError as wrong:
+            return JSONResponse({"error": str(wrong)}, 400)
+    return JSONResponse(msgspec.to_builtins(simulator.switches))
+
+
+async def _set_faults(request: Request) -> Response:
+    simulator: Simulator = request.state.simulator
+    if request.method == "DELETE":
+        simulator.faults.rules = []
+    elif request.method == "PUT":
+        try:
+            simulator.faults.rules = msgspec.convert(await request.json(), list[Fault])
+        except msgspec.ValidationError as wrong:
+            return JSONResponse({"error": str(wrong)}, 400)
+    return JSONResponse(msgspec.to_builtins(simulator.faults.rules))
+
+
+async def _mint_token(request: Request) -> Response:
+    simulator: Simulator = request.state.simulator
+    asked = await request.json()
+    if asked.get("client_id") not in simulator.clients:
+        return JSONResponse({"error": "no such client"}, 404)
+    return JSONResponse({"access_token": simulator.token_for(asked["client_id"], asked.get("expires_in"))})
+
+
+async def _show_fleets(request: Request) -> Response:
+    simulator: Simulator = request.state.simulator
+    shown = [
+        {"fleet_id": p.fleet_id, "size": len(simulator.fleets[p.fleet_id]), "clients": [c.client_id for c in p.all_clients()]}
+        for p in simulator.plans
+    ]
+    return JSONResponse(shown)
+
+
+def _fleet_of(request: Request) -> Fleet:
+    """The fleet a steering call names; it must have the vehicle, if one is named."""
+    simulator: Simulator = request.state.simulator
+    fleet = simulator.fleets.get(request.path_params["fleet"])
+    vehicle_id = request.path_params.get("id")
+    if fleet is None or (vehicle_id is not None and vehicle_id not in fleet):
+        raise HTTPException(404)
+    return fleet
+
+
+async def _show_ids(request: Request) -> Response:
+    return JSONResponse(_fleet_of(request).ids)
+
+
+async def _insert(request: Request) -> Response:
+    asked = await request.json() if await request.body() else {}
+    return JSONResponse({"id": _fleet_of(request).insert(asked.get("position"))}, 201)
+
+
+async def _delete(request: Request) -> Response:
+    _fleet_of(request).delete(request.path_params["id"])
+    return Response(status_code=204)
+
+
+async def _touch(request: Request) -> Response:
+    _fleet_of(request).touch(request.path_params["id"])
+    return Response(status_code=204)
+
+
+async def _edit(request: Request) -> Response:
+    _fleet_of(request).edit(request.path_params["id"])
+    return Response(status_code=204)

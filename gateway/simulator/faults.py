@@ -1,0 +1,96 @@
+"""Faults: rules that say which requests go wrong, how, and how often."""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import random
+import re
+import time
+from typing import Any, Literal
+
+import msgspec
+
+Kind = Literal[
+    "latency", "status", "rate_limit", "telematics_unit_error", "outage", "drop", "truncate", "slow_body",
+    "huge_body", "malformed_json", "wrong_types", "not_an_object", "expired_cursor", "churn",
+]  # fmt: skip
+
+
+class Fault(msgspec.Struct, forbid_unknown_fields=True):
+    """One rule. `path` is a regular expression, `times` how often it strikes (null: for ever)."""
+
+    kind: Kind
+    path: str = ".*"
+    probability: float = 1.0
+    times: int | None = None
+    client: str | None = None
+    # What the kinds need.
+    seconds: float = 0.05  # latency: for the answer; slow_body: for each chunk; rate_limit: to wait
+    jitter: float = 0.0  # latency: up to so many seconds more
+    status: int = 503  # status: any
+    type: str | None = None  # status: the problem's type; null: no problem object
+    body: str | None = None  # status: sent in place of a problem
+    form: Literal["reset", "retry_after", "retry_after_date"] = "reset"  # rate_limit
+    megabytes: float = 40.0  # huge_body
+
+
+class Faults:
+    """The rules in force, and the dice, which are seeded."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.rules: list[Fault] = []
+        self._dice = random.Random(seed)
+
+    def striking(self, path: str, client: str | None) -> list[Fault]:
+        """The rules that strike this request; each that does has one time less."""
+        struck = []
+        for rule in self.rules:
+            if rule.times == 0 or (rule.client and rule.client != client) or not re.search(rule.path, path):
+                continue
+            if rule.probability < 1 and self._dice.random() >= rule.probability:
+                continue
+            if rule.times is not None:
+                rule.times -= 1
+            struck.append(rule)
+        return struck
+
+    def below(self, bound: int) -> int:
+        """A number from 0 up to a bound, from the same dice."""
+        return self._dice.randrange(bound)
+
+
+def rate_limit_headers(fault: Fault, limit: int) -> dict[str, str]:
+    """The headers of a 429 in the form that the rule names."""
+    if fault.form == "retry_after":
+        return {"Retry-After": str(max(0, round(fault.seconds)))}
+    if fault.form == "retry_after_date":
+        return {"Retry-After": email.utils.formatdate(time.time() + fault.seconds, usegmt=True)}
+    reset = int(time.time() + fault.seconds)
+    return {"X-Rate-Limit-Limit": str(limit), "X-Rate-Limit-Remaining": "0", "X-Rate-Limit-Reset": str(reset)}
+
+
+def spoiled(body: bytes, fault: Fault) -> bytes:
+    """A body as the rule has it."""
+    if fault.kind == "malformed_json":
+        return body[: len(body) // 2] + b'"{[,' + body[len(body) // 2 :]
+    if fault.kind == "not_an_object":
+        return (b"[]", b'"a text"', b"null", b"17")[len(body) % 4]
+    if fault.kind == "wrong_types":
+        return json.dumps(_retyped(json.loads(body), 0)).encode()
+    if fault.kind == "huge_body":
+        return body[:-1] + b',"padding":"' + b"x" * int(fault.megabytes * 2**20) + b'"}'
+    return body
+
+
+def _retyped(value: Any, depth: int) -> Any:
+    """Members of a wrong type here and there, ids left alone: who is meant stays clear."""
+    if isinstance(value, list):
+        return [_retyped(item, depth) for item in value]
+    if not isinstance(value, dict):
+        return value
+    wrong: list[Any] = [17, ["list"], {"object": 1}, True, "text"]
+    return {
+        name: wrong[n % 5] if n % 3 == 1 and name not in ("id", "items", "cursors") and depth > 0 else _retyped(inner, depth + 1)
+        for n, (name, inner) in enumerate(value.items())
+    }

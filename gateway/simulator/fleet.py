@@ -1,0 +1,388 @@
+"""A seeded fleet of any size, each vehicle made when it is first looked at; the first three are the documented examples.
+
+All of it is valid under the contract: any member but an id may be null or missing, members and enum values may be new.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from gateway.simulator.switches import Switches
+
+ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
+ID_SPACE = 32**5
+VEHICLES_MAX = 2**20  # in a fleet, so that ids of 32 fleets never meet
+GAP = 2**20  # between the keys of neighbours, for what is inserted later
+EPOCH = datetime(2024, 5, 14, 8, 0, tzinfo=UTC)
+KEPT_MAX = 50_000  # encoded vehicles
+
+MODELS = [
+    # brand, model, form, fuel, unit brand, unit manufacturer, unit model
+    ("Audi", "A3", "CAR", "PETROL", "CLOUDBOXX", "INVERS", "CloudBoxx 4G"),
+    ("Volkswagen", "ID.3", "CAR", "ELECTRIC", "CLOUDBOXX", "INVERS", "CloudBoxx 1020"),
+    ("Škoda", "Octavia", "CAR", "DIESEL", "CLOUDBOXX", "INVERS", "CloudBoxx 3G"),
+    ("Mercedes-Benz", "Sprinter", "VAN", "DIESEL", "MERCEDES_BENZ", "MERCEDES_BENZ", "Connectivity Services"),
+    ("Tesla", "Model 3", "CAR", "ELECTRIC", "TESLA", "TESLA", "Fleet API"),
+    ("Renault", "Zoé", "CAR", "ELECTRIC", "CLOUDBOXX", "INVERS", "CloudBoxx 4G"),
+    ("NIU", "N1", "MOPED", "ELECTRIC", "NIU", "NIU", "NIU"),
+    ("Segway", "eMoped B110S", "MOPED", "ELECTRIC", "SEGWAY", "SEGWAY", "IoT 3rd gen"),
+    ("Segway", "Ninebot Max", "KICK_SCOOTER", "ELECTRIC", "SEGWAY", "SEGWAY", "IoT 3rd gen"),
+    ("MAN", "TGE", "TRUCK", "DIESEL", "CLOUDBOXX", "INVERS", "CloudBoxx 4G"),
+    ("INVERS", "Devkit 4G", "DEV_KIT", "ELECTRIC", "CLOUDBOXX", "INVERS", "CloudBoxx 4G"),
+]
+TOWNS = ["SI", "B", "M", "HH", "K", "DO", "MÜ", "LÖ"]
+INDICATORS = ["ON", "OFF", "OFF", "OFF", "SENSOR_FAILURE"]
+TWO_WHEELERS = ("MOPED", "KICK_SCOOTER")
+Roll = random.Random
+
+
+def _number(low: float, high: float, digits: int | None = None) -> Callable[[Roll], Any]:
+    return lambda roll: roll.randint(int(low), int(high)) if digits is None else round(roll.uniform(low, high), digits)
+
+
+def _one_of(*values: Any) -> Callable[[Roll], Any]:
+    return lambda roll: roll.choice(values)
+
+
+def _place(roll: Roll) -> dict[str, float]:
+    return {"lat": round(roll.uniform(47.3, 54.9), 6), "lon": round(roll.uniform(6.0, 14.9), 6)}
+
+
+EVERYWHERE: dict[str, Callable[[Roll], Any]] = {
+    "cellular_signal_quality": _number(0, 5),
+    "driving_enabled": _one_of(True, False),
+    "mileage_in_kilometers": _one_of(41873, 6120.4, 120034, 15.25),
+    "position": _place,
+    "remaining_range_in_kilometers": _number(5, 600),
+    "state_of_charge_or_fuel_level_in_percent": _number(0, 100),
+}
+CARS: dict[str, Callable[[Roll], Any]] = {
+    "abs_status": _one_of("ENABLED", "DISABLED"),
+    "adblue_level_in_percent": _number(0, 100, 1),
+    "adblue_level_low_indicator": _one_of(*INDICATORS),
+    "altitude_in_meters": _number(-3, 2500),
+    "brake_fluid_due_date": _one_of("2025-03-01", "2026-11-15"),
+    "brake_fluid_level_low_indicator": _one_of(*INDICATORS),
+    "brake_lining_wear_indicator": _one_of(*INDICATORS),
+    "brake_warning_indicator": _one_of(*INDICATORS),
+    "central_lock": _one_of("LOCKED", "UNLOCKED"),
+    "ignition": _one_of("ON", "OFF"),
+}
+BIKES: dict[str, Callable[[Roll], Any]] = {
+    "center_stand_position": _one_of("UP", "DOWN"),
+    "top_case_lock": _one_of("LOCKED", "UNLOCKED"),
+    "top_case_lid": _one_of("OPEN", "CLOSED"),
+}
+EXTENDED: dict[str, Callable[[Roll], Any]] = {
+    "doors_status": _one_of("OPEN", "CLOSED"),
+    "windows_status": _one_of("OPEN", "CLOSED"),
+    "vehicle_key_status": _one_of("INSERTED", "REMOVED"),
+    "parking_brake_engaged": _one_of(True, False),
+    "headlights_status": _one_of("ON", "OFF"),
+    "charging_adapter_status": _one_of("CONNECTED", "DISCONNECTED"),
+    "charging_status": _one_of("CHARGING", "NOT_CHARGING"),
+    "onboard_voltage_in_volts": _number(11, 14.6, 2),
+    "telematics_unit_supply_voltage_in_volts": _number(11, 14.6, 2),
+}
+COMMANDS = {
+    True: ["ENABLE_DRIVING", "DISABLE_DRIVING", "UNLOCK_TOP_CASE", "LOCK_TOP_CASE", "DRAW_ATTENTION", "UNLOCK_BATTERY_COMPARTMENT"],
+    False: ["REQUEST_VEHICLE_STATE", "ENABLE_DRIVING", "DISABLE_DRIVING", "UNLOCK_CENTRAL_LOCK", "LOCK_CENTRAL_LOCK",
+            "UNLOCK_AND_ENABLE_DRIVING", "LOCK_AND_DISABLE_DRIVING"],
+}  # fmt: skip
+OPTIONAL = ["status", "last_contact_at", "attached_at", "master_data", "custom_fields", "tags", "life_status", "operation_status",
+            "rental_status", "setup_status", "capabilities", "telematics_unit", "fleet_id", "created_at", "modified_at"]  # fmt: skip
+
+
+class Fleet:
+    """The vehicles of one fleet in their order, by id and by page key."""
+
+    def __init__(self, fleet_id: str, size: int = 1000, seed: int = 1, number: int = 0) -> None:
+        if not 0 <= size <= VEHICLES_MAX:
+            raise ValueError(f"a fleet has at most {VEHICLES_MAX} vehicles")
+        self.fleet_id = fleet_id
+        self._seed = seed
+        self._number = number
+        self._born = size
+        self.ids: list[str] = [self._id_of(index) for index in range(size)]
+        self.keys: list[int] = [(index + 1) * GAP for index in range(size)]
+        self._index_at_birth = {vehicle_id: index for index, vehicle_id in enumerate(self.ids)}
+        self._made: dict[str, dict[str, Any]] = {}
+        self._texts: dict[tuple[str, str], bytes] = {}
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __contains__(self, vehicle_id: str) -> bool:
+        return vehicle_id in self._index_at_birth
+
+    def vehicle(self, vehicle_id: str) -> dict[str, Any]:
+        """A vehicle as the API describes it; to be read, not written."""
+        made = self._made.get(vehicle_id)
+        if made is None:
+            if len(self._made) > KEPT_MAX:
+                self._made.clear()
+            made = self._made[vehicle_id] = self._make(vehicle_id, self._index_at_birth[vehicle_id])
+        return made
+
+    def text(self, vehicle_id: str, switches: Switches) -> bytes:
+        """A vehicle as JSON."""
+        form = f"{switches.latest_state_in_list}{switches.extended_state}{switches.early_names}"
+        text = self._texts.get((vehicle_id, form))
+        if text is None:
+            if len(self._texts) > KEPT_MAX:
+                self._texts.clear()
+            text = self._texts[vehicle_id, form] = encoded(self.shown(vehicle_id, switches))
+        return text
+
+    def shown(self, vehicle_id: str, switches: Switches) -> dict[str, Any]:
+        """A vehicle as the switches have it shown."""
+        vehicle = dict(self.vehicle(vehicle_id))
+        if switches.early_names and isinstance(vehicle.get("master_data"), dict):
+            data = dict(vehicle["master_data"])
+            data["gear_box"] = "MANUAL_SHIFT" if data.pop("transmission", None) == "MANUAL" else "AUTOMATIC"
+            vehicle["master_data"] = data
+        if switches.latest_state_in_list == "missing":
+            vehicle.pop("latest_state", None)
+        else:
+            vehicle["latest_state"] = {} if switches.latest_state_in_list == "empty" else self.state(vehicle_id, switches)
+        return vehicle
+
+    def state(self, vehicle_id: str, switches: Switches) -> dict[str, Any]:
+        """A vehicle's latest state."""
+        state = dict(self.vehicle(vehicle_id)["latest_state"])
+        if switches.early_names and (level := state.pop("state_of_charge_or_fuel_level_in_percent", None)):
+            state["fuel_level_in_percent"] = level
+        if switches.extended_state:
+            roll = Roll(f"{vehicle_id} extended")
+            state |= {name: {"timestamp": _time(roll), "value": make(roll)} for name, make in EXTENDED.items()}
+        return state
+
+    def found(self, text: str, switches: Switches) -> tuple[Sequence[str], Sequence[int]]:
+        """Ids and keys of the vehicles that a search finds; all of them for an empty one."""
+        if not text:
+            return self.ids, self.keys
+        sought = text.casefold()
+        hits = [n for n, vehicle_id in enumerate(self.ids) if sought in self._searched(vehicle_id, switches)]
+        return [self.ids[n] for n in hits], [self.keys[n] for n in hits]
+
+    def insert(self, at: int | None = None) -> str:
+        """Adds a vehicle at a position, by default the end; gives its id."""
+        at = len(self.ids) if at is None else max(0, min(at, len(self.ids)))
+        ahead = self.keys[at - 1] if at else 0
+        behind = self.keys[at] if at < len(self.keys) else ahead + 2 * GAP
+        if behind - ahead < 2:
+            raise ValueError("no room for another vehicle at this position")
+        index, self._born = self._born, self._born + 1
+        vehicle_id = self._id_of(index)
+        self._index_at_birth[vehicle_id] = index
+        self.ids.insert(at, vehicle_id)
+        self.keys.insert(at, (ahead + behind) // 2)
+        return vehicle_id
+
+    def delete(self, vehicle_id: str) -> None:
+        """Takes a vehicle out of the fleet."""
+        at = self.ids.index(vehicle_id)
+        del self.ids[at], self.keys[at], self._index_at_birth[vehicle_id]
+        self._forget(vehicle_id)
+
+    def touch(self, vehicle_id: str) -> None:
+        """Telemetry: a state value changes, management data and ETag do not."""
+        vehicle = json.loads(json.dumps(self.vehicle(vehicle_id)))
+        mileage = vehicle["latest_state"].get("mileage_in_kilometers", {"value": 0})
+        vehicle["latest_state"]["mileage_in_kilometers"] = {
+            "timestamp": _written(datetime.now(UTC)),
+            "value": (mileage.get("value") or 0) + 1,
+        }
+        self._forget(vehicle_id)
+        self._made[vehicle_id] = vehicle
+
+    def edit(self, vehicle_id: str, **master_data: Any) -> None:
+        """An edit: master data changes, and modified_at and the ETag with it."""
+        vehicle = json.loads(json.dumps(self.vehicle(vehicle_id)))
+        vehicle["master_data"] = (vehicle.get("master_data") or {}) | (master_data or {"remark": "edited"})
+        vehicle["modified_at"] = _written(datetime.now(UTC), fraction=True)
+        self._forget(vehicle_id)
+        self._made[vehicle_id] = vehicle
+
+    def etag(self, vehicle_id: str) -> str:
+        """A strong entity tag that changes with modified_at."""
+        said = f"{vehicle_id} {self.vehicle(vehicle_id).get('modified_at')}"
+        return f'"{hashlib.blake2b(said.encode(), digest_size=8).hexdigest()}"'
+
+    def key_of(self, vehicle_id: str) -> int:
+        return self.keys[self.ids.index(vehicle_id)]
+
+    def position_of_key(self, key: int) -> int:
+        return bisect_left(self.keys, key)
+
+    def _forget(self, vehicle_id: str) -> None:
+        self._made.pop(vehicle_id, None)
+        for known in [known for known in self._texts if known[0] == vehicle_id]:
+            del self._texts[known]
+
+    def _searched(self, vehicle_id: str, switches: Switches) -> str:
+        vehicle = self.vehicle(vehicle_id)
+        data = vehicle.get("master_data") or {}
+        unit = (vehicle.get("telematics_unit") or {}).get("id") if switches.q_searches_units else None
+        words = [vehicle_id, unit, *(data.get(name) for name in ("brand", "model", "license_plate", "vin", "custom_name"))]
+        return "\n".join(word for word in words if word).casefold()
+
+    def _id_of(self, index: int) -> str:
+        if self._number == 0 and index < len(examples()):
+            return str(examples()[index]["id"])
+        if index % 97 == 96:  # once seen on a documentation page: ids are opaque
+            return hashlib.blake2b(f"{self._number} {index}".encode(), digest_size=6).hexdigest()
+        rest, text = (self._number * VEHICLES_MAX + index) * 11_184_811 % ID_SPACE, ""
+        for _ in range(5):
+            rest, letter = divmod(rest, 32)
+            text += ALPHABET[letter]
+        return text if text not in EXAMPLE_IDS else text + "2"
+
+    def _make(self, vehicle_id: str, index: int) -> dict[str, Any]:
+        if self._number == 0 and index < len(examples()):
+            vehicle = json.loads(json.dumps(examples()[index]))
+            vehicle["fleet_id"] = vehicle["telematics_unit"]["fleet_id"] = self.fleet_id
+            return vehicle  # type: ignore[no-any-return]
+        roll = Roll(f"{self._seed} {index}")
+        return _odd(_plain(vehicle_id, self.fleet_id, index, roll), index, roll)
+
+
+EXAMPLE_IDS = frozenset(("JQ7RP", "K3WX8", "Z90BD"))
+
+
+@cache
+def examples() -> list[dict[str, Any]]:
+    """The three vehicles of the documented example page."""
+    return json.loads((files(__package__) / "example.json").read_text())  # type: ignore[no-any-return]
+
+
+def encoded(value: Any) -> bytes:
+    """JSON as the API sends it."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _written(moment: datetime, *, fraction: bool = False) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%S") + (f".{moment.microsecond // 1000:03d}Z" if fraction else "Z")
+
+
+def _time(roll: Roll, *, fraction: bool = False) -> str:
+    return _written(EPOCH - timedelta(seconds=roll.randint(0, 10**7), milliseconds=roll.randint(0, 999)), fraction=fraction)
+
+
+def _plain(vehicle_id: str, fleet_id: str, index: int, roll: Roll) -> dict[str, Any]:
+    """A vehicle with everything in place."""
+    brand, model, form, fuel, unit_brand, maker, unit_model = MODELS[index % len(MODELS)]
+    two_wheeler = form in TWO_WHEELERS
+    fraction = index % 5 == 0
+    state = {
+        name: {"timestamp": _time(roll, fraction=fraction), "value": make(roll)}
+        for name, make in (EVERYWHERE | (BIKES if two_wheeler else CARS)).items()
+        if name in ("position", "mileage_in_kilometers") or roll.random() < 0.85
+    }
+    created = _time(roll)
+    return {
+        "id": vehicle_id,
+        "status": "CONNECTED_VEHICLE",
+        "fleet_id": fleet_id,
+        "last_contact_at": _time(roll, fraction=fraction),
+        "created_at": created,
+        "modified_at": _time(roll),
+        "attached_at": _time(roll),
+        "master_data": {
+            "vin": "".join(roll.choices(ALPHABET, k=17)),
+            "license_plate": f"{roll.choice(TOWNS)}-{''.join(roll.choices('ABCDEFGHJKLMNPRSTUVWXYZ', k=2))} {roll.randint(1, 9999)}",
+            "brand": brand,
+            "model": model,
+            "custom_name": f"{brand} {index} Station {index % 40}",
+            "fuel_type": fuel,
+            "year_of_production": str(2015 + index % 10),
+            "transmission": "AUTOMATIC" if two_wheeler or index % 3 else "MANUAL",
+            "vehicle_type": form,
+            "remark": None if index % 4 else "check tyres",
+        },
+        "custom_fields": {"seats": str(1 + index % 7), "color": roll.choice(["black", "weiß", "grün"])},
+        "tags": roll.sample(["station_a", "station_b", "winter_tyres", "in_maintenance", "demo_night"], k=index % 3),
+        "life_status": {"value": "ONLINE" if index % 6 else "OFFLINE", "modified_at": _time(roll)},
+        "operation_status": {"value": "OPERATING" if index % 9 else "GARAGE", "modified_at": _time(roll)},
+        "rental_status": {"value": "IN_RENTAL" if index % 4 == 1 else "NOT_IN_RENTAL", "modified_at": _time(roll)},
+        "setup_status": {"value": ("IN_PROGRESS", "FAILED")[index % 2] if index % 50 < 2 else "SUCCEEDED", "modified_at": created},
+        "capabilities": {"commands": COMMANDS[two_wheeler], "vehicle_state": sorted(name.upper() for name in state)},
+        "telematics_unit": {
+            # Neighbours of different makers share a unit id: it is unique within one manufacturer only.
+            "id": hashlib.blake2b(f"{fleet_id} {index // 2 if index % 22 in (6, 7) else index * 7919 + 1}".encode(), digest_size=8)
+            .hexdigest()
+            .upper(),
+            "brand": unit_brand,
+            "model": unit_model,
+            "manufacturer": maker,
+            "fleet_id": fleet_id,
+            "created_at": created,
+            "modified_at": _time(roll),
+            "type": "RETROFIT" if unit_brand == "CLOUDBOXX" else "OEM",
+        },
+        "latest_state": state,
+        "vehicle_model_id": "".join(roll.choices(ALPHABET, k=26)),
+    }
+
+
+def _odd(vehicle: dict[str, Any], index: int, roll: Roll) -> dict[str, Any]:
+    """What the contract allows and clients forget: each kind of oddity on every so-manieth vehicle."""
+    data, state = vehicle["master_data"], vehicle["latest_state"]
+    kind = index % 48
+    if kind < len(OPTIONAL):
+        member = OPTIONAL[kind]
+        if index // 48 % 2:
+            del vehicle[member]
+        else:
+            vehicle[member] = None
+    elif kind == 16:
+        data["gear_box"] = "MANUAL_SHIFT"
+        del data["transmission"]
+    elif kind == 17:
+        data["gear_box"] = "AUTOMATIC"
+    elif kind == 18:
+        vehicle["latest_state"] = {}
+    elif kind == 19:
+        vehicle["new_member"] = {"nested": [1, {"deep": True}]}
+        data["new_member"] = vehicle["telematics_unit"]["new_member"] = vehicle["capabilities"]["new_member"] = "new"
+    elif kind in (20, 21):
+        vehicle["status"] = "VEHICLE_ON_THE_MOON"
+        data |= {"fuel_type": "URANIUM", "transmission": "TELEPATHY", "vehicle_type": "SUBMARINE"}
+        vehicle["telematics_unit"] |= {"brand": "ACME", "type": "BORROWED"}
+        for name in ("life_status", "operation_status", "rental_status", "setup_status"):
+            vehicle[name] = {"value": "SOMETHING_NEW", "modified_at": _time(roll)}
+        for name in ("central_lock", "ignition", "abs_status", "brake_warning_indicator", "center_stand_position", "top_case_lid"):
+            state[name] = {"timestamp": _time(roll), "value": "SOMETHING_NEW"}
+    elif kind == 22:
+        state["fuel_level_in_percent"] = state.pop("state_of_charge_or_fuel_level_in_percent", {"timestamp": _time(roll), "value": 50})
+    elif kind == 23:
+        vehicle["custom_fields"] = {"seats": 4, "towbar": True, "payload": 1.5, "note": None, "name": "Ünïcödé 🚗"}
+    elif kind == 24:
+        values = ["text", 7, 1.25, False, {"a": [1, None]}, [1, 2], None]
+        state |= {f"new_property_{n}": {"timestamp": _time(roll), "value": value} for n, value in enumerate(values)}
+    elif kind == 25:
+        for found in state.values():
+            found["value"] = None
+    elif kind == 26:
+        for name in list(data)[1::2]:
+            del data[name]
+        vehicle["telematics_unit"] = {"id": vehicle["telematics_unit"]["id"]}
+        vehicle["capabilities"] = {}
+        vehicle["life_status"] = {"value": "ONLINE"}
+    elif kind == 27:
+        vehicle["master_data"] = dict.fromkeys(data)
+        vehicle["capabilities"] = {"commands": None, "vehicle_state": None}
+        vehicle["operation_status"] = {"value": None, "modified_at": None}
+        vehicle["telematics_unit"] |= {"brand": None, "model": None, "manufacturer": None, "type": None}
+    elif kind == 28:
+        state["mileage_in_kilometers"] = {"value": 12}
+        data["license_plate"] = "X" * 30
+    return vehicle

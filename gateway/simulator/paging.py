@@ -1,0 +1,147 @@
+"""Pages of a list, as a pure function: `page_of(keys, request, switches)` tells where a page begins and ends and which
+cursors it has. `keys` are ascending integers, one an item; a keyset cursor holds one of them, an offset cursor an index.
+
+A boundary lies between two items. A cursor is base64 of JSON, such as `{"v":1,"c":{"d":"n","k":7,"l":100}}`: direction
+(f first, l last, n behind a boundary, p ahead of one, s itself, e an empty page on one), boundary, limit, and what else
+a list needs to go on.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+import random
+import zlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gateway.simulator.switches import Switches
+
+MEMBERS = ("self", "first", "prev", "next", "last")
+
+
+class CursorRefused(Exception):
+    """A cursor that this list does not take (any more)."""
+
+
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """What a cursor says: direction, boundary, limit, number of items (for `s`), search, fleet, time of issue."""
+
+    direction: str = "f"
+    boundary: int = 0
+    limit: int = 100
+    count: int = 0
+    search: str = ""
+    fleet: str = ""
+    issued_at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PageSpan:
+    """A page: items from `start` up to `end`, and its cursors, None at the ends."""
+
+    start: int
+    end: int
+    cursors: dict[str, PageRequest | None]
+
+
+def page_of(keys: Sequence[int], request: PageRequest, switches: Switches) -> PageSpan:
+    """The page that a request is for."""
+    keyset = switches.cursor_style == "keyset"
+
+    def index_of(boundary: int) -> int:
+        return bisect_right(keys, boundary) if keyset else max(0, min(boundary, len(keys)))
+
+    def boundary_at(index: int) -> int:
+        if not keyset:
+            return index
+        if index < len(keys):
+            return keys[index] - 1
+        return keys[-1] if keys else 0
+
+    def cursor(direction: str, boundary: int = 0, count: int = 0) -> PageRequest:
+        return replace(request, direction=direction, boundary=boundary, count=count)
+
+    def over(index: int, direction: str) -> PageRequest:
+        """The cursor across the boundary at an index, by way of an empty page if one lies on it."""
+        # Both sides must agree on where a boundary is, so it is named by the item ahead of it.
+        boundary = (keys[index - 1] if keyset else index) if index else boundary_at(0)
+        every = switches.empty_page_every
+        has_empty = every and 0 < index < len(keys) and _chance(boundary, every) and request.direction != "e"
+        return cursor("e" if has_empty else direction, boundary)
+
+    start, end = _span(len(keys), request, switches, index_of)
+    more = end < len(keys) or (switches.trailing_empty_page and end > start)
+    following = over(end, "n") if more else None
+    if switches.endless_empty_pages:
+        following = cursor("x", request.boundary + 1)
+    elif switches.cursor_loop and end > start:
+        following = cursor("n", boundary_at(start))
+    return PageSpan(
+        start,
+        end,
+        {
+            "self": cursor("s", boundary_at(start), end - start),
+            "first": cursor("f"),
+            "prev": over(start, "p") if start > 0 and switches.prev_cursor else None,
+            "next": following,
+            "last": cursor("l") if switches.last_cursor else None,
+        },
+    )
+
+
+def _span(total: int, request: PageRequest, switches: Switches, index_of: Any) -> tuple[int, int]:
+    limit = request.limit
+    if switches.short_pages and limit > 1 and _chance(request.boundary * 31 + ord(request.direction[0]), switches.short_pages):
+        limit = max(1, limit * 2 // 3)
+    if request.direction == "x":
+        return total, total
+    if request.direction == "f":
+        return 0, min(limit, total)
+    if request.direction == "l":
+        tail = max(0, total - request.limit)
+        head = max(0, total - 1) // request.limit * request.limit
+        return (tail if switches.last_page == "tail" else head), total
+    at: int = index_of(request.boundary)
+    if request.direction == "n":
+        return at, min(at + limit, total)
+    if request.direction == "p":
+        return max(0, at - limit), at
+    return at, min(at + request.count, total)
+
+
+def encode_cursor(request: PageRequest, switches: Switches, now: float) -> str:
+    """The text of a cursor."""
+    content: dict[str, Any] = {"d": request.direction, "k": request.boundary}
+    content |= {"m": request.count} if request.direction == "s" else {}
+    content |= {"q": request.search} if request.search else {}
+    content |= {"t": now} if switches.cursor_ttl else {}
+    content |= {"n": random.getrandbits(48)} if switches.cursor_tokens == "fresh" else {}
+    text = json.dumps({"v": 1, "c": {"f": request.fleet, **content, "l": request.limit}}, separators=(",", ":"))
+    return base64.b64encode(text.encode()).decode()
+
+
+def decode_cursor(text: str, fleet: str, switches: Switches, now: float) -> PageRequest:
+    """What a cursor says; raises CursorRefused for one that is malformed, another fleet's or too old."""
+    try:
+        said = json.loads(base64.b64decode(text, validate=True))["c"]
+        request = PageRequest(
+            said["d"], int(said["k"]), int(said["l"]), int(said.get("m", 0)), said.get("q", ""), said["f"], said.get("t", 0.0)
+        )
+    except (binascii.Error, ValueError, KeyError, TypeError) as malformed:
+        raise CursorRefused("malformed") from malformed
+    if request.direction not in tuple("flnpsex") or not 1 <= request.limit <= switches.maximum_limit:
+        raise CursorRefused("malformed")
+    if request.fleet != fleet:
+        raise CursorRefused("foreign")
+    if switches.cursor_ttl and now - request.issued_at > switches.cursor_ttl:
+        raise CursorRefused("expired")
+    return request
+
+
+def _chance(value: int, one_in: int) -> bool:
+    return zlib.crc32(str(value).encode()) % one_in == 0
