@@ -5,8 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.redis_server import RedisServer, require_redis
+
+# `uv run pytest --hypothesis-profile thorough` looks longer. No deadline: how fast a machine is proves nothing.
+settings.register_profile("ordinary", deadline=None)
+settings.register_profile("thorough", max_examples=3000, deadline=None)
+settings.load_profile("ordinary")
 
 
 @pytest.fixture(scope="session")

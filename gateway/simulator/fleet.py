@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -20,7 +19,7 @@ from gateway.simulator.switches import Switches
 ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 ID_SPACE = 32**5
 VEHICLES_MAX = 2**20  # in a fleet, so that ids of 32 fleets never meet
-GAP = 2**20  # between the keys of neighbours, for what is inserted later
+GAP = 2**64  # between the keys of neighbours, for what is inserted later
 EPOCH = datetime(2024, 5, 14, 8, 0, tzinfo=UTC)
 KEPT_MAX = 50_000  # encoded vehicles
 
@@ -176,7 +175,7 @@ class Fleet:
     def insert(self, at: int | None = None) -> str:
         """Adds a vehicle at a position, by default the end; gives its id."""
         at = len(self.ids) if at is None else max(0, min(at, len(self.ids)))
-        ahead = self.keys[at - 1] if at else 0
+        ahead = self.keys[at - 1] if at else (self.keys[0] - 2 * GAP if self.keys else 0)
         behind = self.keys[at] if at < len(self.keys) else ahead + 2 * GAP
         if behind - ahead < 2:
             raise ValueError("no room for another vehicle at this position")
@@ -216,12 +215,6 @@ class Fleet:
         """A strong entity tag that changes with modified_at."""
         said = f"{vehicle_id} {self.vehicle(vehicle_id).get('modified_at')}"
         return f'"{hashlib.blake2b(said.encode(), digest_size=8).hexdigest()}"'
-
-    def key_of(self, vehicle_id: str) -> int:
-        return self.keys[self.ids.index(vehicle_id)]
-
-    def position_of_key(self, key: int) -> int:
-        return bisect_left(self.keys, key)
 
     def _forget(self, vehicle_id: str) -> None:
         self._made.pop(vehicle_id, None)

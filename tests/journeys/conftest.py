@@ -1,0 +1,119 @@
+"""The whole program over HTTP: gateway and simulator, joined in one process or over real sockets."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+from gateway.app import create_app
+from gateway.settings import Settings
+from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
+
+TOKENS = {name: f"token-of-{name}" for name in ("alice", "bob", "eve", "no-permission", "no-scope")}
+PLANS = (
+    FleetPlan(
+        "T7K2M",
+        250,
+        clients=(
+            Client("T7K2M#alice", token=TOKENS["alice"]),
+            Client("T7K2M#bob", token=TOKENS["bob"]),
+            Client("T7K2M#no-permission", permissions=frozenset(), token=TOKENS["no-permission"]),
+            Client("T7K2M#no-scope", scopes=frozenset(), token=TOKENS["no-scope"]),
+        ),
+    ),
+    FleetPlan("EXFL29", 120, clients=(Client("EXFL29#eve", token=TOKENS["eve"]),)),
+)
+
+
+class Gateway:
+    """A running gateway over a simulator, asked as its users ask."""
+
+    def __init__(self, http: httpx.AsyncClient, simulator: Simulator) -> None:
+        self.http = http
+        self.simulator = simulator
+
+    async def post(self, query: str, variables: dict[str, Any] | None = None, by: str | None = "alice", **headers: str) -> httpx.Response:
+        if by is not None:
+            headers["Authorization"] = f"Bearer {TOKENS.get(by, by)}"
+        body = {"query": query, "variables": variables or {}}
+        return await self.http.post("/graphql", json=body, headers=headers)
+
+    async def ask(self, query: str, by: str = "alice", **variables: Any) -> dict[str, Any]:
+        """Data and errors of a query."""
+        return (await self.post(query, variables, by)).json()
+
+    async def data(self, query: str, by: str = "alice", **variables: Any) -> dict[str, Any]:
+        """The data of a query that has no errors."""
+        answer = await self.ask(query, by, **variables)
+        assert "errors" not in answer, answer["errors"]
+        return answer["data"]
+
+    async def calls(self, query: str, by: str = "alice", **variables: Any) -> int:
+        """How many upstream calls a query takes."""
+        before = self.simulator.requests.total
+        await self.data(query, by, **variables)
+        return self.simulator.requests.total - before
+
+    def fault(self, kind: str, **rule: Any) -> None:
+        self.simulator.faults.rules.append(Fault(kind, **rule))
+
+
+Start = Callable[..., Any]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    """Starts gateways: `await start(switches=…, upstream__page_size=…)`; no cache unless asked for."""
+    async with AsyncExitStack() as stack:
+
+        async def started(
+            *, switches: Switches | None = None, plans: tuple[FleetPlan, ...] = PLANS, simulator: Simulator | None = None,
+            clock: Callable[[], float] | None = None, **knobs: Any,
+        ) -> Gateway:  # fmt: skip
+            simulator = simulator or Simulator(plans, switches or Switches(rate_limit_requests=0))
+            slices: dict[str, dict[str, Any]] = {"upstream": {"url": "http://fleet.test"}, "cache": {"enabled": False}}
+            for path, value in knobs.items():
+                part, _, name = path.partition("__")
+                slices.setdefault(part, {})[name] = value
+            more = {} if clock is None else {"clock": clock}
+            app = create_app(Settings(**slices), httpx.ASGITransport(simulator.app), **more)
+            await stack.enter_async_context(app.router.lifespan_context(app))
+            wire = httpx.ASGITransport(app, raise_app_exceptions=False)
+            http = await stack.enter_async_context(httpx.AsyncClient(transport=wire, base_url="http://gateway.test", timeout=30))
+            return Gateway(http, simulator)
+
+        yield started
+
+
+@pytest.fixture
+async def gateway(start: Start) -> Gateway:
+    """A gateway without a cache over two fleets of 250 and 120 vehicles."""
+    return await start()
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[[Any], str]]:
+    """Serves ASGI applications over real sockets, each from a thread of its own; gives their URLs."""
+    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
+
+    def served(app: Any) -> str:
+        listening = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        while not server.started:
+            thread.join(0.01)
+        servers.append((server, thread))
+        return f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+    yield served
+    for server, thread in servers:
+        server.should_exit = True
+        thread.join(10)

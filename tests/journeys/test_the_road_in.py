@@ -1,0 +1,103 @@
+"""What every request passes: token, size, form; and health."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+QUERY = '{"query":"{ vehicle(id: \\"JQ7RP\\") { vehicleId } }"}'
+JSON = {"Content-Type": "application/json"}
+
+
+async def test_without_a_token_there_is_a_challenge_and_no_upstream_call(gateway):
+    """401 with WWW-Authenticate, and the fleet API is not asked."""
+    response = await gateway.http.post("/graphql", content=QUERY, headers=JSON)
+    assert response.status_code == 401
+    assert response.headers["WWW-Authenticate"] == 'Bearer realm="fleet"'
+    assert response.json()["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
+    assert gateway.simulator.requests.total == 0
+
+
+@pytest.mark.parametrize("header", ["Basic abc", "Bearer", "Bearer ", "Bearer a b", "Bearer é", "Bearer a,b", "token"])
+async def test_what_is_no_bearer_token_is_refused(gateway, header):
+    """Other schemes and malformed tokens are 401 invalid_token."""
+    response = await gateway.http.post("/graphql", content=QUERY, headers={**JSON, "Authorization": header.encode()})
+    assert response.status_code == 401
+    assert 'error="invalid_token"' in response.headers["WWW-Authenticate"]
+    assert gateway.simulator.requests.total == 0
+
+
+async def test_two_authorization_headers_are_refused(gateway):
+    """Which of two tokens is meant can't be told."""
+    headers = [("Content-Type", "application/json"), ("Authorization", "Bearer token-of-alice"), ("Authorization", "Bearer token-of-eve")]
+    assert (await gateway.http.post("/graphql", content=QUERY, headers=headers)).status_code == 401
+
+
+async def test_the_token_goes_up_as_it_came(gateway):
+    """Each caller reads their own fleet."""
+    query = "{ vehicles(first: 1) { nodes { fleetId } } }"
+    assert (await gateway.data(query, by="alice"))["vehicles"]["nodes"][0]["fleetId"] == "T7K2M"
+    assert (await gateway.data(query, by="eve"))["vehicles"]["nodes"][0]["fleetId"] == "EXFL29"
+
+
+@pytest.mark.parametrize("body", ["5", "null", "[5]", '"x"', "", "{", "\xff", '{"query": 5}', '{"query": "{a}", "variables": 5}', "[" * 5000])
+async def test_a_body_that_is_no_request_is_refused(gateway, body):
+    """Whatever the body is, the answer is a coded 4xx."""
+    response = await gateway.http.post("/graphql", content=body.encode("latin-1"), headers={**JSON, "Authorization": "Bearer token-of-alice"})
+    assert response.status_code == 400
+    assert response.json()["errors"][0]["extensions"]["code"] == "BAD_REQUEST"
+
+
+async def test_a_body_beyond_the_limit_is_refused(start):
+    """413, announced or not."""
+    gateway = await start(http__body_bytes_max=2048)
+    headers = {**JSON, "Authorization": "Bearer token-of-alice"}
+    body = json.dumps({"query": "{ __typename }", "padding": "x" * 3000}).encode()
+
+    async def unannounced():
+        for at in range(0, len(body), 512):
+            yield body[at : at + 512]
+
+    for content in (body, unannounced()):
+        response = await gateway.http.post("/graphql", content=content, headers=headers)
+        assert response.status_code == 413
+        assert response.json()["errors"][0]["extensions"]["code"] == "BODY_TOO_LARGE"
+
+
+async def test_other_methods_and_paths_are_told_so(gateway):
+    """404 and 405 are coded, too."""
+    response = await gateway.http.get("/nowhere")
+    assert (response.status_code, response.json()["errors"][0]["extensions"]["code"]) == (404, "NOT_FOUND")
+    response = await gateway.http.request("DELETE", "/graphql", headers={"Authorization": "Bearer token-of-alice"})
+    assert (response.status_code, response.json()["errors"][0]["extensions"]["code"]) == (405, "METHOD_NOT_ALLOWED")
+
+
+async def test_a_browser_gets_graphiql_without_a_token(gateway, start):
+    """The page is open, can be switched off, and a query needs a token all the same."""
+    browser = {"Accept": "text/html,application/xhtml+xml"}
+    page = await gateway.http.get("/graphql", headers=browser)
+    assert page.status_code == 200
+    assert "graphiql" in page.text.lower()
+    assert (await gateway.http.get("/graphql?query={__typename}", headers=browser)).status_code == 401
+    assert (await (await start(http__graphiql=False)).http.get("/graphql", headers=browser)).status_code == 404
+
+
+async def test_a_query_may_come_by_get(gateway):
+    """GET with a query answers as POST does."""
+    response = await gateway.http.get("/graphql", params={"query": "{ __typename }"}, headers={"Authorization": "Bearer token-of-alice"})
+    assert response.json() == {"data": {"__typename": "Query"}}
+
+
+@pytest.mark.parametrize(("given", "kept"), [("abc-1.2_3", True), ("x" * 65, False), ("a b", False), ("<script>", False), ("", False)])
+async def test_every_answer_has_a_request_id(gateway, given, kept):
+    """A sound id of the caller's is kept, any other replaced."""
+    response = await gateway.http.get("/health/live", headers={"X-Request-Id": given})
+    assert (response.headers["X-Request-Id"] == given) is kept
+    assert len(response.headers["X-Request-Id"]) >= 9
+
+
+async def test_health_is_told(gateway):
+    """Live and ready once started."""
+    assert (await gateway.http.get("/health/live")).json() == {"status": "live"}
+    assert (await gateway.http.get("/health/ready")).json() == {"status": "ready"}

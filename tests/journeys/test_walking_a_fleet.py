@@ -1,0 +1,199 @@
+"""Clients page through a fleet, forward and backward, as Relay's connections allow."""
+
+from __future__ import annotations
+
+import base64
+
+import httpx
+import pytest
+
+from gateway.app import create_app
+from gateway.schema.cursors import Position, encode_cursor, set_of
+from gateway.settings import Settings
+from gateway.simulator import Client, FleetPlan, Simulator, Switches
+
+FORWARD = """query($n: Int, $c: String) { vehicles(first: $n, after: $c) {
+  edges { cursor node { vehicleId } } pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }"""
+BACKWARD = """query($n: Int, $c: String) { vehicles(last: $n, before: $c) {
+  edges { cursor node { vehicleId } } pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }"""
+
+
+def test_ten_thousand_vehicles_both_ways_over_real_sockets(serve):
+    """By 50 forward and back: every vehicle once, in order, at most two upstream reads a page, one cursor an edge."""
+    plan = FleetPlan(vehicles=10_000, clients=(Client("T7K2M#cl1", token="token"),))
+    simulator = Simulator([plan], Switches(rate_limit_requests=0))
+    settings = Settings(upstream={"url": serve(simulator.app)}, cache={"enabled": False}, log={"level": "error"})
+    url = serve(create_app(settings)) + "/graphql"
+    most = 0
+    with httpx.Client(headers={"Authorization": "Bearer token"}, timeout=30) as http:
+
+        def page(query: str, size: int, cursor: str | None) -> dict:
+            nonlocal most
+            before = simulator.requests.total
+            answer = http.post(url, json={"query": query, "variables": {"n": size, "c": cursor}}).json()
+            most = max(most, simulator.requests.total - before) if size == 50 else most
+            assert "errors" not in answer, answer
+            return answer["data"]["vehicles"]
+
+        def walk(query: str, size: int, more: str, end: str) -> list[tuple[str, str]]:
+            found, cursor = [], None
+            while True:
+                answer = page(query, size, cursor)
+                edges = [(edge["node"]["vehicleId"], edge["cursor"]) for edge in answer["edges"]]
+                found = found + edges if more == "hasNextPage" else edges + found
+                assert answer["pageInfo"]["startCursor"] == edges[0][1]
+                assert answer["pageInfo"]["endCursor"] == edges[-1][1]
+                if not answer["pageInfo"][more]:
+                    return found
+                cursor = answer["pageInfo"][end]
+
+        forward = walk(FORWARD, 50, "hasNextPage", "endCursor")
+        back = walk(BACKWARD, 50, "hasPreviousPage", "startCursor")
+        ids = simulator.fleets["T7K2M"].ids
+        assert [vehicle_id for vehicle_id, _ in forward] == ids
+        assert [vehicle_id for vehicle_id, _ in back] == ids
+        assert most <= 2
+        assert walk(FORWARD, 333, "hasNextPage", "endCursor") == forward
+
+
+async def test_page_info_is_honest_at_both_ends(gateway):
+    """The first page has no previous, the last no next, whichever way one came."""
+    first = (await gateway.data(FORWARD, n=250))["vehicles"]["pageInfo"]
+    assert (first["hasPreviousPage"], first["hasNextPage"]) == (False, False)
+    last = (await gateway.data(BACKWARD, n=249))["vehicles"]["pageInfo"]
+    assert (last["hasPreviousPage"], last["hasNextPage"]) == (True, False)
+    empty = (await gateway.data(FORWARD, n=1, c=first["endCursor"]))["vehicles"]
+    assert empty == {"edges": [], "pageInfo": {"hasNextPage": False, "hasPreviousPage": True, "startCursor": None, "endCursor": None}}
+
+
+async def test_empty_cursors_count_as_none(gateway):
+    """An empty string, as Apollo Client sends it, is no cursor; nor is null."""
+    assert await gateway.data(FORWARD, n=3, c="") == await gateway.data(FORWARD, n=3, c=None) == await gateway.data(FORWARD, n=3)
+
+
+@pytest.mark.parametrize("argument", ["first", "last"])
+@pytest.mark.parametrize("size", [-1, 501])
+async def test_sizes_beyond_the_maximum_are_refused(gateway, argument, size):
+    """Neither negative nor too large, and the error names argument and maximum."""
+    answer = await gateway.ask(f"{{ vehicles({argument}: {size}) {{ nodes {{ id }} }} }}")
+    (error,) = answer["errors"]
+    assert answer["data"] == {"vehicles": None}
+    assert error["path"] == ["vehicles"]
+    assert error["extensions"] == {"code": "PAGE_SIZE_INVALID", "retryable": False, "argument": argument, "maximum": 500}
+
+
+async def test_two_sizes_in_one_operation_share_their_pages(gateway):
+    """Aliases of one connection with different `first` read each upstream page once."""
+    query = "{ a: vehicles(first: 10) { nodes { id } } b: vehicles(first: 40) { nodes { id } } c: vehicles(first: 100) { nodes { id } } }"
+    assert await gateway.calls(query) == 1
+
+
+async def test_only_what_is_asked_for_is_read(gateway):
+    """A page that ends with its upstream page is one read, and two if hasNextPage is asked for."""
+    assert await gateway.calls("{ vehicles(first: 100) { edges { cursor } } }") == 1
+    assert await gateway.calls("{ vehicles(first: 100) { pageInfo { hasNextPage } } }") == 2
+    assert await gateway.calls("{ vehicles(first: 99) { pageInfo { hasNextPage endCursor } } }") == 1
+
+
+@pytest.mark.parametrize("kind", ["nonsense", "truncated", "tampered", "future", "base64"])
+async def test_a_cursor_that_is_none_is_refused(gateway, kind):
+    """Whatever is wrong with a cursor, the answer is a coded error that names the argument, never page one."""
+    good = (await gateway.data(FORWARD, n=1))["vehicles"]["pageInfo"]["endCursor"]
+    bad = {
+        "nonsense": "nonsense",
+        "truncated": good[:-3],
+        "tampered": good[:10] + ("A" if good[10] != "A" else "B") + good[11:],
+        "future": "AAAA" + good,
+        "base64": base64.b64encode(b"arrayconnection:1").decode(),
+    }[kind]
+    for argument in ("after", "before"):
+        answer = await gateway.ask(f'{{ vehicles(first: 2, {argument}: "{bad}") {{ nodes {{ id }} }} }}')
+        (error,) = answer["errors"]
+        assert (error["path"], error["extensions"]["code"]) == (["vehicles"], "CURSOR_INVALID")
+        assert error["extensions"]["argument"] == argument
+
+
+async def test_a_cursor_of_another_connection_or_fleet_is_foreign(gateway):
+    """Cursors of units are not for vehicles, and another fleet's are refused, on its first page and behind it."""
+    unit = (await gateway.data("{ telematicsUnits(first: 1) { pageInfo { endCursor } } }"))["telematicsUnits"]["pageInfo"]["endCursor"]
+    answer = await gateway.ask(FORWARD, n=1, c=unit)
+    assert answer["errors"][0]["extensions"]["code"] == "CURSOR_FOREIGN"
+    mine = (await gateway.data(FORWARD, n=1))["vehicles"]["pageInfo"]["endCursor"]
+    answer = await gateway.ask(FORWARD, by="eve", n=1, c=mine)
+    assert answer["errors"][0]["extensions"]["code"] == "CURSOR_FOREIGN"
+    behind = (await gateway.data(FORWARD, n=150))["vehicles"]["pageInfo"]["endCursor"]
+    answer = await gateway.ask(FORWARD, by="eve", n=1, c=behind)
+    assert answer["errors"][0]["extensions"]["code"] == "CURSOR_EXPIRED"
+
+
+async def test_a_cursor_that_the_upstream_no_longer_takes_has_expired(gateway):
+    """The error tells the client to start again."""
+    behind = (await gateway.data(FORWARD, n=150))["vehicles"]["pageInfo"]["endCursor"]
+    gateway.fault("expired_cursor")
+    answer = await gateway.ask(FORWARD, n=1, c=behind)
+    assert answer["errors"][0]["extensions"] == {
+        "code": "CURSOR_EXPIRED", "retryable": False, "argument": "after", "restart": True,
+    }  # fmt: skip
+
+
+async def test_a_forged_page_token_gets_nothing_but_an_error(gateway):
+    """A cursor made by someone else, with the right checksum, leads nowhere the caller could not go anyway."""
+    forged = encode_cursor(set_of("vehicles", None, None), Position("bm90IGEgdG9rZW4=", "JQ7RP", 0))
+    answer = await gateway.ask(FORWARD, n=1, c=forged)
+    assert answer["errors"][0]["extensions"]["code"] == "CURSOR_EXPIRED"
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [
+        {"trailing_empty_page": True},
+        {"empty_page_every": 1},
+        {"short_pages": 2},
+        {"last_page": "tail"},
+        {"cursor_tokens": "fresh"},
+        {"ends": "absent"},
+        {"cursor_style": "offset"},
+        {"limit_with_cursor": "ignored"},
+        {"cursor_parameter": "page"},
+    ],
+    ids=str,
+)
+async def test_whatever_the_upstream_pages_like_the_walk_is_whole(start, switches):
+    """Both ways over two fleets' worth of pages, with each switch of the simulator."""
+    knobs = {"upstream__cursor_parameter": "page"} if "cursor_parameter" in switches else {}
+    gateway = await start(switches=Switches(rate_limit_requests=0, **switches), **knobs)
+    for query, more, end in ((FORWARD, "hasNextPage", "endCursor"), (BACKWARD, "hasPreviousPage", "startCursor")):
+        found, cursor = [], None
+        while True:
+            page = (await gateway.data(query, n=40, c=cursor))["vehicles"]
+            ids = [edge["node"]["vehicleId"] for edge in page["edges"]]
+            found = found + ids if query is FORWARD else ids + found
+            if not page["pageInfo"][more]:
+                break
+            assert ids
+            cursor = page["pageInfo"][end]
+        assert found == gateway.simulator.fleets["T7K2M"].ids
+
+
+async def test_lists_with_page_tokens_are_walked_forward(start):
+    """An upstream that answers next_page_token in place of cursors is walked, and says that it can't go back."""
+    gateway = await start(switches=Switches(rate_limit_requests=0, next_page_token=True))
+    found, cursor = [], None
+    while True:
+        page = (await gateway.data(FORWARD, n=70, c=cursor))["vehicles"]
+        found += [edge["node"]["vehicleId"] for edge in page["edges"]]
+        if not page["pageInfo"]["hasNextPage"]:
+            break
+        cursor = page["pageInfo"]["endCursor"]
+    assert found == gateway.simulator.fleets["T7K2M"].ids
+    answer = await gateway.ask(BACKWARD, n=5)
+    assert answer["errors"][0]["extensions"]["code"] == "BACKWARD_PAGING_UNSUPPORTED"
+
+
+@pytest.mark.parametrize("trap", [{"endless_empty_pages": True}, {"cursor_loop": True}], ids=str)
+async def test_paging_that_leads_nowhere_is_an_error(start, trap):
+    """Endless empty pages and loops end in a coded error after a bounded number of reads."""
+    gateway = await start(switches=Switches(rate_limit_requests=0, **trap))
+    answer = await gateway.ask(FORWARD, n=150)
+    assert answer["errors"][0]["extensions"]["code"] == "UPSTREAM_INVALID_RESPONSE"
+    assert gateway.simulator.requests.total < 20
