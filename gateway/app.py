@@ -39,6 +39,7 @@ def create_app(settings: Settings, wire: Wire | None = None, clock: Clock = now)
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with connect(settings, wire, clock) as client, identify_by(settings.oidc, wire) as app.state.identify:
+
             def context_of(caller: Caller, request_id: str) -> Context:
                 errand = Errand(caller, Tally())
                 return Context(

@@ -36,9 +36,7 @@ app.add_typer(schema, name="schema")
 Host = Annotated[str | None, typer.Option(help="Address to listen on.  [env: GATEWAY_HOST]")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.  [env: GATEWAY_PORT]")]
 Workers = Annotated[int | None, typer.Option(help="Worker processes.  [env: GATEWAY_WORKERS]")]
-UpstreamUrl = Annotated[
-    str | None, typer.Option(help="Base URL of the fleet API.  [env: GATEWAY_UPSTREAM_URL]")
-]
+UpstreamUrl = Annotated[str | None, typer.Option(help="Base URL of the fleet API.  [env: GATEWAY_UPSTREAM_URL]")]
 Vehicles = Annotated[int, typer.Option(min=0, max=1_000_000, help="Vehicles in the simulated fleet.")]
 
 
@@ -59,9 +57,7 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, upstrea
         return
     # Workers are processes of their own and read the environment, where _settings() has put the options.
     factory = f"{from_environment.__module__}:{from_environment.__name__}"
-    uvicorn.run(
-        factory, factory=True, host=settings.host, port=settings.port, workers=settings.workers, **UVICORN
-    )
+    uvicorn.run(factory, factory=True, host=settings.host, port=settings.port, workers=settings.workers, **UVICORN)
 
 
 @app.command()

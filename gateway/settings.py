@@ -29,13 +29,19 @@ class UpstreamSettings(Slice):
     fleet_id: str | None = Field(default=None, description="Sent as X-INVERS-Fleet-Id when set.")
     vehicles_path: str = Field(default="/vehicles", description="Path of the paged list.")
     vehicle_path: str = Field(default="/vehicles/{id}", description="Path of one vehicle.")
-    latest_state_path: str = Field(default="/vehicles/{id}/latest-state", description="Path of one vehicle's latest state.")
+    latest_state_path: str = Field(
+        default="/vehicles/{id}/latest-state", description="Path of one vehicle's latest state."
+    )
     limit_parameter: str = Field(default="limit", description="Query parameter for the page size of a first read.")
     cursor_parameter: str = Field(default="cursor", description="Query parameter that carries a cursor.")
     search_parameter: str = Field(default="q", description="Query parameter for free-text search.")
-    page_token_parameter: str = Field(default="page_token", description="Query parameter for a next_page_token, where lists answer one in place of cursors."
+    page_token_parameter: str = Field(
+        default="page_token",
+        description="Query parameter for a next_page_token, where lists answer one in place of cursors.",
     )
-    page_size: int = Field(default=100, ge=1, le=1000, description="Vehicles in an upstream page, whatever `first` says.")
+    page_size: int = Field(
+        default=100, ge=1, le=1000, description="Vehicles in an upstream page, whatever `first` says."
+    )
     unit_search: bool = Field(
         default=False, description="Whether search finds a vehicle by the id of its telematics unit."
     )
@@ -44,7 +50,9 @@ class UpstreamSettings(Slice):
     read_timeout: float = Field(default=10.0, gt=0, description="Seconds to wait for more of an answer.")
     write_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait until more of a request is sent.")
     pool_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait for a free connection.")
-    total_timeout: float = Field(default=15.0, gt=0, description="Seconds until an answer that is still arriving is given up.")
+    total_timeout: float = Field(
+        default=15.0, gt=0, description="Seconds until an answer that is still arriving is given up."
+    )
     connections_max: int = Field(default=100, ge=1, description="Open connections to the upstream, per process.")
     keepalive_expiry: float = Field(default=60.0, ge=0, description="Seconds an idle connection is kept.")
     response_bytes_max: int = Field(default=32 * 2**20, ge=1024, description="Bytes of an answer, decompressed.")
@@ -63,7 +71,9 @@ class ConnectionSettings(Slice):
 
     page_default: int = Field(default=50, ge=1, description="Edges when neither `first` nor `last` is given.")
     page_max: int = Field(default=500, ge=1, description="Largest `first` or `last`; more is refused.")
-    walk_pages_max: int = Field(default=100, ge=1, description="Upstream pages one field may read before it is refused.")
+    walk_pages_max: int = Field(
+        default=100, ge=1, description="Upstream pages one field may read before it is refused."
+    )
     empty_pages_max: int = Field(default=10, ge=1, description="Empty pages in a row before paging counts as broken.")
     nodes_max: int = Field(default=1000, ge=1, description="Ids in one `nodes(ids:)`; more is refused.")
 
@@ -113,7 +123,9 @@ class CoalescingSettings(Slice):
 class RedisSettings(Slice):
     """Redis as a second tier of the cache, shared by all processes."""
 
-    url: SecretStr | None = Field(default=None, description="redis:// or rediss:// URL; without it memory alone is used.")
+    url: SecretStr | None = Field(
+        default=None, description="redis:// or rediss:// URL; without it memory alone is used."
+    )
     timeout: float = Field(default=0.1, gt=0, description="Seconds a command may take before the answer does without.")
     pause: float = Field(default=1.0, ge=0, description="Seconds Redis is left alone after it failed.")
     connections_max: int = Field(default=50, ge=1, description="Open connections to Redis, per process.")
@@ -123,7 +135,9 @@ class RedisSettings(Slice):
 class OidcSettings(Slice):
     """Verification of callers' tokens; without an issuer nothing is verified and each token is its own principal."""
 
-    issuer: str | None = Field(default=None, description="OpenID Connect issuer whose tokens are verified, exactly as in `iss`.")
+    issuer: str | None = Field(
+        default=None, description="OpenID Connect issuer whose tokens are verified, exactly as in `iss`."
+    )
     audience: str | None = Field(default=None, description="What `aud` must hold; unset: any.")
     keys_url: str | None = Field(default=None, description="URL of the issuer's keys; unset: discovered.")
     keys_ttl: float = Field(default=3600, gt=0, description="Seconds the issuer's keys are kept.")
@@ -143,7 +157,9 @@ class HttpSettings(Slice):
 class LogSettings(Slice):
     """What is written to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe level written.")
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe level written."
+    )
     format: Literal["json", "text"] = Field(default="json", description="One JSON object a line, or lines for people.")
 
 

@@ -19,7 +19,9 @@ def configure_logs(settings: LogSettings) -> None:
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks if settings.format == "json" else structlog.processors.ExceptionRenderer(),
+            structlog.processors.dict_tracebacks
+            if settings.format == "json"
+            else structlog.processors.ExceptionRenderer(),
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),

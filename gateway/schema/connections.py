@@ -155,8 +155,6 @@ async def find_unit(
     return await _Pages(read, pick).drive(find(limits))
 
 
-async def _connection(
-    of: bytes, read: ReadPage, pick: Pick[N], limits: Limits, arguments: Arguments
-) -> Connection[N]:
+async def _connection(of: bytes, read: ReadPage, pick: Pick[N], limits: Limits, arguments: Arguments) -> Connection[N]:
     pages = _Pages(read, pick)
     return Connection(of, await pages.drive(read_slice(arguments.window(of), limits)), pages)

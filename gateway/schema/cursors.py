@@ -1,7 +1,7 @@
 """Edge cursors: where an edge stands, as text that is the same whenever the edge is the same.
 
-base64url of a checksum and (version, set, page token, item id, index, fleet). Nothing random and no time in it, so a
-client may compare cursors; the checksum turns a damaged one into an error instead of another page.
+base64url of a checksum and (version, set, page token, item id, its place, fleet). Nothing random and no time is in it,
+so a client may compare cursors; the checksum turns a damaged one into an error instead of another page.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import zlib
 from dataclasses import dataclass
 
 import msgspec
@@ -22,11 +23,16 @@ CURSOR_LENGTH_MAX = 8192
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """An edge's place: the page that `token` reads (None: the first), the item there, its index when it was read."""
+    """An edge's place: the page that `token` reads (None: the first), the item, and how many stood ahead and behind.
+
+    `beside` is a fingerprint of the item behind it or, for a page's last, ahead of it: for when the item is gone.
+    """
 
     token: str | None
     item_id: str
     index: int
+    behind: int = 0
+    beside: int | None = None
     fleet: bytes | None = None
 
 
@@ -36,6 +42,8 @@ class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     token: str | None
     item_id: str
     index: int
+    behind: int
+    beside: int | None
     fleet: bytes | None
 
 
@@ -53,20 +61,26 @@ def fleet_of(fleet_id: str | None) -> bytes | None:
     return hashlib.blake2b(fleet_id.encode(), digest_size=4).digest() if fleet_id else None
 
 
+def fingerprint_of(item_id: str) -> int:
+    """Sixteen bits of an item's id: enough to tell it from its neighbours."""
+    return zlib.crc32(item_id.encode()) & 0xFFFF
+
+
 def encode_cursor(of: bytes, position: Position) -> str:
     """The cursor of the edge at `position` in the set `of`."""
-    body = _encoder.encode(_Body(VERSION, of, position.token, position.item_id, position.index, position.fleet))
+    place = (position.token, position.item_id, position.index, position.behind, position.beside, position.fleet)
+    body = _encoder.encode(_Body(VERSION, of, *place))
     return base64.urlsafe_b64encode(_checksum(body) + body).rstrip(b"=").decode()
 
 
 def decode_cursor(text: str, of: bytes, argument: str) -> Position:
     """The place a cursor names; raises CursorInvalid or, for another set's cursor, CursorForeign."""
     body = _body_of(text, argument)
-    if body.version != VERSION or body.index < 0:
+    if body.version != VERSION or body.index < 0 or body.behind < 0:
         raise CursorInvalid(argument)
     if body.set != of:
         raise CursorForeign(argument)
-    position = Position(body.token, body.item_id, body.index, body.fleet)
+    position = Position(body.token, body.item_id, body.index, body.behind, body.beside, body.fleet)
     if encode_cursor(of, position) != text:
         raise CursorInvalid(argument)  # base64 has several spellings of one value; ours has one
     return position

@@ -14,7 +14,9 @@ def _is(value: str, description: str) -> Any:
 
 
 def _unknown() -> Any:
-    return _is("UNKNOWN", "A value this schema does not know yet; the raw field beside it has the fleet API's own word.")
+    return _is(
+        "UNKNOWN", "A value this schema does not know yet; the raw field beside it has the fleet API's own word."
+    )
 
 
 @strawberry.enum(description="How far a vehicle is connected to the fleet.")

@@ -47,7 +47,7 @@ def parse_global_id(text: str) -> str | UnitKey:
         raise GlobalIdInvalid("This is not a global id of this gateway.", "id") from damaged
     if kind == VEHICLE and rest:
         return rest
-    if kind == TELEMATICS_UNIT and rest.count("/") == 2:
+    if kind == TELEMATICS_UNIT and rest.count("/") == len(UnitKey._fields) - 1:
         manufacturer, brand, unit_id = (unquote(part) for part in rest.split("/"))
         if unit_id:
             return UnitKey(manufacturer or None, brand or None, unit_id)

@@ -24,11 +24,11 @@ class Loaders:
         self.latest_state: DataLoader[str, State | None] = DataLoader(self._latest_states)
         self.page: DataLoader[PageKey, VehiclePage] = DataLoader(self._pages)
 
-    async def _vehicles(self, ids: list[str]) -> list[Vehicle | None | BaseException]:
+    async def _vehicles(self, ids: list[str]) -> list[Vehicle | BaseException | None]:
         found = await self._client.vehicles_by_id(self._errand, ids)
         return [found[vehicle_id] for vehicle_id in ids]
 
-    async def _latest_states(self, ids: list[str]) -> list[State | None | BaseException]:
+    async def _latest_states(self, ids: list[str]) -> list[State | BaseException | None]:
         return await self._client.latest_states(self._errand, ids)
 
     async def _pages(self, keys: list[PageKey]) -> list[VehiclePage | BaseException]:

@@ -5,7 +5,7 @@ returns its result; whoever drives it reads the pages. The rules are those of th
 specification, over an upstream that pages by opaque tokens and has neither item cursors nor a total.
 
 The grid: every first read asks for one configured page size, whatever `first` says, so an edge always stands on the
-same page and has the same cursor. When an item is gone, its index stands in for it; when it has moved to a
+same page and has the same cursor. When an item is gone, its place stands in for it; when it has moved to a
 neighbouring page, it is found there. Under changes to the fleet an item that stays is not skipped, and within one
 answer none is given twice.
 """
@@ -24,7 +24,7 @@ from gateway.errors import (
     UpstreamInvalidResponse,
     WalkLimitExceeded,
 )
-from gateway.schema.cursors import Position
+from gateway.schema.cursors import Position, fingerprint_of
 
 N = TypeVar("N")
 R = TypeVar("R")
@@ -247,7 +247,7 @@ class Walk(Generic[N]):
             raise CursorForeign(argument)
         if position.index > len(page.entries) and page.next is not None:
             raise CursorExpired(argument)
-        return page, min(position.index, len(page.entries))
+        return page, _gap_of(page, position, argument)
 
     def item_at(self, before: Position) -> Steps[N, str | None]:
         """The id of the first item that `before` shuts out; None if that is nothing."""
@@ -327,6 +327,28 @@ class Scan(Generic[N]):
             if entry.item_id not in self.seen:
                 self.seen.add(entry.item_id)
                 if entry.node is not None:
-                    place = Position(self.page.token, entry.item_id, self.index, entry.fleet)
-                    self.found.append(Found(entry.node, place))
+                    self.found.append(Found(entry.node, _position_of(self.page, self.index)))
             self.index += step
+
+
+def _position_of(page: Page[N], index: int) -> Position:
+    entries = page.entries
+    behind = len(entries) - index - 1
+    neighbour = index + 1 if behind else index - 1
+    beside = fingerprint_of(entries[neighbour].item_id) if neighbour >= 0 else None
+    return Position(page.token, entries[index].item_id, index, behind, beside, entries[index].fleet)
+
+
+def _gap_of(page: Page[N], position: Position, argument: str) -> int:
+    """Where in its page an item stood that is gone.
+
+    Pages that are counted from their start close the gap from behind, those counted from their end from ahead. The
+    neighbour tells which; where it can't, the guess that may give an item twice is taken, never one that may skip one.
+    """
+    size = len(page.entries)
+    guesses = [min(position.index, size), max(0, size - position.behind)]
+    for guess in guesses:
+        neighbour = guess if position.behind else guess - 1
+        if 0 <= neighbour < size and fingerprint_of(page.entries[neighbour].item_id) == position.beside:
+            return guess
+    return min(guesses) if argument == "after" else max(guesses)

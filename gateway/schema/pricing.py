@@ -20,7 +20,6 @@ from graphql import (
     GraphQLSchema,
     GraphQLSkipDirective,
     InlineFragmentNode,
-    OperationDefinitionNode,
     SelectionSetNode,
     get_argument_values,
     get_directive_values,
@@ -119,7 +118,9 @@ class _Bill:
         self._pages[(None, None, None, False)] = self._prices.limits.walk_pages_max
 
 
-def _fields(selections: SelectionSetNode | None, fragments: dict[str, FragmentDefinitionNode], values: Any) -> Iterator[FieldNode]:
+def _fields(
+    selections: SelectionSetNode | None, fragments: dict[str, FragmentDefinitionNode], values: Any
+) -> Iterator[FieldNode]:
     for selection in selections.selections if selections else ():
         if _is_left_out(selection, values):
             continue

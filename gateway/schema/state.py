@@ -133,7 +133,7 @@ EARLY_NAME_OF = {current: early for early, current in EARLY_STATE_NAMES.items()}
 
 
 def _typed(fits: Callable[[Any], bool], turn: Callable[[Any], Any] | None, description: str) -> Any:
-    """A field for the property of the same name; a value of an unexpected kind is null here and kept in `properties`."""
+    """A field for the property of its name; a value of an unexpected kind is null here and kept in `properties`."""
 
     def resolve(root: strawberry.Parent[Any], info: strawberry.Info) -> Any:
         state: State = root

@@ -145,9 +145,7 @@ class TelematicsUnit(Node):
     created_at: DateTime | None = strawberry.field(description="When the fleet API first knew it.")
     modified_at: DateTime | None = strawberry.field(description="When its data last changed.")
 
-    vehicle: Vehicle | None = strawberry.field(
-        resolver=_vehicle_of_unit, description="The vehicle it is attached to."
-    )
+    vehicle: Vehicle | None = strawberry.field(resolver=_vehicle_of_unit, description="The vehicle it is attached to.")
 
     @classmethod
     def is_type_of(cls, value: object, info: object) -> bool:

@@ -79,10 +79,12 @@ class FleetPlan:
         )
 
 
-class ProblemRaised(Exception):  # noqa: N818 - the vendor calls it a problem
+class ProblemRaised(Exception):
     """An answer that is a problem."""
 
-    def __init__(self, kind: str, detail: str = "", headers: dict[str, str] | None = None, status: int | None = None) -> None:
+    def __init__(
+        self, kind: str, detail: str = "", headers: dict[str, str] | None = None, status: int | None = None
+    ) -> None:
         super().__init__(kind)
         self.kind, self.detail, self.headers, self.status = kind, detail, headers or {}, status
 
@@ -274,7 +276,13 @@ def _counted(handler: Handler) -> Handler:
             counts.by_status[str(status)] += 1
             counts.by_client[request.state.client or "?"] += 1
             counts.log.append(
-                {"method": request.method, "path": path, "query": request.url.query, "client": request.state.client, "status": status}
+                {
+                    "method": request.method,
+                    "path": path,
+                    "query": request.url.query,
+                    "client": request.state.client,
+                    "status": status,
+                }
             )
 
     return endpoint
@@ -337,7 +345,9 @@ async def _strike_after(request: Request, response: Response, fault: Fault) -> R
     if fault.kind == "truncate":
         send: Send = request.state.send
         await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
-        await send({"type": "http.response.body", "body": bytes(response.body)[: len(response.body) // 2], "more_body": True})
+        await send(
+            {"type": "http.response.body", "body": bytes(response.body)[: len(response.body) // 2], "more_body": True}
+        )
         await _hang_up(request)
     if fault.kind == "slow_body":
         return _Dripping(response, fault.seconds)
@@ -373,7 +383,7 @@ async def _hang_up(request: Request) -> None:
     raise _HungUp
 
 
-class _HungUp(Exception):  # noqa: N818 - no error: the answer is that there is none
+class _HungUp(Exception):
     """Nothing is left to be said on this connection."""
 
 
@@ -381,7 +391,9 @@ def _problem(request: Request, problem: ProblemRaised) -> Response:
     known_status, title = TITLES.get(problem.kind, (500, "Error"))
     status = problem.status or known_status
     if not problem.kind:
-        return Response(problem.detail, status, problem.headers, "text/html" if problem.detail.startswith("<") else "text/plain")
+        return Response(
+            problem.detail, status, problem.headers, "text/html" if problem.detail.startswith("<") else "text/plain"
+        )
     body = {
         "type": problem.kind,
         "type_documentation": DOCUMENTS + problem.kind,
@@ -411,7 +423,9 @@ async def _token(request: Request) -> Response:
         return refused("invalid_client", "The credentials are wrong.")
     request.state.client = client_id
     token = simulator.token_for(client_id)
-    return JSONResponse({"access_token": token, "token_type": "bearer", "expires_in": int(simulator.switches.token_seconds)})
+    return JSONResponse(
+        {"access_token": token, "token_type": "bearer", "expires_in": int(simulator.switches.token_seconds)}
+    )
 
 
 async def _vehicles(request: Request) -> Response:
@@ -458,7 +472,9 @@ async def _vehicle(request: Request) -> Response:
 async def _latest_state(request: Request) -> Response:
     simulator: Simulator = request.state.simulator
     fleet = simulator.admit(request)
-    return Response(encoded(fleet.state(_vehicle_of(request, fleet), simulator.switches)), media_type="application/json")
+    return Response(
+        encoded(fleet.state(_vehicle_of(request, fleet), simulator.switches)), media_type="application/json"
+    )
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
@@ -515,7 +531,11 @@ async def _mint_token(request: Request) -> Response:
 async def _show_fleets(request: Request) -> Response:
     simulator: Simulator = request.state.simulator
     shown = [
-        {"fleet_id": p.fleet_id, "size": len(simulator.fleets[p.fleet_id]), "clients": [c.client_id for c in p.all_clients()]}
+        {
+            "fleet_id": p.fleet_id,
+            "size": len(simulator.fleets[p.fleet_id]),
+            "clients": [c.client_id for c in p.all_clients()],
+        }
         for p in simulator.plans
     ]
     return JSONResponse(shown)

@@ -91,6 +91,8 @@ def _retyped(value: Any, depth: int) -> Any:
         return value
     wrong: list[Any] = [17, ["list"], {"object": 1}, True, "text"]
     return {
-        name: wrong[n % 5] if n % 3 == 1 and name not in ("id", "items", "cursors") and depth > 0 else _retyped(inner, depth + 1)
+        name: wrong[n % 5]
+        if n % 3 == 1 and name not in ("id", "items", "cursors") and depth > 0
+        else _retyped(inner, depth + 1)
         for n, (name, inner) in enumerate(value.items())
     }

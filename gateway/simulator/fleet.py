@@ -1,4 +1,4 @@
-"""A seeded fleet of any size, each vehicle made when it is first looked at; the first three are the documented examples.
+"""A seeded fleet of any size, each vehicle made when it is first looked at; the first three are the documented ones.
 
 All of it is valid under the contract: any member but an id may be null or missing, members and enum values may be new.
 """
@@ -38,6 +38,7 @@ MODELS = [
     ("INVERS", "Devkit 4G", "DEV_KIT", "ELECTRIC", "CLOUDBOXX", "INVERS", "CloudBoxx 4G"),
 ]
 TOWNS = ["SI", "B", "M", "HH", "K", "DO", "MÜ", "LÖ"]
+LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
 INDICATORS = ["ON", "OFF", "OFF", "OFF", "SENSOR_FAILURE"]
 TWO_WHEELERS = ("MOPED", "KICK_SCOOTER")
 Roll = random.Random
@@ -92,12 +93,28 @@ EXTENDED: dict[str, Callable[[Roll], Any]] = {
     "telematics_unit_supply_voltage_in_volts": _number(11, 14.6, 2),
 }
 COMMANDS = {
-    True: ["ENABLE_DRIVING", "DISABLE_DRIVING", "UNLOCK_TOP_CASE", "LOCK_TOP_CASE", "DRAW_ATTENTION", "UNLOCK_BATTERY_COMPARTMENT"],
+    True: ["ENABLE_DRIVING", "DISABLE_DRIVING", "UNLOCK_TOP_CASE", "LOCK_TOP_CASE", "DRAW_ATTENTION",
+           "UNLOCK_BATTERY_COMPARTMENT"],
     False: ["REQUEST_VEHICLE_STATE", "ENABLE_DRIVING", "DISABLE_DRIVING", "UNLOCK_CENTRAL_LOCK", "LOCK_CENTRAL_LOCK",
             "UNLOCK_AND_ENABLE_DRIVING", "LOCK_AND_DISABLE_DRIVING"],
 }  # fmt: skip
-OPTIONAL = ["status", "last_contact_at", "attached_at", "master_data", "custom_fields", "tags", "life_status", "operation_status",
-            "rental_status", "setup_status", "capabilities", "telematics_unit", "fleet_id", "created_at", "modified_at"]  # fmt: skip
+OPTIONAL = [
+    "status",
+    "last_contact_at",
+    "attached_at",
+    "master_data",
+    "custom_fields",
+    "tags",
+    "life_status",
+    "operation_status",
+    "rental_status",
+    "setup_status",
+    "capabilities",
+    "telematics_unit",
+    "fleet_id",
+    "created_at",
+    "modified_at",
+]
 
 
 class Fleet:
@@ -151,7 +168,9 @@ class Fleet:
         if switches.latest_state_in_list == "missing":
             vehicle.pop("latest_state", None)
         else:
-            vehicle["latest_state"] = {} if switches.latest_state_in_list == "empty" else self.state(vehicle_id, switches)
+            vehicle["latest_state"] = (
+                {} if switches.latest_state_in_list == "empty" else self.state(vehicle_id, switches)
+            )
         return vehicle
 
     def state(self, vehicle_id: str, switches: Switches) -> dict[str, Any]:
@@ -225,7 +244,11 @@ class Fleet:
         vehicle = self.vehicle(vehicle_id)
         data = vehicle.get("master_data") or {}
         unit = (vehicle.get("telematics_unit") or {}).get("id") if switches.q_searches_units else None
-        words = [vehicle_id, unit, *(data.get(name) for name in ("brand", "model", "license_plate", "vin", "custom_name"))]
+        words = [
+            vehicle_id,
+            unit,
+            *(data.get(name) for name in ("brand", "model", "license_plate", "vin", "custom_name")),
+        ]
         return "\n".join(word for word in words if word).casefold()
 
     def _id_of(self, index: int) -> str:
@@ -267,7 +290,9 @@ def _written(moment: datetime, *, fraction: bool = False) -> str:
 
 
 def _time(roll: Roll, *, fraction: bool = False) -> str:
-    return _written(EPOCH - timedelta(seconds=roll.randint(0, 10**7), milliseconds=roll.randint(0, 999)), fraction=fraction)
+    return _written(
+        EPOCH - timedelta(seconds=roll.randint(0, 10**7), milliseconds=roll.randint(0, 999)), fraction=fraction
+    )
 
 
 def _plain(vehicle_id: str, fleet_id: str, index: int, roll: Roll) -> dict[str, Any]:
@@ -291,7 +316,7 @@ def _plain(vehicle_id: str, fleet_id: str, index: int, roll: Roll) -> dict[str, 
         "attached_at": _time(roll),
         "master_data": {
             "vin": "".join(roll.choices(ALPHABET, k=17)),
-            "license_plate": f"{roll.choice(TOWNS)}-{''.join(roll.choices('ABCDEFGHJKLMNPRSTUVWXYZ', k=2))} {roll.randint(1, 9999)}",
+            "license_plate": f"{roll.choice(TOWNS)}-{''.join(roll.choices(LETTERS, k=2))} {roll.randint(1, 9999)}",
             "brand": brand,
             "model": model,
             "custom_name": f"{brand} {index} Station {index % 40}",
@@ -306,11 +331,16 @@ def _plain(vehicle_id: str, fleet_id: str, index: int, roll: Roll) -> dict[str, 
         "life_status": {"value": "ONLINE" if index % 6 else "OFFLINE", "modified_at": _time(roll)},
         "operation_status": {"value": "OPERATING" if index % 9 else "GARAGE", "modified_at": _time(roll)},
         "rental_status": {"value": "IN_RENTAL" if index % 4 == 1 else "NOT_IN_RENTAL", "modified_at": _time(roll)},
-        "setup_status": {"value": ("IN_PROGRESS", "FAILED")[index % 2] if index % 50 < 2 else "SUCCEEDED", "modified_at": created},
+        "setup_status": {
+            "value": ("IN_PROGRESS", "FAILED")[index % 2] if index % 50 < 2 else "SUCCEEDED",
+            "modified_at": created,
+        },
         "capabilities": {"commands": COMMANDS[two_wheeler], "vehicle_state": sorted(name.upper() for name in state)},
         "telematics_unit": {
             # Neighbours of different makers share a unit id: it is unique within one manufacturer only.
-            "id": hashlib.blake2b(f"{fleet_id} {index // 2 if index % 22 in (6, 7) else index * 7919 + 1}".encode(), digest_size=8)
+            "id": hashlib.blake2b(
+                f"{fleet_id} {index // 2 if index % 22 in (6, 7) else index * 7919 + 1}".encode(), digest_size=8
+            )
             .hexdigest()
             .upper(),
             "brand": unit_brand,
@@ -326,7 +356,7 @@ def _plain(vehicle_id: str, fleet_id: str, index: int, roll: Roll) -> dict[str, 
     }
 
 
-def _odd(vehicle: dict[str, Any], index: int, roll: Roll) -> dict[str, Any]:
+def _odd(vehicle: dict[str, Any], index: int, roll: Roll) -> dict[str, Any]:  # noqa: C901, PLR0912 - a list of oddities
     """What the contract allows and clients forget: each kind of oddity on every so-manieth vehicle."""
     data, state = vehicle["master_data"], vehicle["latest_state"]
     kind = index % 48
@@ -352,10 +382,19 @@ def _odd(vehicle: dict[str, Any], index: int, roll: Roll) -> dict[str, Any]:
         vehicle["telematics_unit"] |= {"brand": "ACME", "type": "BORROWED"}
         for name in ("life_status", "operation_status", "rental_status", "setup_status"):
             vehicle[name] = {"value": "SOMETHING_NEW", "modified_at": _time(roll)}
-        for name in ("central_lock", "ignition", "abs_status", "brake_warning_indicator", "center_stand_position", "top_case_lid"):
+        for name in (
+            "central_lock",
+            "ignition",
+            "abs_status",
+            "brake_warning_indicator",
+            "center_stand_position",
+            "top_case_lid",
+        ):
             state[name] = {"timestamp": _time(roll), "value": "SOMETHING_NEW"}
     elif kind == 22:
-        state["fuel_level_in_percent"] = state.pop("state_of_charge_or_fuel_level_in_percent", {"timestamp": _time(roll), "value": 50})
+        state["fuel_level_in_percent"] = state.pop(
+            "state_of_charge_or_fuel_level_in_percent", {"timestamp": _time(roll), "value": 50}
+        )
     elif kind == 23:
         vehicle["custom_fields"] = {"seats": 4, "towbar": True, "payload": 1.5, "note": None, "name": "Ünïcödé 🚗"}
     elif kind == 24:

@@ -1,5 +1,6 @@
 """Pages of a list, as a pure function: `page_of(keys, request, switches)` tells where a page begins and ends and which
-cursors it has. `keys` are ascending integers, one an item; a keyset cursor holds one of them, an offset cursor an index.
+cursors it has. `keys` are ascending integers, one an item; a keyset cursor holds one of them, an offset cursor an
+index.
 
 A boundary lies between two items. A cursor is base64 of JSON, such as `{"v":1,"c":{"d":"n","k":7,"l":100}}`: direction
 (f first, l last, n behind a boundary, p ahead of one, s itself, e an empty page on one), boundary, limit, and what else
@@ -96,7 +97,11 @@ def page_of(keys: Sequence[int], request: PageRequest, switches: Switches) -> Pa
 
 def _span(total: int, request: PageRequest, switches: Switches, index_of: Any) -> tuple[int, int]:
     limit = request.limit
-    if switches.short_pages and limit > 1 and _chance(request.boundary * 31 + ord(request.direction[0]), switches.short_pages):
+    if (
+        switches.short_pages
+        and limit > 1
+        and _chance(request.boundary * 31 + ord(request.direction[0]), switches.short_pages)
+    ):
         limit = max(1, limit * 2 // 3)
     if request.direction == "x":
         return total, total
@@ -130,7 +135,13 @@ def decode_cursor(text: str, fleet: str, switches: Switches, now: float) -> Page
     try:
         said = json.loads(base64.b64decode(text, validate=True))["c"]
         request = PageRequest(
-            said["d"], int(said["k"]), int(said["l"]), int(said.get("m", 0)), said.get("q", ""), said["f"], said.get("t", 0.0)
+            said["d"],
+            int(said["k"]),
+            int(said["l"]),
+            int(said.get("m", 0)),
+            said.get("q", ""),
+            said["f"],
+            said.get("t", 0.0),
         )
     except (binascii.Error, ValueError, KeyError, TypeError) as malformed:
         raise CursorRefused("malformed") from malformed

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
-from gateway.errors import RateLimited, UpstreamError, UpstreamForbidden, UpstreamTimeout, UpstreamUnauthenticated, UpstreamUnavailable
+from gateway.errors import (
+    RateLimited,
+    UpstreamForbidden,
+    UpstreamTimeout,
+    UpstreamUnauthenticated,
+    UpstreamUnavailable,
+)
 from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.fetching import Clock, Fetcher, Read, Reply, Resource
 from gateway.upstream.single_flight import look_at_error
@@ -160,8 +166,7 @@ class Cache:
         at = self._clock()
         return [
             self._hit(read, entry, stale=False)
-            if entry is not None
-            and age_of(entry, self._lifetimes.for_entry(read.resource, entry), at) is Age.FRESH
+            if entry is not None and age_of(entry, self._lifetimes.for_entry(read.resource, entry), at) is Age.FRESH
             else None
             for read, entry in zip(reads, entries, strict=True)
         ]

@@ -8,7 +8,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
-from gateway.errors import GatewayError, Problem, RateLimited, UpstreamForbidden, UpstreamRejected, UpstreamUnauthenticated
+from gateway.errors import (
+    GatewayError,
+    Problem,
+    RateLimited,
+    UpstreamForbidden,
+    UpstreamRejected,
+    UpstreamUnauthenticated,
+)
 from gateway.settings import UpstreamSettings
 from gateway.upstream.fetching import Errand, Fetcher, Read, Reply, Resource, Tally
 from gateway.upstream.models import Cursors, State, Vehicle, VehiclePage
@@ -16,10 +23,10 @@ from gateway.upstream.planning import Walked, walk_on
 from gateway.upstream.single_flight import look_at_error
 
 T = TypeVar("T")
-Found = dict[str, Vehicle | None | BaseException]
+Found = dict[str, Vehicle | BaseException | None]
 
 # Marks a next_page_token among cursors; no upstream cursor holds a line break.
-PAGE_TOKEN = "page_token\n"
+PAGE_TOKEN = "page_token\n"  # noqa: S105 - a mark, no secret
 ID_LENGTH_MAX = 256
 # These would be the answer to every further read of the same caller, too.
 FINAL = (UpstreamUnauthenticated, UpstreamForbidden, RateLimited)
@@ -45,7 +52,7 @@ class FleetClient:
         self._fleet_sizes = _Sizes()
 
     async def vehicles(self, errand: Errand, *, cursor: str | None = None, search: str | None = None) -> VehiclePage:
-        """A page of the fleet: the first one, filtered by `search`, or the one that `cursor` names (it carries both)."""
+        """A page of the fleet: the first one, filtered by `search`, or the one that `cursor` names."""
         reply = await self._fetcher.fetch(self._page_read(errand, cursor, search))
         page = reply.value
         if page is None:
@@ -80,7 +87,7 @@ class FleetClient:
         path = self._settings.latest_state_path.replace("{id}", quote(vehicle_id, safe=""))
         return (await self._fetcher.fetch(Read(errand, Resource.LATEST_STATE, path, State))).value
 
-    async def latest_states(self, errand: Errand, ids: Sequence[str]) -> list[State | None | BaseException]:
+    async def latest_states(self, errand: Errand, ids: Sequence[str]) -> list[State | BaseException | None]:
         """The latest states of vehicles, each with its own error if it has one."""
         return await self._each(ids, lambda vehicle_id: self.latest_state(errand, vehicle_id))
 

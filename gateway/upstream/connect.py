@@ -9,8 +9,8 @@ from gateway.settings import CacheSettings, Settings
 from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.cache import Cache, Filling, Lifetime, Lifetimes, MemoryStore, Store
 from gateway.upstream.client import FleetClient
-from gateway.upstream.lease import Leased
 from gateway.upstream.fetching import Clock, Fetcher, Resource, now
+from gateway.upstream.lease import Leased
 from gateway.upstream.redis_store import RedisStore
 from gateway.upstream.single_flight import OwnTask, SingleFlight
 from gateway.upstream.transport import HttpTransport, Wire

@@ -18,7 +18,7 @@ KEYS_BYTES_MAX = 2**20
 
 
 class Issuer:
-    """Fetches the keys at most once every `keys_ttl` seconds, and every `keys_pause` seconds for an unknown key's sake."""
+    """Fetches the keys once every `keys_ttl` seconds, and at most every `keys_pause` for an unknown key's sake."""
 
     def __init__(self, settings: OidcSettings, wire: httpx.AsyncBaseTransport | None = None) -> None:
         self._settings = settings
@@ -48,7 +48,9 @@ class Issuer:
         url = self._settings.keys_url
         if url is None:
             assert self._settings.issuer is not None
-            url = (await self._json(self._settings.issuer.rstrip("/") + "/.well-known/openid-configuration")).get("jwks_uri")
+            url = (await self._json(self._settings.issuer.rstrip("/") + "/.well-known/openid-configuration")).get(
+                "jwks_uri"
+            )
         if not isinstance(url, str):
             raise IssuerUnavailable
         try:
@@ -59,7 +61,7 @@ class Issuer:
     async def _json(self, url: str) -> dict[str, Any]:
         try:
             answer = await self._client.get(url, headers={"Accept": "application/json"})
-            if answer.status_code == 200 and len(answer.content) <= KEYS_BYTES_MAX:
+            if answer.is_success and len(answer.content) <= KEYS_BYTES_MAX:
                 return msgspec.json.decode(answer.content, type=dict[str, Any])
         except (httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError) as failed:
             raise IssuerUnavailable from failed

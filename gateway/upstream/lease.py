@@ -1,4 +1,4 @@
-"""One flight for all processes: whoever holds the lease on a read calls the fleet API, the others wait for the entry."""
+"""One flight for all processes: who holds the lease on a read calls the fleet API, the others wait for the entry."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Leased:
         while (token := await self._leases.acquire(read.key, self._seconds)) is None:
             if time.monotonic() - started > self._seconds:
                 return await self._following.fetch(read)
-            await asyncio.sleep(apart * random.uniform(0.5, 1.0))  # noqa: S311 - spreads the looks, guards nothing
+            await asyncio.sleep(apart * random.uniform(0.5, 1.0))
             apart = min(2 * apart, LOOKS_APART_MAX)
             entry = await self._leases.shared(read.key, read.model)
             if entry is not None and entry.stored_at >= began:

@@ -118,7 +118,7 @@ class Vehicle(Struct):
     setup_status: Status | None = None
     capabilities: Capabilities | None = None
     telematics_unit: TelematicsUnit | None = None
-    latest_state: dict[str, StateProperty] | None | UnsetType = UNSET
+    latest_state: dict[str, StateProperty] | UnsetType | None = UNSET
     vehicle_model_id: str | None = None
 
     def __post_init__(self) -> None:

@@ -1,5 +1,6 @@
 """Entries in Redis, shared by all processes, below those in memory. A Redis that is dead or slow costs a short
-time-out at most, then it is left alone for a while; it never costs an answer."""
+time-out at most, then it is left alone for a while; it never costs an answer.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import msgspec
 from starlette.responses import Response
 
-
 # RFC 6750: the error is named only where a token was given.
 CHALLENGE = 'Bearer realm="fleet"'
 INVALID_TOKEN = f'{CHALLENGE}, error="invalid_token"'

@@ -73,9 +73,7 @@ class GraphQLEndpoint(GraphQL[Context, None]):
             raise HTTPException(400, f"{COST} is `report` or `validate`.")
         if wish == "validate":
             return self._priced(request_data)
-        result = await super().execute_single(
-            request, request_adapter, sub_response, context, root_value, request_data
-        )
+        result = await super().execute_single(request, request_adapter, sub_response, context, root_value, request_data)
         tally = context.errand.tally
         sub_response.headers.update(self._freshness_headers(tally, failed=bool(result.errors)))
         if wish == "report":

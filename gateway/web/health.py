@@ -1,5 +1,6 @@
 """Health for whoever runs the process. Ready does not depend on the upstream: while it is down the gateway still
-answers, with coded errors, and taking every worker out of service would only hide that."""
+answers, with coded errors, and taking every worker out of service would only hide that.
+"""
 
 from __future__ import annotations
 

@@ -39,7 +39,9 @@ class Gateway:
         self.http = http
         self.simulator = simulator
 
-    async def post(self, query: str, variables: dict[str, Any] | None = None, by: str | None = "alice", **headers: str) -> httpx.Response:
+    async def post(
+        self, query: str, variables: dict[str, Any] | None = None, by: str | None = "alice", **headers: str
+    ) -> httpx.Response:
         if by is not None:
             headers["Authorization"] = f"Bearer {TOKENS.get(by, by)}"
         body = {"query": query, "variables": variables or {}}
@@ -70,7 +72,7 @@ Start = Callable[..., Any]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Starts gateways: `await start(switches=…, upstream__page_size=…)`; no cache unless asked for."""
+    """What starts gateways, by `switches=…` and `upstream__page_size=…`; no cache unless asked for."""
     async with AsyncExitStack() as stack:
 
         async def started(
@@ -86,7 +88,9 @@ async def start() -> AsyncIterator[Start]:
             app = create_app(Settings(**slices), httpx.ASGITransport(simulator.app), **more)
             await stack.enter_async_context(app.router.lifespan_context(app))
             wire = httpx.ASGITransport(app, raise_app_exceptions=False)
-            http = await stack.enter_async_context(httpx.AsyncClient(transport=wire, base_url="http://gateway.test", timeout=30))
+            http = await stack.enter_async_context(
+                httpx.AsyncClient(transport=wire, base_url="http://gateway.test", timeout=30)
+            )
             return Gateway(http, simulator)
 
         yield started

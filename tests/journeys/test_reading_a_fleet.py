@@ -10,10 +10,9 @@ import pytest
 from graphql import GraphQLList, GraphQLNonNull, GraphQLObjectType, get_named_type
 
 from gateway.schema.build import build_schema
-from gateway.simulator import FleetPlan, Simulator, Switches
-from tests.journeys.conftest import TOKENS
-from gateway.simulator import Client
+from gateway.simulator import Switches
 
+README = Path("README.md")
 QUERIES = sorted(Path("docs/queries").glob("*.graphql"))
 
 
@@ -70,7 +69,9 @@ async def test_a_vehicle_is_what_the_fleet_api_says_of_it(gateway):
     assert state["ignition"] == {"value": "ON", "rawValue": "ON", "timestamp": "2024-05-14T08:12:03Z"}
     assert state["mileageInKilometers"]["value"] == 41873
     assert state["drivingEnabled"]["value"] is True
-    assert {p["name"]: p["value"] for p in state["properties"]} == {k: v["value"] for k, v in said["latest_state"].items()}
+    assert {p["name"]: p["value"] for p in state["properties"]} == {
+        k: v["value"] for k, v in said["latest_state"].items()
+    }
 
 
 async def test_what_the_schema_does_not_know_is_told_raw(gateway):
@@ -80,11 +81,16 @@ async def test_what_the_schema_does_not_know_is_told_raw(gateway):
     assert (odd["status"], odd["statusRaw"]) == ("UNKNOWN", "VEHICLE_ON_THE_MOON")
     assert (odd["masterData"]["fuelType"], odd["masterData"]["fuelTypeRaw"]) == ("UNKNOWN", "URANIUM")
     assert odd["lifeStatus"] | {"modifiedAt": ""} == {"value": "UNKNOWN", "rawValue": "SOMETHING_NEW", "modifiedAt": ""}
-    assert (odd["latestState"]["ignition"]["value"], odd["latestState"]["ignition"]["rawValue"]) == ("UNKNOWN", "SOMETHING_NEW")
+    assert (odd["latestState"]["ignition"]["value"], odd["latestState"]["ignition"]["rawValue"]) == (
+        "UNKNOWN",
+        "SOMETHING_NEW",
+    )
     strange = (await gateway.data(f'{{ vehicle(id: "{fleet.ids[24]}") {{ {ALL_OF_A_VEHICLE} }} }}'))["vehicle"]
     values = {p["name"]: p["value"] for p in strange["latestState"]["properties"]}
     assert [values[f"new_property_{n}"] for n in range(7)] == ["text", 7, 1.25, False, {"a": [1, None]}, [1, 2], None]
-    fields = (await gateway.data(f'{{ vehicle(id: "{fleet.ids[23]}") {{ customFields {{ key value }} }} }}'))["vehicle"]["customFields"]
+    fields = (await gateway.data(f'{{ vehicle(id: "{fleet.ids[23]}") {{ customFields {{ key value }} }} }}'))[
+        "vehicle"
+    ]["customFields"]
     assert [f["value"] for f in fields] == ["4", "true", "1.5", None, "Ünïcödé 🚗"]
 
 
@@ -97,7 +103,7 @@ async def test_early_names_read_as_current_ones(start):
 
 
 async def test_objects_are_found_again_by_their_global_ids(gateway):
-    """node and nodes lead back to vehicles and units; what does not exist is null, what is no id fails alone."""
+    """Node and nodes lead back to vehicles and units; what does not exist is null, what is no id fails alone."""
     found = (await gateway.data('{ vehicle(id: "K3WX8") { id telematicsUnit { id } } }'))["vehicle"]
     unit_id = found["telematicsUnit"]["id"]
     assert (await gateway.data("query($id: ID!) { node(id: $id) { __typename id ... on Vehicle { vehicleId } } }", id=found["id"]))["node"] == {
@@ -106,14 +112,19 @@ async def test_objects_are_found_again_by_their_global_ids(gateway):
     query = "query($ids: [ID!]!) { nodes(ids: $ids) { __typename id ... on TelematicsUnit { unitId vehicle { vehicleId } } } }"
     answer = await gateway.ask(query, ids=[unit_id, "nonsense", "VmVoaWNsZTpOT05F", found["id"]])
     unit, nonsense, missing, vehicle = answer["data"]["nodes"]
-    assert unit == {"__typename": "TelematicsUnit", "id": unit_id, "unitId": "NBSG4C7B40647G5M", "vehicle": {"vehicleId": "K3WX8"}}
+    assert unit == {
+        "__typename": "TelematicsUnit",
+        "id": unit_id,
+        "unitId": "NBSG4C7B40647G5M",
+        "vehicle": {"vehicleId": "K3WX8"},
+    }
     assert (nonsense, missing, vehicle["id"]) == (None, None, found["id"])
     assert [(e["path"], e["extensions"]["code"]) for e in answer["errors"]] == [(["nodes", 1], "GLOBAL_ID_INVALID")]
 
 
 async def test_two_units_of_one_id_are_told_apart_by_their_makers(gateway):
     """A unit is found by manufacturer, brand and id together, never by id alone."""
-    query = "query($m: String, $b: String) { telematicsUnit(manufacturer: $m, brand: $b, id: \"NBSG4C7B40647G5M\") { vehicle { vehicleId } } }"
+    query = 'query($m: String, $b: String) { telematicsUnit(manufacturer: $m, brand: $b, id: "NBSG4C7B40647G5M") { vehicle { vehicleId } } }'
     assert (await gateway.data(query, m="NIU", b="NIU"))["telematicsUnit"]["vehicle"]["vehicleId"] == "K3WX8"
     assert (await gateway.data(query, m="SEGWAY", b="SEGWAY"))["telematicsUnit"]["vehicle"]["vehicleId"] == "Z90BD"
     assert (await gateway.data(query, m="INVERS", b="CLOUDBOXX"))["telematicsUnit"] is None
@@ -130,12 +141,14 @@ async def test_the_walk_for_a_unit_is_bounded(start):
 async def test_a_unit_is_searched_for_where_the_upstream_can(start):
     """With unit search on, one filtered read finds a unit."""
     gateway = await start(switches=Switches(q_searches_units=True, rate_limit_requests=0), upstream__unit_search=True)
-    query = '{ telematicsUnit(manufacturer: "SEGWAY", brand: "SEGWAY", id: "NBSG4C7B40647G5M") { vehicle { vehicleId } } }'
+    query = (
+        '{ telematicsUnit(manufacturer: "SEGWAY", brand: "SEGWAY", id: "NBSG4C7B40647G5M") { vehicle { vehicleId } } }'
+    )
     assert await gateway.calls(query) == 1
 
 
 async def test_search_goes_upstream(gateway):
-    """search is the fleet API's own; its cursors are not for another search."""
+    """Search is the fleet API's own; its cursors are not for another search."""
     query = "query($q: String, $after: String) { vehicles(first: 2, search: $q, after: $after) { nodes { masterData { brand } } pageInfo { endCursor hasNextPage } } }"
     page = (await gateway.data(query, q="tesla"))["vehicles"]
     assert [node["masterData"]["brand"] for node in page["nodes"]] == ["Tesla", "Tesla"]
@@ -159,7 +172,7 @@ async def test_every_query_of_the_documents_runs(gateway, file):
 
 async def test_the_readme_shows_what_really_comes_back(gateway):
     """The README's query gives the README's answer."""
-    readme = Path("README.md").read_text()
+    readme = README.read_text()
     query = re.search(r"```graphql\n(.*?)```", readme, re.DOTALL)[1]
     shown = json.loads(re.search(r"```json\n(.*?)```", readme, re.DOTALL)[1])
     assert await gateway.ask(query) == shown

@@ -30,7 +30,11 @@ async def test_what_is_no_bearer_token_is_refused(gateway, header):
 
 async def test_two_authorization_headers_are_refused(gateway):
     """Which of two tokens is meant can't be told."""
-    headers = [("Content-Type", "application/json"), ("Authorization", "Bearer token-of-alice"), ("Authorization", "Bearer token-of-eve")]
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Authorization", "Bearer token-of-alice"),
+        ("Authorization", "Bearer token-of-eve"),
+    ]
     assert (await gateway.http.post("/graphql", content=QUERY, headers=headers)).status_code == 401
 
 
@@ -41,10 +45,14 @@ async def test_the_token_goes_up_as_it_came(gateway):
     assert (await gateway.data(query, by="eve"))["vehicles"]["nodes"][0]["fleetId"] == "EXFL29"
 
 
-@pytest.mark.parametrize("body", ["5", "null", "[5]", '"x"', "", "{", "\xff", '{"query": 5}', '{"query": "{a}", "variables": 5}', "[" * 5000])
+@pytest.mark.parametrize(
+    "body", ["5", "null", "[5]", '"x"', "", "{", "\xff", '{"query": 5}', '{"query": "{a}", "variables": 5}', "[" * 5000]
+)
 async def test_a_body_that_is_no_request_is_refused(gateway, body):
     """Whatever the body is, the answer is a coded 4xx."""
-    response = await gateway.http.post("/graphql", content=body.encode("latin-1"), headers={**JSON, "Authorization": "Bearer token-of-alice"})
+    response = await gateway.http.post(
+        "/graphql", content=body.encode("latin-1"), headers={**JSON, "Authorization": "Bearer token-of-alice"}
+    )
     assert response.status_code == 400
     assert response.json()["errors"][0]["extensions"]["code"] == "BAD_REQUEST"
 
@@ -85,11 +93,15 @@ async def test_a_browser_gets_graphiql_without_a_token(gateway, start):
 
 async def test_a_query_may_come_by_get(gateway):
     """GET with a query answers as POST does."""
-    response = await gateway.http.get("/graphql", params={"query": "{ __typename }"}, headers={"Authorization": "Bearer token-of-alice"})
+    response = await gateway.http.get(
+        "/graphql", params={"query": "{ __typename }"}, headers={"Authorization": "Bearer token-of-alice"}
+    )
     assert response.json() == {"data": {"__typename": "Query"}}
 
 
-@pytest.mark.parametrize(("given", "kept"), [("abc-1.2_3", True), ("x" * 65, False), ("a b", False), ("<script>", False), ("", False)])
+@pytest.mark.parametrize(
+    ("given", "kept"), [("abc-1.2_3", True), ("x" * 65, False), ("a b", False), ("<script>", False), ("", False)]
+)
 async def test_every_answer_has_a_request_id(gateway, given, kept):
     """A sound id of the caller's is kept, any other replaced."""
     response = await gateway.http.get("/health/live", headers={"X-Request-Id": given})

@@ -63,12 +63,19 @@ async def test_page_info_is_honest_at_both_ends(gateway):
     last = (await gateway.data(BACKWARD, n=249))["vehicles"]["pageInfo"]
     assert (last["hasPreviousPage"], last["hasNextPage"]) == (True, False)
     empty = (await gateway.data(FORWARD, n=1, c=first["endCursor"]))["vehicles"]
-    assert empty == {"edges": [], "pageInfo": {"hasNextPage": False, "hasPreviousPage": True, "startCursor": None, "endCursor": None}}
+    assert empty == {
+        "edges": [],
+        "pageInfo": {"hasNextPage": False, "hasPreviousPage": True, "startCursor": None, "endCursor": None},
+    }
 
 
 async def test_empty_cursors_count_as_none(gateway):
     """An empty string, as Apollo Client sends it, is no cursor; nor is null."""
-    assert await gateway.data(FORWARD, n=3, c="") == await gateway.data(FORWARD, n=3, c=None) == await gateway.data(FORWARD, n=3)
+    assert (
+        await gateway.data(FORWARD, n=3, c="")
+        == await gateway.data(FORWARD, n=3, c=None)
+        == await gateway.data(FORWARD, n=3)
+    )
 
 
 @pytest.mark.parametrize("argument", ["first", "last"])
@@ -79,7 +86,12 @@ async def test_sizes_beyond_the_maximum_are_refused(gateway, argument, size):
     (error,) = answer["errors"]
     assert answer["data"] == {"vehicles": None}
     assert error["path"] == ["vehicles"]
-    assert error["extensions"] == {"code": "PAGE_SIZE_INVALID", "retryable": False, "argument": argument, "maximum": 500}
+    assert error["extensions"] == {
+        "code": "PAGE_SIZE_INVALID",
+        "retryable": False,
+        "argument": argument,
+        "maximum": 500,
+    }
 
 
 async def test_two_sizes_in_one_operation_share_their_pages(gateway):
@@ -115,7 +127,9 @@ async def test_a_cursor_that_is_none_is_refused(gateway, kind):
 
 async def test_a_cursor_of_another_connection_or_fleet_is_foreign(gateway):
     """Cursors of units are not for vehicles, and another fleet's are refused, on its first page and behind it."""
-    unit = (await gateway.data("{ telematicsUnits(first: 1) { pageInfo { endCursor } } }"))["telematicsUnits"]["pageInfo"]["endCursor"]
+    unit = (await gateway.data("{ telematicsUnits(first: 1) { pageInfo { endCursor } } }"))["telematicsUnits"][
+        "pageInfo"
+    ]["endCursor"]
     answer = await gateway.ask(FORWARD, n=1, c=unit)
     assert answer["errors"][0]["extensions"]["code"] == "CURSOR_FOREIGN"
     mine = (await gateway.data(FORWARD, n=1))["vehicles"]["pageInfo"]["endCursor"]

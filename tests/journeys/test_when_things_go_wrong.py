@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
-from gateway.simulator import Switches
+from gateway.app import create_app
+from gateway.settings import Settings
+from gateway.simulator import Fault, Simulator, Switches
+from tests.journeys.conftest import PLANS, TOKENS
 
 VEHICLE = '{ vehicle(id: "JQ7RP") { vehicleId } }'
 LIST = "{ vehicles(first: 5) { nodes { vehicleId } } }"
@@ -26,11 +30,12 @@ async def test_a_token_the_upstream_refuses_makes_the_whole_answer_a_401(gateway
 
 
 @pytest.mark.parametrize(
-    ("who", "problem"), [("no-permission", "/problems/missing-permissions"), ("no-scope", "/problems/forbidden-resource")]
+    ("who", "problem"),
+    [("no-permission", "/problems/missing-permissions"), ("no-scope", "/problems/forbidden-resource")],
 )
 async def test_what_is_forbidden_is_null_and_the_rest_stays(gateway, who, problem):
     """403 is an error at its field with the problem's type and flow id."""
-    response = await gateway.post("{ __typename vehicle(id: \"JQ7RP\") { vehicleId } }", by=who)
+    response = await gateway.post('{ __typename vehicle(id: "JQ7RP") { vehicleId } }', by=who)
     assert response.status_code == 200
     body = response.json()
     assert body["data"] == {"__typename": "Query", "vehicle": None}
@@ -73,45 +78,38 @@ async def test_a_failed_read_is_an_error_at_its_field_and_the_rest_stays(gateway
 async def test_members_of_wrong_types_cost_only_themselves(gateway):
     """A page with wrong types in it is still a page."""
     gateway.fault("wrong_types")
-    answer = await gateway.ask("{ vehicles(first: 250) { nodes { vehicleId status tags masterData { vin brand } lifeStatus { value } } } }")
+    answer = await gateway.ask(
+        "{ vehicles(first: 250) { nodes { vehicleId status tags masterData { vin brand } lifeStatus { value } } } }"
+    )
     assert "errors" not in answer
     assert [node["vehicleId"] for node in answer["data"]["vehicles"]["nodes"]] == gateway.simulator.fleets["T7K2M"].ids
 
 
+def socketed(serve, **upstream):
+    """A gateway and its simulator over real sockets."""
+    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+    settings = Settings(upstream={"url": serve(simulator.app), **upstream}, log={"level": "error"})
+    headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
+    return simulator, httpx.AsyncClient(base_url=serve(create_app(settings)), headers=headers)
+
+
 @pytest.mark.parametrize("kind", ["drop", "truncate"])
-async def test_a_connection_that_breaks_is_an_outage(start, serve, kind):
+async def test_a_connection_that_breaks_is_an_outage(serve, kind):
     """Over a real socket: no answer, or half of one, is UPSTREAM_UNAVAILABLE; the next read works."""
-    import httpx
-
-    from gateway.app import create_app
-    from gateway.settings import Settings
-    from gateway.simulator import Simulator
-    from tests.journeys.conftest import PLANS, TOKENS
-
-    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
-    url = serve(create_app(Settings(upstream={"url": serve(simulator.app)}, log={"level": "error"})))
-    from gateway.simulator import Fault
-
+    simulator, http = socketed(serve)
     simulator.faults.rules = [Fault(kind, times=1)]
-    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {TOKENS['alice']}"}) as http:
+    async with http:
         assert code_of((await http.post("/graphql", json={"query": VEHICLE})).json()) == "UPSTREAM_UNAVAILABLE"
-        assert (await http.post("/graphql", json={"query": VEHICLE})).json() == {"data": {"vehicle": {"vehicleId": "JQ7RP"}}}
+        assert (await http.post("/graphql", json={"query": VEHICLE})).json() == {
+            "data": {"vehicle": {"vehicleId": "JQ7RP"}}
+        }
 
 
-async def test_an_upstream_that_drips_is_given_up(start, serve):
+async def test_an_upstream_that_drips_is_given_up(serve):
     """Over a real socket: an answer that takes too long in all is UPSTREAM_TIMEOUT."""
-    import httpx
-
-    from gateway.app import create_app
-    from gateway.settings import Settings
-    from gateway.simulator import Fault, Simulator
-    from tests.journeys.conftest import PLANS, TOKENS
-
-    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+    simulator, http = socketed(serve, total_timeout=0.2)
     simulator.faults.rules = [Fault("slow_body", seconds=0.02)]
-    upstream = {"url": serve(simulator.app), "total_timeout": 0.2}
-    url = serve(create_app(Settings(upstream=upstream, log={"level": "error"})))
-    async with httpx.AsyncClient(base_url=url, headers={"Authorization": f"Bearer {TOKENS['alice']}"}) as http:
+    async with http:
         answer = (await http.post("/graphql", json={"query": LIST})).json()
     assert code_of(answer) == "UPSTREAM_TIMEOUT"
     assert answer["data"] == {"vehicles": None}
@@ -135,7 +133,7 @@ async def test_the_upstreams_own_rate_limit_is_told(start):
         ("{ nope }", {}, "GRAPHQL_VALIDATION_FAILED"),
         ("query($n: Int) { vehicles(first: $n) { nodes { id } } }", {"n": "many"}, None),
         ("query($n: Int) { vehicles(first: $n) { nodes { id } } }", {"n": 2**40}, None),
-        ("{ vehicle(id: \"%s\") { id } }" % ("x" * 300), {}, None),
+        ('{ vehicle(id: "%s") { id } }' % ("x" * 300), {}, None),
     ],
 )
 async def test_a_callers_mistake_is_told_with_a_code(gateway, query, variables, code):

@@ -15,6 +15,8 @@ positions = st.builds(
     st.none() | st.text(max_size=80),
     st.text(max_size=20),
     st.integers(0, 100_000),
+    st.integers(0, 100_000),
+    st.none() | st.integers(0, 65535),
     st.none() | st.binary(min_size=4, max_size=4),
 )
 

@@ -117,7 +117,9 @@ def test_while_the_fleet_changes_no_vehicle_that_stays_is_skipped(api, size, for
         seen += answer.items
         if not (answer.has_next if forward else answer.has_previous) or not answer.positions:
             break
-        window = Window(first=size, after=answer.positions[-1]) if forward else Window(last=size, before=answer.positions[0])
+        window = (
+            Window(first=size, after=answer.positions[-1]) if forward else Window(last=size, before=answer.positions[0])
+        )
         change = data.draw(st.sampled_from(["insert", "delete", "nothing"]))
         if change == "insert":
             api.fleet.insert(data.draw(st.integers(0, len(api.fleet))))

@@ -6,7 +6,14 @@ import asyncio
 
 import pytest
 
-from gateway.errors import RateLimited, UpstreamForbidden, UpstreamRejected, UpstreamTimeout, UpstreamUnauthenticated, UpstreamUnavailable
+from gateway.errors import (
+    RateLimited,
+    UpstreamForbidden,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnauthenticated,
+    UpstreamUnavailable,
+)
 from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.cache import Cache, Entry, Filling, Lifetime, Lifetimes, MemoryStore
 from gateway.upstream.fetching import Read, Resource
@@ -143,7 +150,10 @@ async def test_a_page_answers_for_its_vehicles():
 
     await stack.cache.fetch(Read(by, Resource.VEHICLES, "/vehicles", VehiclePage, parts=items))
     assert await stack.fetch(vehicle_read("B")) == "B"
-    assert [reply is not None for reply in await stack.cache.held([vehicle_read("A"), vehicle_read("C")])] == [True, False]
+    assert [reply is not None for reply in await stack.cache.held([vehicle_read("A"), vehicle_read("C")])] == [
+        True,
+        False,
+    ]
     assert stack.fleet.total == 1
 
 

@@ -86,7 +86,9 @@ async def test_each_status_has_its_error(status, error):
     assert "secret" not in repr(told) + str(failed.value)
 
 
-@pytest.mark.parametrize("body", [b"<html>busy</html>", b"", b'{"type": 5}', b"\xff", b'{"type":"https://evil.test/x"}'])
+@pytest.mark.parametrize(
+    "body", [b"<html>busy</html>", b"", b'{"type": 5}', b"\xff", b'{"type":"https://evil.test/x"}']
+)
 async def test_a_failure_without_a_problem_is_still_told_by_its_status(body):
     """HTML, nothing or nonsense under a 502 makes an error without a problem type."""
     with pytest.raises(UpstreamUnavailable) as failed:
@@ -168,7 +170,6 @@ def test_both_forms_of_429_tell_how_long_to_wait(headers, seconds):
 
 async def test_callers_who_leave_do_not_use_up_connections():
     """After many cancelled calls over two connections, the next calls still work."""
-
     connections = []
 
     async def slow(reader, writer):
@@ -224,7 +225,7 @@ async def test_lists_that_answer_a_page_token_are_followed_by_it():
 
 
 async def test_a_cursor_is_sent_alone():
-    """limit and search go with the first page only: a cursor carries both."""
+    """Limit and search go with the first page only: a cursor carries both."""
     transport = transport_over(httpx.Response(200, json={"items": []}))
     client = FleetClient(transport, SETTINGS)
     await client.vehicles(ERRAND, search="audi")

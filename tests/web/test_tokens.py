@@ -64,7 +64,9 @@ async def test_a_new_token_of_the_same_client_is_the_same_principal(issuer):
     assert one.expires_at == pytest.approx(time.time() + 900, abs=5)
 
 
-@pytest.mark.parametrize("other", [{"sub": "cl2"}, {"fleet_id": "EXFL29"}, {"scope": "vehicles"}, {"fleet_id": None}, {"client_id": "x"}])
+@pytest.mark.parametrize(
+    "other", [{"sub": "cl2"}, {"fleet_id": "EXFL29"}, {"scope": "vehicles"}, {"fleet_id": None}, {"client_id": "x"}]
+)
 async def test_another_subject_fleet_or_scope_is_another_principal(issuer, other):
     """Whatever decides what may be seen is part of the principal."""
     identify = verifier(issuer)
@@ -74,7 +76,9 @@ async def test_another_subject_fleet_or_scope_is_another_principal(issuer, other
 async def test_scopes_in_another_order_are_the_same_principal(issuer):
     """The order of scopes decides nothing."""
     identify = verifier(issuer)
-    assert (await identify(issuer.token(scope="a b"))).principal == (await identify(issuer.token(scope="b a"))).principal
+    assert (await identify(issuer.token(scope="a b"))).principal == (
+        await identify(issuer.token(scope="b a"))
+    ).principal
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,15 @@ async def test_a_forged_token_is_refused(issuer):
     hmac = jwt.encode({"alg": "HS256", "kid": "one"}, claims, secret, algorithms=["HS256"])
     none = "eyJhbGciOiJub25lIn0." + payload + "."
     identify = verifier(issuer)
-    for forged in (issuer.token(forger), f"{header}.{payload}.", f"{header}.{payload[:-4]}AAAA.{signature}", hmac, none, "x", "a.b.c"):
+    for forged in (
+        issuer.token(forger),
+        f"{header}.{payload}.",
+        f"{header}.{payload[:-4]}AAAA.{signature}",
+        hmac,
+        none,
+        "x",
+        "a.b.c",
+    ):
         with pytest.raises(Unauthenticated):
             await identify(forged)
 

@@ -1,0 +1,146 @@
+"""The command line, as people type it."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+GATEWAY = [sys.executable, "-m", "gateway"]
+CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+
+
+def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*GATEWAY, *arguments], env=CLEAN | environ, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@contextmanager
+def running(*arguments: str, says: str, **environ: str) -> Iterator[re.Match[str]]:
+    """A command that keeps running; gives what it says once it has said that."""
+    process = subprocess.Popen([*GATEWAY, *arguments], env=CLEAN | environ, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        said = ""
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            line = process.stdout.readline()
+            assert line, f"ended after: {said}"
+            said += line
+            if found := re.search(says, said, re.DOTALL):
+                yield found
+                break
+        else:
+            pytest.fail(f"said only: {said}")
+    finally:
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+    assert process.returncode in (0, -15)
+
+
+def test_the_demos_curl_works_as_it_is_printed():
+    """`gateway demo` prints a curl command that answers with vehicles."""
+    with running("demo", "--port", "0", "--vehicles", "30", says=r"(curl .*?'\n)") as found:
+        answer = subprocess.check_output(["/bin/sh", "-c", found[1]], text=True)
+    assert '"vehicleId":"JQ7RP"' in answer
+    assert answer.count("vehicleId") == 3
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_serve_works_over_any_server_that_speaks_the_api(workers):
+    """`gateway serve --upstream-url` over a simulator in another process, with one worker and with several."""
+    with running("simulate", "--vehicles", "30", says=r"Fleet API  (\S+).*Token      (\S+)") as upstream:
+        port = str(_free_port())
+        options = ["--upstream-url", upstream[1], "--port", port, "--workers", workers]
+        process = subprocess.Popen(
+            [*GATEWAY, "serve", *options], env=CLEAN, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            _wait_for(f"{url}/health/ready")
+            query = {"query": '{ vehicle(id: "JQ7RP") { vehicleId } }'}
+            answer = httpx.post(f"{url}/graphql", json=query, headers={"Authorization": f"Bearer {upstream[2]}"})
+        finally:
+            process.terminate()
+            process.wait(20)
+    assert answer.json() == {"data": {"vehicle": {"vehicleId": "JQ7RP"}}}
+
+
+def test_the_schema_is_printed_and_checked(tmp_path: Path):
+    """`schema check` passes on what `schema print` printed, and fails with a diff on anything else."""
+    file = tmp_path / "schema.graphql"
+    file.write_text(run("schema", "print").stdout)
+    assert run("schema", "check", str(file)).returncode == 0
+    file.write_text(file.read_text().replace("type Vehicle ", "type Car "))
+    stale = run("schema", "check", str(file))
+    assert stale.returncode == 1
+    assert "-type Car implements Node" in stale.stdout
+    assert run("schema", "check", str(tmp_path / "none")).returncode == 2
+
+
+def test_settings_tell_their_value_and_where_it_came_from():
+    """Default, environment and command line are told apart; secrets are hidden."""
+    listed = run(
+        "settings", "--port", "9000", GATEWAY_UPSTREAM_PAGE_SIZE="50", GATEWAY_REDIS_URL="redis://:hunter2@localhost/0"
+    ).stdout
+    assert "GATEWAY_PORT=9000  [command line]" in listed
+    assert "GATEWAY_UPSTREAM_PAGE_SIZE=50  [environment]" in listed
+    assert "GATEWAY_CONNECTIONS_PAGE_MAX=500  [default]" in listed
+    assert "GATEWAY_REDIS_URL=********  [environment]" in listed
+    assert "hunter2" not in listed
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GATEWAY_UPSTREAM_PAGE_SIZE", "many"),
+        ("GATEWAY_UPSTREAM_PAGE_SIZE", "0"),
+        ("GATEWAY_UPSTREAM_URL", "ftp://fleet"),
+        ("GATEWAY_UPSTREAM_PAGESIZE", "50"),
+        ("GATEWAY_LOG_LEVEL", "loud"),
+    ],
+)
+def test_a_bad_setting_ends_the_program_with_its_name(variable, value):
+    """One line says which variable is wrong; there is no traceback."""
+    ended = run("settings", **{variable: value})
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"{variable}: ")
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_variable_that_sets_nothing_is_warned_of():
+    """A name that begins with GATEWAY_ and is no setting is most likely misspelt."""
+    assert "warning: GATEWAY_TIMEOUT is no setting" in run("settings", GATEWAY_TIMEOUT="5").stderr
+
+
+def test_the_version_is_told():
+    """`gateway --version` prints it."""
+    assert re.fullmatch(r"\d+\.\d+\.\d+\n", run("--version").stdout)
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _wait_for(url: str) -> None:
+    for _ in range(300):
+        try:
+            if httpx.get(url).status_code == 200:
+                return
+        except httpx.TransportError:
+            pass
+        time.sleep(0.1)
+    pytest.fail(f"{url} did not come up")
