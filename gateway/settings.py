@@ -83,7 +83,7 @@ class CacheSettings(Slice):
 
     enabled: bool = Field(default=True, description="Whether answers are kept at all.")
     entries_max: int = Field(default=100_000, ge=1, description="Entries kept in memory, per process.")
-    bytes_max: int = Field(default=128 * 2**20, ge=2**20, description="Bytes of memory for entries, per process.")
+    bytes_max: int = Field(default=256 * 2**20, ge=2**20, description="Bytes of memory for entries, per process.")
     vehicles_ttl: float = Field(default=30, ge=0, description="How long a page of vehicles is fresh.")
     vehicles_stale_while_revalidate: float = Field(
         default=30, ge=0, description="How long after that it is still given while it is read again."

@@ -440,8 +440,19 @@ async def _vehicles(request: Request) -> Response:
         ids, beside = list_page(fleet, switches, limit=limit, cursor=cursor, search=asked.get("q", ""))
     except CursorRefused as refused:
         raise ProblemRaised("/problems/validation-error", f"The cursor is {refused}.") from refused
-    items = b",".join(fleet.text(vehicle_id, switches) for vehicle_id in ids)
+    items = b",".join(_text_of(request, fleet, vehicle_id) for vehicle_id in ids)
     return Response(b'{"items":[' + items + b"]," + encoded(beside)[1:], media_type="application/json")
+
+
+def _text_of(request: Request, fleet: Fleet, vehicle_id: str) -> bytes:
+    switches: Switches = request.state.simulator.switches
+    text = fleet.text(vehicle_id, switches)
+    # Of two members of one name a decoder takes the last.
+    return (
+        text[:-1] + encoded({"vehicle_model_id": request.state.client}).replace(b"{", b",")
+        if switches.stamp_callers
+        else text
+    )
 
 
 def _limit_of(text: str | None, switches: Switches) -> int:
@@ -466,7 +477,7 @@ async def _vehicle(request: Request) -> Response:
     headers = {"ETag": fleet.etag(vehicle_id)} if switches.etags else {}
     if switches.etags and switches.not_modified and request.headers.get("If-None-Match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
-    return Response(fleet.text(vehicle_id, switches), headers=headers, media_type="application/json")
+    return Response(_text_of(request, fleet, vehicle_id), headers=headers, media_type="application/json")
 
 
 async def _latest_state(request: Request) -> Response:

@@ -33,6 +33,7 @@ class Switches(msgspec.Struct, forbid_unknown_fields=True):
     extended_state: bool = False  # state properties that are known by their names only
     early_names: bool = False  # gear_box and fuel_level_in_percent for every vehicle
     q_searches_units: bool = False
+    stamp_callers: bool = False  # every vehicle's vehicle_model_id names the client that asked
     etags: bool = True
     not_modified: bool = True  # whether If-None-Match is honoured
     # Rate limit, for each client.

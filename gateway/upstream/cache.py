@@ -7,8 +7,9 @@ with the caller's principal, so no caller can be given what another was. 401, 40
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -88,6 +89,7 @@ class Entry(Generic[T]):
     body: int
     etag: str | None = None
     ends_at: float | None = None
+    is_part: bool = False  # of a larger answer that is kept, too
 
     @property
     def size(self) -> int:
@@ -110,6 +112,21 @@ class Store(Protocol):
     async def drop(self, key: str) -> None: ...
 
 
+class Glimpse:
+    """A part of an answer in memory: it lasts as long as the whole, whose memory it shares."""
+
+    __slots__ = ("_entry", "_value")
+    size = OVERHEAD
+
+    def __init__(self, entry: Entry[Any]) -> None:
+        self._value = weakref.ref(entry.value)
+        self._entry = replace(entry, value=None)
+
+    def entry(self) -> Entry[Any] | None:
+        value = self._value()
+        return None if value is None else replace(self._entry, value=value)
+
+
 class MemoryStore:
     """Entries in this process."""
 
@@ -117,17 +134,21 @@ class MemoryStore:
         self._cache = cache
 
     async def get(self, key: str, model: type[T]) -> Entry[T] | None:
-        return await self._cache.get(key)  # type: ignore[no-any-return]
+        return _whole(await self._cache.get(key))
 
     async def get_many(self, keys: Sequence[str], model: type[T]) -> list[Entry[T] | None]:
-        return await self._cache.multi_get(list(keys))  # type: ignore[no-any-return]
+        return [_whole(held) for held in await self._cache.multi_get(list(keys))]
 
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None:
         for key, entry, _ in entries:
-            await self._cache.set(key, entry)
+            await self._cache.set(key, Glimpse(entry) if entry.is_part else entry)
 
     async def drop(self, key: str) -> None:
         await self._cache.delete(key)
+
+
+def _whole(held: Entry[Any] | Glimpse | None) -> Entry[Any] | None:
+    return held.entry() if isinstance(held, Glimpse) else held
 
 
 class Cache:
@@ -222,7 +243,7 @@ class Filling:
         if reply.value is not None and read.parts is not None:
             parts = list(read.parts(reply.value))
             share = reply.size // max(1, len(parts))
-            kept = [*((part, Entry(value, at, share, None, ends_at)) for part, value in parts), whole]
+            kept = [*((part, Entry(value, at, share, None, ends_at, is_part=True)) for part, value in parts), whole]
         times = [(part.key, entry, self._kept(part, entry)) for part, entry in kept]
         await self._store.put([each for each in times if each[2] > 0])
 

@@ -99,7 +99,7 @@ class TelematicsUnit(Struct):
         return self.type
 
 
-class Vehicle(Struct):
+class Vehicle(Struct, weakref=True):
     """A vehicle with its unit and, where the upstream sends it, its latest state."""
 
     vehicle_id: str = field(name="id")

@@ -1,0 +1,221 @@
+"""Many callers of several fleets at once: not one answer holds what another caller was given.
+
+The simulated fleet API stamps every vehicle with the client that asked for it, so each answer shows for whom it was
+read. A deliberate bug, a cache key without the principal, shows that these tests would find a leak.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import socket
+import subprocess
+import sys
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.app import create_app
+from gateway.settings import Settings
+from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
+from gateway.upstream.fetching import Read
+
+CLIENTS = [f"{fleet}#{name}" for fleet in ("T7K2M", "EXFL29", "ZZTOP") for name in ("one", "two", "three")]
+STAMPED = "vehicleId vehicleModelId"
+FAULTS = [
+    Fault("outage", probability=0.05),
+    Fault("rate_limit", probability=0.03, seconds=1),
+    Fault("malformed_json", probability=0.02),
+    Fault("latency", probability=0.3, seconds=0.001, jitter=0.01),
+    Fault("churn", probability=0.02),
+]
+
+
+def simulated(faults: list[Fault]) -> Simulator:
+    plans = [
+        FleetPlan(fleet, 130, clients=tuple(Client(c) for c in CLIENTS if c.startswith(fleet)))
+        for fleet in ("T7K2M", "EXFL29", "ZZTOP")
+    ]
+    simulator = Simulator(plans, Switches(rate_limit_requests=0, stamp_callers=True))
+    simulator.faults.rules = faults
+    return simulator
+
+
+def a_question(dice: random.Random, ids: list[str]) -> str:
+    """One of many operations; ids are of any fleet, the caller's own or not."""
+    some = dice.sample(ids, 5)
+    return dice.choice(
+        [
+            f"{{ vehicles(first: {dice.choice((1, 50, 100, 130))}) {{ nodes {{ {STAMPED} }} pageInfo {{ hasNextPage }} }} }}",
+            f"{{ vehicles(last: {dice.choice((1, 50))}) {{ edges {{ cursor node {{ {STAMPED} }} }} }} }}",
+            f'{{ vehicles(first: 5, search: "tesla") {{ nodes {{ {STAMPED} }} }} }}',
+            f"{{ telematicsUnits(first: 20) {{ nodes {{ unitId vehicle {{ {STAMPED} }} }} }} }}",
+            "{ %s }"
+            % " ".join(
+                f'v{n}: vehicle(id: "{i}") {{ {STAMPED} latestState {{ ignition {{ value }} }} }}'
+                for n, i in enumerate(some)
+            ),
+        ]
+    )
+
+
+def stamps_of(value: Any) -> set[str]:
+    """Every stamp in an answer."""
+    if isinstance(value, list):
+        return set().union(*map(stamps_of, value))
+    if isinstance(value, dict):
+        own = {value["vehicleModelId"]} if "vehicleModelId" in value else set()
+        return own.union(*map(stamps_of, value.values()))
+    return set()
+
+
+async def crowd(post: Any, tokens: dict[str, list[str]], ids: list[str], rounds: int, seed: int) -> int:
+    """Every client asks again and again, with one token or another; gives the number of vehicles seen."""
+    seen = 0
+
+    async def one(client_id: str, number: int) -> None:
+        nonlocal seen
+        dice = random.Random(f"{seed} {client_id} {number}")
+        for _ in range(rounds):
+            answer = await post(a_question(dice, ids), dice.choice(tokens[client_id]))
+            stamps = stamps_of(answer.get("data"))
+            assert stamps <= {client_id}, f"{client_id} was given what {stamps - {client_id}} had asked for"
+            seen += len(stamps)
+
+    everyone = (one(client_id, number) for client_id in CLIENTS for number in range(3))
+    for failure in await asyncio.gather(*everyone, return_exceptions=True):
+        if failure is not None:
+            raise failure
+    return seen
+
+
+async def soak(simulator: Simulator, rounds: int, seed: int, **slices: Any) -> int:
+    """A crowd over a gateway with a cache so small that it always evicts."""
+    slices.setdefault("cache", {"bytes_max": 2**20, "entries_max": 300, "vehicles_ttl": 0.05})
+    app = create_app(Settings(upstream={"url": "http://fleet.test"}, **slices), httpx.ASGITransport(simulator.app))
+    tokens = {client_id: [simulator.token_for(client_id) for _ in range(2)] for client_id in CLIENTS}
+    ids = [vehicle_id for fleet in simulator.fleets.values() for vehicle_id in fleet.ids[:40]]
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test", timeout=60) as http,
+    ):
+
+        async def post(query: str, token: str) -> dict[str, Any]:
+            headers = {"Authorization": f"Bearer {token}"}
+            return (await http.post("/graphql", json={"query": query}, headers=headers)).json()
+
+        return await crowd(post, tokens, ids, rounds, seed)
+
+
+def without_principal(read: Read[Any]) -> str:
+    """The deliberate bug: everyone's reads have one key."""
+    return "\0".join((read.path, *(text for pair in read.parameters for text in pair)))
+
+
+async def test_a_crowd_over_memory():
+    """Mixed operations, two tokens each, faults, churn and evictions."""
+    assert await soak(simulated(list(FAULTS)), rounds=6, seed=1) > 50
+
+
+async def test_a_crowd_over_redis(redis):
+    """The same with entries in Redis."""
+    assert await soak(simulated(list(FAULTS)), rounds=4, seed=2, redis={"url": redis.url}) > 30
+
+
+@pytest.mark.parametrize("slices", [{}, {"cache": {"enabled": False}}], ids=["cache", "single flight alone"])
+async def test_a_key_without_the_principal_would_be_found(monkeypatch, slices):
+    """With the bug in place the crowd sees each other's answers, through the cache and through shared flights."""
+    monkeypatch.setattr(Read, "key", property(without_principal))
+    with pytest.raises(AssertionError, match="was given what"):
+        await soak(simulated([Fault("latency", seconds=0.01)]), rounds=3, seed=3, **slices)
+
+
+async def test_a_key_without_the_principal_would_be_found_in_redis(monkeypatch, redis):
+    """The same bug, seen through Redis by a gateway whose own memory is empty."""
+    monkeypatch.setattr(Read, "key", property(without_principal))
+    with pytest.raises(AssertionError, match="was given what"):
+        await soak(simulated([]), rounds=3, seed=4, redis={"url": redis.url})
+
+
+steps = st.lists(
+    st.tuples(st.sampled_from(CLIENTS), st.integers(0, 1), st.integers(0, 10**6), st.booleans()), max_size=12
+)
+
+
+@given(steps)
+@settings(max_examples=25)
+def test_any_order_of_callers_is_safe(order):
+    """Whoever asks what in which order, at once or one after another, each gets their own."""
+
+    async def run() -> None:
+        simulator = simulated([])
+        app = create_app(Settings(upstream={"url": "http://fleet.test"}), httpx.ASGITransport(simulator.app))
+        tokens = {client_id: [simulator.token_for(client_id) for _ in range(2)] for client_id in CLIENTS}
+        ids = [vehicle_id for fleet in simulator.fleets.values() for vehicle_id in fleet.ids[:5]]
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test") as http,
+        ):
+
+            async def ask(client_id: str, which: int, seed: int) -> None:
+                headers = {"Authorization": f"Bearer {tokens[client_id][which]}"}
+                query = a_question(random.Random(seed), ids)
+                answer = (await http.post("/graphql", json={"query": query}, headers=headers)).json()
+                assert stamps_of(answer["data"]) <= {client_id}
+
+            waiting = []
+            for client_id, which, seed, at_once in order:
+                waiting.append(asyncio.create_task(ask(client_id, which, seed)))
+                if not at_once:
+                    await asyncio.gather(*waiting)
+            await asyncio.gather(*waiting)
+
+    asyncio.run(run())
+
+
+async def test_a_crowd_over_several_worker_processes(serve, redis, tmp_path):
+    """Two worker processes over one Redis, over real sockets."""
+    simulator = simulated(
+        [Fault("latency", probability=0.3, seconds=0.001, jitter=0.01), Fault("outage", probability=0.03)]
+    )
+    port = _free_port()
+    environ = {
+        **os.environ,
+        "GATEWAY_REDIS_URL": redis.url,
+        "GATEWAY_UPSTREAM_URL": serve(simulator.app),
+        "GATEWAY_LOG_LEVEL": "error",
+        "GATEWAY_CACHE_BYTES_MAX": str(2**20),
+    }
+    command = [sys.executable, "-m", "gateway", "serve", "--port", str(port), "--workers", "2"]
+    tokens = {client_id: [simulator.token_for(client_id) for _ in range(2)] for client_id in CLIENTS}
+    ids = [vehicle_id for fleet in simulator.fleets.values() for vehicle_id in fleet.ids[:40]]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+            for _ in range(300):
+                try:
+                    if (await http.get("/health/ready")).status_code == 200:
+                        break
+                except httpx.TransportError:
+                    await asyncio.sleep(0.1)
+
+            async def post(query: str, token: str) -> dict[str, Any]:
+                headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
+                return (await http.post("/graphql", json={"query": query}, headers=headers)).json()
+
+            assert await crowd(post, tokens, ids, 5, 5) > 50
+    finally:
+        process.terminate()
+        process.wait(20)
+    assert b"unexpected error" not in (tmp_path / "log").read_bytes()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])

@@ -1,0 +1,236 @@
+"""What operations cost the fleet API, cold and warm, by its own count."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.schema.global_ids import vehicle_global_id
+from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
+from tests.journeys.test_reading_a_fleet import ALL_OF_A_VEHICLE
+
+TOKENS = [f"token-{number}" for number in range(200)]
+CLIENTS = tuple(Client(f"T7K2M#{number}", token=token) for number, token in enumerate(TOKENS))
+LIST = f"{{ vehicles(first: 100) {{ edges {{ cursor node {{ {ALL_OF_A_VEHICLE} }} }} }} }}"
+ALIASES = f"""{{ a: vehicles(first: 100) {{ nodes {{ {ALL_OF_A_VEHICLE} }} }} b: vehicles(first: 20) {{ nodes {{ id }} }}
+  c: vehicles(first: 7) {{ nodes {{ id }} }} }}"""
+PAGE = "query($n: Int, $c: String) { vehicles(first: $n, after: $c) { nodes { vehicleId } pageInfo { hasNextPage endCursor } } }"
+NODES = "query($ids: [ID!]!) { nodes(ids: $ids) { id ... on Vehicle { vehicleId } } }"
+
+
+@pytest.fixture
+async def gateway(start):
+    """A gateway with its cache, over 1,000 vehicles in pages of 100."""
+    simulator = Simulator([FleetPlan(vehicles=1000, clients=CLIENTS)], Switches(rate_limit_requests=0))
+    return await start(simulator=simulator, cache__enabled=True)
+
+
+def by_id(gateway, count: int = 15) -> str:
+    """Twenty aliases of vehicle(id:), `count` of them distinct."""
+    ids = gateway.simulator.fleets["T7K2M"].ids[:100:6][:count]
+    return "{ %s }" % " ".join(f'v{n}: vehicle(id: "{ids[n % count]}") {{ vehicleId }}' for n in range(20))
+
+
+async def cold_and_warm(gateway, ask) -> tuple[int, int]:
+    """The upstream calls of doing something, and of doing it again."""
+    counts = []
+    for _ in range(2):
+        before = gateway.simulator.requests.total
+        await ask()
+        counts.append(gateway.simulator.requests.total - before)
+    return counts[0], counts[1]
+
+
+async def test_a_page_with_every_field(gateway):
+    """`vehicles(first: 100)` with every field: 1, then 0."""
+    assert await cold_and_warm(gateway, lambda: gateway.data(LIST, by=TOKENS[0])) == (1, 0)
+
+
+async def test_three_aliases_of_different_sizes(gateway):
+    """The same with three aliases of different `first` up to 100: 1, then 0."""
+    assert await cold_and_warm(gateway, lambda: gateway.data(ALIASES, by=TOKENS[0])) == (1, 0)
+
+
+async def test_two_hundred_clients_of_one_principal_at_once(gateway):
+    """All of them together: 1, then 0."""
+    gateway.simulator.faults.rules = [Fault("latency", seconds=0.2)]
+    query = "{ vehicles(first: 100) { nodes { vehicleId } } }"
+
+    async def ask() -> None:
+        await asyncio.gather(*(gateway.data(query, by=TOKENS[0]) for _ in range(200)))
+
+    assert await cold_and_warm(gateway, ask) == (1, 0)
+
+
+async def test_twenty_aliases_by_id(gateway):
+    """20 aliases of `vehicle(id)`, 15 distinct: 15, then 0."""
+    assert await cold_and_warm(gateway, lambda: gateway.data(by_id(gateway), by=TOKENS[0])) == (15, 0)
+
+
+async def test_twenty_aliases_by_id_after_a_list_that_held_them(gateway):
+    """The list answers for its vehicles: 0, then 0."""
+    await gateway.data(LIST, by=TOKENS[0])
+    assert await cold_and_warm(gateway, lambda: gateway.data(by_id(gateway), by=TOKENS[0])) == (0, 0)
+
+
+async def test_four_hundred_nodes_of_a_fleet_of_unknown_size(gateway):
+    """400 ids all over the fleet: at most 20, then 0; and in the order that was asked for."""
+    wanted = gateway.simulator.fleets["T7K2M"].ids[::-1][::2][:400]
+    ids = [vehicle_global_id(vehicle_id) for vehicle_id in wanted]
+
+    async def ask() -> None:
+        nodes = (await gateway.data(NODES, by=TOKENS[0], ids=ids))["nodes"]
+        assert [node["vehicleId"] for node in nodes] == wanted
+
+    cold, warm = await cold_and_warm(gateway, ask)
+    assert cold <= 20
+    assert warm == 0
+
+
+async def test_a_walk_of_all_and_another_by_a_different_size(gateway):
+    """By 50: 10, a call for each upstream page; then by 20: 0."""
+
+    async def walk(size: int) -> None:
+        found, cursor = [], None
+        while True:
+            page = (await gateway.data(PAGE, by=TOKENS[0], n=size, c=cursor))["vehicles"]
+            found += [node["vehicleId"] for node in page["nodes"]]
+            if not page["pageInfo"]["hasNextPage"]:
+                break
+            cursor = page["pageInfo"]["endCursor"]
+        assert found == gateway.simulator.fleets["T7K2M"].ids
+
+    sizes = iter((50, 20))
+    assert await cold_and_warm(gateway, lambda: walk(next(sizes))) == (10, 0)
+
+
+async def test_two_hundred_principals(gateway):
+    """The same question by 200 principals: 200, then 0. Nothing is shared between them."""
+
+    async def ask() -> None:
+        await asyncio.gather(*(gateway.data("{ vehicles(first: 9) { nodes { id } } }", by=token) for token in TOKENS))
+
+    assert await cold_and_warm(gateway, ask) == (200, 0)
+
+
+async def test_what_it_cost_is_told_to_those_who_ask(gateway):
+    """X-Gateway-Cost: report adds cost and freshness; without the header there is neither."""
+    cold = (await gateway.post(LIST, None, TOKENS[0], **{"X-Gateway-Cost": "report"})).json()["extensions"]
+    assert cold["cost"] == {"upstreamCalls": 1, "cacheHits": 0, "coalesced": 0, "estimatedUpstreamCalls": 1}
+    warm = (await gateway.post(LIST, None, TOKENS[0], **{"X-Gateway-Cost": "report"})).json()["extensions"]
+    assert (warm["cost"]["upstreamCalls"], warm["cost"]["cacheHits"], warm["freshness"]["stale"]) == (0, 1, False)
+    assert "extensions" not in (await gateway.post(LIST, None, TOKENS[0])).json()
+
+
+@pytest.mark.parametrize(
+    ("query", "price"),
+    [
+        ("{ __typename }", 0),
+        ('{ a: vehicle(id: "A") { id } b: vehicle(id: "A") { id } c: vehicle(id: "B") { id } }', 2),
+        ("{ vehicles(first: 100) { nodes { id } } }", 1),
+        ("{ vehicles(first: 100) { pageInfo { hasNextPage } } }", 2),
+        ("{ vehicles(first: 101) { ...F } } fragment F on VehicleConnection { nodes { id } }", 2),
+        ("{ a: vehicles(first: 10) { nodes { id } } b: vehicles(first: 300) { nodes { id } } }", 3),
+        ("{ vehicles(last: 100) { nodes { id } } }", 3),
+        ("{ vehicles @skip(if: true) { nodes { id } } }", 0),
+        ('{ telematicsUnit(id: "A") { id } }', 100),
+        ('{ nodes(ids: ["VmVoaWNsZTpKUTdSUA==", "VmVoaWNsZTpKUTdSUA==", "x"]) { id } }', 1),
+    ],
+)
+async def test_a_price_is_told_without_running(gateway, query, price):
+    """X-Gateway-Cost: validate tells the most upstream calls it will take, makes none, and real runs stay within it."""
+    answer = (await gateway.post(query, None, TOKENS[0], **{"X-Gateway-Cost": "validate"})).json()
+    assert answer == {"data": None, "extensions": {"cost": {"estimatedUpstreamCalls": price}}}
+    assert gateway.simulator.requests.total == 0
+    await gateway.post(query, None, TOKENS[0])
+    assert gateway.simulator.requests.total <= price
+
+
+async def test_an_invalid_operation_has_no_price(gateway):
+    """Validation errors come as ever, and an unknown wish is refused."""
+    answer = await gateway.post("{ nope }", None, TOKENS[0], **{"X-Gateway-Cost": "validate"})
+    assert answer.json()["errors"][0]["extensions"]["code"] == "GRAPHQL_VALIDATION_FAILED"
+    assert (await gateway.post("{ __typename }", None, TOKENS[0], **{"X-Gateway-Cost": "guess"})).status_code == 400
+
+
+async def test_http_caches_are_told_how_old_an_answer_is(start):
+    """Cache-Control and Age follow the oldest part; answers with errors are not to be stored."""
+    time = [1_000_000.0]
+    simulator = Simulator([FleetPlan(vehicles=300, clients=CLIENTS[:1])], Switches(rate_limit_requests=0))
+    gateway = await start(simulator=simulator, cache__enabled=True, clock=lambda: time[0])
+
+    async def headers(query: str) -> tuple[str, str | None]:
+        answer = await gateway.post(query, None, TOKENS[0])
+        return answer.headers["Cache-Control"], answer.headers.get("Age")
+
+    one, two = (
+        "{ vehicles(first: 5) { nodes { id } } }",
+        '{ vehicles(first: 5) { nodes { id } } new: vehicles(first: 1, search: "tesla") { nodes { id } } }',
+    )
+    assert await headers(one) == ("private, max-age=30", "0")
+    time[0] += 12
+    assert await headers(one) == ("private, max-age=30", "12")
+    assert await headers(two) == ("private, max-age=30", "12")
+    assert await headers('{ vehicle(id: "x") { id } bad: node(id: "x") { id } }') == ("no-store", None)
+    time[0] += 25
+    stale = await gateway.post(one, None, TOKENS[0])
+    assert (stale.headers["Cache-Control"], stale.headers["Age"]) == ("private, max-age=0", "37")
+    assert stale.json()["extensions"]["freshness"] == {"oldestAge": 37.0, "stale": True}
+
+
+async def test_stale_answers_cover_an_outage_and_say_so(start):
+    """While the fleet API is down, what is known is given, marked stale, until its bound."""
+    time = [1_000_000.0]
+    simulator = Simulator([FleetPlan(vehicles=30, clients=CLIENTS[:1])], Switches(rate_limit_requests=0))
+    gateway = await start(simulator=simulator, cache__enabled=True, clock=lambda: time[0])
+    query = "{ vehicles(first: 5) { nodes { id } } }"
+    known = await gateway.data(query, by=TOKENS[0])
+    simulator.faults.rules = [Fault("outage")]
+    time[0] += 200
+    answer = await gateway.ask(query, by=TOKENS[0])
+    assert answer["data"] == known
+    assert answer["extensions"]["freshness"]["stale"] is True
+    time[0] += 200
+    answer = await gateway.ask(query, by=TOKENS[0])
+    assert answer["errors"][0]["extensions"]["code"] == "UPSTREAM_UNAVAILABLE"
+
+
+async def test_the_next_page_is_read_ahead_where_that_is_wished(start):
+    """With prefetch on, the page after this one is there before it is asked for."""
+    simulator = Simulator([FleetPlan(vehicles=300, clients=CLIENTS[:1])], Switches(rate_limit_requests=0))
+    gateway = await start(simulator=simulator, cache__enabled=True, cache__prefetch=True)
+    page = (await gateway.data(PAGE, by=TOKENS[0], n=99, c=None))["vehicles"]["pageInfo"]
+    for _ in range(100):
+        if simulator.requests.total == 2:
+            break
+        await asyncio.sleep(0.01)
+    simulator.faults.rules = [Fault("outage")]
+    assert len((await gateway.data(PAGE, by=TOKENS[0], n=50, c=page["endCursor"]))["vehicles"]["nodes"]) == 50
+
+
+async def test_unchanged_vehicles_are_confirmed_not_sent_again(start):
+    """A stale vehicle with an ETag is asked for conditionally: the fleet API answers 304."""
+    time = [1_000_000.0]
+    simulator = Simulator([FleetPlan(vehicles=30, clients=CLIENTS[:1])], Switches(rate_limit_requests=0))
+    gateway = await start(simulator=simulator, cache__enabled=True, clock=lambda: time[0])
+    query = '{ vehicle(id: "JQ7RP") { masterData { remark customName } } }'
+    known = await gateway.data(query, by=TOKENS[0])
+    time[0] += 100
+    assert await gateway.data(query, by=TOKENS[0]) == known
+    assert simulator.requests.by_status["304"] == 1
+    simulator.fleets["T7K2M"].edit("JQ7RP", remark="new")
+    time[0] += 100
+    assert (await gateway.data(query, by=TOKENS[0]))["vehicle"]["masterData"]["remark"] == "new"
+
+
+@pytest.mark.parametrize(("cache", "coalescing", "calls"), [(False, True, 1), (False, False, 20), (True, False, 20)])
+async def test_cache_and_coalescing_can_be_switched_off(start, cache, coalescing, calls):
+    """Each is a setting of its own."""
+    simulator = Simulator([FleetPlan(vehicles=30, clients=CLIENTS[:1])], Switches(rate_limit_requests=0))
+    simulator.faults.rules = [Fault("latency", seconds=0.1)]
+    gateway = await start(simulator=simulator, cache__enabled=cache, coalescing__enabled=coalescing)
+    await asyncio.gather(*(gateway.data("{ vehicles(first: 5) { nodes { id } } }", by=TOKENS[0]) for _ in range(20)))
+    assert simulator.requests.total == calls
+    await gateway.data("{ vehicles(first: 5) { nodes { id } } }", by=TOKENS[0])
+    assert simulator.requests.total == calls + (0 if cache else 1)
