@@ -9,6 +9,8 @@ from hypothesis import settings
 
 from tests.redis_server import RedisServer, require_redis
 
+pytest_plugins = ["tests.gateways"]
+
 # `uv run pytest --hypothesis-profile thorough` looks longer. No deadline: how fast a machine is proves nothing.
 settings.register_profile("ordinary", deadline=None)
 settings.register_profile("thorough", max_examples=3000, deadline=None)

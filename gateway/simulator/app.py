@@ -139,6 +139,10 @@ class Simulator:
         self._tokens[token] = (client, fleet, time.time() + seconds)
         return token
 
+    def accept(self, token: str, client_id: str) -> None:
+        """Takes a token that somebody else has issued as one of a client's."""
+        self._tokens[token] = (*self.clients[client_id], None)
+
     def first_token(self, fleet_id: str | None = None, expires_in: float | None = None) -> str:
         """A token of a fleet's first client."""
         plan = next(p for p in self.plans if fleet_id in (None, p.fleet_id))

@@ -5,6 +5,7 @@ time-out at most, then it is left alone for a while; it never costs an answer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid
 from collections import defaultdict
@@ -101,8 +102,9 @@ class RedisStore:
 
     async def close(self) -> None:
         """Closes the connections."""
-        await self._tried(self._redis.client.aclose())
-        await self._tried(self._redis.client.connection_pool.disconnect())
+        with contextlib.suppress(RedisError, OSError, TimeoutError):
+            await self._redis.client.aclose()
+            await self._redis.client.connection_pool.disconnect()
 
     async def _tried(self, command: Awaitable[Any]) -> Any:
         """A command's result, or None where Redis is left alone, slow or dead."""
@@ -136,7 +138,8 @@ def _redis_of(settings: RedisSettings) -> RedisCache:
     return RedisCache(
         serializer=NullSerializer(encoding=None),
         namespace=f"{settings.namespace}:{FORMAT}",
-        timeout=settings.timeout,
+        # The client's own time-outs close what they give up; aiocache's cancels, which loses connections.
+        timeout=None,
         endpoint=where.pop("host", "127.0.0.1"),
         port=where.pop("port", 6379),
         db=where.pop("db", 0),
@@ -144,5 +147,5 @@ def _redis_of(settings: RedisSettings) -> RedisCache:
         pool_max_size=settings.connections_max,
         create_connection_timeout=settings.timeout,
         connection_pool_class=BlockingConnectionPool,
-        connection_pool_kwargs={**where, "timeout": settings.timeout},
+        connection_pool_kwargs={**where, "timeout": settings.timeout, "socket_timeout": settings.timeout},
     )

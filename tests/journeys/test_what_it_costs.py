@@ -1,4 +1,4 @@
-"""What operations cost the fleet API, cold and warm, by its own count."""
+"""What an operation costs the fleet API, what is told of that, and how answers grow old."""
 
 from __future__ import annotations
 
@@ -6,17 +6,13 @@ import asyncio
 
 import pytest
 
-from gateway.schema.global_ids import vehicle_global_id
 from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
 from tests.journeys.test_reading_a_fleet import ALL_OF_A_VEHICLE
 
 TOKENS = [f"token-{number}" for number in range(200)]
 CLIENTS = tuple(Client(f"T7K2M#{number}", token=token) for number, token in enumerate(TOKENS))
 LIST = f"{{ vehicles(first: 100) {{ edges {{ cursor node {{ {ALL_OF_A_VEHICLE} }} }} }} }}"
-ALIASES = f"""{{ a: vehicles(first: 100) {{ nodes {{ {ALL_OF_A_VEHICLE} }} }} b: vehicles(first: 20) {{ nodes {{ id }} }}
-  c: vehicles(first: 7) {{ nodes {{ id }} }} }}"""
 PAGE = "query($n: Int, $c: String) { vehicles(first: $n, after: $c) { nodes { vehicleId } pageInfo { hasNextPage endCursor } } }"
-NODES = "query($ids: [ID!]!) { nodes(ids: $ids) { id ... on Vehicle { vehicleId } } }"
 
 
 @pytest.fixture
@@ -24,94 +20,6 @@ async def gateway(start):
     """A gateway with its cache, over 1,000 vehicles in pages of 100."""
     simulator = Simulator([FleetPlan(vehicles=1000, clients=CLIENTS)], Switches(rate_limit_requests=0))
     return await start(simulator=simulator, cache__enabled=True)
-
-
-def by_id(gateway, count: int = 15) -> str:
-    """Twenty aliases of vehicle(id:), `count` of them distinct."""
-    ids = gateway.simulator.fleets["T7K2M"].ids[:100:6][:count]
-    return "{ %s }" % " ".join(f'v{n}: vehicle(id: "{ids[n % count]}") {{ vehicleId }}' for n in range(20))
-
-
-async def cold_and_warm(gateway, ask) -> tuple[int, int]:
-    """The upstream calls of doing something, and of doing it again."""
-    counts = []
-    for _ in range(2):
-        before = gateway.simulator.requests.total
-        await ask()
-        counts.append(gateway.simulator.requests.total - before)
-    return counts[0], counts[1]
-
-
-async def test_a_page_with_every_field(gateway):
-    """`vehicles(first: 100)` with every field: 1, then 0."""
-    assert await cold_and_warm(gateway, lambda: gateway.data(LIST, by=TOKENS[0])) == (1, 0)
-
-
-async def test_three_aliases_of_different_sizes(gateway):
-    """The same with three aliases of different `first` up to 100: 1, then 0."""
-    assert await cold_and_warm(gateway, lambda: gateway.data(ALIASES, by=TOKENS[0])) == (1, 0)
-
-
-async def test_two_hundred_clients_of_one_principal_at_once(gateway):
-    """All of them together: 1, then 0."""
-    gateway.simulator.faults.rules = [Fault("latency", seconds=0.2)]
-    query = "{ vehicles(first: 100) { nodes { vehicleId } } }"
-
-    async def ask() -> None:
-        await asyncio.gather(*(gateway.data(query, by=TOKENS[0]) for _ in range(200)))
-
-    assert await cold_and_warm(gateway, ask) == (1, 0)
-
-
-async def test_twenty_aliases_by_id(gateway):
-    """20 aliases of `vehicle(id)`, 15 distinct: 15, then 0."""
-    assert await cold_and_warm(gateway, lambda: gateway.data(by_id(gateway), by=TOKENS[0])) == (15, 0)
-
-
-async def test_twenty_aliases_by_id_after_a_list_that_held_them(gateway):
-    """The list answers for its vehicles: 0, then 0."""
-    await gateway.data(LIST, by=TOKENS[0])
-    assert await cold_and_warm(gateway, lambda: gateway.data(by_id(gateway), by=TOKENS[0])) == (0, 0)
-
-
-async def test_four_hundred_nodes_of_a_fleet_of_unknown_size(gateway):
-    """400 ids all over the fleet: at most 20, then 0; and in the order that was asked for."""
-    wanted = gateway.simulator.fleets["T7K2M"].ids[::-1][::2][:400]
-    ids = [vehicle_global_id(vehicle_id) for vehicle_id in wanted]
-
-    async def ask() -> None:
-        nodes = (await gateway.data(NODES, by=TOKENS[0], ids=ids))["nodes"]
-        assert [node["vehicleId"] for node in nodes] == wanted
-
-    cold, warm = await cold_and_warm(gateway, ask)
-    assert cold <= 20
-    assert warm == 0
-
-
-async def test_a_walk_of_all_and_another_by_a_different_size(gateway):
-    """By 50: 10, a call for each upstream page; then by 20: 0."""
-
-    async def walk(size: int) -> None:
-        found, cursor = [], None
-        while True:
-            page = (await gateway.data(PAGE, by=TOKENS[0], n=size, c=cursor))["vehicles"]
-            found += [node["vehicleId"] for node in page["nodes"]]
-            if not page["pageInfo"]["hasNextPage"]:
-                break
-            cursor = page["pageInfo"]["endCursor"]
-        assert found == gateway.simulator.fleets["T7K2M"].ids
-
-    sizes = iter((50, 20))
-    assert await cold_and_warm(gateway, lambda: walk(next(sizes))) == (10, 0)
-
-
-async def test_two_hundred_principals(gateway):
-    """The same question by 200 principals: 200, then 0. Nothing is shared between them."""
-
-    async def ask() -> None:
-        await asyncio.gather(*(gateway.data("{ vehicles(first: 9) { nodes { id } } }", by=token) for token in TOKENS))
-
-    assert await cold_and_warm(gateway, ask) == (200, 0)
 
 
 async def test_what_it_cost_is_told_to_those_who_ask(gateway):

@@ -8,7 +8,7 @@ import pytest
 from gateway.app import create_app
 from gateway.settings import Settings
 from gateway.simulator import Fault, Simulator, Switches
-from tests.journeys.conftest import PLANS, TOKENS
+from tests.gateways import PLANS, TOKENS
 
 VEHICLE = '{ vehicle(id: "JQ7RP") { vehicleId } }'
 LIST = "{ vehicles(first: 5) { nodes { vehicleId } } }"

@@ -7,41 +7,13 @@ import time
 import httpx
 import pytest
 from joserfc import jwt
-from joserfc.jwk import KeySet, OctKey, RSAKey
+from joserfc.jwk import OctKey, RSAKey
 
 from gateway.errors import IssuerUnavailable, Unauthenticated
 from gateway.settings import OidcSettings
 from gateway.upstream.issuer import Issuer
 from gateway.web.tokens import VerifiedClaims
-
-ISSUER = "https://issuer.test"
-
-
-class FakeIssuer:
-    """An OpenID Connect issuer: discovery, keys, tokens; keys can be rotated, and it can go down."""
-
-    def __init__(self) -> None:
-        self.key = RSAKey.generate_key(2048, {"kid": "one"})
-        self.fetches = 0
-        self.down = False
-
-    def rotate(self, kid: str) -> None:
-        self.key = RSAKey.generate_key(2048, {"kid": kid})
-
-    def handle(self, request: httpx.Request) -> httpx.Response:
-        if self.down:
-            raise httpx.ConnectError("down")
-        if request.url.path == "/.well-known/openid-configuration":
-            return httpx.Response(200, json={"jwks_uri": f"{ISSUER}/keys"})
-        self.fetches += 1
-        return httpx.Response(200, json=KeySet([self.key]).as_dict(private=False))
-
-    def token(self, key: RSAKey | None = None, **claims: object) -> str:
-        now = int(time.time())
-        body = {"iss": ISSUER, "sub": "cl1", "aud": "fleet", "iat": now, "exp": now + 900, "fleet_id": "T7K2M",
-                "scope": "vehicles.ro", **claims}  # fmt: skip
-        signer = key or self.key
-        return jwt.encode({"alg": "RS256", "kid": signer.kid}, {k: v for k, v in body.items() if v is not None}, signer)
+from tests.issuer import ISSUER, FakeIssuer
 
 
 @pytest.fixture

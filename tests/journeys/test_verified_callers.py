@@ -1,0 +1,91 @@
+"""Callers with verified tokens: rotation keeps what was read, and a bad token never reaches the fleet API."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+import pytest
+
+from gateway.app import create_app
+from gateway.settings import Settings
+from gateway.simulator import FleetPlan, Simulator, Switches
+from tests.issuer import ISSUER, FakeIssuer
+
+QUERY = "query($c: String) { vehicles(first: 2, after: $c) { nodes { vehicleId } pageInfo { endCursor } } }"
+
+
+class Wire(httpx.AsyncBaseTransport):
+    """A network of two hosts: the fleet API and the issuer."""
+
+    def __init__(self, simulator: Simulator, issuer: FakeIssuer) -> None:
+        self._fleet = httpx.ASGITransport(simulator.app)
+        self._issuer = httpx.MockTransport(issuer.handle)
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        there = self._issuer if request.url.host == "issuer.test" else self._fleet
+        return await there.handle_async_request(request)
+
+
+@pytest.fixture
+async def world():
+    simulator, issuer = Simulator([FleetPlan(), FleetPlan("EXFL29")], Switches(rate_limit_requests=0)), FakeIssuer()
+    settings = Settings(upstream={"url": "http://fleet.test"}, oidc={"issuer": ISSUER, "audience": "fleet"})
+    app = create_app(settings, Wire(simulator, issuer))
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test") as http,
+    ):
+
+        async def ask(token: str, cursor: str | None = None) -> httpx.Response:
+            body = {"query": QUERY, "variables": {"c": cursor}}
+            return await http.post("/graphql", json=body, headers={"Authorization": f"Bearer {token}"})
+
+        yield simulator, issuer, ask
+
+
+async def test_a_rotated_token_finds_what_the_old_one_read(world):
+    """A new token of the same client costs no upstream call; another client's does."""
+    simulator, issuer, ask = world
+    for number in range(3):
+        token = issuer.token(jti=str(number))
+        simulator.accept(token, "T7K2M#cl1")
+        assert "errors" not in (await ask(token)).json()
+    assert simulator.requests.total == 1
+    other = issuer.token(sub="cl2")
+    simulator.accept(other, "T7K2M#cl2")
+    await ask(other)
+    assert simulator.requests.total == 2
+
+
+@pytest.mark.parametrize("wrong", [{"iss": "https://evil.test"}, {"aud": "other"}, {"exp": int(time.time()) - 60}])
+async def test_a_bad_token_never_reaches_the_fleet_api(world, wrong):
+    """Wrong issuer, wrong audience or expired: 401 before any upstream call, although the fleet API would take it."""
+    simulator, issuer, ask = world
+    token = issuer.token(**wrong)
+    simulator.accept(token, "T7K2M#cl1")
+    response = await ask(token)
+    assert response.status_code == 401
+    assert 'error="invalid_token"' in response.headers["WWW-Authenticate"]
+    assert simulator.requests.total == 0
+
+
+async def test_without_keys_nobody_is_judged(world):
+    """While the issuer has never been reached the answer is 503, with a time to come back."""
+    simulator, issuer, ask = world
+    issuer.down = True
+    response = await ask(issuer.token())
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+    assert response.json()["errors"][0]["extensions"]["code"] == "IDENTITY_UNAVAILABLE"
+    assert simulator.requests.total == 0
+
+
+async def test_cursors_are_bound_to_the_verified_fleet(world):
+    """A cursor of one fleet's walk is foreign to a caller of another."""
+    simulator, issuer, ask = world
+    mine, theirs = issuer.token(), issuer.token(fleet_id="EXFL29")
+    simulator.accept(mine, "T7K2M#cl1")
+    simulator.accept(theirs, "EXFL29#cl1")
+    cursor = (await ask(mine)).json()["data"]["vehicles"]["pageInfo"]["endCursor"]
+    assert (await ask(theirs, cursor)).json()["errors"][0]["extensions"]["code"] == "CURSOR_FOREIGN"
+    assert "errors" not in (await ask(mine, cursor)).json()
