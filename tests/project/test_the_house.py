@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from gateway import __version__
 from gateway.schema.build import print_sdl
-from gateway.settings import Settings, knobs
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
-TRACKED = [ROOT / name for name in subprocess.check_output(["git", "ls-files"], cwd=ROOT, text=True).splitlines()]
-TEXTS = [path for path in TRACKED if path.is_file() and path.suffix not in (".png", ".ico")]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+WRITTEN_BY_TOOLS = {"__pycache__", "build", "dist", "node_modules", "uv.lock"}
+
+
+def _files() -> list[Path]:
+    """The project's files: what git tracks, or, in an unpacked archive, all but what tools write."""
+    try:
+        names = subprocess.check_output(
+            ["git", "ls-files"], cwd=ROOT, text=True, stderr=subprocess.DEVNULL
+        ).splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        names = []
+    tracked = [ROOT / name for name in names]
+    found = tracked or [path for path in ROOT.rglob("*") if not _is_by_tools(path.relative_to(ROOT))]
+    return sorted(path for path in found if path.is_file())
+
+
+def _is_by_tools(path: Path) -> bool:
+    hidden = path.parts[0].startswith(".") and path.parts[0] not in (".ci", ".dockerignore", ".gitignore")
+    return hidden or not WRITTEN_BY_TOOLS.isdisjoint(path.parts)
+
+
+FILES = _files()
+TEXTS = [path for path in FILES if path.suffix not in (".png", ".ico")]
+PAGES = [path for path in FILES if path.suffix == ".md"]
 
 
 def test_import_contracts_hold():
@@ -25,7 +50,7 @@ def test_import_contracts_hold():
     found = subprocess.run(
         [Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    assert found.returncode == 0, found.stdout
+    assert found.returncode == 0, found.stdout + found.stderr
 
 
 def test_the_schema_file_is_current():
@@ -34,11 +59,19 @@ def test_the_schema_file_is_current():
 
 
 def test_every_setting_is_documented():
-    """docs/settings.md has each variable with its help; `uv run .ci/settings-page` writes it."""
-    page = (ROOT / "docs/settings.md").read_text()
-    for knob in knobs(Settings(), environ={}):
-        assert f"| `{knob.variable}` |" in page
-        assert knob.help in page
+    """docs/settings.md has each variable, its default and its help, as `uv run .ci/settings-page` writes them."""
+    command = [sys.executable, ROOT / ".ci/settings-page", "--check"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+
+
+def test_every_dependency_has_its_reason():
+    """The decision on dependencies gives a line to each that pyproject.toml names, and to no other."""
+    named = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["build-system"]["requires"]]
+    named += [one for group in PYPROJECT["dependency-groups"].values() for one in group]
+    page = (ROOT / "docs/decisions/0001-dependencies.md").read_text()
+    reasons = re.findall(r"^\| ([a-z][a-z0-9-]*) \| .+ \|$", page, re.MULTILINE)
+    assert sorted(set(reasons) - {"library"}) == sorted(re.split(r"[^a-z0-9-]", one)[0] for one in named)
 
 
 def test_changelog_and_version_agree():
@@ -54,38 +87,59 @@ def test_the_readmes_commands_are_those_that_ci_runs():
     assert f"\n{commands[1]}\n" in (ROOT / ".ci/run").read_text()
 
 
+@pytest.mark.parametrize("failing", ["pip install uv", "uv run pytest"])
+def test_ci_ends_where_its_first_step_fails(failing, tmp_path):
+    """CI doesn't go on after an installation or a test run that failed."""
+    for name in ("pip", "uv", "redis-server"):
+        stub = tmp_path / name
+        stub.write_text(f'#!/bin/sh\n[ "{name} $*" != "{failing}" ]\n')
+        stub.chmod(0o755)
+    path = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    ci = subprocess.run([ROOT / ".ci/run"], env=os.environ | path, capture_output=True, text=True, check=False)
+    assert ci.returncode != 0
+    assert ci.stdout.rstrip().endswith("== Tests, as the README says")
+
+
 def test_every_error_code_is_in_the_readme():
     """The README's table of codes has every code that errors.py has."""
     codes = set(re.findall(r'^    code = "([A-Z_]+)"', (ROOT / "gateway/errors.py").read_text(), re.MULTILINE))
     assert {code for code in codes if f"`{code}`" not in README} == set()
 
 
-@pytest.mark.parametrize("page", [path for path in TRACKED if path.suffix == ".md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(page):
-    """Relative links in Markdown name files that exist."""
-    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text()):
-        if "://" not in target:
-            assert (page.parent / target).exists(), target
+    """Relative links in Markdown name files, and headings in them, that exist."""
+    for link in re.findall(r"\]\(([^)\s]+)[^)]*\)", page.read_text()):
+        if "://" in link:
+            continue
+        name, _, anchor = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings}, link
 
 
 def test_no_room_is_called_after_nothing():
-    """No file is named utils, helpers, common or base."""
-    assert [path for path in TRACKED if path.stem in ("utils", "helpers", "common", "base")] == []
+    """No file or folder is named utils, helpers, common or base."""
+    vague = {"utils", "helpers", "common", "base"}
+    assert [path for path in FILES if not vague.isdisjoint({*path.relative_to(ROOT).parts[:-1], path.stem})] == []
 
 
 def test_no_registry_is_named():
-    """No tracked file names a package registry's host, and lock files hold no resolved addresses."""
+    """No file names a package registry's host, and lock files hold no resolved addresses."""
     hosts = re.compile("|".join(["pypi" + r"\.org", "python" + "hosted", "npmjs" + r"\.(org|com)"]))
     assert [path for path in TEXTS if hosts.search(path.read_text(errors="ignore"))] == []
-    for lock in (path for path in TRACKED if path.name == "package-lock.json"):
+    for lock in (path for path in FILES if path.name == "package-lock.json"):
         assert '"resolved"' not in json.dumps(json.loads(lock.read_text()))
 
 
 def test_every_test_says_what_holds():
     """Each test function has a docstring."""
     bare = []
-    for path in TRACKED:
+    for path in FILES:
         if path.name.startswith("test_") and path.suffix == ".py":
-            text = path.read_text()
-            bare += re.findall(r"^(?:async )?def (test_\w+)\([^)]*\)[^:]*:\n(?!    r?\"\"\")", text, re.MULTILINE)
+            functions = (node for node in ast.walk(ast.parse(path.read_text())) if hasattr(node, "args"))
+            tests = [one for one in functions if getattr(one, "name", "").startswith("test_")]
+            bare += [f"{path.name}: {one.name}" for one in tests if ast.get_docstring(one) is None]
     assert bare == []
