@@ -4,29 +4,32 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from gateway.engine.manifests import read_manifest
 from gateway.identity import Caller
 from gateway.schema.build import build_schema
 from gateway.schema.context import Context
 from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
 from gateway.schema.pricing import Prices
-from gateway.settings import ConnectionSettings, OidcSettings, Settings
+from gateway.settings import ConnectionSettings, HttpSettings, OidcSettings, Settings
 from gateway.telemetry import configure_logs
 from gateway.upstream.connect import connect
 from gateway.upstream.fetching import Clock, Errand, Tally, now
 from gateway.upstream.issuer import Issuer
 from gateway.upstream.transport import Wire
-from gateway.web import health
+from gateway.web import explorer, health
 from gateway.web.answers import refusal, too_large
-from gateway.web.graphql_endpoint import GraphQLEndpoint
-from gateway.web.middleware import BearerToken, BodyLimit, RequestId
+from gateway.web.graphql_endpoint import COST, GraphQLEndpoint
+from gateway.web.middleware import REQUEST_ID, BearerToken, BodyLimit, RequestId
 from gateway.web.tokens import Identify, VerifiedClaims, by_digest
 
 
@@ -34,7 +37,15 @@ def create_app(settings: Settings, wire: Wire | None = None, clock: Clock = now)
     """The gateway; for tests, `wire` (an httpx transport) replaces the network and `clock` the time."""
     limits = limits_of(settings.connections)
     prices = Prices(limits, settings.upstream.page_size)
-    endpoint = BearerToken(GraphQLEndpoint(build_schema(), prices, graphiql=settings.http.graphiql, clock=clock))
+    graphql = GraphQLEndpoint(
+        build_schema(),
+        prices,
+        settings.graphql,
+        explorer=explorer.page if settings.http.graphiql else None,
+        trusted=read_manifest(Path(settings.graphql.manifest)) if settings.graphql.manifest else None,
+        clock=clock,
+    )
+    endpoint = BearerToken(graphql, anonymous=settings.graphql.introspection == "public")
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -66,6 +77,7 @@ def create_app(settings: Settings, wire: Wire | None = None, clock: Clock = now)
         ],
         middleware=[
             Middleware(RequestId),
+            *cross_origin(settings.http),
             Middleware(BodyLimit, bytes_max=settings.http.body_bytes_max),
         ],
         exception_handlers={404: _not_found, 405: _not_allowed, 413: _too_large, 500: _broken},
@@ -78,6 +90,23 @@ def from_environment() -> Starlette:
     settings = Settings()
     configure_logs(settings.log)
     return create_app(settings)
+
+
+def cross_origin(settings: HttpSettings) -> list[Middleware]:
+    """Pages of these origins may ask; of others none may. Every request needs a header no form can send: no CSRF."""
+    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", COST, REQUEST_ID],
+            expose_headers=["Age", "Cache-Control", "Retry-After", "WWW-Authenticate", REQUEST_ID],
+            max_age=3600,
+        )
+    ]
 
 
 @asynccontextmanager

@@ -147,9 +147,26 @@ class OidcSettings(Slice):
     fleet_claim: str = Field(default="fleet_id", description="Claim that names the caller's fleet.")
 
 
+class GraphQLSettings(Slice):
+    """Who may ask for what of the schema."""
+
+    introspection: Literal["public", "authenticated", "off"] = Field(
+        default="authenticated",
+        description="Who is told the schema, also by federation's `_service`: anyone, callers with a token, nobody.",
+    )
+    manifest: str | None = Field(
+        default=None,
+        description="File of trusted documents, in Relay's or Apollo's form; where it is set, no other operation is run.",
+    )
+    documents_max: int = Field(default=1000, ge=1, description="Documents kept parsed and validated, per process.")
+
+
 class HttpSettings(Slice):
     """The road in."""
 
+    cors_origins: str = Field(
+        default="", description="Origins whose pages may ask, separated by commas, such as https://app.example.com."
+    )
     body_bytes_max: int = Field(default=2**20, ge=1024, description="Bytes of a request body; more is answered 413.")
     graphiql: bool = Field(default=True, description="Whether a browser gets GraphiQL at /graphql.")
 
@@ -179,6 +196,7 @@ class Settings(BaseSettings):
     coalescing: CoalescingSettings = CoalescingSettings()
     redis: RedisSettings = RedisSettings()
     oidc: OidcSettings = OidcSettings()
+    graphql: GraphQLSettings = GraphQLSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
 

@@ -2,33 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import strawberry
-from graphql import GraphQLEnumType, GraphQLError, GraphQLSchema, parse, validate
+from graphql import GraphQLEnumType, GraphQLError, GraphQLSchema
 from strawberry.types import ExecutionContext
 
 from gateway.schema.enums import leave_open
-from gateway.schema.pricing import Prices, upstream_calls
 from gateway.schema.queries import Query
 from gateway.schema.scalars import CONFIG
 from gateway.schema.types import TelematicsUnit, Vehicle
 
 
 class Schema(strawberry.Schema):
-    """Strawberry's schema with open enums, prices, and without its log of callers' mistakes."""
+    """Strawberry's schema with open enums, and without its log of callers' mistakes."""
 
     @property
     def core(self) -> GraphQLSchema:
         """The graphql-core schema underneath, for which Strawberry has no public name."""
         return self._schema
-
-    def price(self, text: str, variables: dict[str, Any] | None, operation_name: str | None, prices: Prices) -> int:
-        """The most upstream calls an operation will take; raises GraphQLError where it is not valid."""
-        document = parse(text)
-        if errors := validate(self.core, document):
-            raise errors[0]
-        return upstream_calls(self.core, document, variables or {}, operation_name, prices)
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
         """Nothing: `error_masking` logs what is worth it."""

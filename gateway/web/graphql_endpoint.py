@@ -1,160 +1,223 @@
-"""GraphQL over HTTP: Strawberry's endpoint with our context, our errors and our status codes."""
+"""The `/graphql` endpoint: what is asked is found, executed, and told with the status that it deserves."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from cross_web import HTTPException
-from graphql import GraphQLError
+from graphql import ExecutionResult, GraphQLError, OperationDefinitionNode, OperationType, execute
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket
-from strawberry.asgi import GraphQL
-from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData, process_result
-from strawberry.http.types import HTTPMethod
-from strawberry.types import ExecutionResult
 
+from gateway.engine.documents import INTROSPECTION, Document, Documents, digest_of
 from gateway.identity import Caller
 from gateway.schema.build import Schema
 from gateway.schema.context import Context
 from gateway.schema.error_masking import is_unauthenticated, presented
-from gateway.schema.pricing import Prices
+from gateway.schema.pricing import Prices, upstream_calls
+from gateway.settings import GraphQLSettings
 from gateway.upstream.fetching import Clock, Tally
-from gateway.web.answers import INVALID_TOKEN, refusal
+from gateway.web.answers import CHALLENGE, INVALID_TOKEN, refusal
+from gateway.web.graphql_over_http import (
+    RESPONSE,
+    Asked,
+    Refused,
+    asked_by_get,
+    asked_by_post,
+    asks_for_page,
+    media_type_for,
+)
 
 ContextOf = Callable[[Caller, str], Context]
-CODES = {400: "BAD_REQUEST", 404: "NOT_FOUND", 405: "METHOD_NOT_ALLOWED", 415: "UNSUPPORTED_MEDIA_TYPE"}
-
-
 COST = "X-Gateway-Cost"
 
 
-class GraphQLEndpoint(GraphQL[Context, None]):
-    """The `/graphql` endpoint; `app.state.context_of` makes the context of a caller's request."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What the answer to a request says; `ran` is false where the operation never began."""
 
-    def __init__(self, schema: Schema, prices: Prices, *, graphiql: bool, clock: Clock) -> None:
-        super().__init__(schema, graphql_ide="graphiql" if graphiql else None, subscription_protocols=())
-        self._typed_schema = schema
+    result: ExecutionResult
+    headers: Mapping[str, str]
+    ran: bool = True
+
+
+class GraphQLEndpoint:
+    """GraphQL over HTTP; `app.state.context_of` makes the context of a caller's request."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        prices: Prices,
+        settings: GraphQLSettings,
+        *,
+        explorer: Callable[[Request], Response] | None,
+        trusted: Mapping[str, str] | None,
+        clock: Clock,
+    ) -> None:
+        self._schema = schema.core
         self._prices = prices
+        self._settings = settings
+        self._explorer = explorer
+        self._trusted = trusted
+        self._trusted_texts = frozenset((trusted or {}).values())
         self._clock = clock
+        self._documents = Documents(schema.core, settings.documents_max)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await WebSocket(scope, receive, send).close()
-            return
+        request = Request(scope, receive)
         try:
-            response = await self.run(Request(scope, receive))
-        except HTTPException as refused:
-            code = CODES.get(refused.status_code, "BAD_REQUEST")
-            response = refusal(refused.status_code, code, refused.reason)
+            response = await self._respond(request)
+        except Refused as refused:
+            response = refusal(refused.status, refused.code, str(refused), refused.headers)
         await response(scope, receive, send)
 
-    async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
-        caller = getattr(request.state, "caller", None)
-        if caller is None:
-            return None  # type: ignore[return-value] # GraphiQL's page: rendered before anything is executed
-        context_of: ContextOf = request.app.state.context_of
-        return context_of(caller, request.state.request_id)
+    async def _respond(self, request: Request) -> Response:
+        if request.method not in ("GET", "POST"):
+            raise Refused(405, "METHOD_NOT_ALLOWED", "GraphQL is asked by GET or POST.", {"Allow": "GET, POST"})
+        if asks_for_page(request.method, request.headers.get("Accept"), request.query_params):
+            if self._explorer is None:
+                raise Refused(404, "NOT_FOUND", "There is no page here; ask with a query.")
+            return self._explorer(request)
+        media_type = media_type_for(request.headers.get("Accept"))
+        if request.method == "POST":
+            asked = asked_by_post(request.headers.get("Content-Type"), await request.body())
+        else:
+            asked = asked_by_get(request.query_params)
+        told = await self._tell(request, asked)
+        return self._answer(told, media_type)
 
-    async def execute_single(
-        self,
-        request: Request,
-        request_adapter: Any,
-        sub_response: Response,
-        context: Context,
-        root_value: None,
-        request_data: GraphQLRequestData,
-    ) -> ExecutionResult:
+    async def _tell(self, request: Request, asked: Asked) -> Told:
         wish = request.headers.get(COST)
         if wish not in (None, "report", "validate"):
-            raise HTTPException(400, f"{COST} is `report` or `validate`.")
+            raise Refused(400, "BAD_REQUEST", f"{COST} is `report` or `validate`.")
+        request_id: str = request.state.request_id
+        try:
+            document = self._document(asked)
+            if document.errors:
+                return _invalid([presented(error, request_id) for error in document.errors])
+            operation = document.operation(asked.operation_name or None)
+            if operation is None:
+                message = "The document has no such operation, or several and none was named."
+                raise _coded("OPERATION_RESOLUTION_FAILURE", message)
+        except GraphQLError as invalid:
+            return _invalid([presented(invalid, request_id)])
+        if request.method == "GET" and operation.operation is not OperationType.QUERY:
+            raise Refused(405, "METHOD_NOT_ALLOWED", "Only queries are asked by GET.", {"Allow": "POST"})
+        caller: Caller | None = getattr(request.state, "caller", None)
+        self._admit(caller, document, operation)
         if wish == "validate":
-            return self._priced(request_data)
-        result = await super().execute_single(request, request_adapter, sub_response, context, root_value, request_data)
-        tally = context.errand.tally
-        sub_response.headers.update(self._freshness_headers(tally, failed=bool(result.errors)))
-        if wish == "report":
-            cost = {
+            return Told(ExecutionResult(None, None, {"cost": self._price(document, asked)}), {})
+        return await self._run(request, caller, document, asked, report=wish == "report")
+
+    def _document(self, asked: Asked) -> Document:
+        """The document that is meant: sent, persisted, or listed."""
+        if self._trusted is not None:
+            text = self._trusted.get(asked.trusted_id or "")
+            if text is None and asked.query in self._trusted_texts:
+                text = asked.query
+            if text is None:
+                raise _coded("OPERATION_NOT_TRUSTED", "Only the operations of this gateway's manifest are run.")
+            return self._documents.read(text)
+        if asked.query:
+            if asked.digest is not None and asked.digest != digest_of(asked.query):
+                raise Refused(400, "PERSISTED_QUERY_MISMATCH", "The hash is not that of the query.")
+            return self._documents.read(asked.query)
+        if asked.digest is None:
+            raise Refused(400, "BAD_REQUEST", "The request has no query.")
+        known = self._documents.known(asked.digest)
+        if known is None:
+            # What clients of Apollo's automatic persisted queries wait for, to the letter.
+            raise _coded("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound")
+        return known
+
+    def _admit(self, caller: Caller | None, document: Document, operation: OperationDefinitionNode) -> None:
+        """Who may ask what: introspection by its setting, everything else with a token only."""
+        fields = document.root_fields(operation)
+        introspects = bool(fields & INTROSPECTION)
+        if introspects and self._settings.introspection == "off":
+            raise Refused(400, "INTROSPECTION_DISABLED", "This gateway does not tell its schema.")
+        if caller is None and not (fields <= INTROSPECTION | {"__typename"} and introspects):
+            challenge = {"WWW-Authenticate": CHALLENGE}
+            raise Refused(401, "UNAUTHENTICATED", "A bearer token is required in the Authorization header.", challenge)
+
+    async def _run(
+        self, request: Request, caller: Caller | None, document: Document, asked: Asked, *, report: bool
+    ) -> Told:
+        assert document.ast is not None
+        context_of: ContextOf = request.app.state.context_of
+        request_id: str = request.state.request_id
+        context = context_of(caller, request_id) if caller is not None else None
+        outcome = execute(
+            self._schema,
+            document.ast,
+            context_value=context,
+            variable_values=asked.variables,
+            operation_name=asked.operation_name or None,
+        )
+        result = outcome if isinstance(outcome, ExecutionResult) else await outcome
+        errors = [presented(error, request_id) for error in result.errors or ()]
+        if result.data is None and errors and not any(error.path for error in errors):
+            return _invalid(errors)
+        tally = context.errand.tally if context is not None else Tally()
+        extensions: dict[str, Any] = {}
+        if report:
+            extensions["cost"] = {
                 "upstreamCalls": tally.upstream_calls,
                 "cacheHits": tally.cache_hits,
                 "coalesced": tally.coalesced,
+                **self._price(document, asked),
             }
-            priced = self._priced(request_data).extensions or {}
-            result.extensions = {
-                **(result.extensions or {}),
-                "cost": {**cost, **priced.get("cost", {})},
-                "freshness": {"oldestAge": self._age(tally), "stale": tally.stale},
-            }
-        elif tally.stale:
-            result.extensions = {
-                **(result.extensions or {}),
-                "freshness": {"oldestAge": self._age(tally), "stale": True},
-            }
-        return result
+        if report or tally.stale:
+            extensions["freshness"] = {"oldestAge": self._age(tally), "stale": tally.stale}
+        headers = {"Cache-Control": "no-store"} if errors else self._freshness_headers(tally)
+        return Told(ExecutionResult(result.data, errors or None, extensions or None), headers)
 
-    def _priced(self, asked: GraphQLRequestData) -> ExecutionResult:
-        """The operation's price in place of its result; it is not run."""
-        try:
-            calls = self._typed_schema.price(asked.query or "", asked.variables, asked.operation_name, self._prices)
-        except GraphQLError as invalid:
-            return ExecutionResult(None, [invalid])
-        return ExecutionResult(None, None, {"cost": {"estimatedUpstreamCalls": calls}})
+    def _answer(self, told: Told, media_type: str) -> Response:
+        result = told.result
+        refused = [error for error in result.errors or () if is_unauthenticated(error)]
+        if refused:
+            return Response(
+                _encoded({"data": None, "errors": refused}), 401, {"WWW-Authenticate": INVALID_TOKEN}, media_type
+            )
+        body: dict[str, Any] = {"data": result.data} if told.ran else {}
+        if result.errors:
+            body["errors"] = result.errors
+        if result.extensions:
+            body["extensions"] = result.extensions
+        status = 400 if not told.ran and media_type == RESPONSE else 200
+        return Response(_encoded(body), status, told.headers, f"{media_type}; charset=utf-8")
+
+    def _price(self, document: Document, asked: Asked) -> dict[str, int]:
+        assert document.ast is not None
+        calls = upstream_calls(self._schema, document.ast, asked.variables or {}, asked.operation_name, self._prices)
+        return {"estimatedUpstreamCalls": calls}
 
     def _age(self, tally: Tally) -> float:
         """How old the oldest part of the answer is, in seconds."""
         return 0.0 if tally.oldest is None else max(0.0, round(self._clock() - tally.oldest, 3))
 
-    def _freshness_headers(self, tally: Tally, *, failed: bool) -> dict[str, str]:
-        if failed:
-            return {"Cache-Control": "no-store"}
+    def _freshness_headers(self, tally: Tally) -> dict[str, str]:
         age = int(self._age(tally))
         left = 0 if tally.fresh_until is None or tally.stale else max(0, int(tally.fresh_until - self._clock()))
         return {"Cache-Control": f"private, max-age={age + left if left else 0}", "Age": str(age)}
 
-    async def process_result(
-        self, request: Request, result: ExecutionResult, strict: bool = False
-    ) -> GraphQLHTTPResponse:
-        if result.errors:
-            request_id = request.state.request_id
-            result.errors = [presented(error, request_id) for error in result.errors]
-            if any(map(is_unauthenticated, result.errors)):
-                result.errors = [error for error in result.errors if is_unauthenticated(error)]
-                result.data = None
-        return process_result(result)
 
-    def create_response(
-        self, response_data: GraphQLHTTPResponse | list[GraphQLHTTPResponse], sub_response: Response
-    ) -> Response:
-        response = super().create_response(response_data, sub_response)
-        if isinstance(response_data, dict) and any(_code_of(e) == "UNAUTHENTICATED" for e in _errors_of(response_data)):
-            response.status_code = 401
-            response.headers["WWW-Authenticate"] = INVALID_TOKEN
-        return response
-
-    def decode_json(self, data: str | bytes) -> object:
-        """Decoded JSON; what is no object is refused here, where Strawberry would answer 500."""
-        try:
-            decoded = msgspec.json.decode(data)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as garbled:
-            raise HTTPException(400, "The request body is not JSON.") from garbled
-        if not isinstance(decoded, dict):
-            raise HTTPException(400, "The request must be one JSON object.")
-        return decoded
-
-    def encode_json(self, data: object) -> bytes:
-        return msgspec.json.encode(data)
-
-    def is_request_allowed(self, request: Any) -> bool:
-        method: HTTPMethod = request.method
-        return method in ("GET", "POST")
+def _invalid(errors: list[GraphQLError]) -> Told:
+    return Told(ExecutionResult(None, errors), {"Cache-Control": "no-store"}, ran=False)
 
 
-def _errors_of(data: GraphQLHTTPResponse) -> list[Any]:
-    return list(data.get("errors") or ())
+def _coded(code: str, message: str) -> GraphQLError:
+    return GraphQLError(message, extensions={"code": code, "retryable": False})
 
 
-def _code_of(error: Any) -> Any:
-    return (error.get("extensions") or {}).get("code")
+def _encoded(body: dict[str, Any]) -> bytes:
+    return msgspec.json.encode(body, enc_hook=_plain)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, GraphQLError):
+        return value.formatted
+    raise TypeError(f"not JSON: {type(value).__name__}")

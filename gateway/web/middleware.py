@@ -7,12 +7,13 @@ import time
 import uuid
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import IssuerUnavailable, Unauthenticated
 from gateway.web.answers import refusal, too_large, unauthenticated
+from gateway.web.graphql_over_http import asks_for_page
 from gateway.web.tokens import Identify
 
 log = structlog.get_logger("gateway.web")
@@ -82,16 +83,25 @@ class BodyLimit:
 
 
 class BearerToken:
-    """Lets a request in with a bearer token only, and turns the token into a `Caller`; GraphiQL's page is open."""
+    """Lets a request in with a bearer token only, and turns the token into a `Caller`; GraphiQL's page is open.
 
-    def __init__(self, app: ASGIApp) -> None:
+    With `anonymous` a request without any credentials goes on, too, and has no caller.
+    """
+
+    def __init__(self, app: ASGIApp, *, anonymous: bool = False) -> None:
         self._app = app
+        self._anonymous = anonymous
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or _asks_for_page(scope):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = Headers(scope=scope).getlist("Authorization")
+        headers = Headers(scope=scope)
+        given = headers.getlist("Authorization")
+        page = asks_for_page(scope["method"], headers.get("Accept"), QueryParams(scope["query_string"]))
+        if page or (self._anonymous and not given):
+            await self._app(scope, receive, send)
+            return
         bearer = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
         if bearer is None:
             message = "A bearer token is required in the Authorization header."
@@ -107,10 +117,3 @@ class BearerToken:
             await refusal(503, outage.code, str(outage), {"Retry-After": "5"})(scope, receive, send)
             return
         await self._app(scope, receive, send)
-
-
-def _asks_for_page(scope: Scope) -> bool:
-    """A browser that opens the endpoint: GET, wants HTML, carries no query."""
-    if scope["method"] != "GET" or b"query=" in scope["query_string"]:
-        return False
-    return "text/html" in Headers(scope=scope).get("Accept", "")

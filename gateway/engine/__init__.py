@@ -1,0 +1,1 @@
+"""GraphQL documents and their execution. It knows GraphQL, and nothing of vehicles."""

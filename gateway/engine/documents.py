@@ -1,0 +1,117 @@
+"""Documents are parsed and validated once, however often they are sent: a bounded cache by their SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from graphql import (
+    DocumentNode,
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLError,
+    GraphQLSchema,
+    InlineFragmentNode,
+    OperationDefinitionNode,
+    SelectionSetNode,
+    parse,
+    validate,
+)
+
+# What a schema tells of itself; `_service` is how a federation router asks.
+INTROSPECTION = frozenset(("__schema", "__type", "_service"))
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A document, or what is wrong with it."""
+
+    text: str
+    digest: str
+    ast: DocumentNode | None
+    errors: Sequence[GraphQLError] = ()
+
+    def operation(self, name: str | None) -> OperationDefinitionNode | None:
+        """The operation of that name, or the only one; None where that is none."""
+        found = [
+            node
+            for node in (self.ast.definitions if self.ast else ())
+            if isinstance(node, OperationDefinitionNode) and (name is None or (node.name and node.name.value == name))
+        ]
+        return found[0] if len(found) == 1 else None
+
+    def root_fields(self, operation: OperationDefinitionNode) -> set[str]:
+        """The names of an operation's root fields, through fragments, whatever directives say."""
+        fragments = (
+            {n.name.value: n for n in self.ast.definitions if isinstance(n, FragmentDefinitionNode)} if self.ast else {}
+        )
+        return set(_names(operation.selection_set, fragments))
+
+
+def digest_of(text: str) -> str:
+    """The SHA-256 of a document's text, in hexadecimal, as persisted operations name it."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+class Documents:
+    """Documents by digest, the least recently used forgotten first; bounded by number and by characters."""
+
+    def __init__(self, schema: GraphQLSchema, documents_max: int = 1000, characters_max: int = 4 * 2**20) -> None:
+        self._schema = schema
+        self._documents_max = documents_max
+        self._characters_max = characters_max
+        self._known: OrderedDict[str, Document] = OrderedDict()
+        self._characters = 0
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def known(self, digest: str) -> Document | None:
+        """A document that has been seen, by its digest."""
+        document = self._known.get(digest)
+        if document is not None:
+            self._known.move_to_end(digest)
+        return document
+
+    def read(self, text: str) -> Document:
+        """The document of a text: parsed and validated now, or before."""
+        digest = digest_of(text)
+        document = self.known(digest)
+        if document is None:
+            document = self._checked(text, digest)
+            self._known[digest] = document
+            self._characters += len(text)
+            while len(self._known) > self._documents_max or self._characters > self._characters_max:
+                _, forgotten = self._known.popitem(last=False)
+                self._characters -= len(forgotten.text)
+        return document
+
+    def _checked(self, text: str, digest: str) -> Document:
+        try:
+            ast = parse(text)
+        except GraphQLError as invalid:
+            return Document(text, digest, None, (invalid,))
+        except RecursionError:
+            return Document(text, digest, None, (GraphQLError("The document is nested too deeply."),))
+        return Document(text, digest, ast, tuple(validate(self._schema, ast)))
+
+
+def _names(
+    selections: SelectionSetNode, fragments: dict[str, FragmentDefinitionNode], seen: frozenset[str] = frozenset()
+) -> list[str]:
+    names = []
+    for selection in selections.selections:
+        if isinstance(selection, FieldNode):
+            names.append(selection.name.value)
+        elif isinstance(selection, InlineFragmentNode):
+            names += _names(selection.selection_set, fragments, seen)
+        elif (
+            isinstance(selection, FragmentSpreadNode)
+            and (name := selection.name.value) in fragments
+            and name not in seen
+        ):
+            names += _names(fragments[name].selection_set, fragments, seen | {name})
+    return names
