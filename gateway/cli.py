@@ -19,7 +19,8 @@ from starlette.types import ASGIApp
 
 from gateway import __version__
 from gateway.app import create_app, from_environment
-from gateway.schema.build import print_sdl
+from gateway.engine.manifests import ManifestInvalid, problems_of, read_manifest
+from gateway.schema.build import build_schema, print_sdl
 from gateway.settings import Settings, knobs, unknown_variables, variable_of
 from gateway.simulator import FleetPlan, Simulator, Switches
 from gateway.telemetry import configure_logs
@@ -32,6 +33,8 @@ app = typer.Typer(
 )
 schema = typer.Typer(help="The GraphQL schema.", no_args_is_help=True)
 app.add_typer(schema, name="schema")
+operations = typer.Typer(help="Trusted documents.", no_args_is_help=True)
+app.add_typer(operations, name="operations")
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.  [env: GATEWAY_HOST]")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.  [env: GATEWAY_PORT]")]
@@ -99,9 +102,11 @@ def simulate(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) ->
 
 
 @schema.command("print")
-def schema_print() -> None:
+def schema_print(
+    federation: Annotated[bool, typer.Option("--federation", help="As a subgraph, for federation routers.")] = False,
+) -> None:
     """Prints the schema in GraphQL's schema definition language."""
-    typer.echo(print_sdl(), nl=False)
+    typer.echo(print_sdl(federation=federation), nl=False)
 
 
 @schema.command("check")
@@ -118,6 +123,23 @@ def schema_check(
         typer.echo("\n".join(diff))
         typer.echo(f"{file} is stale: gateway schema print > {file}", err=True)
         raise typer.Exit(1)
+
+
+@operations.command("check")
+def operations_check(
+    file: Annotated[Path, typer.Argument(help="A manifest in Relay's or Apollo's form.")],
+) -> None:
+    """Fails if an operation of a manifest does not run against the schema."""
+    try:
+        manifest = read_manifest(file)
+    except ManifestInvalid as invalid:
+        raise typer.BadParameter(str(invalid)) from invalid
+    problems = problems_of(manifest, build_schema().core)
+    for problem in problems:
+        typer.echo(problem, err=True)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo(f"{len(manifest)} operations fit the schema")
 
 
 @app.command("settings")

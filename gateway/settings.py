@@ -156,7 +156,7 @@ class GraphQLSettings(Slice):
     )
     manifest: str | None = Field(
         default=None,
-        description="File of trusted documents, in Relay's or Apollo's form; where it is set, no other operation is run.",
+        description="File of trusted documents, in Relay's or Apollo's form; with one, nothing else is run.",
     )
     documents_max: int = Field(default=1000, ge=1, description="Documents kept parsed and validated, per process.")
 

@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import strawberry
-from graphql import GraphQLEnumType, GraphQLError, GraphQLSchema
+from graphql import (
+    GraphQLEnumType,
+    GraphQLError,
+    GraphQLObjectType,
+    GraphQLSchema,
+    is_introspection_type,
+    is_specified_scalar_type,
+    print_type,
+)
+from strawberry.federation.schema import FederationAny
 from strawberry.types import ExecutionContext
 
+from gateway.schema.context import Info
 from gateway.schema.enums import leave_open
+from gateway.schema.federation import entity_of
 from gateway.schema.queries import Query
 from gateway.schema.scalars import CONFIG
 from gateway.schema.types import TelematicsUnit, Vehicle
 
 
-class Schema(strawberry.Schema):
-    """Strawberry's schema with open enums, and without its log of callers' mistakes."""
+class Schema(strawberry.federation.Schema):
+    """Strawberry's federation schema with open enums and our entities, and without its log of callers' mistakes."""
 
     @property
     def core(self) -> GraphQLSchema:
         """The graphql-core schema underneath, for which Strawberry has no public name."""
         return self._schema
+
+    def entities_resolver(self, info: Info, representations: list[FederationAny]) -> list[Any]:
+        """One read for each entity, all at once, so that the loaders see them together; each may fail alone."""
+        return [entity_of(info.context, representation) for representation in representations]
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
         """Nothing: `error_masking` logs what is worth it."""
@@ -33,6 +50,24 @@ def build_schema() -> Schema:
     return schema
 
 
-def print_sdl() -> str:
-    """The schema in GraphQL's schema definition language, as `schema.graphql` holds it."""
-    return build_schema().as_str().rstrip() + "\n"
+def print_sdl(*, federation: bool = False) -> str:
+    """The schema in GraphQL's schema definition language; with `federation` as a subgraph that composes."""
+    schema = build_schema()
+    if federation:
+        return schema.as_str().rstrip() + "\n"
+    own = without_federation(schema.core).type_map.values()
+    told = (named for named in own if not (is_introspection_type(named) or is_specified_scalar_type(named)))
+    return "\n\n".join(print_type(named) for named in sorted(told, key=lambda named: named.name)) + "\n"
+
+
+def without_federation(schema: GraphQLSchema) -> GraphQLSchema:
+    """The schema as its own users see it: without what is there for federation routers."""
+    arguments = schema.to_kwargs()
+    query = schema.query_type
+    assert query is not None
+    fields = {name: field for name, field in query.fields.items() if not name.startswith("_")}
+    own = GraphQLObjectType(query.name, fields, description=query.description)
+    types = [
+        named for named in arguments["types"] or () if not named.name.startswith(("_", "link__")) and named is not query
+    ]
+    return GraphQLSchema(query=own, types=types)

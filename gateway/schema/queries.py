@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import strawberry
 from strawberry import UNSET
+from strawberry.federation.schema_directives import Cost, ListSize
 
 from gateway.errors import GlobalIdInvalid, InputInvalid
 from gateway.schema.connections import Arguments, ReadPage, find_unit, unit_connection, vehicle_connection
@@ -41,7 +42,7 @@ Brand = Annotated[str | None, strawberry.argument(description="Its brand, such a
 
 async def _resolve_node(info: Info, id: GlobalId) -> Any:
     key = parse_global_id(id)
-    return await (_unit(info.context, key) if isinstance(key, UnitKey) else info.context.loaders.vehicle.load(key))
+    return await (unit_of(info.context, key) if isinstance(key, UnitKey) else info.context.loaders.vehicle.load(key))
 
 
 async def _resolve_nodes(info: Info, ids: GlobalIds) -> Any:
@@ -71,7 +72,7 @@ async def _resolve_vehicles(
 async def _resolve_telematics_unit(
     info: Info, *, manufacturer: Manufacturer = UNSET, brand: Brand = UNSET, id: UnitId
 ) -> Any:
-    return await _unit(info.context, UnitKey(manufacturer or None, brand or None, id))
+    return await unit_of(info.context, UnitKey(manufacturer or None, brand or None, id))
 
 
 async def _resolve_telematics_units(
@@ -82,29 +83,47 @@ async def _resolve_telematics_units(
     return await unit_connection(_pages(context, None), context.limits, arguments, fleet)
 
 
+# For routers that price operations: a field's cost is the reads behind it, a page's size its `first` or `last`.
+PAGED = [
+    ListSize(
+        assumed_size=None,
+        slicing_arguments=["first", "last"],
+        sized_fields=["edges", "nodes"],
+        require_one_slicing_argument=False,
+    )
+]
+A_READ = [Cost(weight=1)]
+
+
 @strawberry.type(description="What can be asked.")
 class Query:
     node: Node | None = strawberry.field(
-        resolver=_resolve_node, description="An object by its global id; null where there is none."
+        resolver=_resolve_node,
+        description="An object by its global id; null where there is none.",
+        directives=A_READ,
     )
     nodes: list[Node | None] = strawberry.field(
         resolver=_resolve_nodes,
         description="Objects by their global ids, in the order of the ids; null where there is none.",
     )
     vehicle: Vehicle | None = strawberry.field(
-        resolver=_resolve_vehicle, description="A vehicle by the fleet API's id; null where there is none."
+        resolver=_resolve_vehicle,
+        description="A vehicle by the fleet API's id; null where there is none.",
+        directives=A_READ,
     )
     vehicles: VehicleConnection | None = strawberry.field(
-        resolver=_resolve_vehicles, description=f"The fleet's vehicles. {PAGING}"
+        resolver=_resolve_vehicles, description=f"The fleet's vehicles. {PAGING}", directives=PAGED
     )
     telematics_unit: TelematicsUnit | None = strawberry.field(
         resolver=_resolve_telematics_unit,
         description="A telematics unit by its whole key; a part that the fleet API leaves empty is left out here too. "
         "The fleet API has no look-up for units: the fleet is walked, up to a limit.",
+        directives=[Cost(weight=100)],
     )
     telematics_units: TelematicsUnitConnection | None = strawberry.field(
         resolver=_resolve_telematics_units,
         description=f"The fleet's telematics units, in the order of their vehicles. {PAGING}",
+        directives=PAGED,
     )
 
 
@@ -117,7 +136,8 @@ def _pages(context: Context, search: str | None) -> ReadPage:
     return lambda token: context.loaders.page.load((token, search if token is None else None))
 
 
-async def _unit(context: Context, key: UnitKey) -> models.TelematicsUnit | None:
+async def unit_of(context: Context, key: UnitKey) -> models.TelematicsUnit | None:
+    """The unit of a key, by a walk over the fleet."""
     search = key.unit_id if context.unit_search else None
     return await find_unit(_pages(context, search), context.limits, *key)
 
@@ -137,7 +157,7 @@ async def _nodes(context: Context, global_ids: list[strawberry.ID]) -> list[Any]
 
 async def _each(context: Context, keys: list[str | UnitKey]) -> dict[str | UnitKey, Any]:
     reads = [
-        partial(_unit, context, key) if isinstance(key, UnitKey) else partial(context.loaders.vehicle.load, key)
+        partial(unit_of, context, key) if isinstance(key, UnitKey) else partial(context.loaders.vehicle.load, key)
         for key in keys
     ]
     results = await asyncio.gather(*(read() for read in reads), return_exceptions=True)

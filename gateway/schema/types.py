@@ -129,9 +129,10 @@ class Capabilities:
     )
 
 
-@strawberry.type(
+@strawberry.federation.type(
+    keys=["id", "manufacturer brand unitId"],
     description="The device that connects a vehicle. It is identified by manufacturer, brand and unit id together: a "
-    "unit id alone is unique only within one manufacturer."
+    "unit id alone is unique only within one manufacturer.",
 )
 class TelematicsUnit(Node):
     id: strawberry.ID = strawberry.field(resolver=_unit_global_id, description=GLOBAL_ID)
@@ -152,8 +153,9 @@ class TelematicsUnit(Node):
         return isinstance(value, models.TelematicsUnit)
 
 
-@strawberry.type(
-    description="A vehicle of the fleet. Any field may be null: how much is known depends on the vehicle and its unit."
+@strawberry.federation.type(
+    keys=["id", "vehicleId"],
+    description="A vehicle of the fleet. Any field may be null: how much is known depends on the vehicle and its unit.",
 )
 class Vehicle(Node):
     id: strawberry.ID = strawberry.field(resolver=_vehicle_global_id, description=GLOBAL_ID)
@@ -184,7 +186,7 @@ class Vehicle(Node):
         return isinstance(value, models.Vehicle)
 
 
-@strawberry.type(description="Where a page of a connection stands in the whole.")
+@strawberry.federation.type(shareable=True, description="Where a page of a connection stands in the whole.")
 class PageInfo:
     has_next_page: bool = strawberry.field(
         description="With `first`: whether more follows; it is looked up, never guessed. With `before`: true."

@@ -1,0 +1,54 @@
+"""Answering a federation router: entities by their keys, through the loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gateway.errors import InputInvalid
+from gateway.schema.context import Context
+from gateway.schema.global_ids import TELEMATICS_UNIT, VEHICLE, UnitKey, parse_global_id
+from gateway.schema.queries import unit_of
+from gateway.upstream.models import TelematicsUnit, Vehicle
+
+
+async def entity_of(context: Context, representation: Any) -> Vehicle | TelematicsUnit | None:
+    """The entity a representation stands for; null where there is none, an error of its own where it is no key."""
+    if not isinstance(representation, Mapping):
+        raise InputInvalid("A representation is an object.", "representations")
+    kind = representation.get("__typename")
+    if kind == VEHICLE:
+        return await context.loaders.vehicle.load(_vehicle_id_of(representation))
+    if kind == TELEMATICS_UNIT:
+        return await unit_of(context, _unit_key_of(representation))
+    raise InputInvalid("There is no entity of this type here.", "representations")
+
+
+def _vehicle_id_of(representation: Mapping[str, Any]) -> str:
+    vehicle_id = representation.get("vehicleId")
+    if isinstance(vehicle_id, str):
+        return vehicle_id
+    key = _parsed(representation)
+    if isinstance(key, UnitKey):
+        raise InputInvalid("This is a telematics unit's id, not a vehicle's.", "representations")
+    return key
+
+
+def _unit_key_of(representation: Mapping[str, Any]) -> UnitKey:
+    unit_id = representation.get("unitId")
+    if isinstance(unit_id, str):
+        manufacturer, brand = representation.get("manufacturer"), representation.get("brand")
+        return UnitKey(
+            manufacturer if isinstance(manufacturer, str) else None, brand if isinstance(brand, str) else None, unit_id
+        )
+    key = _parsed(representation)
+    if not isinstance(key, UnitKey):
+        raise InputInvalid("This is a vehicle's id, not a telematics unit's.", "representations")
+    return key
+
+
+def _parsed(representation: Mapping[str, Any]) -> str | UnitKey:
+    global_id = representation.get("id")
+    if not isinstance(global_id, str):
+        raise InputInvalid("The representation has no key.", "representations")
+    return parse_global_id(global_id)

@@ -1,0 +1,90 @@
+"""A federation router asks for entities by their keys."""
+
+from __future__ import annotations
+
+import pytest
+
+from gateway.schema.global_ids import UnitKey, unit_global_id, vehicle_global_id
+
+ENTITIES = """query($r: [_Any!]!) { _entities(representations: $r) {
+  __typename ... on Vehicle { vehicleId masterData { brand } } ... on TelematicsUnit { unitId vehicle { vehicleId } } } }"""
+UNIT = {"manufacturer": "NIU", "brand": "NIU", "unitId": "NBSG4C7B40647G5M"}
+
+
+async def test_entities_are_found_by_every_key(gateway):
+    """Vehicles by global id or the fleet API's, units by global id or manufacturer, brand and unit id."""
+    representations = [
+        {"__typename": "Vehicle", "vehicleId": "JQ7RP"},
+        {"__typename": "Vehicle", "id": vehicle_global_id("K3WX8")},
+        {"__typename": "TelematicsUnit", **UNIT},
+        {"__typename": "TelematicsUnit", "id": unit_global_id(UnitKey("SEGWAY", "SEGWAY", UNIT["unitId"]))},
+        {"__typename": "Vehicle", "vehicleId": "NONE1"},
+    ]
+    found = (await gateway.data(ENTITIES, r=representations))["_entities"]
+    assert [entity and (entity.get("vehicleId") or entity["vehicle"]["vehicleId"]) for entity in found] == [
+        "JQ7RP", "K3WX8", "K3WX8", "Z90BD", None,
+    ]  # fmt: skip
+
+
+async def test_a_representation_that_is_no_key_fails_alone(gateway):
+    """Unknown types, missing and foreign keys, and things that are no objects are errors in their own places."""
+    representations = [
+        {"__typename": "Vehicle", "vehicleId": "JQ7RP"},
+        {"__typename": "Trip", "id": "1"},
+        {"__typename": "Vehicle"},
+        {"vehicleId": "JQ7RP"},
+        {
+            "__typename": "Vehicle",
+            "id": unit_global_id(UnitKey(**{k.replace("unitId", "unit_id"): v for k, v in UNIT.items()})),
+        },
+        {"__typename": "TelematicsUnit", "id": vehicle_global_id("JQ7RP")},
+        7,
+    ]
+    answer = await gateway.ask(ENTITIES, r=representations)
+    assert answer["data"]["_entities"][0]["vehicleId"] == "JQ7RP"
+    assert answer["data"]["_entities"][1:] == [None] * 6
+    assert sorted(error["path"][1] for error in answer["errors"]) == [1, 2, 3, 4, 5, 6]
+    assert {error["extensions"]["code"] for error in answer["errors"]} == {"BAD_USER_INPUT"}
+
+
+async def test_five_hundred_entities_at_once_cost_what_the_plan_says(start):
+    """All of a fleet's vehicles in one call: a page walk, not a read each; the order is kept."""
+    gateway = await start()
+    ids = gateway.simulator.fleets["T7K2M"].ids[::-1] * 2
+    before = gateway.simulator.requests.total
+    representations = [{"__typename": "Vehicle", "vehicleId": vehicle_id} for vehicle_id in ids]
+    found = (await gateway.data(ENTITIES, r=representations))["_entities"]
+    assert [entity["vehicleId"] for entity in found] == ids
+    assert gateway.simulator.requests.total - before == 3
+
+
+@pytest.mark.parametrize(
+    ("setting", "who", "status"),
+    [
+        ("public", None, 200), ("public", "alice", 200), ("authenticated", None, 401), ("authenticated", "alice", 200),
+        ("off", "alice", 400),
+    ],
+)  # fmt: skip
+async def test_who_is_told_the_schema_is_a_setting(start, setting, who, status):
+    """Introspection and _service are for anyone, for callers with a token, or for nobody; data is never for anyone."""
+    gateway = await start(graphql__introspection=setting)
+    for query in (
+        "{ _service { sdl } }",
+        "{ __schema { queryType { name } } }",
+        '{ ...F } fragment F on Query { __type(name: "Vehicle") { name } }',
+    ):
+        response = await gateway.post(query, by=who)
+        assert response.status_code == status
+    mixed = await gateway.post('{ __schema { queryType { name } } vehicle(id: "JQ7RP") { id } }', by=None)
+    assert mixed.status_code == 401
+    assert (await gateway.post("{ __typename }", by=None)).status_code == 401
+    assert gateway.simulator.requests.total == 0
+
+
+async def test_the_service_tells_the_sdl_that_composes(gateway):
+    """_service is the schema with its federation directives."""
+    sdl = (await gateway.data("{ _service { sdl } }"))["_service"]["sdl"]
+    assert 'type Vehicle implements Node @key(fields: "id") @key(fields: "vehicleId")' in sdl
+    assert '@key(fields: "manufacturer brand unitId")' in sdl
+    assert "type PageInfo @shareable" in sdl
+    assert '@listSize(slicingArguments: ["first", "last"]' in sdl
