@@ -3,11 +3,14 @@
 FROM python:3.13-slim-bookworm AS build
 WORKDIR /build
 ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=/opt/gateway
-RUN pip install --no-cache-dir uv
+# npm, for GraphiQL; without it the image has a plain page.
+RUN apt-get update && apt-get install -y --no-install-recommends npm && pip install --no-cache-dir uv
 # Dependencies first: they change less often than the code and stay cached. Versions are those pinned in pyproject.toml.
 COPY pyproject.toml README.md LICENSE ./
+COPY .ci/graphiql_build.py .ci/
 RUN mkdir gateway && echo '__version__ = "0"' > gateway/__init__.py && uv sync --no-default-groups --no-install-project
 COPY gateway gateway
+COPY docs/queries docs/queries
 RUN uv sync --no-default-groups --no-editable
 
 # Run: the environment alone, as a user who may write nothing.

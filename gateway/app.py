@@ -26,22 +26,29 @@ from gateway.upstream.connect import connect
 from gateway.upstream.fetching import Clock, Errand, Tally, now
 from gateway.upstream.issuer import Issuer
 from gateway.upstream.transport import Wire
-from gateway.web import explorer, health
+from gateway.web import health
 from gateway.web.answers import refusal, too_large
+from gateway.web.explorer import Explorer
 from gateway.web.graphql_endpoint import COST, GraphQLEndpoint
 from gateway.web.middleware import REQUEST_ID, BearerToken, BodyLimit, RequestId
 from gateway.web.tokens import Identify, VerifiedClaims, by_digest
 
 
-def create_app(settings: Settings, wire: Wire | None = None, clock: Clock = now) -> Starlette:
-    """The gateway; for tests, `wire` (an httpx transport) replaces the network and `clock` the time."""
+def create_app(
+    settings: Settings, wire: Wire | None = None, clock: Clock = now, demo_token: str | None = None
+) -> Starlette:
+    """The gateway; for tests, `wire` (an httpx transport) replaces the network and `clock` the time.
+
+    `demo_token` is shown to whoever opens GraphiQL: a token of the simulator's, never of a real fleet.
+    """
     limits = limits_of(settings.connections)
     prices = Prices(limits, settings.upstream.page_size)
+    explorer = Explorer(demo_token) if settings.http.graphiql else None
     graphql = GraphQLEndpoint(
         build_schema(),
         prices,
         settings.graphql,
-        explorer=explorer.page if settings.http.graphiql else None,
+        explorer=explorer,
         trusted=read_manifest(Path(settings.graphql.manifest)) if settings.graphql.manifest else None,
         clock=clock,
     )
@@ -72,6 +79,7 @@ def create_app(settings: Settings, wire: Wire | None = None, clock: Clock = now)
         routes=[
             Route("/", _home),
             Route("/graphql", endpoint),
+            *([Route("/explorer/{name}", explorer.file)] if explorer is not None else []),
             Route("/health/live", health.live),
             Route("/health/ready", health.ready),
         ],

@@ -81,7 +81,8 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
             f"  -H 'Content-Type: application/json' -d '{EXAMPLE}'\n"
         )
 
-    _Server(_listening(create_app(settings), settings.host, settings.port), greet).run()
+    application = create_app(settings, demo_token=token)
+    _Server(_listening(application, settings.host, settings.port), greet).run()
 
 
 @app.command()

@@ -86,7 +86,7 @@ async def _resolve_telematics_units(
 # For routers that price operations: a field's cost is the reads behind it, a page's size its `first` or `last`.
 PAGED = [
     ListSize(
-        assumed_size=None,
+        assumed_size=50,
         slicing_arguments=["first", "last"],
         sized_fields=["edges", "nodes"],
         require_one_slicing_argument=False,

@@ -1,12 +1,78 @@
-"""GraphiQL for browsers."""
+"""GraphiQL for browsers, served from here: no script, style or font comes from anywhere else.
+
+Its files are put beside this one when the package is built; without them there is a plain page.
+"""
 
 from __future__ import annotations
 
+import html
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import msgspec
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
-from strawberry.http.ides import get_graphql_ide_html
+
+PAGE = files(__package__).joinpath("page")
+GRAPHIQL = files(__package__).joinpath("graphiql")
+KINDS = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
+FETCHED = ("graphiql.min.js", "graphiql.min.css", "react.production.min.js", "react-dom.production.min.js")
+HEADERS = {
+    # GraphiQL's editor sets styles on its elements; scripts come from this server's own files alone.
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "Cache-Control": "no-store",
+}
 
 
-def page(request: Request) -> Response:
-    """The page; it needs no token, its queries do."""
-    return HTMLResponse(get_graphql_ide_html(graphql_ide="graphiql"))
+class Example(msgspec.Struct):
+    """An operation on the shelf."""
+
+    name: str
+    query: str
+    variables: str | None = None
+
+
+class Explorer:
+    """The page, and the files it is made of. `token` fills the header editor: for the demo, never for a real fleet."""
+
+    def __init__(self, token: str | None = None) -> None:
+        self._files = {name: PAGE.joinpath(name).read_bytes() for name in ("explorer.js", "explorer.css")}
+        self._files |= {
+            name: GRAPHIQL.joinpath(name).read_bytes() for name in FETCHED if GRAPHIQL.joinpath(name).is_file()
+        }
+        whole = all(name in self._files for name in FETCHED)
+        config = {"endpoint": "graphql", "token": token, "examples": list(examples())}
+        template = PAGE.joinpath("explorer.html" if whole else "plain.html").read_text(encoding="utf-8")
+        self._page = template.replace("{{config}}", html.escape(msgspec.json.encode(config).decode()))
+
+    def page(self) -> Response:
+        """The page; it needs no token, its queries do."""
+        return HTMLResponse(self._page, headers=HEADERS)
+
+    async def file(self, request: Request) -> Response:
+        """One of the page's files, or 404."""
+        name: str = request.path_params["name"]
+        content = self._files.get(name)
+        if content is None:
+            return Response(status_code=404)
+        headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "public, max-age=3600"}
+        return Response(content, media_type=KINDS[Path(name).suffix], headers=headers)
+
+
+def examples() -> Iterator[Example]:
+    """The documented queries; a comment in front of each says what it is for, and with which variables."""
+    shelf = files(__package__).joinpath("queries")
+    folder = shelf if shelf.is_dir() else Path(__file__).resolve().parents[2] / "docs" / "queries"
+    if not folder.is_dir():
+        return
+    for file in sorted(folder.iterdir(), key=lambda file: (file.name != "fleet.graphql", file.name)):
+        if file.name.endswith(".graphql"):
+            text = file.read_text(encoding="utf-8")
+            variables = re.search(r"Variables: (\{.*\})", text)
+            yield Example(file.name.removesuffix(".graphql"), text, variables[1] if variables else None)

@@ -21,6 +21,7 @@ from gateway.schema.pricing import Prices, upstream_calls
 from gateway.settings import GraphQLSettings
 from gateway.upstream.fetching import Clock, Tally
 from gateway.web.answers import CHALLENGE, INVALID_TOKEN, refusal
+from gateway.web.explorer import Explorer
 from gateway.web.graphql_over_http import (
     RESPONSE,
     Asked,
@@ -53,7 +54,7 @@ class GraphQLEndpoint:
         prices: Prices,
         settings: GraphQLSettings,
         *,
-        explorer: Callable[[Request], Response] | None,
+        explorer: Explorer | None,
         trusted: Mapping[str, str] | None,
         clock: Clock,
     ) -> None:
@@ -80,7 +81,7 @@ class GraphQLEndpoint:
         if asks_for_page(request.method, request.headers.get("Accept"), request.query_params):
             if self._explorer is None:
                 raise Refused(404, "NOT_FOUND", "There is no page here; ask with a query.")
-            return self._explorer(request)
+            return self._explorer.page()
         media_type = media_type_for(request.headers.get("Accept"))
         if request.method == "POST":
             asked = asked_by_post(request.headers.get("Content-Type"), await request.body())

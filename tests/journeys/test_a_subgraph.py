@@ -87,4 +87,4 @@ async def test_the_service_tells_the_sdl_that_composes(gateway):
     assert 'type Vehicle implements Node @key(fields: "id") @key(fields: "vehicleId")' in sdl
     assert '@key(fields: "manufacturer brand unitId")' in sdl
     assert "type PageInfo @shareable" in sdl
-    assert '@listSize(slicingArguments: ["first", "last"]' in sdl
+    assert '@listSize(assumedSize: 50, slicingArguments: ["first", "last"]' in sdl

@@ -1,0 +1,143 @@
+"""Operations that are known beforehand: automatic persisted queries, and manifests of trusted documents."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gateway.engine.documents import Documents, digest_of
+from gateway.schema.build import build_schema
+
+QUERY = '{ vehicle(id: "JQ7RP") { vehicleId } }'
+OTHER = "{ __typename }"
+JQ7RP = {"data": {"vehicle": {"vehicleId": "JQ7RP"}}}
+
+
+async def send(gateway, status: int = 200, **body):
+    response = await gateway.http.post("/graphql", json=body, headers={"Authorization": "Bearer token-of-alice"})
+    assert response.status_code == status
+    return response.json()
+
+
+def persisted(digest: str) -> dict:
+    return {"persistedQuery": {"version": 1, "sha256Hash": digest}}
+
+
+async def test_a_query_is_sent_once_and_then_named(gateway):
+    """Apollo's protocol: unknown hash, hash with text, hash alone; by GET as well."""
+    extensions = persisted(digest_of(QUERY))
+    unknown = await send(gateway, extensions=extensions)
+    assert unknown["errors"][0]["message"] == "PersistedQueryNotFound"
+    assert unknown["errors"][0]["extensions"]["code"] == "PERSISTED_QUERY_NOT_FOUND"
+    assert await send(gateway, query=QUERY, extensions=extensions) == JQ7RP
+    assert await send(gateway, extensions=extensions) == JQ7RP
+    parameters = {"extensions": json.dumps(extensions)}
+    assert (
+        await gateway.http.get("/graphql", params=parameters, headers={"Authorization": "Bearer token-of-alice"})
+    ).json() == JQ7RP
+
+
+async def test_a_hash_that_is_not_the_texts_is_refused(gateway):
+    """Nobody can file a query under another one's name."""
+    refused = await send(gateway, 400, query=OTHER, extensions=persisted(digest_of(QUERY)))
+    assert refused["errors"][0]["extensions"]["code"] == "PERSISTED_QUERY_MISMATCH"
+    assert "errors" in await send(gateway, extensions=persisted(digest_of(QUERY)))
+
+
+MANIFESTS = {
+    "relay": {digest_of(QUERY): QUERY},
+    "apollo": {
+        "format": "apollo-persisted-query-manifest",
+        "version": 1,
+        "operations": [{"id": digest_of(QUERY), "name": "V", "type": "query", "body": QUERY}],
+    },
+}
+
+
+@pytest.mark.parametrize("form", MANIFESTS)
+async def test_with_a_manifest_only_its_operations_run(start, tmp_path, form):
+    """Named by any of the usual parameters, or sent as they stand; everything else is refused, introspection too."""
+    file = tmp_path / "manifest.json"
+    file.write_text(json.dumps(MANIFESTS[form]))
+    gateway = await start(graphql__manifest=str(file))
+    digest = digest_of(QUERY)
+    for body in ({"documentId": digest}, {"doc_id": digest}, {"extensions": persisted(digest)}, {"query": QUERY}):
+        assert await send(gateway, **body) == JQ7RP
+    for body in (
+        {"query": OTHER},
+        {"documentId": "other"},
+        {"query": QUERY + " "},
+        {"query": "{ __schema { __typename } }"},
+    ):
+        answer = await send(gateway, **body)
+        assert answer["errors"][0]["extensions"]["code"] == "OPERATION_NOT_TRUSTED"
+    assert gateway.simulator.requests.by_path == {"/vehicles/{id}": 4}
+
+
+@pytest.mark.parametrize(
+    ("manifest", "code", "says"),
+    [
+        (MANIFESTS["relay"], 0, "1 operations fit"),
+        ({"a": "{ nope }"}, 1, "a: Cannot query field 'nope'"),
+        ({"0" * 64: QUERY}, 1, "not of this text"),
+        ({"a": 5}, 2, "neither a Relay nor an Apollo manifest"),
+        ("nonsense", 2, "neither"),
+    ],
+)
+def test_a_manifest_is_checked_against_the_schema(tmp_path, manifest, code, says):
+    """`gateway operations check` names what does not fit."""
+    file = tmp_path / "manifest.json"
+    file.write_text(json.dumps(manifest))
+    command = [sys.executable, "-m", "gateway", "operations", "check", str(file)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == code
+    assert says in " ".join((ended.stdout + ended.stderr).replace("│", " ").split())
+
+
+def test_documents_are_parsed_once_and_not_kept_for_ever():
+    """The same text is the same document; the least recently used go, by number and by size."""
+    documents = Documents(build_schema().core, documents_max=3, characters_max=1000)
+    first = documents.read(OTHER)
+    assert documents.read(OTHER) is first
+    for number in range(5):
+        documents.read(OTHER)
+        documents.read(f"query Q{number} {{ __typename }}")
+    assert len(documents) == 3
+    assert documents.read(OTHER) is first
+    documents.read("{ __typename " + "#" * 990 + "\n}")
+    assert documents.known(digest_of(OTHER)) is None
+
+
+async def test_pages_of_other_origins_ask_only_if_they_are_listed(start):
+    """Without the setting no origin is allowed; with it, exactly those listed."""
+    preflight = {
+        "Origin": "https://app.example.com",
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type",
+    }
+    closed = await start()
+    assert "Access-Control-Allow-Origin" not in (await closed.http.options("/graphql", headers=preflight)).headers
+    opened = await start(http__cors_origins="https://app.example.com, https://b.example.com")
+    answer = await opened.http.options("/graphql", headers=preflight)
+    assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, "https://app.example.com")
+    other = await opened.http.options("/graphql", headers={**preflight, "Origin": "https://evil.example.com"})
+    assert (other.status_code, "Access-Control-Allow-Origin" in other.headers) == (400, False)
+
+
+async def test_the_explorer_is_served_from_here_alone(gateway):
+    """Page and files come from this server, scripts only from its files, and the page holds no token of its own."""
+    page = await gateway.http.get("/graphql", headers={"Accept": "text/html"})
+    policy = page.headers["Content-Security-Policy"]
+    assert "script-src 'self';" in policy
+    assert "default-src 'none'" in policy
+    assert "<script>" not in page.text
+    assert "http" not in page.text.replace("http-equiv", "")
+    assert "&quot;token&quot;:null" in page.text
+    for name in ("explorer.js", "explorer.css"):
+        file = await gateway.http.get(f"/explorer/{name}")
+        assert (file.status_code, file.headers["X-Content-Type-Options"]) == (200, "nosniff")
+    assert (await gateway.http.get("/explorer/..%2Fexplorer.py")).status_code == 404
+    assert (await gateway.http.get("/explorer/page")).status_code == 404
