@@ -37,6 +37,21 @@ function headersFor(token) {
   return JSON.stringify({ Authorization: `Bearer ${token || "<your token>"}` }, null, 2);
 }
 
+// GraphiQL keeps headers out of its tabs but not out of its history. What may hold a token stays in this page's memory,
+// unless the person has asked for headers to be kept.
+const PRIVATE = new Set(["graphiql:queries", "graphiql:favorites", "graphiql:headers"]);
+const memory = new Map();
+const staysHere = (key) => PRIVATE.has(key) && localStorage.getItem("graphiql:shouldPersistHeaders") !== "true";
+const storage = {
+  getItem: (key) => (staysHere(key) ? (memory.get(key) ?? null) : localStorage.getItem(key)),
+  setItem: (key, value) => (staysHere(key) ? memory.set(key, value) : localStorage.setItem(key, value)),
+  removeItem: (key) => (memory.delete(key), localStorage.removeItem(key)),
+  clear: () => (memory.clear(), localStorage.clear()),
+  get length() {
+    return localStorage.length + memory.size;
+  },
+};
+
 function showGraphiQL() {
   const headers = headersFor(config.token);
   const tabs = config.examples.map(({ query, variables }) => ({ query, variables, headers }));
@@ -48,6 +63,7 @@ function showGraphiQL() {
       defaultHeaders: headers,
       defaultEditorToolsVisibility: "headers",
       shouldPersistHeaders: false,
+      storage,
       inputValueDeprecation: true,
     }),
   );

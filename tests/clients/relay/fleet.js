@@ -1,0 +1,23 @@
+// What relay-compiler compiles for walks.mjs: a connection, both ways, and an object refetched through node(id:).
+import { graphql } from "relay-runtime";
+
+graphql`
+  query FleetQuery($first: Int, $after: String, $last: Int, $before: String) {
+    vehicles(first: $first, after: $after, last: $last, before: $before)
+      @connection(key: "Fleet_vehicles", filters: []) {
+      edges {
+        node {
+          id
+          vehicleId
+        }
+      }
+    }
+  }
+`;
+
+graphql`
+  fragment fleet_vehicle on Vehicle @refetchable(queryName: "RefetchQuery") {
+    id
+    vehicleId
+  }
+`;

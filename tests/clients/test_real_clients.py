@@ -1,0 +1,139 @@
+"""The gateway with the real programs: GraphQL clients, federation routers, a browser, and the tools of front ends.
+
+They come from npm; `npm ci` in this folder brings them, and Debian's `chromium` the browser. CI has both.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.app import create_app
+from gateway.schema.build import print_sdl
+from gateway.settings import Settings
+from gateway.simulator import Client, FleetPlan, Simulator, Switches
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
+
+
+def absent(message: str) -> None:
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+@pytest.fixture(autouse=True)
+def npm() -> None:
+    """The packages of this folder."""
+    if shutil.which("node") is None or not (HERE / "node_modules").is_dir():
+        absent("the real clients are not there: cd tests/clients && npm ci")
+
+
+def node(script: str, *arguments: str) -> Any:
+    """What a script of this folder prints, as JSON."""
+    command = ["node", script, *arguments]
+    ended = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=120, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:] + ended.stdout[-3000:]
+    return json.loads(ended.stdout.splitlines()[-1])
+
+
+class World:
+    """A gateway and its simulator over real sockets."""
+
+    def __init__(self, serve: Any, vehicles: int = 250, **switches: Any) -> None:
+        plan = FleetPlan(vehicles=vehicles, clients=(Client("T7K2M#one", token="client-token"),))
+        self.simulator = Simulator([plan], Switches(rate_limit_requests=0, **switches))
+        settings = Settings(upstream={"url": serve(self.simulator.app)}, log={"level": "error"})
+        self.base = serve(create_app(settings, demo_token="client-token"))
+        self.url = f"{self.base}/graphql"
+
+    @property
+    def ids(self) -> list[str]:
+        return self.simulator.fleets["T7K2M"].ids
+
+
+def test_every_audit_of_graphql_over_http_passes(serve):
+    """MUST, SHOULD and MAY."""
+    result = node("audit.mjs", World(serve).url, "client-token")
+    assert result["audits"] > 50
+    assert result["short"] == []
+
+
+@pytest.fixture(scope="module")
+def compiled() -> None:
+    """What relay-compiler makes of the schema and two operations; its own rules for connections are checked by it."""
+    (HERE / "generated" / "relay").mkdir(parents=True, exist_ok=True)
+    ended = subprocess.run(
+        ["npx", "relay-compiler"], cwd=HERE, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.parametrize("switches", [{}, {"trailing_empty_page": True}], ids=["plain", "trailing empty page"])
+@pytest.mark.parametrize(
+    ("client", "way"),
+    [
+        (c, w)
+        for c in ("relay", "apollo", "urql")
+        for w in ("forward", "backward", "both")
+        if (c, w) != ("urql", "both")
+    ],
+)
+@pytest.mark.usefixtures("compiled")
+def test_real_clients_end_with_the_whole_fleet(serve, client, way, switches):
+    """Several pages, merged by the client's own store: every vehicle once, in order, and the walk ends.
+
+    urql's relayPagination can't go backward from a page that has `after`, so its third way is left out.
+    """
+    world = World(serve, **switches)
+    assert node("walks.mjs", client, way, world.url, "client-token") == world.ids
+
+
+@pytest.mark.parametrize("router", ["apollo", "hive"])
+def test_federation_routers_resolve_over_two_subgraphs(serve, tmp_path, router):
+    """Our SDL composes with a subgraph that extends Vehicle; 500 entities are one call, and five upstream pages."""
+    world = World(serve, vehicles=500)
+    sdl = tmp_path / "fleet.graphql"
+    sdl.write_text(print_sdl(federation=True))
+    answer = node("routers.mjs", router, world.url, "client-token", json.dumps(world.ids), str(sdl))
+    assert "errors" not in answer
+    assert [trip["vehicle"]["vehicleId"] for trip in answer["data"]["trips"]] == world.ids
+    assert all(trip["vehicle"]["tripCount"] >= 5 for trip in answer["data"]["trips"])
+    assert answer["data"]["vehicles"]["nodes"][0] == {"vehicleId": "JQ7RP", "tripCount": 5}
+    assert answer["entityCalls"] == 1
+    assert world.simulator.requests.total == 5
+    assert set(world.simulator.requests.by_client) == {"T7K2M#one"}
+
+
+def test_front_end_tools_take_the_schema():
+    """graphql-codegen's TypeScript compiles strictly, and graphql-eslint's Relay rules find nothing."""
+    (HERE / "generated").mkdir(exist_ok=True)
+    command = ["node", "schema.mjs", str(ROOT / "schema.graphql")]
+    ended = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=180, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def test_graphiql_works_in_a_browser_without_a_network(serve, tmp_path):
+    """In Chromium: the first example by keyboard, its cost, a cursor followed, the documentation; no error, no leak."""
+    if shutil.which("chromium") is None:
+        absent("chromium is not installed: apt-get install chromium")
+    world = World(serve)
+    seen = node("explorer.mjs", world.base, str(tmp_path / "explorer.png"))
+    assert seen["console"] == []
+    assert seen["foreign"] == []
+    assert json.loads(seen["answer"])["data"]["vehicles"]["nodes"][0]["vehicleId"] == "JQ7RP"
+    assert seen["cost"].startswith("Upstream calls: 1 ")
+    assert "oldest part" in seen["cost"]
+    assert len(seen["examples"]) == len(list((ROOT / "docs/queries").glob("*.graphql")))
+    following = json.loads(seen["next"])["data"]["vehicles"]["edges"]
+    assert [edge["node"]["vehicleId"] for edge in following] == world.ids[10:35]
+    assert "telematicsUnits" in seen["docs"]
+    assert "client-token" not in seen["storage"]
+    assert seen["address"] == world.url
