@@ -38,6 +38,8 @@ FILES = [
     ),
 ]
 FOLDER = Path("gateway/web/graphiql")
+# A build without a network should not wait for one.
+PATIENCE = ["--fetch-retries=1", "--fetch-timeout=20000"]
 
 
 class GraphiQLBuildHook(BuildHookInterface):
@@ -63,8 +65,8 @@ def fetch(folder: Path) -> None:
         raise ValueError("npm is not installed")
     with tempfile.TemporaryDirectory() as scratch:
         for package in dict.fromkeys(package for package, _, _ in missing):
-            command = ["npm", "pack", package, "--silent", "--pack-destination", scratch]
-            packed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=120)
+            command = ["npm", "pack", package, "--silent", *PATIENCE, "--pack-destination", scratch]
+            packed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
             with tarfile.open(Path(scratch) / packed.stdout.split()[-1]) as archive:
                 for name in (name for other, name, _ in missing if other == package):
                     member = archive.extractfile(f"package/{name}")
