@@ -92,11 +92,11 @@ class Documents:
     def _checked(self, text: str, digest: str) -> Document:
         try:
             ast = parse(text)
+            return Document(text, digest, ast, tuple(validate(self._schema, ast)))
         except GraphQLError as invalid:
             return Document(text, digest, None, (invalid,))
         except RecursionError:
             return Document(text, digest, None, (GraphQLError("The document is nested too deeply."),))
-        return Document(text, digest, ast, tuple(validate(self._schema, ast)))
 
 
 def _names(

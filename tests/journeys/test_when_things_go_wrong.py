@@ -146,6 +146,30 @@ async def test_a_callers_mistake_is_told_with_a_code(gateway, query, variables, 
         assert code_of(answer) != "INTERNAL"
 
 
+DEEP = "{ vehicles { nodes { telematicsUnit { vehicle " * 400
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "{" * 20_000,
+        "{ vehicles(search: " + "[" * 20_000,
+        DEEP + "{ id }" + "}" * 1600,
+        "{ ...A } fragment A on Query { ...B } fragment B on Query { ...A }",
+        '{ vehicle(id: "\\ud800") { id } }',
+        '{ vehicle(id: "\x00") { id } }',
+        "{ vehicles(first: 99999999999999999999) { nodes { id } } }",
+    ],
+    ids=["braces", "brackets", "deep", "circular", "surrogate", "null byte", "huge"],
+)
+async def test_hostile_documents_are_refused_or_answered(gateway, query):
+    """Nesting without end, circles, odd characters and huge numbers: a coded error or an answer, never a 500."""
+    response = await gateway.post(query)
+    assert response.status_code in (200, 400)
+    for error in response.json().get("errors", []):
+        assert error["extensions"]["code"] != "INTERNAL"
+
+
 async def test_a_bug_of_ours_is_told_as_one_and_nothing_else(gateway, monkeypatch, capsys):
     """An unforeseen exception reads INTERNAL with the request's id; its text stays in the log."""
 
