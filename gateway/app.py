@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -58,8 +59,8 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with connect(settings, wire, clock) as client, identify_by(settings.oidc, wire) as app.state.identify:
 
-            def context_of(caller: Caller, request_id: str) -> Context:
-                errand = Errand(caller, Tally())
+            def context_of(caller: Caller, request_id: str, traceparent: str | None) -> Context:
+                errand = Errand(caller, Tally(), traceparent)
                 return Context(
                     errand,
                     Loaders(client, errand),
@@ -97,7 +98,11 @@ def from_environment() -> Starlette:
     """The gateway as the environment describes it; what every worker process starts."""
     settings = Settings()
     configure_logs(settings.log)
-    return create_app(settings)
+    app = create_app(settings)
+    # What exists now lives as long as the process: the collector need not look at it again and again.
+    gc.collect()
+    gc.freeze()
+    return app
 
 
 def cross_origin(settings: HttpSettings) -> list[Middleware]:

@@ -55,10 +55,9 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, upstrea
     """Serves GraphQL over the fleet API."""
     settings = _settings({"host": host, "port": port, "workers": workers, "upstream.url": upstream_url})
     if settings.workers == 1:
-        configure_logs(settings.log)
-        _Server(_listening(create_app(settings), settings.host, settings.port), _say_where).run()
+        _Server(_listening(from_environment(), settings.host, settings.port), _say_where).run()
         return
-    # Workers are processes of their own and read the environment, where _settings() has put the options.
+    # Workers are processes of their own; like this one they read the environment, where _settings() put the options.
     factory = f"{from_environment.__module__}:{from_environment.__name__}"
     uvicorn.run(factory, factory=True, host=settings.host, port=settings.port, workers=settings.workers, **UVICORN)
 

@@ -42,10 +42,11 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """On whose behalf one request reads, and what that has cost."""
+    """On whose behalf one request reads, what that has cost, and the trace it is part of (W3C `traceparent`)."""
 
     caller: Caller
     tally: Tally
+    traceparent: str | None = None
 
 
 class Read(Generic[T]):

@@ -66,6 +66,8 @@ class HttpTransport:
     async def fetch(self, read: Read[T]) -> Reply[T]:
         read.tally.upstream_calls += 1
         headers = {"Authorization": read.caller.authorization()}
+        if read.errand.traceparent is not None:
+            headers["traceparent"] = read.errand.traceparent
         if read.known is not None and read.known.etag is not None:
             headers["If-None-Match"] = read.known.etag
         request = self._client.build_request(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -32,8 +33,9 @@ from gateway.web.graphql_over_http import (
     media_type_for,
 )
 
-ContextOf = Callable[[Caller, str], Context]
+ContextOf = Callable[[Caller, str, str | None], Context]
 COST = "X-Gateway-Cost"
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +152,7 @@ class GraphQLEndpoint:
         assert document.ast is not None
         context_of: ContextOf = request.app.state.context_of
         request_id: str = request.state.request_id
-        context = context_of(caller, request_id) if caller is not None else None
+        context = context_of(caller, request_id, _trace_of(request)) if caller is not None else None
         outcome = execute(
             self._schema,
             document.ast,
@@ -204,6 +206,12 @@ class GraphQLEndpoint:
         age = int(self._age(tally))
         left = 0 if tally.fresh_until is None or tally.stale else max(0, int(tally.fresh_until - self._clock()))
         return {"Cache-Control": f"private, max-age={age + left if left else 0}", "Age": str(age)}
+
+
+def _trace_of(request: Request) -> str | None:
+    """The caller's trace, if it is soundly written: the one header that goes on to the fleet API."""
+    given = request.headers.get("traceparent", "")
+    return given if _TRACEPARENT.fullmatch(given) else None
 
 
 def _invalid(errors: list[GraphQLError]) -> Told:

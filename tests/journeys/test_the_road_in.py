@@ -113,3 +113,30 @@ async def test_health_is_told(gateway):
     """Live and ready once started."""
     assert (await gateway.http.get("/health/live")).json() == {"status": "live"}
     assert (await gateway.http.get("/health/ready")).json() == {"status": "ready"}
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", True),
+        ("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\t", False),
+        ("nonsense", False),
+    ],
+)
+async def test_of_the_callers_headers_only_token_and_trace_go_up(gateway, monkeypatch, given, sent):
+    """A sound traceparent goes to the fleet API with the token; cookies and everything else stay here."""
+    seen = []
+    original = gateway.simulator.caller_of
+    monkeypatch.setattr(
+        gateway.simulator, "caller_of", lambda request: (seen.append(request.headers), original(request))[1]
+    )
+    headers = {
+        "traceparent": given,
+        "Cookie": "session=secret",
+        "X-Forwarded-For": "10.0.0.1",
+        "X-INVERS-Fleet-Id": "EXFL29",
+    }
+    answer = await gateway.post('{ vehicle(id: "JQ7RP") { vehicleId } }', None, "alice", **headers)
+    assert answer.json() == {"data": {"vehicle": {"vehicleId": "JQ7RP"}}}
+    assert (seen[0].get("traceparent") == given) is sent
+    assert not {"cookie", "x-forwarded-for", "x-invers-fleet-id"} & set(seen[0])
