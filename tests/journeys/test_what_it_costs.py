@@ -136,7 +136,7 @@ async def test_unchanged_vehicles_are_confirmed_not_sent_again(start):
 async def test_cache_and_coalescing_can_be_switched_off(start, cache, coalescing, calls):
     """Each is a setting of its own."""
     simulator = Simulator([FleetPlan(vehicles=30, clients=CLIENTS[:1])], Switches(rate_limit_requests=0))
-    simulator.faults.rules = [Fault("latency", seconds=0.1)]
+    simulator.faults.rules = [Fault("latency", seconds=0.5)]
     gateway = await start(simulator=simulator, cache__enabled=cache, coalescing__enabled=coalescing)
     await asyncio.gather(*(gateway.data("{ vehicles(first: 5) { nodes { id } } }", by=TOKENS[0]) for _ in range(20)))
     assert simulator.requests.total == calls
