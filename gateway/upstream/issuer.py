@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import time
 from typing import Any
 
@@ -22,7 +23,9 @@ class Issuer:
 
     def __init__(self, settings: OidcSettings, wire: httpx.AsyncBaseTransport | None = None) -> None:
         self._settings = settings
-        self._client = httpx.AsyncClient(transport=wire, timeout=settings.timeout, trust_env=False)
+        self._client = httpx.AsyncClient(
+            transport=wire, timeout=settings.timeout, trust_env=False, verify=ssl.create_default_context()
+        )
         self._keys: KeySet | None = None
         self._fetched_at = 0.0
         self._one_at_a_time = asyncio.Lock()
