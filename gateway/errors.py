@@ -12,6 +12,7 @@ GatewayError
 │     ├─ CursorInvalid            CURSOR_INVALID     not a cursor of ours
 │     ├─ CursorForeign            CURSOR_FOREIGN     a cursor of another connection, filter or fleet
 │     └─ CursorExpired            CURSOR_EXPIRED     the upstream no longer takes it
+├─ Overloaded                     OVERLOADED             more is asked of this process than it takes on: HTTP 503
 ├─ IssuerUnavailable              IDENTITY_UNAVAILABLE   the issuer's keys can't be had, so no token can be verified
 └─ UpstreamError                  the fleet API did not give what was asked for
    ├─ UpstreamUnauthenticated     UNAUTHENTICATED    401: the whole answer turns into a 401
@@ -20,6 +21,7 @@ GatewayError
    ├─ RateLimited                 RATE_LIMITED
    ├─ UpstreamUnavailable         UPSTREAM_UNAVAILABLE
    ├─ UpstreamTimeout             UPSTREAM_TIMEOUT
+   │  └─ DeadlineExceeded         DEADLINE_EXCEEDED  the time of the whole operation is over
    └─ UpstreamInvalidResponse     UPSTREAM_INVALID_RESPONSE
 
 Messages are shown to callers, so they never hold a token, a URL, a header or anything the upstream said.
@@ -150,6 +152,20 @@ class CursorExpired(CursorError):
         return {**super().extensions(), "restart": True}
 
 
+class Overloaded(GatewayError):
+    """Too many operations at the same time, of this principal or of all."""
+
+    code = "OVERLOADED"
+    retryable = True
+    retry_after: ClassVar[int] = 1
+
+    def __init__(self) -> None:
+        super().__init__("The gateway is busy; try again.")
+
+    def extensions(self) -> dict[str, object]:
+        return {**super().extensions(), "retryAfter": self.retry_after}
+
+
 class IssuerUnavailable(GatewayError):
     """The OpenID Connect issuer's keys can't be fetched."""
 
@@ -169,6 +185,7 @@ class UpstreamError(GatewayError):
         super().__init__(self.message)
         self.problem = problem
         self.retry_after = retry_after
+        self.rate: tuple[int, int, float] | None = None  # the limit that came with the answer: for pacing, not told
 
     def extensions(self) -> dict[str, object]:
         told = super().extensions()
@@ -226,6 +243,13 @@ class UpstreamTimeout(UpstreamError):
     code = "UPSTREAM_TIMEOUT"
     retryable = True
     message = "The fleet API did not answer in time."
+
+
+class DeadlineExceeded(UpstreamTimeout):
+    """The operation's own time is over: its setting's, or what the caller asked for."""
+
+    code = "DEADLINE_EXCEEDED"
+    message = "The fleet API did not answer within the time that this operation has."
 
 
 class UpstreamInvalidResponse(UpstreamError):

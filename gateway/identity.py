@@ -13,16 +13,23 @@ def principal_of(*parts: str) -> str:
 class Caller:
     """A bearer token that never prints itself; `principal` partitions whatever is kept for later.
 
-    `expires_at` (epoch seconds) is when the token expires and `fleet` whose data it opens, if that is verified.
+    `client` is whose rate limit is used. `expires_at` (epoch seconds) is when the token expires and `fleet` whose data
+    it opens, if that is verified.
     """
 
-    __slots__ = ("__token", "expires_at", "fleet", "principal")
+    __slots__ = ("__token", "client", "expires_at", "fleet", "principal")
 
     def __init__(
-        self, token: str, principal: str | None = None, expires_at: float | None = None, fleet: str | None = None
+        self,
+        token: str,
+        principal: str | None = None,
+        expires_at: float | None = None,
+        fleet: str | None = None,
+        client: str | None = None,
     ) -> None:
         self.__token = token
         self.principal = principal or principal_of(token)
+        self.client = client or self.principal
         self.expires_at = expires_at
         self.fleet = fleet
 

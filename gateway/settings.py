@@ -56,7 +56,6 @@ class UpstreamSettings(Slice):
     connections_max: int = Field(default=100, ge=1, description="Open connections to the upstream, per process.")
     keepalive_expiry: float = Field(default=60.0, ge=0, description="Seconds an idle connection is kept.")
     response_bytes_max: int = Field(default=32 * 2**20, ge=1024, description="Bytes of an answer, decompressed.")
-    http2: bool = Field(default=True, description="Whether HTTP/2 is used where the upstream offers it (TLS only).")
 
     @field_validator("url")
     @classmethod
@@ -132,6 +131,66 @@ class RedisSettings(Slice):
     namespace: str = Field(default="gateway", description="First part of every key.")
 
 
+class RetrySettings(Slice):
+    """A read that failed for a reason that may pass (network, 5xx, 429) is made again."""
+
+    attempts: int = Field(default=3, ge=1, description="Attempts at one read, the first counted; 1: no retries.")
+    pause: float = Field(
+        default=0.1, ge=0, description="Seconds before the second attempt, doubled with each further one."
+    )
+    pause_max: float = Field(default=2.0, ge=0, description="Longest of these pauses; each is cut by up to half.")
+    share: float = Field(default=0.1, ge=0, le=1, description="Retries as a share of all reads, in the long run.")
+    reserve: float = Field(default=10, ge=1, description="Retries that may be saved up, and are there at the start.")
+
+
+class PacingSettings(Slice):
+    """The rate limits that the fleet API tells are kept before it has to refuse."""
+
+    enabled: bool = Field(default=True, description="Whether calls are paced.")
+    share: float = Field(
+        default=0.2, ge=0, le=1, description="Share of a client's calls that is spread over the rest of the window."
+    )
+    reserve: int = Field(default=1, ge=0, description="Calls of a window that are never made.")
+    clients_max: int = Field(default=10_000, ge=1, description="Clients remembered, per process.")
+
+
+class BreakerSettings(Slice):
+    """While the fleet API is out, calls fail at once, or stale answers are given, and single probes are made."""
+
+    enabled: bool = Field(default=True, description="Whether there is a circuit breaker.")
+    window: float = Field(default=10, gt=0, description="Seconds that failures are counted over.")
+    failures: int = Field(default=10, ge=1, description="Failed reads in the window that open the circuit, ...")
+    share: float = Field(default=0.5, ge=0, le=1, description="... if they are this share of all at least.")
+    pause: float = Field(default=1, gt=0, description="Seconds before a probe, doubled each time that one fails.")
+    pause_max: float = Field(default=30, gt=0, description="Longest pause before a probe.")
+
+
+class LimitSettings(Slice):
+    """What one operation may take, and what one process takes on; more is refused with a code that says which."""
+
+    deadline: float = Field(
+        default=30, gt=0, description="Seconds an operation may take; a caller may ask for less by X-Gateway-Timeout."
+    )
+    document_bytes: int = Field(default=64 * 1024, ge=1, description="Bytes of a document.")
+    variables_bytes: int = Field(default=256 * 1024, ge=2, description="Bytes of the variables as JSON.")
+    tokens: int = Field(default=2000, ge=1, description="Lexical tokens of a document.")
+    depth: int = Field(default=15, ge=1, description="Levels of fields, fragments counted where they are used.")
+    root_fields: int = Field(default=50, ge=1, description="Fields of an operation's root.")
+    aliases: int = Field(default=100, ge=0, description="Fields with an alias, fragments counted each time.")
+    directives: int = Field(default=50, ge=0, description="Directives, fragments counted each time.")
+    upstream_calls: int = Field(default=1000, ge=1, description="Upstream calls by the price of an operation.")
+    nodes: int = Field(default=20_000, ge=1, description="Vehicles and units an answer may hold by its price.")
+    concurrency: int = Field(default=64, ge=1, description="Operations run at the same time, per process.")
+    queue: int = Field(default=256, ge=0, description="Operations that wait their turn, per process.")
+    busy: float = Field(
+        default=0.9, gt=0, description="Share of a processor's time above which fewer operations are run at a time."
+    )
+    principal_concurrency: int = Field(
+        default=32, ge=1, description="Operations run at the same time for one principal."
+    )
+    principal_queue: int = Field(default=224, ge=0, description="Operations of one principal that wait their turn.")
+
+
 class OidcSettings(Slice):
     """Verification of callers' tokens; without an issuer nothing is verified and each token is its own principal."""
 
@@ -168,6 +227,21 @@ class HttpSettings(Slice):
         default="", description="Origins whose pages may ask, separated by commas, such as https://app.example.com."
     )
     body_bytes_max: int = Field(default=2**20, ge=1024, description="Bytes of a request body; more is answered 413.")
+    header_bytes_max: int = Field(
+        default=32 * 1024, ge=1024, description="Bytes of a request's line and headers; more is answered 431."
+    )
+    request_timeout: float = Field(
+        default=30, gt=0, description="Seconds until a request has to be there whole; later is answered 408."
+    )
+    keep_alive: int = Field(default=75, ge=1, description="Seconds an idle connection is kept open.")
+    shutdown_timeout: int = Field(
+        default=35, ge=1, description="Seconds that requests under way have to end when the process is told to stop."
+    )
+    hosts: str = Field(
+        default="",
+        description="Names that callers may use in `Host`, separated by commas, such as api.example.com or "
+        "*.example.com; empty: any. Health is told to all.",
+    )
     graphiql: bool = Field(default=True, description="Whether a browser gets GraphiQL at /graphql.")
 
 
@@ -195,6 +269,10 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     coalescing: CoalescingSettings = CoalescingSettings()
     redis: RedisSettings = RedisSettings()
+    retry: RetrySettings = RetrySettings()
+    pacing: PacingSettings = PacingSettings()
+    breaker: BreakerSettings = BreakerSettings()
+    limits: LimitSettings = LimitSettings()
     oidc: OidcSettings = OidcSettings()
     graphql: GraphQLSettings = GraphQLSettings()
     http: HttpSettings = HttpSettings()
