@@ -21,7 +21,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.upstream.bounded_memory import BoundedMemoryCache
-from gateway.upstream.fetching import Clock, Fetcher, Read, Reply, Resource
+from gateway.upstream.fetching import Clock, Fetcher, Patience, Read, Reply, Resource
 from gateway.upstream.single_flight import look_at_error
 
 T = TypeVar("T")
@@ -29,6 +29,8 @@ T = TypeVar("T")
 # What a decoded answer takes in memory for each byte of JSON (measured: 2.9), and an entry beside that.
 MEMORY_FACTOR = 3
 OVERHEAD = 600
+# How long a refresh in the background may take.
+REFRESH_SECONDS = 10.0
 OUTAGES = (UpstreamUnavailable, UpstreamTimeout, RateLimited)
 
 
@@ -211,7 +213,8 @@ class Cache:
         return entry.reply()
 
     def _refresh(self, read: Read[Any]) -> None:
-        refresh = asyncio.create_task(self._following.fetch(read))
+        # Nobody waits for it, so nobody who leaves ends it.
+        refresh = asyncio.create_task(self._following.fetch(read.during(Patience.of(REFRESH_SECONDS))))
         self._refreshing.add(refresh)
         refresh.add_done_callback(self._refreshing.discard)
         refresh.add_done_callback(look_at_error)

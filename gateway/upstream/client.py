@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -17,7 +17,8 @@ from gateway.errors import (
     UpstreamUnauthenticated,
 )
 from gateway.settings import UpstreamSettings
-from gateway.upstream.fetching import Errand, Fetcher, Read, Reply, Resource, Tally
+from gateway.upstream.cache import REFRESH_SECONDS
+from gateway.upstream.fetching import Errand, Fetcher, Patience, Read, Reply, Resource, Tally
 from gateway.upstream.models import Cursors, State, Vehicle, VehiclePage
 from gateway.upstream.planning import Walked, walk_on
 from gateway.upstream.single_flight import look_at_error
@@ -42,8 +43,15 @@ class FleetClient:
     """The fleet API as methods; raises the errors of `gateway.errors`."""
 
     def __init__(
-        self, fetcher: Fetcher, settings: UpstreamSettings, cache: Holder | None = None, *, prefetch: bool = False
+        self,
+        fetcher: Fetcher,
+        settings: UpstreamSettings,
+        cache: Holder | None = None,
+        *,
+        prefetch: bool = False,
+        under_way: Callable[[], int] = lambda: 0,
     ) -> None:
+        self._under_way = under_way
         self._fetcher = fetcher
         self._settings = settings
         self._cache = cache
@@ -61,7 +69,7 @@ class FleetClient:
             token = page.next_page_token
             page.cursors = Cursors(next=PAGE_TOKEN + token if token else None)
         if self._prefetch and page.cursors.next:
-            self._read_ahead(Errand(errand.caller, Tally()), page.cursors.next)
+            self._read_ahead(Errand(errand.caller, Tally(), patience=Patience.of(REFRESH_SECONDS)), page.cursors.next)
         return page
 
     async def vehicle(self, errand: Errand, vehicle_id: str) -> Vehicle | None:
@@ -90,6 +98,10 @@ class FleetClient:
     async def latest_states(self, errand: Errand, ids: Sequence[str]) -> list[State | BaseException | None]:
         """The latest states of vehicles, each with its own error if it has one."""
         return await self._each(ids, lambda vehicle_id: self.latest_state(errand, vehicle_id))
+
+    def under_way(self) -> int:
+        """Reads that have not come to their end."""
+        return self._under_way()
 
     async def settle(self) -> None:
         """Waits for the pages being read ahead."""

@@ -7,12 +7,16 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 from gateway.settings import CacheSettings, Settings
 from gateway.upstream.bounded_memory import BoundedMemoryCache
+from gateway.upstream.breaker import Breaker
 from gateway.upstream.cache import Cache, Filling, Lifetime, Lifetimes, MemoryStore, Store
 from gateway.upstream.client import FleetClient
 from gateway.upstream.fetching import Clock, Fetcher, Resource, now
 from gateway.upstream.lease import Leased
+from gateway.upstream.pacing import LocalPaces, Pacing
 from gateway.upstream.redis_store import RedisStore
-from gateway.upstream.single_flight import OwnTask, SingleFlight
+from gateway.upstream.retrying import Retrying
+from gateway.upstream.shared_pacing import SharedPaces
+from gateway.upstream.single_flight import OwnFlight, SingleFlight
 from gateway.upstream.transport import HttpTransport, Wire
 
 
@@ -22,21 +26,32 @@ async def connect(settings: Settings, wire: Wire | None = None, clock: Clock = n
     async with AsyncExitStack() as closing:
         transport = HttpTransport(settings.upstream, wire)
         closing.push_async_callback(transport.close)
+        redis = _redis_of(settings, closing)
         fetcher: Fetcher = transport
-        store, lifetimes = None, lifetimes_of(settings.cache)
+        if settings.pacing.enabled:
+            paces = LocalPaces(settings.pacing) if redis is None else SharedPaces(settings.pacing, redis)
+            fetcher = Pacing(fetcher, paces, clock)
+        if settings.retry.attempts > 1:
+            fetcher = Retrying(fetcher, settings.retry)
+        if settings.breaker.enabled:
+            fetcher = Breaker(fetcher, settings.breaker, clock)
+        store: Store | None = None
+        lifetimes = lifetimes_of(settings.cache)
         if settings.cache.enabled:
-            store = _store_of(settings, closing)
+            store = redis or _memory_of(settings.cache)
             fetcher = Filling(fetcher, store, lifetimes, clock)
-            if isinstance(store, RedisStore) and settings.coalescing.enabled:
-                fetcher = Leased(fetcher, store, settings.coalescing.lease, clock)
-        flights = SingleFlight(fetcher) if settings.coalescing.enabled else OwnTask(fetcher)
+            if redis is not None and settings.coalescing.enabled:
+                fetcher = Leased(fetcher, redis, settings.coalescing.lease, clock)
+        flights = SingleFlight(fetcher) if settings.coalescing.enabled else OwnFlight(fetcher)
         closing.push_async_callback(flights.settle)
         cache = None
         fetcher = flights
         if store is not None:
             fetcher = cache = Cache(fetcher, store, lifetimes, clock)
             closing.push_async_callback(cache.settle)
-        client = FleetClient(fetcher, settings.upstream, cache, prefetch=settings.cache.prefetch)
+        client = FleetClient(
+            fetcher, settings.upstream, cache, prefetch=settings.cache.prefetch, under_way=flights.__len__
+        )
         closing.push_async_callback(client.settle)
         yield client
 
@@ -61,10 +76,13 @@ def lifetimes_of(settings: CacheSettings) -> Lifetimes:
     )
 
 
-def _store_of(settings: Settings, closing: AsyncExitStack) -> Store:
-    memory = MemoryStore(BoundedMemoryCache(entries_max=settings.cache.entries_max, bytes_max=settings.cache.bytes_max))
+def _memory_of(settings: CacheSettings) -> MemoryStore:
+    return MemoryStore(BoundedMemoryCache(entries_max=settings.entries_max, bytes_max=settings.bytes_max))
+
+
+def _redis_of(settings: Settings, closing: AsyncExitStack) -> RedisStore | None:
     if settings.redis.url is None:
-        return memory
-    redis = RedisStore(settings.redis, memory)
+        return None
+    redis = RedisStore(settings.redis, _memory_of(settings.cache))
     closing.push_async_callback(redis.close)
     return redis

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from gateway.errors import DeadlineExceeded
 from gateway.identity import Caller
 
 T = TypeVar("T")
@@ -40,13 +43,71 @@ class Tally:
         self.stale = self.stale or stale
 
 
+class Patience:
+    """How long someone waits: until `deadline` (seconds of `time.monotonic`; None: for ever), or until they leave."""
+
+    __slots__ = ("_ended", "_timer", "deadline")
+
+    def __init__(self, deadline: float | None = None) -> None:
+        self.deadline = deadline
+        self._ended: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    @classmethod
+    def of(cls, seconds: float) -> Patience:
+        """A patience that ends so many seconds from now."""
+        return cls(time.monotonic() + seconds)
+
+    @property
+    def left(self) -> float:
+        """Seconds that are left; infinite without a deadline, never below zero."""
+        return math.inf if self.deadline is None else max(0.0, self.deadline - time.monotonic())
+
+    def extend(self, to: float | None) -> None:
+        """Waits at least until `to`."""
+        self.deadline = None if self.deadline is None or to is None else max(self.deadline, to)
+
+    def leave(self) -> None:
+        """Ends every wait: nobody is there any more to hear what comes of it."""
+        ended = self._end()
+        if not ended.done():
+            ended.set_result(None)
+
+    def check(self) -> None:
+        """Raises DeadlineExceeded if it has ended: nothing more need be begun."""
+        if not self.left or (self._ended is not None and self._ended.done()):
+            raise DeadlineExceeded
+
+    async def wait(self, work: asyncio.Future[T]) -> T:
+        """What becomes of some work, which is not cancelled by this; raises DeadlineExceeded at the deadline."""
+        if not work.done():
+            ended = self._end()
+            if self._timer is None and self.deadline is not None:
+                self._timer = asyncio.get_running_loop().call_later(self.left, self.leave)
+            await asyncio.wait((work, ended), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise DeadlineExceeded
+        return work.result()
+
+    def close(self) -> None:
+        """Forgets the deadline's timer; the request is over."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _end(self) -> asyncio.Future[None]:
+        if self._ended is None:
+            self._ended = asyncio.get_running_loop().create_future()
+        return self._ended
+
+
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """On whose behalf one request reads, what that has cost, and the trace it is part of (W3C `traceparent`)."""
+    """On whose behalf a request reads, at what cost so far, for how long, in which trace (W3C `traceparent`)."""
 
     caller: Caller
     tally: Tally
     traceparent: str | None = None
+    patience: Patience = field(default_factory=Patience)
 
 
 class Read(Generic[T]):
@@ -98,6 +159,21 @@ class Read(Generic[T]):
         """The same read by one who has an older answer, and needs another only if that has changed."""
         return Read(self.errand, self.resource, self.path, self.model, self.parameters, parts=self.parts, known=known)
 
+    def during(self, patience: Patience) -> Read[T]:
+        """The same read with a patience of its own."""
+        errand = replace(self.errand, patience=patience)
+        read = Read(errand, self.resource, self.path, self.model, self.parameters, parts=self.parts, known=self.known)
+        read._key = self._key
+        return read
+
+
+class Rate(NamedTuple):
+    """A client's rate limit as an answer told it: calls in a window, calls left, and its end in epoch seconds."""
+
+    limit: int
+    remaining: int
+    reset: float
+
 
 @dataclass(frozen=True, slots=True)
 class Reply(Generic[T]):
@@ -107,6 +183,7 @@ class Reply(Generic[T]):
     size: int = 0
     etag: str | None = None
     flow_id: str | None = None
+    rate: Rate | None = None
 
 
 class Fetcher(Protocol):

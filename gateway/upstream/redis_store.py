@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 
 from gateway.settings import RedisSettings
 from gateway.upstream.cache import Entry, MemoryStore
+from gateway.upstream.single_flight import look_at_error
 
 T = TypeVar("T")
 log = structlog.get_logger("gateway.upstream")
@@ -100,6 +101,11 @@ class RedisStore:
         lease = self._redis.build_key(f"lease:{key}", namespace=self._redis.namespace)
         await self._tried(self._redis._redlock_release(lease, token))  # noqa: SLF001 - the compare-and-delete of aiocache's own lock
 
+    async def script(self, text: str, key: str, *arguments: str) -> Any:
+        """What a Lua script on one key returns; None if Redis can't be asked."""
+        whole = self._redis.build_key(key, namespace=self._redis.namespace)
+        return await self._tried(self._redis.raw("eval", text, 1, whole, *arguments))
+
     async def close(self) -> None:
         """Closes the connections."""
         with contextlib.suppress(RedisError, OSError, TimeoutError):
@@ -112,8 +118,11 @@ class RedisStore:
             if asyncio.iscoroutine(command):
                 command.close()
             return None
+        # A command that is cancelled half way would take its connection with it: whoever leaves, it is finished.
+        whole = asyncio.ensure_future(command)
+        whole.add_done_callback(look_at_error)
         try:
-            return await command
+            return await asyncio.shield(whole)
         except (RedisError, OSError, TimeoutError) as failed:
             self._left_alone_until = time.monotonic() + self._settings.pause
             log.warning("redis left alone", seconds=self._settings.pause, kind=type(failed).__name__)

@@ -1,13 +1,39 @@
-"""Equal reads at the same time are one. Each flight is a task of its own, so nobody who leaves can end it."""
+"""Equal reads at the same time are one. Each flight is a task of its own: it lasts as long as anyone waits for it."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
-from gateway.upstream.fetching import Fetcher, Read, Reply
+from gateway.upstream.fetching import Fetcher, Patience, Read, Reply
 
 T = TypeVar("T")
+
+
+class Flight(Generic[T]):
+    """A read under way. Who waits may leave, or run out of time; when the last has gone, the flight is cancelled."""
+
+    def __init__(self, following: Fetcher, read: Read[T]) -> None:
+        self._patience = Patience(read.errand.patience.deadline)
+        self._waiting = 0
+        self.task: asyncio.Task[Reply[T]] = asyncio.create_task(following.fetch(read.during(self._patience)))
+        self.task.add_done_callback(look_at_error)
+
+    @property
+    def abandoned(self) -> bool:
+        """Whether the last who waited has gone."""
+        return self.task.cancelling() > 0
+
+    async def wait(self, patience: Patience) -> Reply[T]:
+        """Its reply or error, unless the patience ends first."""
+        self._waiting += 1
+        self._patience.extend(patience.deadline)
+        try:
+            return await patience.wait(self.task)
+        finally:
+            self._waiting -= 1
+            if not self._waiting and not self.task.done():
+                self.task.cancel()
 
 
 class SingleFlight:
@@ -15,50 +41,54 @@ class SingleFlight:
 
     def __init__(self, following: Fetcher) -> None:
         self._following = following
-        self._flights: dict[str, asyncio.Task[Any]] = {}
+        self._flights: dict[str, Flight[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._flights)
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
         key = read.key
-        flight: asyncio.Task[Reply[T]] | None = self._flights.get(key)
-        if flight is None:
-            flight = asyncio.create_task(self._following.fetch(read))
-            self._flights[key] = flight
-            flight.add_done_callback(lambda done: self._landed(key, done))
+        read.errand.patience.check()
+        flight: Flight[T] | None = self._flights.get(key)
+        if flight is None or flight.abandoned:
+            flight = self._flights[key] = Flight(self._following, read)
+            begun = flight
+            flight.task.add_done_callback(lambda _: self._landed(key, begun))
         else:
             read.tally.coalesced += 1
-        return await asyncio.shield(flight)
+        return await flight.wait(read.errand.patience)
 
     async def settle(self) -> None:
         """Waits for the flights under way."""
         if self._flights:
-            await asyncio.wait(self._flights.values())
+            await asyncio.wait([flight.task for flight in self._flights.values()])
 
-    def _landed(self, key: str, flight: asyncio.Task[Any]) -> None:
-        del self._flights[key]
-        look_at_error(flight)
+    def _landed(self, key: str, flight: Flight[Any]) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
 
 
-class OwnTask:
-    """Reads in a task of its own without sharing it: what is left of a flight where coalescing is off."""
+class OwnFlight:
+    """Every read has a flight of its own: what is left of a single flight where coalescing is off."""
 
     def __init__(self, following: Fetcher) -> None:
         self._following = following
-        self._calls: set[asyncio.Task[Any]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
-        call = asyncio.create_task(self._following.fetch(read))
-        self._calls.add(call)
-        call.add_done_callback(self._ended)
-        return await asyncio.shield(call)
+        read.errand.patience.check()
+        flight = Flight(self._following, read)
+        self._tasks.add(flight.task)
+        flight.task.add_done_callback(self._tasks.discard)
+        return await flight.wait(read.errand.patience)
 
     async def settle(self) -> None:
-        """Waits for the calls under way."""
-        if self._calls:
-            await asyncio.wait(self._calls)
-
-    def _ended(self, call: asyncio.Task[Any]) -> None:
-        self._calls.discard(call)
-        look_at_error(call)
+        """Waits for the flights under way."""
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
 
 def look_at_error(call: asyncio.Task[Any]) -> None:

@@ -1,20 +1,27 @@
 """The innermost fetcher: one HTTP call over httpx, every failure turned into one of ours.
 
-The only file that names httpx. A call must not be cancelled, because httpcore loses pool slots to cancelled calls (its
-issue 1093): what stands above gives each one a task of its own, and nothing here cancels it either.
+The only file that names httpx, and aiohttp, which moves httpx's bytes: its pool is whole after any cancellation, which
+httpcore's is not (its issue 1093), and a call costs a third.
 """
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import ssl
 import time
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeVar
+from urllib.parse import urlencode
 
+import aiohttp
 import httpx
 import msgspec
+from httpx_aiohttp import AiohttpTransport
 
+from gateway import __version__
 from gateway.errors import (
     Problem,
     RateLimited,
@@ -27,14 +34,22 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.settings import UpstreamSettings
-from gateway.upstream.fetching import Read, Reply
+from gateway.upstream.fetching import Rate, Read, Reply
 from gateway.upstream.models import ProblemBody, tolerant
 
 T = TypeVar("T")
 Wire = httpx.AsyncBaseTransport
 FLOW_ID = "X-INVERS-Flow-ID"
 # The vendor's examples send a content type on every request and its documents ask for it.
-EVERY_REQUEST = {"Accept": "application/json", "Content-Type": "application/json"}
+EVERY_REQUEST = {
+    "Accept": "application/json",
+    "Accept-Encoding": "gzip, deflate",
+    "Content-Type": "application/json",
+    "User-Agent": f"invers-graphql-gateway/{__version__}",
+}
+PREPARED_URLS = 1024
+# Of a number in a header: more says nothing of time or calls.
+DIGITS_MAX = 12
 
 
 class HttpTransport:
@@ -42,76 +57,64 @@ class HttpTransport:
 
     def __init__(self, settings: UpstreamSettings, wire: Wire | None = None) -> None:
         self._settings = settings
-        headers = EVERY_REQUEST | ({"X-INVERS-Fleet-Id": settings.fleet_id} if settings.fleet_id else {})
-        self._client = httpx.AsyncClient(
-            transport=wire,
-            headers=headers,
-            http2=settings.http2,
-            verify=ssl.create_default_context() if settings.url.startswith("https") else True,
-            trust_env=False,
-            timeout=httpx.Timeout(
-                connect=settings.connect_timeout,
-                read=settings.read_timeout,
-                write=settings.write_timeout,
-                pool=settings.pool_timeout,
-            ),
-            limits=httpx.Limits(
-                max_connections=settings.connections_max,
-                max_keepalive_connections=settings.connections_max,
-                keepalive_expiry=settings.keepalive_expiry,
-            ),
+        self._headers = EVERY_REQUEST | ({"X-INVERS-Fleet-Id": settings.fleet_id} if settings.fleet_id else {})
+        self._wire = wire or wire_of(settings)
+        self._url = lru_cache(PREPARED_URLS)(lambda target: httpx.URL(settings.url + target))
+        timeouts = httpx.Timeout(
+            connect=settings.connect_timeout,
+            read=settings.read_timeout,
+            write=settings.write_timeout,
+            pool=settings.pool_timeout,
         )
+        self._extensions = {"timeout": timeouts.as_dict()}
         self._decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
         read.tally.upstream_calls += 1
-        headers = {"Authorization": read.caller.authorization()}
+        target = f"{read.path}?{urlencode(read.parameters)}" if read.parameters else read.path
+        request = httpx.Request("GET", self._url(target), headers=self._headers_of(read), extensions=self._extensions)
+        try:
+            async with asyncio.timeout(self._settings.total_timeout):
+                response = await self._wire.handle_async_request(request)
+                try:
+                    body = await self._body(response)
+                finally:
+                    await response.aclose()
+        except (httpx.TimeoutException, TimeoutError) as late:
+            raise _late_or_broken(late) from late
+        except (httpx.DecodingError, UnicodeDecodeError) as garbled:
+            raise UpstreamInvalidResponse from garbled
+        except (httpx.TransportError, httpx.StreamError, aiohttp.ClientError, OSError) as broken:
+            raise UpstreamUnavailable from broken
+        headers = response.headers
+        if response.status_code == 200:
+            return Reply(
+                self._decoded(read, body), len(body), headers.get("ETag"), headers.get(FLOW_ID), rate_of(headers)
+            )
+        if response.status_code == 304 and read.known is not None:
+            return replace(read.known, rate=rate_of(headers))
+        if response.status_code == 404:
+            return Reply(None, len(body), flow_id=headers.get(FLOW_ID), rate=rate_of(headers))
+        raise failure_of(response.status_code, headers, body)
+
+    async def close(self) -> None:
+        """Closes the pool."""
+        await self._wire.aclose()
+
+    def _headers_of(self, read: Read[Any]) -> dict[str, str]:
+        headers = {**self._headers, "Authorization": read.caller.authorization()}
         if read.errand.traceparent is not None:
             headers["traceparent"] = read.errand.traceparent
         if read.known is not None and read.known.etag is not None:
             headers["If-None-Match"] = read.known.etag
-        request = self._client.build_request(
-            "GET",
-            self._settings.url + read.path,
-            params=dict(read.parameters) or None,
-            headers=headers,
-        )
-        try:
-            response = await self._client.send(request, stream=True)
-            try:
-                body = await self._body(response)
-            finally:
-                await response.aclose()
-        except httpx.TimeoutException as late:
-            raise UpstreamTimeout from late
-        except (httpx.TransportError, httpx.StreamError) as broken:
-            raise UpstreamUnavailable from broken
-        except httpx.DecodingError as garbled:
-            raise UpstreamInvalidResponse from garbled
-        if response.status_code == 200:
-            return Reply(
-                self._decoded(read, body), len(body), response.headers.get("ETag"), response.headers.get(FLOW_ID)
-            )
-        if response.status_code == 304 and read.known is not None:
-            return read.known
-        if response.status_code == 404:
-            return Reply(None, len(body), flow_id=response.headers.get(FLOW_ID))
-        raise failure_of(response.status_code, response.headers, body)
-
-    async def close(self) -> None:
-        """Closes the pool."""
-        await self._client.aclose()
+        return headers
 
     async def _body(self, response: httpx.Response) -> bytes:
-        # Each wait is bounded by the read time-out; the sum is checked between chunks, so nothing is cancelled.
-        deadline = time.monotonic() + self._settings.total_timeout
         chunks, size = [], 0
         async for chunk in response.aiter_bytes():
             size += len(chunk)
             if size > self._settings.response_bytes_max:
                 raise UpstreamInvalidResponse(_problem_of(response.status_code, response.headers, b""))
-            if time.monotonic() > deadline:
-                raise UpstreamTimeout
             chunks.append(chunk)
         return b"".join(chunks)
 
@@ -131,36 +134,67 @@ class HttpTransport:
             raise UpstreamInvalidResponse(Problem(200)) from odd
 
 
+def wire_of(settings: UpstreamSettings) -> Wire:
+    """The network: one pool of connections and one TLS context; cookies of one caller's answer meet no other call."""
+    context = ssl.create_default_context() if settings.url.startswith("https") else True
+
+    def session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(
+            limit=settings.connections_max, keepalive_timeout=settings.keepalive_expiry, ssl=context
+        )
+        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
+        # It would make a dropped call again by itself, unseen by budget, pace and count.
+        session._retry_connection = False  # noqa: SLF001
+        return session
+
+    return AiohttpTransport(verify=context, trust_env=False, client=session)
+
+
+def _late_or_broken(failed: Exception) -> UpstreamError:
+    # httpx-aiohttp calls every broken connection a connect time-out; what caused it knows better.
+    if isinstance(failed.__cause__, aiohttp.ClientConnectionError) and not isinstance(failed.__cause__, TimeoutError):
+        return UpstreamUnavailable()
+    return UpstreamTimeout()
+
+
 def failure_of(status: int, headers: Mapping[str, str], body: bytes, now: float | None = None) -> UpstreamError:
     """The error for an answer that is neither 200 nor 404; `now` is the epoch time that waits are counted from."""
-    problem = _problem_of(status, headers, body)
-    if status == 401:
-        return UpstreamUnauthenticated(problem)
-    if status == 403:
-        return UpstreamForbidden(problem)
-    if status == 429:
-        return RateLimited(problem, retry_after=wait_of(headers, time.time() if now is None else now))
-    if 400 <= status < 500:
-        return UpstreamRejected(problem)
-    if status >= 500:
-        return UpstreamUnavailable(problem, retry_after=wait_of(headers, time.time() if now is None else now))
-    return UpstreamInvalidResponse(problem)
+    kind: type[UpstreamError] = UpstreamInvalidResponse
+    if status in (401, 403, 429):
+        kind = {401: UpstreamUnauthenticated, 403: UpstreamForbidden, 429: RateLimited}[status]
+    elif 400 <= status < 500:
+        kind = UpstreamRejected
+    elif status >= 500:
+        kind = UpstreamUnavailable
+    wait = wait_of(headers, time.time() if now is None else now) if kind.retryable else None
+    failure = kind(_problem_of(status, headers, body), retry_after=wait)
+    failure.rate = rate_of(headers)
+    return failure
 
 
 def wait_of(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds to wait: `Retry-After` (seconds or HTTP date) first, then `X-Rate-Limit-Reset` (epoch seconds)."""
     after = headers.get("Retry-After")
     if after is not None:
-        if after.strip().isdecimal():
+        if after.strip().isdecimal() and len(after) <= DIGITS_MAX:
             return float(after)
         try:
             return max(0.0, email.utils.parsedate_to_datetime(after).timestamp() - now)
         except (ValueError, OverflowError):
             pass
     reset = headers.get("X-Rate-Limit-Reset", "").strip()
-    if reset.isdecimal() and headers.get("X-Rate-Limit-Remaining", "0").strip() == "0":
+    if reset.isdecimal() and len(reset) <= DIGITS_MAX and headers.get("X-Rate-Limit-Remaining", "0").strip() == "0":
         return max(0.0, float(reset) - now)
     return None
+
+
+def rate_of(headers: Mapping[str, str]) -> Rate | None:
+    """The client's rate limit, where an answer tells all three of its numbers."""
+    told = [headers.get(f"X-Rate-Limit-{name}", "").strip() for name in ("Limit", "Remaining", "Reset")]
+    if not all(number.isdecimal() and len(number) <= DIGITS_MAX for number in told):
+        return None
+    limit, remaining, reset = map(int, told)
+    return Rate(limit, remaining, float(reset))
 
 
 def _problem_of(status: int, headers: Mapping[str, str], body: bytes) -> Problem:

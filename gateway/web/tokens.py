@@ -80,7 +80,8 @@ class VerifiedClaims:
         scopes = sorted(scope.split() if isinstance(scope, str) else map(str, scope))
         kinds = "\x01".join(str(claims.get(name, "")) for name in ("client_id", "azp"))
         principal = principal_of("oidc", str(claims["iss"]), who, kinds, fleet or "", " ".join(scopes))
-        return Caller(token, principal, float(claims["exp"]), fleet)
+        client = principal_of("client", str(claims["iss"]), str(claims.get("client_id") or claims.get("azp") or who))
+        return Caller(token, principal, float(claims["exp"]), fleet, client)
 
 
 def _decoded(token: str, keys: KeySet) -> dict[str, Any]:

@@ -26,7 +26,7 @@ class Worker:
 
     def __init__(self, url: str, fleet: FakeFetcher, lease: float = 2.0, **settings: float) -> None:
         memory = MemoryStore(BoundedMemoryCache(entries_max=100, bytes_max=2**20))
-        self.store = RedisStore(RedisSettings(url=url, **settings), memory)
+        self.store = RedisStore(RedisSettings(url=url, **{"timeout": 2.0, **settings}), memory)
         leased = Leased(Filling(fleet, self.store, LIFETIMES, now), self.store, lease, now)
         self.cache = Cache(SingleFlight(leased), self.store, LIFETIMES, now)
 

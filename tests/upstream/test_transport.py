@@ -22,7 +22,7 @@ from gateway.settings import UpstreamSettings
 from gateway.upstream.client import FleetClient
 from gateway.upstream.fetching import Errand, Read, Resource, Tally
 from gateway.upstream.models import Vehicle
-from gateway.upstream.single_flight import OwnTask
+from gateway.upstream.single_flight import OwnFlight
 from gateway.upstream.transport import HttpTransport, wait_of
 
 SETTINGS = UpstreamSettings(url="http://fleet.test/", response_bytes_max=2048)
@@ -189,7 +189,7 @@ async def test_callers_who_leave_do_not_use_up_connections():
     server = await asyncio.start_server(slow, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     wire = HttpTransport(UpstreamSettings(url=f"http://127.0.0.1:{port}", connections_max=2))
-    transport = OwnTask(wire)
+    transport = OwnFlight(wire)
     for _ in range(20):
         calls = [asyncio.create_task(transport.fetch(READ)) for _ in range(10)]
         await asyncio.sleep(0.005)

@@ -1,0 +1,115 @@
+"""The circuit breaker: while the fleet API is out, calls fail at once, and single probes ask whether it is back.
+
+Only an outage counts: no connection, no answer in time, a 5xx. What an answer says of one vehicle or of one caller
+shows that the fleet API is up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TypeVar
+
+import structlog
+
+from gateway.errors import GatewayError, UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
+from gateway.settings import BreakerSettings
+from gateway.upstream.fetching import Clock, Fetcher, Read, Reply
+
+T = TypeVar("T")
+log = structlog.get_logger("gateway.upstream")
+
+# A 500 of this type is one vehicle's unit being busy.
+ONE_VEHICLE = "/problems/telematics-unit/error"
+
+
+def is_outage(failure: BaseException) -> bool:
+    """Whether a failure says something of the fleet API as a whole."""
+    if isinstance(failure, UpstreamUnavailable):
+        return failure.problem is None or failure.problem.type != ONE_VEHICLE
+    return isinstance(failure, UpstreamTimeout)
+
+
+class Circuit:
+    """The decision, without any call: closed, open until a time, or half open with one probe under way."""
+
+    def __init__(self, settings: BreakerSettings) -> None:
+        self._settings = settings
+        self._recent: deque[tuple[float, bool]] = deque()
+        self._failed = 0
+        self._open_until: float | None = None
+        self._openings = 0
+        self._probing = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._open_until is not None
+
+    def wait(self, at: float) -> float | None:
+        """None if a call may be made, else the seconds to wait; a call that may be made has to be told to `ended`."""
+        if self._open_until is None:
+            return None
+        if at < self._open_until:
+            return self._open_until - at
+        if self._probing:
+            return self._settings.pause
+        self._probing = True
+        return None
+
+    def ended(self, at: float, *, outage: bool | None) -> None:
+        """A call came to its end; `outage` is None where it was given up and so tells nothing."""
+        if self._open_until is not None:
+            self._probe_ended(at, outage)
+            return
+        if outage is None:
+            return
+        self._recent.append((at, outage))
+        self._failed += outage
+        while self._recent and self._recent[0][0] <= at - self._settings.window:
+            self._failed -= self._recent.popleft()[1]
+        if self._failed >= max(self._settings.failures, self._settings.share * len(self._recent)):
+            self._open(at)
+
+    def _probe_ended(self, at: float, outage: bool | None) -> None:  # noqa: FBT001 - as it was told
+        if not self._probing or self._open_until is None or at < self._open_until:
+            return  # a call from before it opened
+        self._probing = False
+        if outage:
+            self._open(at)
+        elif outage is False:
+            self._open_until, self._openings = None, 0
+
+    def _open(self, at: float) -> None:
+        longer = self._settings.pause * 2 ** min(self._openings, 10)
+        self._open_until = at + min(longer, self._settings.pause_max)
+        self._openings += 1
+        self._recent.clear()
+        self._failed = 0
+
+
+class Breaker:
+    """Lets reads through as the circuit says; one for all callers, because an outage is everybody's."""
+
+    def __init__(self, following: Fetcher, settings: BreakerSettings, clock: Clock) -> None:
+        self._following = following
+        self._circuit = Circuit(settings)
+        self._clock = clock
+
+    async def fetch(self, read: Read[T]) -> Reply[T]:
+        wait = self._circuit.wait(self._clock())
+        if wait is not None:
+            raise UpstreamUnavailable(retry_after=math.ceil(wait * 10) / 10)
+        outage: bool | None = None
+        try:
+            reply = await self._following.fetch(read)
+            outage = False
+        except GatewayError as failure:
+            # An answer that can't be read shows neither that the fleet API is up nor that it is down.
+            outage = None if isinstance(failure, UpstreamInvalidResponse) else is_outage(failure)
+            raise
+        finally:
+            was_open = self._circuit.is_open
+            self._circuit.ended(self._clock(), outage=outage)
+            if self._circuit.is_open != was_open:
+                log.warning("circuit opened" if self._circuit.is_open else "circuit closed")
+        return reply

@@ -1,0 +1,124 @@
+"""Calls are paced so that a client's rate limit is never used up by our doing; what would have to wait past its
+deadline is refused at once.
+
+The fleet API tells, with every answer, how many calls a client has left and until when. The last share of them is
+spread over the rest of the window. Until something is told nothing is held back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from gateway.errors import RateLimited, UpstreamError
+from gateway.settings import PacingSettings
+from gateway.upstream.fetching import Clock, Fetcher, Rate, Read, Reply
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Window:
+    """What is known of one client's limit; times in epoch seconds. `next` is when the next call may be made."""
+
+    limit: int = 0
+    remaining: int = 0
+    reset: float = 0.0
+    next: float = 0.0
+
+    def take(self, at: float, patience: float, settings: PacingSettings) -> float:
+        """Seconds until a call that is asked for now may be made; it is counted if it fits the patience (seconds)."""
+        if at >= self.reset:
+            self.remaining = self.limit
+        start = max(at, self.next)
+        step = 0.0
+        if at < self.reset:
+            usable = self.remaining - settings.reserve
+            if usable <= 0:
+                start = max(start, self.reset)
+            elif self.remaining <= settings.share * self.limit:
+                step = max(0.0, self.reset - start) / usable
+        if start - at < patience:
+            self.remaining = max(0, self.remaining - 1)
+            self.next = start + step if step else self.next
+        return start - at
+
+    def learn(self, told: Rate) -> None:
+        """An answer told the limit. In one window the count only falls: answers overtake each other."""
+        limit, remaining, reset = told
+        if reset < self.reset:
+            return
+        if reset == self.reset and self.limit:
+            remaining = min(remaining, self.remaining)
+        self.limit, self.remaining, self.reset = limit, remaining, reset
+
+    def block(self, until: float) -> None:
+        """The fleet API refused a call and said until when."""
+        self.next = max(self.next, until)
+
+
+class Paces(Protocol):
+    """The windows of all clients."""
+
+    async def take(self, client: str, at: float, patience: float) -> float: ...
+
+    async def learn(self, client: str, told: Rate) -> None: ...
+
+    async def block(self, client: str, until: float) -> None: ...
+
+
+class LocalPaces:
+    """The windows in this process; the client heard of least recently is forgotten first."""
+
+    def __init__(self, settings: PacingSettings) -> None:
+        self._settings = settings
+        self._windows: OrderedDict[str, Window] = OrderedDict()
+
+    async def take(self, client: str, at: float, patience: float) -> float:
+        window = self._windows.get(client)
+        return 0.0 if window is None else window.take(at, patience, self._settings)
+
+    async def learn(self, client: str, told: Rate) -> None:
+        self._of(client).learn(told)
+
+    async def block(self, client: str, until: float) -> None:
+        self._of(client).block(until)
+
+    def _of(self, client: str) -> Window:
+        window = self._windows.setdefault(client, Window())
+        self._windows.move_to_end(client)
+        if len(self._windows) > self._settings.clients_max:
+            self._windows.popitem(last=False)
+        return window
+
+
+class Pacing:
+    """Makes each call when its client's turn has come."""
+
+    def __init__(self, following: Fetcher, paces: Paces, clock: Clock) -> None:
+        self._following = following
+        self._paces = paces
+        self._clock = clock
+
+    async def fetch(self, read: Read[T]) -> Reply[T]:
+        client = read.caller.client
+        patience = read.errand.patience.left
+        wait = await self._paces.take(client, self._clock(), patience)
+        if wait >= patience:
+            raise RateLimited(retry_after=math.ceil(wait))
+        if wait > 0:
+            await asyncio.sleep(wait)
+        try:
+            reply = await self._following.fetch(read)
+        except UpstreamError as failure:
+            if isinstance(failure, RateLimited) and failure.retry_after is not None:
+                await self._paces.block(client, self._clock() + failure.retry_after)
+            if failure.rate is not None:
+                await self._paces.learn(client, Rate(*failure.rate))
+            raise
+        if reply.rate is not None:
+            await self._paces.learn(client, reply.rate)
+        return reply

@@ -1,0 +1,81 @@
+"""Reads that failed for a reason that may pass are made again: after a pause, within a budget and a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
+
+from gateway.errors import RateLimited, UpstreamError, UpstreamTimeout, UpstreamUnavailable
+from gateway.settings import RetrySettings
+from gateway.upstream.fetching import Fetcher, Patience, Read, Reply
+
+T = TypeVar("T")
+PASSING = (UpstreamUnavailable, UpstreamTimeout, RateLimited)
+
+
+class Budget:
+    """Each read saves up a share of a retry, each retry spends one: in the long run retries are that share at most.
+
+    `reserve` is what may be saved, and what there is at the start, so that a quiet gateway retries too.
+    """
+
+    def __init__(self, share: float, reserve: float) -> None:
+        self._share = share
+        self._reserve = reserve
+        self._saved = reserve
+
+    def save(self) -> None:
+        """A read began."""
+        self._saved = min(self._reserve, self._saved + self._share)
+
+    def spend(self) -> bool:
+        """Whether a retry may be made; if so it is paid for."""
+        if self._saved < 1:
+            return False
+        self._saved -= 1
+        return True
+
+
+def pause_before(attempt: int, failure: UpstreamError, settings: RetrySettings, dice: Callable[[], float]) -> float:
+    """Seconds to wait before attempt number `attempt` (from 2), by the upstream's word or by jittered backoff."""
+    backoff = min(settings.pause_max, settings.pause * 2 ** (attempt - 2))
+    jitter: float = backoff * dice()
+    return jitter if failure.retry_after is None else failure.retry_after + min(jitter, settings.pause)
+
+
+class Retrying:
+    """Reads again on network faults, 5xx and 429. Every read is a GET, so making one twice changes nothing."""
+
+    def __init__(
+        self, following: Fetcher, settings: RetrySettings, dice: Callable[[], float] = lambda: random.uniform(0.5, 1.0)
+    ) -> None:
+        self._following = following
+        self._settings = settings
+        self._budget = Budget(settings.share, settings.reserve)
+        self._dice = dice
+
+    async def fetch(self, read: Read[T]) -> Reply[T]:
+        self._budget.save()
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(PASSING),
+            wait=self._pause,
+            stop=partial(self._gives_up, read.errand.patience),
+            sleep=asyncio.sleep,
+            reraise=True,
+        )
+        return await retrying(self._following.fetch, read)
+
+    def _pause(self, state: RetryCallState) -> float:
+        assert state.outcome is not None
+        failure = state.outcome.exception()
+        assert isinstance(failure, PASSING)
+        return pause_before(state.attempt_number + 1, failure, self._settings, self._dice)
+
+    def _gives_up(self, patience: Patience, state: RetryCallState) -> bool:
+        tried_enough = state.attempt_number >= self._settings.attempts
+        return tried_enough or state.upcoming_sleep >= patience.left or not self._budget.spend()

@@ -1,0 +1,92 @@
+"""How long callers wait, and what becomes of the calls that they have left."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.errors import DeadlineExceeded
+from gateway.identity import Caller
+from gateway.upstream.fetching import Errand, Patience, Tally
+from gateway.upstream.single_flight import OwnFlight, SingleFlight
+from tests.upstream.fakes import FakeFetcher, vehicle_read
+
+
+def hurried(seconds: float | None) -> Errand:
+    patience = Patience() if seconds is None else Patience.of(seconds)
+    return Errand(Caller("alice"), Tally(), patience=patience)
+
+
+class HeldUp(FakeFetcher):
+    """Answers when its gate opens, and counts the calls that were cancelled before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = asyncio.Event()
+        self.cancelled = 0
+
+    async def fetch(self, read):
+        try:
+            return await super().fetch(read)
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+
+
+@pytest.mark.parametrize("kind", [SingleFlight, OwnFlight])
+async def test_the_deadline_ends_the_wait_and_the_call(kind):
+    """Past the deadline the read fails, and the call that nobody waits for any more is cancelled."""
+    fleet = HeldUp()
+    flights = kind(fleet)
+    with pytest.raises(DeadlineExceeded):
+        await flights.fetch(vehicle_read(by=hurried(0.02)))
+    await flights.settle()
+    assert fleet.cancelled == 1
+    await asyncio.sleep(0)
+    assert len(flights) == 0
+
+
+async def test_a_call_lasts_as_long_as_anyone_waits():
+    """The hurried leader fails at its deadline; who joined with more time gets the answer of the same call."""
+    fleet = HeldUp()
+    flights = SingleFlight(fleet)
+    leader = asyncio.create_task(flights.fetch(vehicle_read(by=hurried(0.02))))
+    follower = asyncio.create_task(flights.fetch(vehicle_read(by=hurried(5))))
+    with pytest.raises(DeadlineExceeded):
+        await leader
+    fleet.gate.set()
+    assert (await follower).value is not None
+    assert (fleet.total, fleet.cancelled) == (1, 0)
+
+
+async def test_a_caller_who_leaves_ends_all_of_its_waits():
+    """Leaving ends each read that is under way and keeps new ones from beginning."""
+    fleet = HeldUp()
+    flights = SingleFlight(fleet)
+    errand = hurried(None)
+    reads = [asyncio.create_task(flights.fetch(vehicle_read(name, by=errand))) for name in "AB"]
+    await asyncio.sleep(0.001)
+    errand.patience.leave()
+    results = await asyncio.gather(*reads, return_exceptions=True)
+    assert [type(result) for result in results] == [DeadlineExceeded] * 2
+    with pytest.raises(DeadlineExceeded):
+        await flights.fetch(vehicle_read("C", by=errand))
+    await flights.settle()
+    assert (fleet.total, fleet.cancelled) == (2, 2)
+
+
+async def test_who_comes_after_a_cancelled_call_has_one_of_its_own():
+    """A call that is being cancelled is not joined."""
+    fleet = HeldUp()
+    flights = SingleFlight(fleet)
+    leaving = hurried(None)
+    first = asyncio.create_task(flights.fetch(vehicle_read(by=leaving)))
+    await asyncio.sleep(0.001)
+    leaving.patience.leave()
+    await asyncio.gather(first, return_exceptions=True)
+    second = asyncio.create_task(flights.fetch(vehicle_read(by=hurried(None))))
+    await asyncio.sleep(0.001)
+    fleet.gate.set()
+    assert (await second).value is not None
+    assert fleet.total == 2
