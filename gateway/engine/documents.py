@@ -14,6 +14,7 @@ from graphql import (
     FragmentSpreadNode,
     GraphQLError,
     GraphQLSchema,
+    GraphQLSyntaxError,
     InlineFragmentNode,
     OperationDefinitionNode,
     SelectionSetNode,
@@ -21,6 +22,11 @@ from graphql import (
     validate,
 )
 
+from gateway.engine.limits import DocumentLimits, LimitExceeded, check
+
+# How graphql-core ends the message of a document that is too long.
+TOO_MANY_TOKENS = "tokens. Parsing aborted."
+UNLIMITED = DocumentLimits()
 # What a schema tells of itself; `_service` is how a federation router asks.
 INTROSPECTION = frozenset(("__schema", "__type", "_service"))
 
@@ -59,7 +65,14 @@ def digest_of(text: str) -> str:
 class Documents:
     """Documents by digest, the least recently used forgotten first; bounded by number and by characters."""
 
-    def __init__(self, schema: GraphQLSchema, documents_max: int = 1000, characters_max: int = 4 * 2**20) -> None:
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        documents_max: int = 1000,
+        characters_max: int = 4 * 2**20,
+        limits: DocumentLimits = UNLIMITED,
+    ) -> None:
+        self._limits = limits
         self._schema = schema
         self._documents_max = documents_max
         self._characters_max = characters_max
@@ -89,14 +102,34 @@ class Documents:
                 self._characters -= len(forgotten.text)
         return document
 
+    def _parsed(self, text: str) -> DocumentNode:
+        try:
+            return parse(text, max_tokens=self._limits.tokens)
+        except GraphQLSyntaxError as invalid:
+            # Told by its words alone; a document that has both faults is told of its size.
+            if TOO_MANY_TOKENS in invalid.message:
+                raise LimitExceeded("tokens", self._limits.tokens) from invalid
+            raise
+
     def _checked(self, text: str, digest: str) -> Document:
         try:
-            ast = parse(text)
-            return Document(text, digest, ast, tuple(validate(self._schema, ast)))
+            size = len(text.encode("utf-8", "surrogatepass"))
+            if size > self._limits.document_bytes:
+                raise LimitExceeded("documentBytes", self._limits.document_bytes, size)
+            ast = self._parsed(text)
+            check(ast, self._limits)
+            return Document(text, digest, ast, tuple(map(_told, validate(self._schema, ast))))
         except GraphQLError as invalid:
             return Document(text, digest, None, (invalid,))
         except RecursionError:
             return Document(text, digest, None, (GraphQLError("The document is nested too deeply."),))
+
+
+def _told(error: GraphQLError) -> GraphQLError:
+    """The error, or its place alone where it is a value that Python itself refuses, such as 5,000 digits."""
+    if error.original_error is None or isinstance(error.original_error, GraphQLError):
+        return error
+    return GraphQLError("A value of the document can't be used.", error.nodes)
 
 
 def _names(

@@ -1,4 +1,5 @@
-"""What an operation will cost in upstream calls at most, told from its text and variables without running it.
+"""What an operation will cost at most, told from its text and variables without running it: in upstream calls, and in
+nodes (objects with a global id) that its answer may hold, counted by the schema's `@listSize`.
 
 The price is for a cold cache and what the fleet API is known for: lists hold their vehicles' states, units come with
 their vehicles. Equal reads are counted once, as they are made once.
@@ -6,9 +7,9 @@ their vehicles. Equal reads are counted once, as they are made once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from graphql import (
     DocumentNode,
@@ -16,6 +17,7 @@ from graphql import (
     FragmentDefinitionNode,
     FragmentSpreadNode,
     GraphQLError,
+    GraphQLField,
     GraphQLIncludeDirective,
     GraphQLSchema,
     GraphQLSkipDirective,
@@ -23,12 +25,16 @@ from graphql import (
     SelectionSetNode,
     get_argument_values,
     get_directive_values,
+    get_named_type,
     get_operation_ast,
     get_variable_values,
+    is_abstract_type,
+    is_leaf_type,
 )
+from strawberry.federation.schema_directives import ListSize
 
 from gateway.errors import GlobalIdInvalid
-from gateway.schema.global_ids import UnitKey, parse_global_id
+from gateway.schema.global_ids import TELEMATICS_UNIT, UnitKey, parse_global_id
 from gateway.schema.pagination import Limits
 
 
@@ -40,19 +46,27 @@ class Prices:
     page_size: int
 
 
-def upstream_calls(
+class Price(NamedTuple):
+    """The most upstream calls that an operation takes, and the most nodes that its answer holds."""
+
+    upstream_calls: int = 0
+    nodes: int = 0
+
+
+def price_of(
     schema: GraphQLSchema, document: DocumentNode, variables: dict[str, Any], operation_name: str | None, prices: Prices
-) -> int:
-    """The most upstream calls that a valid operation will take; 0 where its variables do not fit."""
+) -> Price:
+    """The price of a valid operation; nothing where its variables do not fit, because then it is not run."""
     operation = get_operation_ast(document, operation_name)
     query = schema.query_type
     if operation is None or query is None:
-        return 0
+        return Price()
     values = get_variable_values(schema, operation.variable_definitions or (), variables)
     if isinstance(values, list):
-        return 0
+        return Price()
     fragments = {n.name.value: n for n in document.definitions if isinstance(n, FragmentDefinitionNode)}
-    bill = _Bill(prices)
+    bill, count = _Bill(prices), _Count(schema, fragments, values)
+    nodes = 0
     for field in _fields(operation.selection_set, fragments, values):
         definition = query.fields.get(field.name.value)
         if definition is None:
@@ -62,7 +76,60 @@ def upstream_calls(
         except GraphQLError:
             continue
         bill.add(field.name.value, arguments, _selects(field, fragments, values))
-    return bill.total()
+        nodes += count.of(definition, field, {}, arguments)
+    return Price(bill.total(), nodes)
+
+
+class _Count:
+    """How many nodes a field may answer, by the sizes that the schema gives its lists."""
+
+    def __init__(self, schema: GraphQLSchema, fragments: dict[str, FragmentDefinitionNode], values: Any) -> None:
+        self._schema = schema
+        self._fragments = fragments
+        self._values = values
+
+    def of(
+        self, definition: GraphQLField, field: FieldNode, sizes: Mapping[str, int], arguments: Mapping[str, Any]
+    ) -> int:
+        times, within = sizes.get(field.name.value, 1), {}
+        listed = list_size_of(definition)
+        if listed is not None:
+            size = _size_of(listed, arguments)
+            within = dict.fromkeys(listed.sized_fields or (), size)
+        else:
+            # The fields that take keys answer one object for each.
+            times *= next((len(given) for given in arguments.values() if isinstance(given, list)), 1)
+        kind = get_named_type(definition.type)
+        inner = 0
+        for part in _fields(field.selection_set, self._fragments, self._values):
+            found = self._definition(kind, part.name.value)
+            if found is not None and not is_leaf_type(get_named_type(found.type)):
+                inner += self.of(found, part, within, {})
+        return times * (self._is_node(kind) + inner)
+
+    def _definition(self, kind: Any, name: str) -> GraphQLField | None:
+        owners = [kind] if hasattr(kind, "fields") else []
+        if is_abstract_type(kind):
+            owners += self._schema.get_possible_types(kind)
+        return next((owner.fields[name] for owner in owners if name in owner.fields), None)
+
+    def _is_node(self, kind: Any) -> bool:
+        return kind.name in NODES
+
+
+NODES = frozenset(("Node", "Vehicle", "TelematicsUnit", "_Entity"))
+
+
+def list_size_of(definition: GraphQLField) -> ListSize | None:
+    """The `@listSize` of a field."""
+    own = (definition.extensions or {}).get("strawberry-definition")
+    return next((directive for directive in getattr(own, "directives", ()) if isinstance(directive, ListSize)), None)
+
+
+def _size_of(listed: ListSize, arguments: Mapping[str, Any]) -> int:
+    given = [arguments.get(name) for name in listed.slicing_arguments or ()]
+    sizes = [size for size in given if isinstance(size, int)]
+    return max(0, *sizes) if sizes else listed.assumed_size or 0
 
 
 class _Bill:
@@ -78,8 +145,10 @@ class _Bill:
             self._vehicles.add(arguments["id"])
         elif field == "telematicsUnit":
             self._walk()
+        elif field == "_entities":
+            self._add_entities(arguments["representations"])
         elif field in ("node", "nodes"):
-            self._add_nodes(arguments.get("ids") or [arguments.get("id")])
+            self._add_nodes(arguments["ids"] if field == "nodes" else [arguments["id"]])
         elif field in ("vehicles", "telematicsUnits"):
             self._add_connection(arguments, selected)
 
@@ -96,6 +165,17 @@ class _Bill:
                 self._walk()
             else:
                 self._vehicles.add(key)
+
+    def _add_entities(self, representations: list[Any]) -> None:
+        for representation in representations:
+            if not isinstance(representation, dict):
+                continue
+            if representation.get("__typename") == TELEMATICS_UNIT:
+                self._walk()
+            elif isinstance(representation.get("vehicleId"), str):
+                self._vehicles.add(representation["vehicleId"])
+            elif isinstance(representation.get("id"), str):
+                self._add_nodes([representation["id"]])
 
     def _add_connection(self, given: dict[str, Any], selected: set[str]) -> None:
         limits = self._prices.limits

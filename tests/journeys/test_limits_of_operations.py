@@ -1,0 +1,133 @@
+"""Operations that are too large are refused with the limit's name, before they cost anything."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from tests.gateways import TOKENS
+
+DEEP = "{ vehicles { nodes { " + "telematicsUnit { vehicle { " * 8 + "id" + " } }" * 8 + " } } }"
+
+
+@pytest.mark.parametrize(
+    ("limit", "query"),
+    [
+        ("documentBytes", "{ __typename } #" + "x" * 70_000),
+        ("documentBytes", "{ __typename } #" + "é" * 40_000),
+        ("tokens", "{" + " __typename" * 3000 + " }"),
+        ("depth", DEEP),
+        ("depth", "{ vehicles { nodes { ...A } } } fragment A on Vehicle { " + "telematicsUnit { vehicle { " * 8 + "id" + " } }" * 8 + " }"),
+        ("rootFields", "{" + " __typename" * 60 + " }"),
+        ("rootFields", "{" + " ...A" * 20 + " } fragment A on Query { a: __typename b: __typename c: __typename }"),
+        ("aliases", "{ vehicles { nodes {" + "".join(f" a{n}: vehicleId" for n in range(120)) + " } } }"),
+        ("aliases", "{ vehicles { nodes { ...A } } } fragment A on Vehicle {" + " ...B" * 20 + " } fragment B on Vehicle {" + "".join(f" a{n}: vehicleId" for n in range(10)) + " }"),
+        ("directives", "{ __typename" + " @skip(if: false)" * 60 + " }"),
+        ("upstreamCalls", "{" + "".join(f' a{n}: vehicles(first: 500, search: "{n}") {{ nodes {{ id }} }}' for n in range(45)) + " }"),
+        ("nodes", "{" + "".join(f" a{n}: vehicles(first: 500) {{ nodes {{ id telematicsUnit {{ id }} }} edges {{ node {{ id }} }} }}" for n in range(40)) + " }"),
+    ],
+)  # fmt: skip
+async def test_each_limit_is_named(start, limit, query):
+    """LIMIT_EXCEEDED names the limit, its maximum and, where it can be counted, what was found; nothing is read."""
+    gateway = await start(limits__upstream_calls=200)
+    response = await gateway.post(query, Accept="application/graphql-response+json")
+    assert response.status_code == 400
+    (error,) = response.json()["errors"]
+    extensions = error["extensions"]
+    assert (extensions["code"], extensions["limit"], extensions["retryable"]) == ("LIMIT_EXCEEDED", limit, False)
+    assert extensions.get("actual", extensions["maximum"] + 1) > extensions["maximum"]
+    assert str(extensions["maximum"]) in error["message"]
+    assert gateway.simulator.requests.total == 0
+
+
+async def test_variables_have_a_limit(gateway):
+    """Variables that are too large are refused with LIMIT_EXCEEDED."""
+    response = await gateway.post("query($i: [ID!]!) { nodes(ids: $i) { id } }", {"i": ["x" * 1000] * 300})
+    assert response.status_code == 400
+    assert response.json()["errors"][0]["extensions"]["limit"] == "variablesBytes"
+
+
+@pytest.mark.parametrize("arguments", ["(first: 100000)", "(last: 100000)", "(first: -1)"])
+async def test_the_page_size_has_a_limit(gateway, arguments):
+    """A page that is too large is refused by name, without a call."""
+    answer = await gateway.ask(f"{{ vehicles{arguments} {{ nodes {{ id }} }} }}")
+    assert answer["errors"][0]["extensions"]["code"] in ("PAGE_SIZE_INVALID", "LIMIT_EXCEEDED")
+    assert gateway.simulator.requests.total == 0
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        "{ ...f0 }" + "".join(f" fragment f{n} on Query {{ ...f{n + 1} ...f{n + 1} }}" for n in range(100)) + " fragment f100 on Query { __typename }",
+        "{ ...a } fragment a on Query { ...b } fragment b on Query { ...a }",
+        "{ ...a } fragment a on Query { ...a __typename }",
+        "{ " + "[" * 1000,
+        "query(" + "$a: " + "[" * 900 + "Int" + "]" * 900 + ") { __typename }",
+    ],
+    ids=["doubling", "circle", "self", "brackets", "types"],
+)  # fmt: skip
+async def test_bombs_go_off_nowhere(gateway, bomb):
+    """Fragments that double or circle, and nests of brackets, are told or answered at once, never a 500."""
+    began = time.process_time()
+    response = await gateway.post(bomb)
+    assert response.status_code in (200, 400)
+    for error in response.json().get("errors", ()):
+        assert error["extensions"]["code"] != "INTERNAL"
+    assert time.process_time() - began < 5
+
+
+async def test_ordinary_operations_are_far_from_any_limit(gateway, pytestconfig):
+    """Every query of docs/queries, and GraphiQL's introspection, run within the limits."""
+    from graphql import get_introspection_query  # noqa: PLC0415 - of this test alone
+
+    for path in sorted((pytestconfig.rootpath / "docs/queries").glob("*.graphql")):
+        answer = (await gateway.post(path.read_text(), {"id": "x", "ids": []})).json()
+        assert "LIMIT_EXCEEDED" not in str(answer), path
+    assert "errors" not in (await gateway.post(get_introspection_query(input_value_deprecation=True))).json()
+
+
+@pytest.mark.parametrize(("wish", "status"), [("0.05", 200), ("600", 200), ("0", 400), ("-1", 400), ("soon", 400), ("1e9", 400)])  # fmt: skip
+async def test_a_caller_may_lower_the_deadline(start, wish, status):
+    """X-Gateway-Timeout ends the wait: what is there stays, what is not is DEADLINE_EXCEEDED, and the call ends too."""
+    gateway = await start(limits__deadline=0.5)
+    gateway.fault("latency", path="K3WX8$", seconds=5)
+    query = '{ good: vehicle(id: "JQ7RP") { vehicleId } slow: vehicle(id: "K3WX8") { vehicleId } }'
+    began = time.monotonic()
+    response = await gateway.post(query, **{"X-Gateway-Timeout": wish})
+    assert response.status_code == status
+    if status == 200:
+        assert time.monotonic() - began < 3
+        answer = response.json()
+        assert answer["data"] == {"good": {"vehicleId": "JQ7RP"}, "slow": None}
+        assert answer["errors"][0]["extensions"]["code"] == "DEADLINE_EXCEEDED"
+        assert answer["errors"][0]["path"] == ["slow"]
+        assert (await gateway.http.get("/health/ready")).json()["reads"] == 0
+
+
+async def test_while_the_fleet_api_is_slow_what_is_kept_is_given_as_stale(start):
+    """Past the deadline a kept answer is given, marked stale, in place of an error."""
+    now = [1_000_000.0]
+    gateway = await start(cache__enabled=True, limits__deadline=0.2, clock=lambda: now[0])
+    await gateway.data('{ vehicle(id: "K3WX8") { vehicleId } }')
+    now[0] += 100
+    gateway.fault("latency", seconds=5)
+    answer = await gateway.ask('{ vehicle(id: "K3WX8") { vehicleId } }')
+    assert answer["data"] == {"vehicle": {"vehicleId": "K3WX8"}}
+    assert answer["extensions"]["freshness"]["stale"] is True
+
+
+async def test_an_outage_is_met_by_the_breaker_and_ends(start):
+    """After enough failures nothing more is sent; when the fleet API is back a probe finds out and all is well."""
+    now = [1_000_000.0]
+    gateway = await start(clock=lambda: now[0], breaker__failures=5)
+    gateway.fault("outage")
+    for number in range(20):
+        answer = await gateway.ask(f'{{ vehicle(id: "V{number}") {{ vehicleId }} }}')
+        assert answer["errors"][0]["extensions"]["code"] == "UPSTREAM_UNAVAILABLE"
+    assert gateway.simulator.requests.total == 5
+    assert answer["errors"][0]["extensions"]["retryAfter"] == 1
+    gateway.simulator.faults.rules.clear()
+    now[0] += 1.5
+    assert await gateway.data('{ vehicle(id: "JQ7RP") { vehicleId } }') == {"vehicle": {"vehicleId": "JQ7RP"}}
+    assert TOKENS["alice"] not in str(answer)
