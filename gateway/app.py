@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,14 +25,15 @@ from gateway.schema.pricing import Prices
 from gateway.settings import ConnectionSettings, HttpSettings, OidcSettings, Settings
 from gateway.telemetry import configure_logs
 from gateway.upstream.connect import connect
-from gateway.upstream.fetching import Clock, Errand, Tally, now
+from gateway.upstream.fetching import Clock, Errand, Patience, Tally, now
 from gateway.upstream.issuer import Issuer
 from gateway.upstream.transport import Wire
 from gateway.web import health
+from gateway.web.admission import Admission
 from gateway.web.answers import refusal, too_large
 from gateway.web.explorer import Explorer
-from gateway.web.graphql_endpoint import COST, GraphQLEndpoint
-from gateway.web.middleware import REQUEST_ID, BearerToken, BodyLimit, RequestId
+from gateway.web.graphql_endpoint import COST, TIMEOUT, GraphQLEndpoint
+from gateway.web.middleware import REQUEST_ID, BearerToken, BodyLimit, Hardening, RequestId, Shedding
 from gateway.web.tokens import Identify, VerifiedClaims, by_digest
 
 
@@ -49,6 +51,7 @@ def create_app(
         build_schema(),
         prices,
         settings.graphql,
+        settings.limits,
         explorer=explorer,
         trusted=read_manifest(Path(settings.graphql.manifest)) if settings.graphql.manifest else None,
         clock=clock,
@@ -59,8 +62,8 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with connect(settings, wire, clock) as client, identify_by(settings.oidc, wire) as app.state.identify:
 
-            def context_of(caller: Caller, request_id: str, traceparent: str | None) -> Context:
-                errand = Errand(caller, Tally(), traceparent)
+            def context_of(caller: Caller, request_id: str, traceparent: str | None, patience: Patience) -> Context:
+                errand = Errand(caller, Tally(), traceparent, patience)
                 return Context(
                     errand,
                     Loaders(client, errand),
@@ -70,11 +73,18 @@ def create_app(
                     settings.upstream.unit_search,
                 )
 
+            def load() -> dict[str, int]:
+                admission = graphql.admission
+                return {"operations": admission.running, "queued": admission.waiting, "reads": client.under_way()}
+
+            app.state.load = load
             app.state.context_of = context_of
+            watching = asyncio.create_task(graphql.admission.watch())
             try:
                 yield
             finally:
                 app.state.context_of = None
+                watching.cancel()
 
     return Starlette(
         routes=[
@@ -84,14 +94,18 @@ def create_app(
             Route("/health/live", health.live),
             Route("/health/ready", health.ready),
         ],
-        middleware=[
-            Middleware(RequestId),
-            *cross_origin(settings.http),
-            Middleware(BodyLimit, bytes_max=settings.http.body_bytes_max),
-        ],
+        middleware=_middleware(settings.http, graphql.admission),
         exception_handlers={404: _not_found, 405: _not_allowed, 413: _too_large, 500: _broken},
         lifespan=lifespan,
     )
+
+
+def _middleware(settings: HttpSettings, admission: Admission) -> list[Middleware]:
+    shedding, crossing = Middleware(Shedding, admission=admission), cross_origin(settings)
+    named = [Middleware(RequestId), Middleware(Hardening, hosts=_names(settings.hosts))]
+    limit = Middleware(BodyLimit, bytes_max=settings.body_bytes_max)
+    # A page of another origin can read a refusal only if it passed what lets it.
+    return [*named, *crossing, shedding, limit] if crossing else [shedding, *named, limit]
 
 
 def from_environment() -> Starlette:
@@ -107,7 +121,7 @@ def from_environment() -> Starlette:
 
 def cross_origin(settings: HttpSettings) -> list[Middleware]:
     """Pages of these origins may ask; of others none may. Every request needs a header no form can send: no CSRF."""
-    origins = [origin.strip() for origin in settings.cors_origins.split(",") if origin.strip()]
+    origins = _names(settings.cors_origins)
     if not origins:
         return []
     return [
@@ -115,7 +129,7 @@ def cross_origin(settings: HttpSettings) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", COST, REQUEST_ID],
+            allow_headers=["Authorization", "Content-Type", COST, REQUEST_ID, TIMEOUT],
             expose_headers=["Age", "Cache-Control", "Retry-After", "WWW-Authenticate", REQUEST_ID],
             max_age=3600,
         )
@@ -138,6 +152,10 @@ async def identify_by(settings: OidcSettings, wire: Wire | None) -> AsyncIterato
 def limits_of(settings: ConnectionSettings) -> Limits:
     """The connection limits of the settings."""
     return Limits(settings.page_default, settings.page_max, settings.walk_pages_max, settings.empty_pages_max)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 async def _home(request: Request) -> Response:

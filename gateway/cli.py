@@ -11,11 +11,13 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import typer
 import uvicorn
 from pydantic import ValidationError
 from starlette.types import ASGIApp
+from uvicorn.supervisors import Multiprocess
 
 from gateway import __version__
 from gateway.app import create_app, from_environment
@@ -24,6 +26,7 @@ from gateway.schema.build import build_schema, print_sdl
 from gateway.settings import Settings, knobs, unknown_variables, variable_of
 from gateway.simulator import FleetPlan, Simulator, Switches
 from gateway.telemetry import configure_logs
+from gateway.web.protocol import ServerConfig
 
 app = typer.Typer(
     help="An unofficial GraphQL gateway over the vehicle management part of the INVERS OneAPI.",
@@ -54,12 +57,17 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def serve(host: Host = None, port: Port = None, workers: Workers = None, upstream_url: UpstreamUrl = None) -> None:
     """Serves GraphQL over the fleet API."""
     settings = _settings({"host": host, "port": port, "workers": workers, "upstream.url": upstream_url})
+    where = urlsplit(settings.upstream.url)
+    if where.scheme == "http" and where.hostname not in ("localhost", "127.0.0.1", "::1"):
+        typer.echo("warning: GATEWAY_UPSTREAM_URL is no https: callers' tokens go out unencrypted", err=True)
     if settings.workers == 1:
-        _Server(_listening(from_environment(), settings.host, settings.port), _say_where).run()
+        _Server(ServerConfig(from_environment(), settings), _say_where).run()
         return
     # Workers are processes of their own; like this one they read the environment, where _settings() put the options.
     factory = f"{from_environment.__module__}:{from_environment.__name__}"
-    uvicorn.run(factory, factory=True, host=settings.host, port=settings.port, workers=settings.workers, **UVICORN)
+    configure_logs(settings.log)
+    config = ServerConfig(factory, settings, factory=True, workers=settings.workers)
+    Multiprocess(config, sockets=[config.bind_socket()]).run()
 
 
 @app.command()
@@ -81,7 +89,7 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
         )
 
     application = create_app(settings, demo_token=token)
-    _Server(_listening(application, settings.host, settings.port), greet).run()
+    _Server(ServerConfig(application, settings), greet).run()
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -72,7 +72,7 @@ Start = Callable[..., Any]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """What starts gateways, by `switches=…` and `upstream__page_size=…`; no cache unless asked for."""
+    """What starts gateways, by `switches=…` and `upstream__page_size=…`; no cache, no retries unless asked for."""
     async with AsyncExitStack() as stack:
 
         async def started(
@@ -80,7 +80,11 @@ async def start() -> AsyncIterator[Start]:
             clock: Callable[[], float] | None = None, **knobs: Any,
         ) -> Gateway:  # fmt: skip
             simulator = simulator or Simulator(plans, switches or Switches(rate_limit_requests=0))
-            slices: dict[str, dict[str, Any]] = {"upstream": {"url": "http://fleet.test"}, "cache": {"enabled": False}}
+            slices: dict[str, dict[str, Any]] = {
+                "upstream": {"url": "http://fleet.test"},
+                "cache": {"enabled": False},
+                "retry": {"attempts": 1},
+            }
             for path, value in knobs.items():
                 part, _, name = path.partition("__")
                 slices.setdefault(part, {})[name] = value
@@ -102,22 +106,22 @@ async def gateway(start: Start) -> Gateway:
     return await start()
 
 
+@contextmanager
+def serving(app: Any) -> Iterator[str]:
+    """Serves an ASGI application over a real socket, from a thread of its own; gives its URL."""
+    listening = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    while not server.started:
+        thread.join(0.01)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    server.force_exit = server.should_exit = True
+    thread.join(10)
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[[Any], str]]:
-    """Serves ASGI applications over real sockets, each from a thread of its own; gives their URLs."""
-    servers: list[tuple[uvicorn.Server, threading.Thread]] = []
-
-    def served(app: Any) -> str:
-        listening = socket.create_server(("127.0.0.1", 0))
-        server = uvicorn.Server(uvicorn.Config(app, log_level="critical", access_log=False))
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
-        thread.start()
-        while not server.started:
-            thread.join(0.01)
-        servers.append((server, thread))
-        return f"http://127.0.0.1:{listening.getsockname()[1]}"
-
-    yield served
-    for server, thread in servers:
-        server.should_exit = True
-        thread.join(10)
+    """Serves ASGI applications over real sockets; gives their URLs."""
+    with ExitStack() as stack:
+        yield lambda app: stack.enter_context(serving(app))

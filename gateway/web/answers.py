@@ -7,20 +7,41 @@ from collections.abc import Mapping
 import msgspec
 from starlette.responses import Response
 
+from gateway.errors import IssuerUnavailable, Overloaded
+
 # RFC 6750: the error is named only where a token was given.
 CHALLENGE = 'Bearer realm="fleet"'
+NOT_RETRYABLE = {"retryable": False}
 INVALID_TOKEN = f'{CHALLENGE}, error="invalid_token"'
 
 
-def refusal(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
+def problem(code: str, message: str, extensions: Mapping[str, object] = NOT_RETRYABLE) -> dict[str, object]:
+    """The body of an answer that has one coded error and no data."""
+    return {"errors": [{"message": message, "extensions": {"code": code, **extensions}}]}
+
+
+def refusal(
+    status: int,
+    code: str,
+    message: str,
+    headers: Mapping[str, str] | None = None,
+    extensions: Mapping[str, object] = NOT_RETRYABLE,
+) -> Response:
     """An answer with one coded error and no data."""
-    body = {"errors": [{"message": message, "extensions": {"code": code, "retryable": False}}]}
-    return Response(msgspec.json.encode(body), status, headers, "application/json")
+    return Response(msgspec.json.encode(problem(code, message, extensions)), status, headers, "application/json")
 
 
 def too_large() -> Response:
     """413, and the connection closed: the rest of the body is not waited for."""
     return refusal(413, "BODY_TOO_LARGE", "The request body is too large.", {"Connection": "close"})
+
+
+def busy(failure: Overloaded | IssuerUnavailable, seconds: int) -> Response:
+    """503, and when to try again."""
+    return refusal(503, failure.code, str(failure), {"Retry-After": str(seconds)}, failure.extensions())
+
+
+NO_TOKEN = "A bearer token is required in the Authorization header."  # noqa: S105 - words
 
 
 def unauthenticated(message: str, *, invalid: bool = True) -> Response:

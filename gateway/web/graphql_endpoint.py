@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 from graphql import ExecutionResult, GraphQLError, OperationDefinitionNode, OperationType, execute
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.engine.documents import INTROSPECTION, Document, Documents, digest_of
+from gateway.engine.limits import DocumentLimits, LimitExceeded
+from gateway.errors import Overloaded
 from gateway.identity import Caller
 from gateway.schema.build import Schema
 from gateway.schema.context import Context
 from gateway.schema.error_masking import is_unauthenticated, presented
-from gateway.schema.pricing import Prices, upstream_calls
-from gateway.settings import GraphQLSettings
-from gateway.upstream.fetching import Clock, Tally
-from gateway.web.answers import CHALLENGE, INVALID_TOKEN, refusal
+from gateway.schema.pricing import Price, Prices, price_of
+from gateway.settings import GraphQLSettings, LimitSettings
+from gateway.upstream.fetching import Clock, Patience, Tally
+from gateway.web.admission import Admission
+from gateway.web.answers import CHALLENGE, INVALID_TOKEN, NO_TOKEN, busy, refusal
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_over_http import (
     RESPONSE,
@@ -33,8 +37,10 @@ from gateway.web.graphql_over_http import (
     media_type_for,
 )
 
-ContextOf = Callable[[Caller, str, str | None], Context]
+ContextOf = Callable[[Caller, str, str | None, Patience], Context]
 COST = "X-Gateway-Cost"
+TIMEOUT = "X-Gateway-Timeout"
+_SECONDS = re.compile(r"\d{1,6}(\.\d{1,6})?")
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
 
@@ -55,6 +61,7 @@ class GraphQLEndpoint:
         schema: Schema,
         prices: Prices,
         settings: GraphQLSettings,
+        limits: LimitSettings,
         *,
         explorer: Explorer | None,
         trusted: Mapping[str, str] | None,
@@ -67,14 +74,20 @@ class GraphQLEndpoint:
         self._trusted = trusted
         self._trusted_texts = frozenset((trusted or {}).values())
         self._clock = clock
-        self._documents = Documents(schema.core, settings.documents_max)
+        self._limits = limits
+        self.admission = Admission(limits)
+        self._documents = Documents(schema.core, settings.documents_max, limits=document_limits_of(limits))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         try:
             response = await self._respond(request)
         except Refused as refused:
-            response = refusal(refused.status, refused.code, str(refused), refused.headers)
+            response = refusal(refused.status, refused.code, str(refused), refused.headers, refused.extensions)
+        except Overloaded as overloaded:
+            response = busy(overloaded, overloaded.retry_after)
+        except (CallerLeft, ClientDisconnect):
+            response = Response(status_code=499)  # read by nobody but the log
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
@@ -85,14 +98,42 @@ class GraphQLEndpoint:
                 raise Refused(404, "NOT_FOUND", "There is no page here; ask with a query.")
             return self._explorer.page()
         media_type = media_type_for(request.headers.get("Accept"))
+        caller: Caller | None = getattr(request.state, "caller", None)
+        principal = caller.principal if caller is not None else ""
+        if self.admission.is_full(principal):
+            self.admission.introduce(request.headers.get("Authorization", "").encode("latin-1"), principal)
+            raise Overloaded
+        patience = Patience.of(self._seconds_of(request))
         if request.method == "POST":
             asked = asked_by_post(request.headers.get("Content-Type"), await request.body())
         else:
             asked = asked_by_get(request.query_params)
-        told = await self._tell(request, asked)
+        self._check_variables(asked)
+        await self.admission.enter(principal, patience)
+        try:
+            told = await self._tell(request, asked, caller, patience)
+        finally:
+            patience.close()
+            self.admission.leave(principal)
         return self._answer(told, media_type)
 
-    async def _tell(self, request: Request, asked: Asked) -> Told:
+    def _check_variables(self, asked: Asked) -> None:
+        maximum = self._limits.variables_bytes
+        if asked.variables and (size := len(msgspec.json.encode(asked.variables))) > maximum:
+            exceeded = LimitExceeded("variablesBytes", maximum, size)
+            assert exceeded.extensions is not None
+            raise Refused(400, "LIMIT_EXCEEDED", exceeded.message, extensions=exceeded.extensions)
+
+    def _seconds_of(self, request: Request) -> float:
+        """How long the operation may take: the setting's, or what the caller asks for if that is less."""
+        wish = request.headers.get(TIMEOUT)
+        if wish is None:
+            return self._limits.deadline
+        if not _SECONDS.fullmatch(wish.strip()) or not float(wish):
+            raise Refused(400, "BAD_REQUEST", f"{TIMEOUT} is a number of seconds above 0, such as 2.5.")
+        return min(self._limits.deadline, float(wish))
+
+    async def _tell(self, request: Request, asked: Asked, caller: Caller | None, patience: Patience) -> Told:
         wish = request.headers.get(COST)
         if wish not in (None, "report", "validate"):
             raise Refused(400, "BAD_REQUEST", f"{COST} is `report` or `validate`.")
@@ -109,11 +150,15 @@ class GraphQLEndpoint:
             return _invalid([presented(invalid, request_id)])
         if request.method == "GET" and operation.operation is not OperationType.QUERY:
             raise Refused(405, "METHOD_NOT_ALLOWED", "Only queries are asked by GET.", {"Allow": "POST"})
-        caller: Caller | None = getattr(request.state, "caller", None)
         self._admit(caller, document, operation)
+        try:
+            price = self._price(document, asked)
+        except LimitExceeded as exceeded:
+            return _invalid([exceeded])
+        cost = {"estimatedUpstreamCalls": price.upstream_calls, "estimatedNodes": price.nodes}
         if wish == "validate":
-            return Told(ExecutionResult(None, None, {"cost": self._price(document, asked)}), {})
-        return await self._run(request, caller, document, asked, report=wish == "report")
+            return Told(ExecutionResult(None, None, {"cost": cost}), {})
+        return await self._run(request, caller, patience, document, asked, cost if wish == "report" else None)
 
     def _document(self, asked: Asked) -> Document:
         """The document that is meant: sent, persisted, or listed."""
@@ -144,15 +189,21 @@ class GraphQLEndpoint:
             raise Refused(400, "INTROSPECTION_DISABLED", "This gateway does not tell its schema.")
         if caller is None and not (fields <= INTROSPECTION | {"__typename"} and introspects):
             challenge = {"WWW-Authenticate": CHALLENGE}
-            raise Refused(401, "UNAUTHENTICATED", "A bearer token is required in the Authorization header.", challenge)
+            raise Refused(401, "UNAUTHENTICATED", NO_TOKEN, challenge)
 
     async def _run(
-        self, request: Request, caller: Caller | None, document: Document, asked: Asked, *, report: bool
+        self,
+        request: Request,
+        caller: Caller | None,
+        patience: Patience,
+        document: Document,
+        asked: Asked,
+        cost: dict[str, int] | None,
     ) -> Told:
         assert document.ast is not None
         context_of: ContextOf = request.app.state.context_of
         request_id: str = request.state.request_id
-        context = context_of(caller, request_id, _trace_of(request)) if caller is not None else None
+        context = context_of(caller, request_id, _trace_of(request), patience) if caller is not None else None
         outcome = execute(
             self._schema,
             document.ast,
@@ -160,20 +211,22 @@ class GraphQLEndpoint:
             variable_values=asked.variables,
             operation_name=asked.operation_name or None,
         )
-        result = outcome if isinstance(outcome, ExecutionResult) else await outcome
+        if not isinstance(outcome, ExecutionResult):
+            outcome = await _while_there(outcome, request.receive, patience)
+        result = outcome
         errors = [presented(error, request_id) for error in result.errors or ()]
         if result.data is None and errors and not any(error.path for error in errors):
             return _invalid(errors)
         tally = context.errand.tally if context is not None else Tally()
         extensions: dict[str, Any] = {}
-        if report:
+        if cost is not None:
             extensions["cost"] = {
                 "upstreamCalls": tally.upstream_calls,
                 "cacheHits": tally.cache_hits,
                 "coalesced": tally.coalesced,
-                **self._price(document, asked),
+                **cost,
             }
-        if report or tally.stale:
+        if cost is not None or tally.stale:
             extensions["freshness"] = {"oldestAge": self._age(tally), "stale": tally.stale}
         headers = {"Cache-Control": "no-store"} if errors else self._freshness_headers(tally)
         return Told(ExecutionResult(result.data, errors or None, extensions or None), headers)
@@ -193,10 +246,16 @@ class GraphQLEndpoint:
         status = 400 if not told.ran and media_type == RESPONSE else 200
         return Response(_encoded(body), status, told.headers, f"{media_type}; charset=utf-8")
 
-    def _price(self, document: Document, asked: Asked) -> dict[str, int]:
+    def _price(self, document: Document, asked: Asked) -> Price:
         assert document.ast is not None
-        calls = upstream_calls(self._schema, document.ast, asked.variables or {}, asked.operation_name, self._prices)
-        return {"estimatedUpstreamCalls": calls}
+        price = price_of(self._schema, document.ast, asked.variables or {}, asked.operation_name, self._prices)
+        for limit, maximum, actual in (
+            ("upstreamCalls", self._limits.upstream_calls, price.upstream_calls),
+            ("nodes", self._limits.nodes, price.nodes),
+        ):
+            if actual > maximum:
+                raise LimitExceeded(limit, maximum, actual)
+        return price
 
     def _age(self, tally: Tally) -> float:
         """How old the oldest part of the answer is, in seconds."""
@@ -206,6 +265,45 @@ class GraphQLEndpoint:
         age = int(self._age(tally))
         left = 0 if tally.fresh_until is None or tally.stale else max(0, int(tally.fresh_until - self._clock()))
         return {"Cache-Control": f"private, max-age={age + left if left else 0}", "Age": str(age)}
+
+
+class CallerLeft(Exception):
+    """The caller closed the connection; nobody is there to be told."""
+
+
+async def _while_there(operation: Awaitable[Any], receive: Receive, patience: Patience) -> Any:
+    """An operation's result; if the caller leaves meanwhile, its waits end and CallerLeft is raised."""
+    running = asyncio.ensure_future(operation)
+    leaving = asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait((running, leaving), return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            patience.leave()
+            await asyncio.wait((running,))
+            raise CallerLeft
+        return running.result()
+    finally:
+        leaving.cancel()
+        if not running.done():
+            patience.leave()
+            running.cancel()
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def document_limits_of(settings: LimitSettings) -> DocumentLimits:
+    """The limits that hold for a document whatever its variables."""
+    return DocumentLimits(
+        settings.document_bytes,
+        settings.tokens,
+        settings.depth,
+        settings.root_fields,
+        settings.aliases,
+        settings.directives,
+    )
 
 
 def _trace_of(request: Request) -> str | None:

@@ -19,9 +19,17 @@ ANSWERS = {JSON: JSON, RESPONSE: RESPONSE, "application/*": JSON, "*/*": JSON}
 class Refused(Exception):
     """A request that is not GraphQL over HTTP; `headers` go with the answer."""
 
-    def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        extensions: Mapping[str, object] | None = None,
+    ) -> None:
         super().__init__(message)
         self.status, self.code, self.headers = status, code, headers or {}
+        self.extensions = {"retryable": False, **(extensions or {})}
 
 
 class Asked(msgspec.Struct):

@@ -14,7 +14,8 @@ async def live(request: Request) -> JSONResponse:
 
 
 async def ready(request: Request) -> JSONResponse:
-    """200 once started, 503 before that and while shutting down."""
-    if getattr(request.app.state, "context_of", None) is None:
+    """200 once started, 503 before that and while shutting down; with what is under way in this process."""
+    state = request.app.state
+    if getattr(state, "context_of", None) is None:
         return JSONResponse({"status": "not ready"}, 503)
-    return JSONResponse({"status": "ready"})
+    return JSONResponse({"status": "ready", **state.load()})

@@ -11,8 +11,9 @@ from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import IssuerUnavailable, Unauthenticated
-from gateway.web.answers import refusal, too_large, unauthenticated
+from gateway.errors import IssuerUnavailable, Overloaded, Unauthenticated
+from gateway.web.admission import Admission
+from gateway.web.answers import NO_TOKEN, busy, refusal, too_large, unauthenticated
 from gateway.web.graphql_over_http import asks_for_page
 from gateway.web.tokens import Identify
 
@@ -20,8 +21,65 @@ log = structlog.get_logger("gateway.web")
 
 REQUEST_ID = "X-Request-Id"
 _SOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+SERVICE_UNAVAILABLE = 503
+HARDENING = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
 # The token68 of RFC 9110, which also keeps line breaks out of the header that goes upstream.
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)")
+
+
+class _Refusals:
+    """Refusals come in floods, and a line for each would be part of the flood: each second its first has one."""
+
+    def __init__(self) -> None:
+        self._second = 0
+        self._silent = 0
+
+    def counts(self) -> bool:
+        """Whether this one is logged; how many were not is told with the next."""
+        second = int(time.monotonic())
+        if second == self._second:
+            self._silent += 1
+            return False
+        if self._silent:
+            log.warning("requests refused", number=self._silent)
+        self._second, self._silent = second, 0
+        return True
+
+
+class Shedding:
+    """Sends away at once, and almost for nothing, whoever has flooded the queue already, known by their credentials.
+
+    Under a flood what a refusal costs is what is missing for answers, so it is made before all else.
+    """
+
+    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+        self._app = app
+        self._admission = admission
+        self._refusals = _Refusals()
+        refused = busy(Overloaded(), Overloaded.retry_after)
+        self._body = bytes(refused.body)
+        self._headers = [*refused.raw_headers, *HARDENING]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not self._is_full(scope):
+            await self._app(scope, receive, send)
+            return
+        self._refusals.counts()
+        await send({"type": "http.response.start", "status": SERVICE_UNAVAILABLE, "headers": self._headers})
+        await send({"type": "http.response.body", "body": self._body})
+
+    def _is_full(self, scope: Scope) -> bool:
+        if not self._admission.waiting:
+            return False
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                return self._admission.is_full_for(value)
+        return False
 
 
 class RequestId:
@@ -29,6 +87,7 @@ class RequestId:
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._refusals = _Refusals()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -51,7 +110,43 @@ class RequestId:
             await self._app(scope, receive, send_with_id)
         finally:
             milliseconds = round((time.perf_counter() - start) * 1000, 2)
-            log.info("request", request_id=request_id, method=scope["method"], status=status, ms=milliseconds)
+            if status != SERVICE_UNAVAILABLE or self._refusals.counts():
+                log.info("request", request_id=request_id, method=scope["method"], status=status, ms=milliseconds)
+
+
+class Hardening:
+    """Turns requests for another host away, and sends headers that keep browsers from misusing any answer.
+
+    `hosts` are names, or `*.` and a domain; none: any. Health is told whatever it is asked as.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: tuple[str, ...] = ()) -> None:
+        self._app = app
+        self._hosts = frozenset(host for host in hosts if not host.startswith("*."))
+        self._domains = tuple(host[1:] for host in hosts if host.startswith("*."))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_hardened(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                given = {name for name, _ in message["headers"]}
+                message["headers"] = [*message["headers"], *(pair for pair in HARDENING if pair[0] not in given)]
+            await send(message)
+
+        if (self._hosts or self._domains) and not self._knows(scope):
+            await refusal(421, "HOST_UNKNOWN", "This gateway has another name.")(scope, receive, send_hardened)
+            return
+        await self._app(scope, receive, send_hardened)
+
+    def _knows(self, scope: Scope) -> bool:
+        if scope["path"].startswith("/health/"):
+            return True
+        host = Headers(scope=scope).get("Host", "").lower()
+        name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
+        return name in self._hosts or name.endswith(self._domains)
 
 
 class BodyLimit:
@@ -104,8 +199,7 @@ class BearerToken:
             return
         bearer = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
         if bearer is None:
-            message = "A bearer token is required in the Authorization header."
-            await unauthenticated(message, invalid=bool(given))(scope, receive, send)
+            await unauthenticated(NO_TOKEN, invalid=bool(given))(scope, receive, send)
             return
         identify: Identify = scope["app"].state.identify
         try:
@@ -114,6 +208,6 @@ class BearerToken:
             await unauthenticated(str(refused))(scope, receive, send)
             return
         except IssuerUnavailable as outage:
-            await refusal(503, outage.code, str(outage), {"Retry-After": "5"})(scope, receive, send)
+            await busy(outage, 5)(scope, receive, send)
             return
         await self._app(scope, receive, send)

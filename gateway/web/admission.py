@@ -1,0 +1,157 @@
+"""Who may run now, who waits, and who is sent away at once: bounded for the process and for each principal.
+
+Those who wait are let in turn by turn between principals, so one that floods the gateway delays itself alone. Where the
+queue is full, whoever has fewer waiting takes the last place of whoever has most. While the processor is the bound,
+many operations at a time only make each other slow: fewer are run then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import Counter, OrderedDict, deque
+
+from gateway.errors import Overloaded
+from gateway.settings import LimitSettings
+from gateway.upstream.fetching import Patience
+
+WATCHED_EVERY = 0.1
+PLACES_MIN = 1.0
+INTRODUCED_MAX = 10_000
+Turn = asyncio.Future[None]
+
+
+class Admission:
+    """Places for operations; whoever was let in has to `leave`."""
+
+    def __init__(self, settings: LimitSettings) -> None:
+        self._settings = settings
+        self._running = 0
+        self._running_for: Counter[str] = Counter()
+        self._queues: OrderedDict[str, deque[Turn]] = OrderedDict()
+        self._waiting = 0
+        self._introduced: OrderedDict[bytes, str] = OrderedDict()
+        self._places = float(settings.concurrency)
+
+    async def watch(self) -> None:
+        """Adapts the number of places to how busy the process is, for as long as it runs."""
+        while True:
+            used, began = time.process_time(), time.perf_counter()
+            await asyncio.sleep(WATCHED_EVERY)
+            self.adapt((time.process_time() - used) / (time.perf_counter() - began))
+
+    def adapt(self, busy: float) -> None:
+        """Takes places away while most of the processor's time is used, gives them back one by one when it is not."""
+        if busy > self._settings.busy:
+            self._places = max(PLACES_MIN, min(self._places, self._running) * 0.7)
+        else:
+            self._places = min(self._settings.concurrency, self._places + 1)
+        self._let_in_who_waits()
+
+    @property
+    def running(self) -> int:
+        return self._running
+
+    @property
+    def waiting(self) -> int:
+        return self._waiting
+
+    def is_full(self, principal: str) -> bool:
+        """Whether this principal would be sent away at once."""
+        return not self._may_run(principal) and not self._may_wait(principal)
+
+    def is_full_for(self, credentials: bytes) -> bool:
+        """The same for whoever sent these credentials, if they were introduced lately."""
+        principal = self._introduced.get(hashlib.sha256(credentials).digest())
+        return principal is not None and self.is_full(principal)
+
+    def introduce(self, credentials: bytes, principal: str) -> None:
+        """Remembers by a digest, for a while, whose credentials these are: only those who have to wait need it."""
+        self._introduced[hashlib.sha256(credentials).digest()] = principal
+        if len(self._introduced) > INTRODUCED_MAX:
+            self._introduced.popitem(last=False)
+
+    def enter_at_once(self, principal: str) -> bool:
+        """Takes a place, if there is one."""
+        if not self._may_run(principal):
+            return False
+        self._running += 1
+        self._running_for[principal] += 1
+        return True
+
+    async def enter(self, principal: str, patience: Patience) -> None:
+        """Takes a place, now or in turn; raises Overloaded where there is none in time."""
+        if self.enter_at_once(principal):
+            return
+        if not self._may_wait(principal):
+            raise Overloaded
+        if self._waiting >= self._settings.queue:
+            self._send_away_last_of(self._longest())
+        turn: Turn = asyncio.get_running_loop().create_future()
+        self._queues.setdefault(principal, deque()).append(turn)
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(patience.left if patience.deadline is not None else None):
+                await turn
+        except BaseException as left:
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self.leave(principal)
+            else:
+                self._forget(principal, turn)
+            if isinstance(left, TimeoutError):
+                raise Overloaded from left
+            raise
+
+    def leave(self, principal: str) -> None:
+        """Gives a place back, to whoever's turn it is."""
+        self._running -= 1
+        self._running_for[principal] -= 1
+        if not self._running_for[principal]:
+            del self._running_for[principal]
+        self._let_in_who_waits()
+
+    def _let_in_who_waits(self) -> None:
+        for principal in list(self._queues):
+            if self._may_run(principal):
+                self._let_in(principal)
+
+    def _let_in(self, principal: str) -> None:
+        queue = self._queues[principal]
+        turn = queue.popleft()
+        self._waiting -= 1
+        if queue:
+            self._queues.move_to_end(principal)
+        else:
+            del self._queues[principal]
+        self._running += 1
+        self._running_for[principal] += 1
+        turn.set_result(None)
+
+    def _may_run(self, principal: str) -> bool:
+        limits = self._settings
+        share = max(1.0, self._places * limits.principal_concurrency / limits.concurrency)
+        return self._running < self._places and self._running_for[principal] < min(share, limits.principal_concurrency)
+
+    def _may_wait(self, principal: str) -> bool:
+        own = len(self._queues.get(principal, ()))
+        if own >= self._settings.principal_queue:
+            return False
+        return self._waiting < self._settings.queue or own + 1 < len(self._queues.get(self._longest(), ()))
+
+    def _longest(self) -> str:
+        return max(self._queues, key=lambda principal: len(self._queues[principal]), default="")
+
+    def _send_away_last_of(self, principal: str) -> None:
+        turn = self._queues[principal][-1]
+        self._forget(principal, turn)
+        turn.set_exception(Overloaded())
+
+    def _forget(self, principal: str, turn: Turn) -> None:
+        queue = self._queues.get(principal)
+        if queue is None or turn not in queue:
+            return
+        queue.remove(turn)
+        self._waiting -= 1
+        if not queue:
+            del self._queues[principal]

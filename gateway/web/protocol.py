@@ -1,0 +1,130 @@
+"""HTTP as it arrives: what uvicorn's parser leaves unbounded is bounded here, before any application sees a request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from gateway.settings import Settings
+from gateway.web.answers import problem
+
+REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
+
+
+class ServerConfig(uvicorn.Config):
+    """uvicorn with safe bounds: requests are logged by the gateway, with their ids, and the server names itself not."""
+
+    def __init__(self, application: Any, settings: Settings, **more: Any) -> None:
+        super().__init__(
+            application,
+            http=BoundedProtocol,
+            access_log=False,
+            log_config=None,
+            server_header=False,
+            timeout_keep_alive=settings.http.keep_alive,
+            timeout_graceful_shutdown=settings.http.shutdown_timeout,
+            **{"host": settings.host, "port": settings.port, **more},
+        )
+        self.header_bytes_max = settings.http.header_bytes_max
+        self.request_timeout = settings.http.request_timeout
+
+
+class HeadersTooLarge(Exception):
+    """A request's line and headers are beyond their limit."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """Refuses a head that is too large with 431, and a request that takes too long to arrive with 408."""
+
+    def __init__(self, config: ServerConfig, *arguments: Any, **more: Any) -> None:
+        super().__init__(config, *arguments, **more)
+        self._head_bytes_max = config.header_bytes_max
+        self._seconds_max = config.request_timeout
+        self._head_bytes = 0
+        self._in_head = True
+        self._too_large = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._request_is_here()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        was_in_head = self._in_head
+        super().data_received(data)
+        if was_in_head and self._in_head and not self.transport.is_closing():
+            # A line without an end never reaches the callbacks below.
+            self._count(len(data), again=True)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._await_request()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._in_head, self._head_bytes = False, 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_head = True
+        self._request_is_here()
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._too_large:
+            self._refuse(431, "HEADERS_TOO_LARGE", "The request's headers are too large.")
+        else:
+            self._refuse(400, "BAD_REQUEST", "This is not HTTP.")
+
+    def _count(self, size: int, *, again: bool = False) -> None:
+        self._head_bytes += size
+        if self._head_bytes > self._head_bytes_max:
+            self._too_large = True
+            if again:
+                self.send_400_response("")
+            else:
+                raise HeadersTooLarge  # the parser ends, and send_400_response is called
+
+    def _await_request(self) -> None:
+        if self._timer is None:
+            self._timer = self.loop.call_later(self._seconds_max, self._too_slow)
+
+    def _request_is_here(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if self.cycle is not None and not self.cycle.response_complete and self.cycle.response_started:
+            self.transport.close()
+        else:
+            self._refuse(408, "REQUEST_TIMEOUT", "The request did not arrive in time.")
+
+    def _refuse(self, status: int, code: str, message: str) -> None:
+        if self.transport.is_closing():
+            return
+        body = msgspec.json.encode(problem(code, message))
+        head = (
+            f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
+        self.transport.write(head.encode("ascii") + body)
+        self.transport.close()

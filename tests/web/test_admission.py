@@ -1,0 +1,146 @@
+"""Admission: bounds for all and for each, turns between principals, and nobody forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.errors import Overloaded
+from gateway.settings import LimitSettings
+from gateway.upstream.fetching import Patience
+from gateway.web.admission import Admission
+
+SMALL = LimitSettings(concurrency=4, queue=6, principal_concurrency=2, principal_queue=4)
+
+
+async def waiting_for(admission: Admission, principal: str, seconds: float = 5) -> asyncio.Task[None]:
+    task = asyncio.create_task(admission.enter(principal, Patience.of(seconds)))
+    await asyncio.sleep(0)
+    return task
+
+
+async def test_who_is_beyond_the_bounds_is_sent_away_at_once():
+    """One principal runs two and queues four; its seventh is refused, and another still runs."""
+    admission = Admission(SMALL)
+    tasks = [await waiting_for(admission, "flood") for _ in range(6)]
+    assert (admission.running, admission.waiting) == (2, 4)
+    assert admission.is_full("flood")
+    with pytest.raises(Overloaded):
+        await admission.enter("flood", Patience.of(5))
+    await admission.enter("quiet", Patience.of(5))
+    assert admission.running == 3
+    for task in tasks:
+        task.cancel()
+
+
+async def test_places_are_given_in_turn_between_principals():
+    """When places come free, a principal with one waiting is not behind all of a flood's."""
+    admission = Admission(LimitSettings(concurrency=1, queue=10, principal_concurrency=1, principal_queue=5))
+    await admission.enter("first", Patience.of(5))
+    order = []
+
+    async def run(name: str) -> None:
+        await admission.enter(name, Patience.of(5))
+        order.append(name)
+        admission.leave(name)
+
+    tasks = [asyncio.create_task(run(name)) for name in ["flood"] * 4 + ["quiet"]]
+    await asyncio.sleep(0)
+    admission.leave("first")
+    await asyncio.gather(*tasks)
+    assert order.index("quiet") <= 1
+    assert (admission.running, admission.waiting) == (0, 0)
+
+
+async def test_a_full_queue_makes_room_for_who_has_fewer_waiting():
+    """The last place of whoever has most waiting goes to a newcomer; the one sent away is told."""
+    admission = Admission(LimitSettings(concurrency=1, queue=4, principal_concurrency=1, principal_queue=4))
+    await admission.enter("first", Patience.of(5))
+    flood = [await waiting_for(admission, "flood") for _ in range(4)]
+    quiet = await waiting_for(admission, "quiet")
+    with pytest.raises(Overloaded):
+        await flood[-1]
+    assert not quiet.done()
+    assert admission.waiting == 4
+    for task in [*flood, quiet]:
+        task.cancel()
+
+
+async def test_who_waits_past_the_deadline_is_sent_away():
+    """A place that does not come in time is refused, and the queue forgets who waited."""
+    admission = Admission(LimitSettings(concurrency=1))
+    await admission.enter("a", Patience.of(5))
+    with pytest.raises(Overloaded):
+        await admission.enter("a", Patience.of(0.01))
+    assert admission.waiting == 0
+    admission.leave("a")
+    assert admission.running == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["enter", "leave", "cancel"])), max_size=60))
+async def test_no_place_is_lost_or_given_twice(steps):  # noqa: C901 - one story
+    """After any history of entering, leaving and giving up, bounds hold, and at the end all is at rest."""
+    admission = Admission(SMALL)
+    inside: list[str] = []
+    waiting: list[tuple[str, asyncio.Task[None]]] = []
+
+    async def settle() -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        for name, task in list(waiting):
+            if task.done():
+                waiting.remove((name, task))
+                if not task.cancelled() and task.exception() is None:
+                    inside.append(name)
+
+    for name, step in steps:
+        if step == "enter":
+            waiting.append((name, asyncio.create_task(admission.enter(name, Patience.of(60)))))
+        elif step == "leave" and name in inside:
+            inside.remove(name)
+            admission.leave(name)
+        elif step == "cancel" and (mine := [task for who, task in waiting if who == name]):
+            mine[0].cancel()
+        await settle()
+        assert admission.running == len(inside) <= SMALL.concurrency
+        assert max(map(inside.count, "abc")) <= SMALL.principal_concurrency
+        assert admission.waiting == len(waiting) <= SMALL.queue
+    while inside or waiting:
+        for name in list(inside):
+            inside.remove(name)
+            admission.leave(name)
+        await settle()
+    assert (admission.running, admission.waiting) == (0, 0)
+    assert not admission.is_full("a")
+
+
+async def test_while_the_processor_is_the_bound_fewer_run_at_a_time():
+    """Busy, places go down to one; idle, they come back, and those who wait are let in."""
+    admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
+    for _ in range(4):
+        await admission.enter("a", Patience.of(5))
+    for _ in range(10):
+        admission.adapt(1.0)
+    waiting = [await waiting_for(admission, "a") for _ in range(2)]
+    for _ in range(4):
+        admission.leave("a")
+    assert (admission.running, admission.waiting) == (1, 1)
+    admission.adapt(0.1)
+    assert (admission.running, admission.waiting) == (2, 0)
+    await asyncio.gather(*waiting)
+
+
+async def test_who_was_refused_is_known_by_their_credentials():
+    """After an introduction a flood is told from its credentials alone; nobody else is taken for it."""
+    admission = Admission(LimitSettings(concurrency=1, principal_queue=1))
+    await admission.enter("flood", Patience.of(5))
+    waiting = await waiting_for(admission, "flood")
+    admission.introduce(b"Bearer one", "flood")
+    assert admission.is_full_for(b"Bearer one")
+    assert not admission.is_full_for(b"Bearer two")
+    admission.leave("flood")
+    await waiting
+    assert not admission.is_full_for(b"Bearer one")
