@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+import redis
 
 BINARY = shutil.which("redis-server")
 
@@ -56,6 +57,11 @@ class RedisServer:
         assert self._process is not None
         self._process.kill()
         self._process.wait()
+
+    def dump(self) -> dict[bytes, bytes]:
+        """Every key with what it holds, as Redis stores it."""
+        with redis.Redis(port=self.port) as client:
+            return {key: client.dump(key) or b"" for key in client.scan_iter()}
 
     def flush(self) -> None:
         with socket.create_connection(("127.0.0.1", self.port), 1) as connection:

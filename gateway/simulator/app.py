@@ -346,12 +346,14 @@ async def _strike_after(request: Request, response: Response, fault: Fault) -> R
         body = spoiled(bytes(response.body), fault)
         kept = {k: v for k, v in response.headers.items() if k != "content-length"}
         return Response(body, response.status_code, kept)
-    if fault.kind == "truncate":
+    if fault.kind in ("truncate", "stall"):
         send: Send = request.state.send
         await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
         await send(
             {"type": "http.response.body", "body": bytes(response.body)[: len(response.body) // 2], "more_body": True}
         )
+        if fault.kind == "stall":
+            await asyncio.sleep(fault.seconds)
         await _hang_up(request)
     if fault.kind == "slow_body":
         return _Dripping(response, fault.seconds)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import msgspec
 
 Kind = Literal[
-    "latency", "status", "rate_limit", "telematics_unit_error", "outage", "drop", "truncate", "slow_body",
+    "latency", "status", "rate_limit", "telematics_unit_error", "outage", "drop", "truncate", "stall", "slow_body",
     "huge_body", "malformed_json", "wrong_types", "not_an_object", "expired_cursor", "churn",
 ]  # fmt: skip
 
@@ -26,7 +26,9 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
     times: int | None = None
     client: str | None = None
     # What the kinds need.
-    seconds: float = 0.05  # latency: for the answer; slow_body: for each chunk; rate_limit: to wait
+    seconds: float = (
+        0.05  # latency: for the answer; stall: in its midst; slow_body: for each chunk; rate_limit: to wait
+    )
     jitter: float = 0.0  # latency: up to so many seconds more
     status: int = 503  # status: any
     type: str | None = None  # status: the problem's type; null: no problem object

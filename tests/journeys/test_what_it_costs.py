@@ -25,7 +25,13 @@ async def gateway(start):
 async def test_what_it_cost_is_told_to_those_who_ask(gateway):
     """X-Gateway-Cost: report adds cost and freshness; without the header there is neither."""
     cold = (await gateway.post(LIST, None, TOKENS[0], **{"X-Gateway-Cost": "report"})).json()["extensions"]
-    assert cold["cost"] == {"upstreamCalls": 1, "cacheHits": 0, "coalesced": 0, "estimatedUpstreamCalls": 1}
+    assert cold["cost"] == {
+        "upstreamCalls": 1,
+        "cacheHits": 0,
+        "coalesced": 0,
+        "estimatedUpstreamCalls": 1,
+        "estimatedNodes": 200,
+    }
     warm = (await gateway.post(LIST, None, TOKENS[0], **{"X-Gateway-Cost": "report"})).json()["extensions"]
     assert (warm["cost"]["upstreamCalls"], warm["cost"]["cacheHits"], warm["freshness"]["stale"]) == (0, 1, False)
     assert "extensions" not in (await gateway.post(LIST, None, TOKENS[0])).json()
@@ -49,7 +55,8 @@ async def test_what_it_cost_is_told_to_those_who_ask(gateway):
 async def test_a_price_is_told_without_running(gateway, query, price):
     """X-Gateway-Cost: validate tells the most upstream calls it will take, makes none, and real runs stay within it."""
     answer = (await gateway.post(query, None, TOKENS[0], **{"X-Gateway-Cost": "validate"})).json()
-    assert answer == {"data": None, "extensions": {"cost": {"estimatedUpstreamCalls": price}}}
+    assert answer["data"] is None
+    assert answer["extensions"]["cost"]["estimatedUpstreamCalls"] == price
     assert gateway.simulator.requests.total == 0
     await gateway.post(query, None, TOKENS[0])
     assert gateway.simulator.requests.total <= price

@@ -88,7 +88,9 @@ async def test_members_of_wrong_types_cost_only_themselves(gateway):
 def socketed(serve, **upstream):
     """A gateway and its simulator over real sockets."""
     simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
-    settings = Settings(upstream={"url": serve(simulator.app), **upstream}, log={"level": "error"})
+    settings = Settings(
+        upstream={"url": serve(simulator.app), **upstream}, retry={"attempts": 1}, log={"level": "error"}
+    )
     headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
     return simulator, httpx.AsyncClient(base_url=serve(create_app(settings)), headers=headers)
 
@@ -117,7 +119,7 @@ async def test_an_upstream_that_drips_is_given_up(serve):
 
 async def test_the_upstreams_own_rate_limit_is_told(start):
     """When the simulated limit is used up the answer is RATE_LIMITED with the seconds to wait."""
-    gateway = await start(switches=Switches(rate_limit_requests=2, rate_limit_seconds=60))
+    gateway = await start(switches=Switches(rate_limit_requests=2, rate_limit_seconds=60), pacing__enabled=False)
     for _ in range(2):
         await gateway.data(VEHICLE)
     answer = await gateway.ask(VEHICLE)

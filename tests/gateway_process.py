@@ -1,0 +1,70 @@
+"""`gateway serve` as a process of its own, with all that it writes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+
+
+class GatewayProcess:
+    """The served gateway; `output` is everything it has written so far."""
+
+    def __init__(self, folder: Path, **environment: str) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._log = folder / "gateway.log"
+        self._written = self._log.open("wb")
+        settings = {f"GATEWAY_{name.upper()}": value for name, value in environment.items()}
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "gateway", "serve", "--port", str(self.port)],
+            env={**os.environ, **settings},
+            stdout=self._written,
+            stderr=subprocess.STDOUT,
+        )
+
+    def wait_until_ready(self, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            try:
+                if httpx.get(f"{self.url}/health/ready", timeout=2).status_code == 200:
+                    return
+            except httpx.TransportError:
+                pass
+            assert self.process.poll() is None, self.output
+            time.sleep(0.05)
+        raise TimeoutError(self.output)
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    def workers(self) -> list[int]:
+        """The process ids of its workers; the resource tracker that multiprocessing starts is none."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
+        return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+    def memory(self) -> int:
+        """What its largest worker holds in memory, in bytes."""
+        kilobytes = []
+        for pid in self.workers() or [self.process.pid]:
+            status = Path(f"/proc/{pid}/status").read_text()
+            kilobytes.append(int(status.partition("VmRSS:")[2].split()[0]))
+        return max(kilobytes) * 1024
+
+    def stop(self) -> int:
+        """Ends it as an operator would; its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(60)
+        finally:
+            self.process.kill()
+            self._written.close()

@@ -1,0 +1,149 @@
+"""Everything goes wrong at once: random faults, callers who leave, workers and Redis killed. Afterwards all is at rest.
+
+A short form runs with the tests; `CHAOS_SECONDS=600 uv run pytest tests/journeys/test_chaos.py` goes on for longer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import time
+from dataclasses import dataclass, field
+
+import httpx
+
+from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
+from tests.gateway_process import GatewayProcess
+
+SECONDS = float(os.environ.get("CHAOS_SECONDS", "12"))
+CALLERS = [f"chaos-token-{number}" for number in range(8)]
+QUERIES = (
+    "{ vehicles(first: 250) { edges { cursor node { vehicleId masterData { brand } } } pageInfo { hasNextPage } } }",
+    '{ vehicle(id: "JQ7RP") { vehicleId status } }',
+    "{ telematicsUnits(last: 5) { nodes { unitId vehicle { vehicleId } } } }",
+    '{ nodes(ids: ["VmVoaWNsZTpKUTdSUA==", "VmVoaWNsZTpLM1dYOA=="]) { id } }',
+)
+FAULTS = (
+    Fault("latency", probability=0.2, seconds=0.2, jitter=0.5),
+    Fault("status", probability=0.1, status=503),
+    Fault("rate_limit", probability=0.02, seconds=1, form="retry_after"),
+    Fault("drop", probability=0.05),
+    Fault("truncate", probability=0.05),
+    Fault("stall", probability=0.02, seconds=30),
+    Fault("malformed_json", probability=0.02),
+    Fault("outage", times=30),
+)
+# What a caller may be told while all this goes on; anything else is a bug.
+HONEST = {
+    "UPSTREAM_UNAVAILABLE", "UPSTREAM_TIMEOUT", "UPSTREAM_INVALID_RESPONSE", "RATE_LIMITED", "DEADLINE_EXCEEDED", "OVERLOADED",
+}  # fmt: skip
+
+
+@dataclass
+class Heard:
+    """What the callers were told."""
+
+    whole: int = 0
+    codes: set[str] = field(default_factory=set)
+    statuses: set[int] = field(default_factory=set)
+
+
+async def call_on_and_on(url: str, token: str, until: float, heard: Heard) -> None:
+    dice = random.Random(token)
+    limits = httpx.Limits(max_keepalive_connections=0)  # a killed worker's connections are gone
+    async with httpx.AsyncClient(base_url=url, limits=limits) as http:
+        while time.monotonic() < until:
+            impatience = dice.choice([0.02, 0.1, 10, 10])
+            with contextlib.suppress(httpx.TransportError):
+                response = await http.post(
+                    "/graphql",
+                    json={"query": dice.choice(QUERIES)},
+                    headers={"Authorization": f"Bearer {token}"},
+                    timeout=impatience,
+                )
+                heard.statuses.add(response.status_code)
+                errors = response.json().get("errors", ())
+                heard.codes |= {error["extensions"]["code"] for error in errors}
+                heard.whole += not errors
+
+
+async def kill_and_restart(gateway: GatewayProcess, redis, until: float) -> int:
+    killed = 0
+    while time.monotonic() < until:
+        await asyncio.sleep(2.5)
+        with contextlib.suppress(ProcessLookupError, IndexError):
+            os.kill(random.choice(gateway.workers()), signal.SIGKILL)
+            killed += 1
+        redis.kill()
+        await asyncio.sleep(0.7)
+        await asyncio.to_thread(redis.start)
+    return killed
+
+
+async def at_rest(url: str) -> bool:
+    """Whether, asked often enough to reach every worker, nothing is under way any more."""
+    async with httpx.AsyncClient(base_url=url, limits=httpx.Limits(max_keepalive_connections=0)) as http:
+        loads = [(await http.get("/health/ready", timeout=10)).json() for _ in range(20)]
+    return all(load == {"status": "ready", "operations": 0, "queued": 0, "reads": 0} for load in loads)
+
+
+async def test_after_the_chaos_all_is_at_rest(redis, tmp_path, serve):
+    """Callers were told the truth throughout; then queues, flights and memory are back, and each caller is answered."""
+    clients = tuple(Client(f"T7K2M#{number}", token=token) for number, token in enumerate(CALLERS))
+    simulator = Simulator([FleetPlan("T7K2M", 1000, clients=clients)], Switches(rate_limit_requests=0))
+    gateway = GatewayProcess(
+        tmp_path,
+        workers="2",
+        upstream_url=serve(simulator.app),
+        upstream_read_timeout="1",
+        upstream_total_timeout="2",
+        redis_url=redis.url,
+        log_level="warning",
+        limits_deadline="4",
+        cache_vehicles_ttl="0.5",
+        cache_vehicle_ttl="0.5",
+        breaker_pause="0.2",
+        breaker_pause_max="1",
+    )
+    try:
+        await asyncio.to_thread(gateway.wait_until_ready)
+        heard = Heard()
+        until = time.monotonic() + SECONDS
+        simulator.faults.rules[:] = [
+            Fault(**{name: getattr(rule, name) for name in rule.__struct_fields__}) for rule in FAULTS
+        ]
+        results = await asyncio.gather(
+            kill_and_restart(gateway, redis, until),
+            *(call_on_and_on(gateway.url, token, until, heard) for token in CALLERS * 3),
+        )
+        assert results[0] >= 1
+        simulator.faults.rules.clear()
+        await asyncio.to_thread(gateway.wait_until_ready)
+        for _ in range(40):
+            if await at_rest(gateway.url):
+                break
+            await asyncio.sleep(0.25)
+        assert await at_rest(gateway.url)
+        await asyncio.sleep(1.5)  # past the breaker's longest pause
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as http:
+            for token in CALLERS:
+                for query in QUERIES[:2]:
+                    answer = (
+                        await http.post("/graphql", json={"query": query}, headers={"Authorization": f"Bearer {token}"})
+                    ).json()
+                    assert "errors" not in answer, answer
+                    assert answer["data"].get("vehicle", {"vehicleId": "JQ7RP"})["vehicleId"] == "JQ7RP"
+        assert len(gateway.workers()) == 2
+        assert gateway.memory() < 400 * 2**20
+    finally:
+        gateway.stop()
+    assert heard.whole > 20
+    assert heard.statuses <= {200, 503}
+    assert heard.codes <= HONEST
+    assert "Traceback" not in gateway.output
+    assert "unexpected error" not in gateway.output
+    assert "never retrieved" not in gateway.output
+    assert "chaos-token" not in gateway.output

@@ -1,0 +1,150 @@
+"""Requests made by machines: whatever is sent there is an answer with a code, never a 500, never a bug in the log."""
+
+from __future__ import annotations
+
+import base64
+import json
+import string
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from gateway.app import create_app
+from gateway.settings import Settings
+from gateway.simulator import Simulator, Switches
+from tests.gateways import PLANS, TOKENS, serving
+
+RELAXED = settings(
+    max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink]
+)
+AUTHORIZED = {"Authorization": f"Bearer {TOKENS['alice']}"}
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+
+
+@pytest.fixture(scope="module")
+def served():
+    """A gateway over a simulator, both behind real sockets."""
+    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+    with (
+        serving(simulator.app) as upstream,
+        serving(create_app(Settings(upstream={"url": upstream}, limits={"tokens": 4000}))) as url,
+        httpx.Client(base_url=url, timeout=30) as http,
+    ):
+        yield http
+
+
+@pytest.fixture(scope="module")
+def graphql_schema(served):
+    return schemathesis.graphql.from_url(str(served.base_url.join("/graphql")), headers=AUTHORIZED)
+
+
+def check(response: httpx.Response) -> None:
+    """What holds for every answer."""
+    assert response.status_code < 500, response.text
+    answer = response.json()
+    for error in answer.get("errors", ()):
+        assert error["message"]
+        assert error["extensions"]["code"] != "INTERNAL", error
+    if response.status_code == 200:
+        assert "data" in answer or answer["errors"]
+
+
+@RELAXED
+@given(data=st.data())
+def test_generated_operations_are_answered(served, graphql_schema, data):
+    """Every operation that schemathesis makes of the schema has an answer whose errors are coded."""
+    case = data.draw(graphql_schema.as_strategy())
+    check(served.post("/graphql", json={"query": case.body}, headers=AUTHORIZED))
+
+
+@RELAXED
+@given(body=st.one_of(st.binary(max_size=300), st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(
+        ["query", "variables", "operationName", "extensions", "persistedQuery", "sha256Hash", "documentId", "doc_id"]) | TEXT, inner, max_size=5),
+    max_leaves=12).map(lambda value: json.dumps(value).encode())))  # fmt: skip
+def test_any_body_is_answered(served, body):
+    """Bytes, JSON of any kind, members of wrong types."""
+    check(served.post("/graphql", content=body, headers={**AUTHORIZED, "Content-Type": "application/json"}))
+
+
+@RELAXED
+@given(headers=st.dictionaries(
+    st.sampled_from(["Accept", "Content-Type", "X-Request-Id", "X-Gateway-Cost", "X-Gateway-Timeout", "traceparent", "Authorization", "Origin", "Accept-Encoding"]),
+    st.text(string.printable.replace("\r", "").replace("\n", "").replace("\x0b", "").replace("\x0c", ""), max_size=60).map(str.strip), max_size=5))  # fmt: skip
+def test_any_header_is_answered(served, headers):
+    """Media types, ids, wishes, traces and tokens of any form."""
+    sent = {**AUTHORIZED, "Content-Type": "application/json", **headers}
+    response = served.post("/graphql", content=b'{"query":"{ vehicle(id: \\"JQ7RP\\") { id } }"}', headers=sent)
+    check(response)
+
+
+IDS = st.one_of(TEXT, st.binary(max_size=40).map(lambda raw: base64.b64encode(raw).decode()))
+HOSTILE = "query($id: ID!, $ids: [ID!]!, $c: String, $n: Int, $s: String, $r: [_Any!]!) { vehicle(id: $id) { id } nodes(ids: $ids) { id } vehicles(first: $n, after: $c, search: $s) { nodes { id } } _entities(representations: $r) { __typename } }"
+
+
+@RELAXED
+@given(
+    vehicle_id=IDS,
+    ids=st.lists(IDS, max_size=4),
+    cursor=IDS | st.none(),
+    n=st.integers(-(2**40), 2**40) | st.none() | st.integers(0, 600),
+    search=TEXT,
+    keys=st.lists(st.dictionaries(st.sampled_from(["__typename", "id", "vehicleId", "unitId", "brand"]), IDS | st.none() | st.integers(-5, 5) | st.sampled_from(["Vehicle", "TelematicsUnit"]), max_size=3), max_size=3),
+)  # fmt: skip
+def test_any_id_cursor_and_key_is_answered(served, vehicle_id, ids, cursor, n, search, keys):
+    """Ids, cursors, sizes, searches and representations of any content."""
+    variables = {"id": vehicle_id, "ids": ids, "c": cursor, "n": n, "s": search, "r": keys}
+    check(served.post("/graphql", json={"query": HOSTILE, "variables": variables}, headers=AUTHORIZED))
+
+
+CORPUS = {
+    "deep": "{ a " * 900,
+    "closed deep": "{ vehicles { nodes " + "{ telematicsUnit { vehicle " * 300 + "{ id }" + " } }" * 300 + " } }",
+    "wide": "{" + " __typename" * 1900 + "}",
+    "aliased": "{" + "".join(f" a{n}: vehicle(id: {n}) {{ id }}" for n in range(300)) + "}",
+    "circular": "{ ...a } fragment a on Query { ...b } fragment b on Query { ...a }",
+    "doubling": "{ ...f0 }" + "".join(f" fragment f{n} on Query {{ ...f{n + 1} ...f{n + 1} }}" for n in range(200)),
+    "huge int": "{ vehicles(first: " + "9" * 5000 + ") { nodes { id } } }",
+    "huge float": "{ vehicles(first: 1e999999) { nodes { id } } }",
+    "negative zero": "{ vehicles(first: -0) { nodes { id } } }",
+    "null byte": '{ vehicle(id: "a\x00b") { id } }',
+    "escaped null": '{ vehicle(id: "a\\u0000b") { id } }',
+    "surrogate": '{ vehicle(id: "\\ud800") { id } }',
+    "surrogate pair": '{ vehicle(id: "\\ud83d\\ude00") { id } }',
+    "braced escape": '{ vehicle(id: "\\u{110000}") { id } }',
+    "byte order mark": "\ufeff{ __typename }",
+    "line separators": '{ vehicle(id: "a\u2028b\u2029c\u0085") { id } }',
+    "right to left": '{ vehicle(id: "\u202egpj.exe") { id } }',
+    "path in an id": '{ vehicle(id: "../../__simulator/requests") { id } }',
+    "header in an id": '{ vehicle(id: "a\\r\\nX-Evil: 1") { id } }',
+    "deep list": "{ nodes(ids: " + "[" * 900 + "]" * 900 + ") { id } }",
+    "deep object": "{ _entities(representations: " + "{a:" * 700 + "1" + "}" * 700 + ") { __typename } }",
+    "block string": '{ vehicle(id: """' + "\\" * 999 + '""") { id } }',
+    "directives": "{ __typename" + " @skip(if: false)" * 500 + "}",
+    "unknown directives": "{ __typename" + " @nope" * 500 + "}",
+    "variables": "query(" + " ".join(f"$v{n}: Int = {n}" for n in range(400)) + ") { __typename }",
+    "self default": "query($a: [ID!]! = $a) { nodes(ids: $a) { id } }",
+    "operations": "".join(f"query q{n} {{ __typename }} " for n in range(400)),
+    "subscription": "subscription { vehicles { nodes { id } } }",
+    "mutation": "mutation { unlock }",
+    "schema": "type Query { a: Int }",
+    "nothing": " \t\n,,,",
+    "comment": "#" * 60_000,
+}
+
+
+@pytest.mark.parametrize("name", CORPUS)
+def test_hostile_documents_are_answered(served, name):
+    """Each is told what is wrong with it, or answered."""
+    check(served.post("/graphql", json={"query": CORPUS[name]}, headers=AUTHORIZED))
+
+
+@pytest.mark.parametrize("raw", [b'"\\ud800"', b'"a\\u0000b"', b"1e400", b"9" * 5000, b"[" * 5000, b'{"a":' * 3000])
+def test_hostile_variables_are_answered(served, raw):
+    """Lone surrogates, null bytes, huge numbers and deep nests in the variables."""
+    body = b'{"query":"query($id: ID!) { vehicle(id: $id) { id } }","variables":{"id":%s}}' % raw
+    check(served.post("/graphql", content=body, headers={**AUTHORIZED, "Content-Type": "application/json"}))

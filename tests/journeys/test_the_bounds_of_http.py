@@ -1,0 +1,209 @@
+"""Over real sockets: what a hostile or careless client can do to the server, and what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import threading
+import time
+
+import httpx
+import pytest
+import uvicorn
+
+from gateway.app import create_app
+from gateway.settings import Settings
+from gateway.simulator import Fault, Simulator, Switches
+from gateway.web.protocol import ServerConfig
+from tests.gateway_process import GatewayProcess
+from tests.gateways import PLANS, TOKENS
+
+
+class Served:
+    """A gateway behind the server that `gateway serve` starts, and its simulator behind another."""
+
+    def __init__(self, serve, **slices) -> None:
+        self.simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+        settings = Settings(upstream={"url": serve(self.simulator.app)}, port=0, log={"level": "error"}, **slices)
+        listening = socket.create_server(("127.0.0.1", 0))
+        self.address = listening.getsockname()
+        self.url = f"http://127.0.0.1:{self.address[1]}"
+        self.server = uvicorn.Server(ServerConfig(create_app(settings), settings))
+        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listening]}, daemon=True)
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+
+    def say(self, *parts: bytes, wait: float = 0.0) -> bytes:
+        """What comes back for raw bytes, until the connection ends."""
+        with socket.create_connection(self.address, timeout=10) as connection:
+            try:
+                for part in parts:
+                    connection.sendall(part)
+                    time.sleep(wait)
+            except OSError:
+                pass
+            said = b""
+            try:
+                while more := connection.recv(65536):
+                    said += more
+            except ConnectionError:
+                pass
+            return said
+
+    def stop(self) -> None:
+        self.server.should_exit = True
+        self.thread.join(10)
+
+
+@pytest.fixture
+def server(serve):
+    """Starts gateways behind the real server."""
+    started = []
+
+    def start(**slices) -> Served:
+        started.append(Served(serve, **slices))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+def code_of(raw: bytes) -> tuple[int, str]:
+    head, _, body = raw.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)["errors"][0]["extensions"]["code"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /graphql HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 40_000 + b"\r\n\r\n",
+        b"GET /graphql HTTP/1.1\r\nHost: x\r\n" + b"X-Many: 1\r\n" * 6000 + b"\r\n",
+        b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /graphql HTTP/1.1\r\nHost: x\r\nX-Endless: " + b"x" * 200_000,
+    ],
+    ids=["long", "many", "path", "endless"],
+)
+def test_heads_have_a_limit(server, head):
+    """Headers, or a path, beyond the limit are 431, also where they never end."""
+    assert code_of(server().say(head)) == (431, "HEADERS_TOO_LARGE")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (b"",),
+        (b"GET /graphql HT",),
+        (b"GET /health/live HTTP/1.1\r\n", b"Host: x\r\n"),
+        (b"POST /graphql HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer t\r\nContent-Type: application/json\r\nContent-Length: 50\r\n\r\n", b"{"),
+    ],
+    ids=["nothing", "line", "headers", "body"],
+)  # fmt: skip
+def test_a_request_that_does_not_arrive_is_given_up(server, parts):
+    """A connection that says too little for too long gets 408 and is closed."""
+    began = time.monotonic()
+    assert code_of(server(http={"request_timeout": 0.3}).say(*parts, wait=0.05)) == (408, "REQUEST_TIMEOUT")
+    assert time.monotonic() - began < 5
+
+
+def test_what_is_not_http_is_told_so(server):
+    """Nonsense gets a coded 400, and the next connection works."""
+    gateway = server()
+    assert code_of(gateway.say(b"\x16\x03\x01\x02\x00 hello\r\n\r\n")) == (400, "BAD_REQUEST")
+    assert httpx.get(f"{gateway.url}/health/live").json() == {"status": "live"}
+
+
+def test_a_slow_answer_is_no_slow_request(server):
+    """The time of a request ends when it is there: an answer may take longer."""
+    gateway = server(http={"request_timeout": 0.2})
+    gateway.simulator.faults.rules = [Fault("latency", seconds=0.6)]
+    with httpx.Client(headers={"Authorization": f"Bearer {TOKENS['alice']}"}) as http:
+        for _ in range(2):
+            answer = http.post(f"{gateway.url}/graphql", json={"query": '{ vehicle(id: "JQ7RP") { vehicleId } }'})
+            assert answer.json() == {"data": {"vehicle": {"vehicleId": "JQ7RP"}}}
+
+
+@pytest.mark.parametrize(
+    ("url", "warned"), [("http://fleet.test", True), ("http://127.0.0.1:9", False), ("https://fleet.test", False)]
+)
+def test_tokens_in_the_clear_are_warned_of(tmp_path, url, warned):
+    """`serve` says so when the fleet API is called without TLS, unless it is on this machine."""
+    gateway = GatewayProcess(tmp_path, upstream_url=url)
+    gateway.wait_until_ready()
+    gateway.stop()
+    assert ("unencrypted" in gateway.output) is warned
+
+
+def test_every_answer_is_hardened(server):
+    """Browsers are told not to sniff, frame or refer; GraphiQL's page keeps its own policy."""
+    gateway = server()
+    for path, accept in (("/graphql", "*/*"), ("/nowhere", "*/*"), ("/graphql", "text/html"), ("/health/live", "*/*")):
+        headers = httpx.get(gateway.url + path, headers={"Accept": accept}).headers
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert "Referrer-Policy" in headers
+        assert "frame-ancestors" in headers["Content-Security-Policy"] or headers["X-Frame-Options"] == "DENY"
+        assert len(headers.get_list("Content-Security-Policy")) == 1
+        assert "Server" not in headers
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "status"),
+    [
+        ("api.example.com", "/graphql", 401),
+        ("api.example.com:8000", "/graphql", 401),
+        ("a.b.example.org", "/graphql", 401),
+        ("example.org", "/graphql", 421),
+        ("evil.test", "/graphql", 421),
+        ("", "/graphql", 421),
+        ("evil.test", "/health/live", 200),
+    ],
+)
+def test_hosts_are_checked_where_they_are_set(server, host, path, status):
+    """Another name in Host is 421 with a code; health is told to all."""
+    gateway = server(http={"hosts": "api.example.com, *.example.org"})
+    response = httpx.get(gateway.url + path, headers={"Host": host})
+    assert response.status_code == status
+    if status == 421:
+        assert response.json()["errors"][0]["extensions"]["code"] == "HOST_UNKNOWN"
+
+
+async def test_a_caller_who_leaves_ends_the_upstream_call(server):
+    """When the connection closes, the reads under way end at once and the place is free."""
+    gateway = server()
+    gateway.simulator.faults.rules = [Fault("latency", seconds=20)]
+    async with httpx.AsyncClient(base_url=gateway.url, headers={"Authorization": f"Bearer {TOKENS['alice']}"}) as http:
+        with pytest.raises(httpx.ReadTimeout):
+            await http.post("/graphql", json={"query": "{ vehicles { nodes { id } } }"}, timeout=0.3)
+        for _ in range(100):
+            load = (await http.get("/health/ready")).json()
+            if not load["reads"] + load["operations"]:
+                break
+            await asyncio.sleep(0.02)
+        assert load == {"status": "ready", "operations": 0, "queued": 0, "reads": 0}
+
+
+async def test_too_many_at_once_are_told_to_come_back(server):
+    """Beyond its places a principal gets 503 with Retry-After, in time far below the operations' own; another runs."""
+    gateway = server(limits={"principal_concurrency": 2, "principal_queue": 2})
+    gateway.simulator.faults.rules = [Fault("latency", seconds=1, client="T7K2M#alice")]
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
+
+        async def ask(who: str, number: int) -> httpx.Response:
+            query = f'{{ vehicle(id: "V{number}") {{ vehicleId }} }}'
+            return await http.post(
+                "/graphql", json={"query": query}, headers={"Authorization": f"Bearer {TOKENS[who]}"}
+            )
+
+        flood = [asyncio.create_task(ask("alice", number)) for number in range(10)]
+        await asyncio.sleep(0.2)
+        assert (await ask("bob", 1)).status_code == 200
+        answers = await asyncio.gather(*flood)
+    assert [answer.status_code for answer in answers].count(200) == 4
+    refused = next(answer for answer in answers if answer.status_code == 503)
+    assert re.fullmatch(r"\d+", refused.headers["Retry-After"])
+    extensions = refused.json()["errors"][0]["extensions"]
+    assert extensions == {"code": "OVERLOADED", "retryable": True, "retryAfter": 1}
+    assert refused.elapsed.total_seconds() < 0.9

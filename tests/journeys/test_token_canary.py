@@ -1,0 +1,113 @@
+"""Recognisable tokens go through every failure; afterwards no answer, no log line and nothing in Redis holds one."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+
+import httpx
+
+from gateway.simulator import Client, FleetPlan, Simulator, Switches
+from tests.gateway_process import GatewayProcess
+from tests.journeys.test_every_fault import FAULTS, SHAPES
+
+CANARY = "canary7f3a9"
+GOOD = f"{CANARY}-good.abc~def+x/y=="
+REFUSED = f"{CANARY}-refused"
+FORBIDDEN = f"{CANARY}-forbidden"
+JWT = f"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.{CANARY}"
+
+
+async def test_no_token_is_ever_told(redis, tmp_path, serve):
+    """Good, refused, forbidden and malformed tokens, every fault and hostile requests: the canary is nowhere."""
+    clients = (
+        Client("T7K2M#good", token=GOOD),
+        Client("T7K2M#no", token=FORBIDDEN, permissions=frozenset()),
+    )
+    simulator = Simulator([FleetPlan("T7K2M", 250, clients=clients)], Switches(rate_limit_requests=0))
+    gateway = GatewayProcess(
+        tmp_path,
+        upstream_url=serve(simulator.app),
+        upstream_read_timeout="0.2",
+        upstream_total_timeout="0.3",
+        redis_url=redis.url,
+        log_level="debug",
+        retry_pause="0.01",
+        limits_deadline="1",
+    )
+    gateway.wait_until_ready()
+    told = []
+    try:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as http:
+
+            async def ask(token: str, body: object, **headers: str) -> None:
+                response = await http.post(
+                    "/graphql", json=body, headers={"Authorization": f"Bearer {token}", **headers}
+                )
+                told.append(str(response.headers) + response.text)
+
+            for rule, _ in FAULTS.values():
+                simulator.faults.rules[:] = [rule]
+                for shape in SHAPES[:1] if rule.kind in ("latency", "stall") else SHAPES:
+                    await ask(GOOD, {"query": shape.query, "variables": shape.variables})
+            simulator.faults.rules.clear()
+            await asyncio.sleep(1.1)  # past the breaker's pause
+            for token in (GOOD, REFUSED, FORBIDDEN, JWT):
+                for shape in SHAPES:
+                    await ask(
+                        token, {"query": shape.query, "variables": shape.variables}, **{"X-Gateway-Cost": "report"}
+                    )
+                await ask(token, {"query": "{ vehicle(id: $x) { id } }"})
+                await ask(token, {"query": f'{{ vehicle(id: "{"x" * 300}") {{ id }} }}'})
+                await ask(token, [1, 2])
+                await ask(token, {"query": "{ __typename }"}, **{"X-Gateway-Timeout": "x", "X-Request-Id": "bad id"})
+            for header in (
+                f"Bearer {GOOD} {GOOD}",
+                f"Basic {CANARY}",
+                f"bearer\t{CANARY}",
+                CANARY,
+                f"Bearer {CANARY}\u00e9",
+            ):
+                response = await http.post(
+                    "/graphql", json={"query": "{ __typename }"}, headers={"Authorization": header.encode()}
+                )
+                told.append(str(response.headers) + response.text)
+                assert response.status_code == 401
+            told.append((await http.get("/health/ready")).text)
+    finally:
+        code = gateway.stop()
+    assert code in (0, -signal.SIGTERM)
+    assert len(told) > 150
+    assert [answer for answer in told if CANARY in answer] == []
+    assert CANARY not in gateway.output
+    assert '"event": "request"' in gateway.output
+    keys = redis.dump()
+    assert keys
+    assert [key for key, value in keys.items() if CANARY.encode() in key or CANARY.encode() in value] == []
+
+
+def test_a_log_line_quotes_no_exception(capsys):
+    """Whatever a library raises or logs, tokens and addresses in its words are not written."""
+    import logging  # noqa: PLC0415 - of this test alone
+
+    import structlog  # noqa: PLC0415
+
+    from gateway.settings import LogSettings  # noqa: PLC0415
+    from gateway.telemetry import configure_logs  # noqa: PLC0415
+
+    configure_logs(LogSettings())
+    try:
+        try:
+            secret = f"Bearer {GOOD}"
+            raise ValueError(f"{secret} at https://fleet.test/{CANARY}")  # noqa: TRY301
+        except ValueError:
+            structlog.get_logger().exception("failed")
+            logging.getLogger("some.library").exception("sending %s to %s", secret, f"https://{CANARY}.test/x")
+        logging.getLogger("asyncio").error("Task exception", extra={"x": secret})
+    finally:
+        structlog.reset_defaults()
+        logging.basicConfig(force=True)
+    written = capsys.readouterr().err
+    assert "ValueError" in written
+    assert "test_token_canary.py" in written
+    assert CANARY not in written
