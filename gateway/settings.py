@@ -218,6 +218,9 @@ class GraphQLSettings(Slice):
         description="File of trusted documents, in Relay's or Apollo's form; with one, nothing else is run.",
     )
     documents_max: int = Field(default=1000, ge=1, description="Documents kept parsed and validated, per process.")
+    projection: bool = Field(
+        default=True, description="Whether plain selections are projected; off: all is executed field by field."
+    )
 
 
 class HttpSettings(Slice):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from graphql import (
     DocumentNode,
@@ -39,6 +40,8 @@ class Document:
     digest: str
     ast: DocumentNode | None
     errors: Sequence[GraphQLError] = ()
+    # What the engine has worked out for its operations, by name; as old as the document.
+    plans: dict[str | None, Any] = field(default_factory=dict, compare=False, repr=False)
 
     def operation(self, name: str | None) -> OperationDefinitionNode | None:
         """The operation of that name, or the only one; None where that is none."""

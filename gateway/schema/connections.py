@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from gateway.errors import CursorExpired, UpstreamRejected
-from gateway.schema.cursors import Position, decode_cursor, encode_cursor, fleet_of, set_of
+from gateway.schema.cursors import decode_cursor, encode_cursor, fleet_of, set_of
 from gateway.schema.pagination import Ask, Entry, Found, Limits, Page, Slice, Steps, Window, find, read_slice
-from gateway.upstream.models import TelematicsUnit, Vehicle, VehiclePage
+from gateway.upstream.models import Kept, TelematicsUnit, Vehicle, VehiclePage
 
 N = TypeVar("N")
 R = TypeVar("R")
@@ -39,26 +40,54 @@ class Arguments:
 class Edge(Generic[N]):
     """A node and its cursor, which is written only when it is read."""
 
-    __slots__ = ("_of", "_position", "node")
+    __slots__ = ("_found", "_of", "node")
 
     def __init__(self, of: bytes, found: Found[N]) -> None:
         self._of = of
-        self._position: Position = found.position
+        self._found = found
         self.node = found.node
 
     @property
     def cursor(self) -> str:
-        return encode_cursor(self._of, self._position)
+        return encode_cursor(self._of, self._found.position)
 
 
 class Connection(Generic[N]):
-    """A slice with what its page info needs; `page_info` is the connection itself."""
+    """A slice with what its page info needs; `page_info` is the connection itself.
 
-    def __init__(self, of: bytes, cut: Slice[N], pages: _Pages[N]) -> None:
-        self.edges: Sequence[Edge[N]] = [Edge(of, found) for found in cut.edges]
-        self._cut = cut
+    Its first page is read when it is made, the rest when it is made `ready`: what an earlier, equal slice was rendered
+    as may have been kept with that page.
+    """
+
+    def __init__(self, of: bytes, arguments: Arguments, pages: _Pages[N], walk: _Walking[N]) -> None:
+        self._of = of
+        self._arguments = arguments
         self._pages = pages
+        self._walk = walk
         self._one_at_a_time = asyncio.Lock()
+        self.edges: Sequence[Edge[N]] = ()
+
+    async def ready(self) -> Connection[N]:
+        """The same, with its edges."""
+        self._cut = cut = await self._pages.go_on(self._walk)
+        self.edges = [Edge(self._of, found) for found in cut.edges]
+        return self
+
+    async def kept(self, projection: object) -> bytes | None:
+        """What a projection of an equal slice was rendered as, if each page it was made of is still the same."""
+        kept = self._walk.page.kept((projection, self._of, self._arguments))
+        if kept is None:
+            return None
+        for token, page in kept.others:
+            if await self._pages.read(token) is not page():
+                return None
+        return kept.rendered
+
+    def keep(self, projection: object, rendered: bytes) -> None:
+        """Keeps what a projection of this slice was rendered as, with its first page."""
+        first = self._walk.page
+        others = tuple((token, weakref.ref(page)) for token, page in self._pages.seen.items() if page is not first)
+        first.keep((projection, self._of, self._arguments), Kept(rendered, others))
 
     @property
     def nodes(self) -> list[N]:
@@ -78,47 +107,114 @@ class Connection(Generic[N]):
 
     @property
     def has_next_page(self) -> bool | Awaitable[bool]:
-        return self._promise(self._cut.has_next)
+        known = self.has_next_known()
+        return self.read_on(self._cut.has_next) if known is None else known
 
     @property
     def has_previous_page(self) -> bool | Awaitable[bool]:
-        return self._promise(self._cut.has_previous)
+        known = self.has_previous_known()
+        return self.read_on(self._cut.has_previous) if known is None else known
 
-    def _promise(self, question: Callable[[], Steps[N, bool]]) -> bool | Awaitable[bool]:
-        try:
-            next(question())
-        except StopIteration as known:
-            return bool(known.value)
-        return self._read_on(question)
+    def has_next_known(self) -> bool | None:
+        """Whether more follows, if the pages at hand tell."""
+        return _known(self._cut.has_next)
 
-    async def _read_on(self, question: Callable[[], Steps[N, bool]]) -> bool:
+    def has_previous_known(self) -> bool | None:
+        """Whether more precedes, if the pages at hand tell."""
+        return _known(self._cut.has_previous)
+
+    async def has_next_read(self) -> bool:
+        """Whether more follows, by reading on."""
+        return await self.read_on(self._cut.has_next)
+
+    async def has_previous_read(self) -> bool:
+        """Whether more precedes, by reading on."""
+        return await self.read_on(self._cut.has_previous)
+
+    async def read_on(self, question: Callable[[], Steps[N, bool]]) -> bool:
+        """The answer to a question about the slice; one at a time, because they go on where the slice ended."""
         async with self._one_at_a_time:
             return await self._pages.drive(question())
+
+
+def _known(question: Callable[[], Steps[N, bool]]) -> bool | None:
+    try:
+        next(question())
+    except StopIteration as known:
+        return bool(known.value)
+    return None
+
+
+class _Walking(NamedTuple, Generic[N]):
+    """A walk that waits for the first page it asked for, and that page."""
+
+    steps: Steps[N, Slice[N]]
+    ask: Ask
+    page: VehiclePage
+
+
+class _Entries(Sequence[Entry[N]]):
+    """A page's vehicles, each turned into the node it stands for when it is looked at."""
+
+    def __init__(self, items: Sequence[Vehicle], pick: Pick[N]) -> None:
+        self._items = items
+        self._pick = pick
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: Any) -> Any:
+        vehicle = self._items[index]
+        return Entry(vehicle.vehicle_id, self._pick(vehicle), fleet_of(vehicle.fleet_id))
 
 
 class _Pages(Generic[N]):
     """The pages of one set of vehicles, each vehicle turned into the node it stands for."""
 
     def __init__(self, read: ReadPage, pick: Pick[N]) -> None:
-        self._read = read
+        self.read = read
         self._pick = pick
+        self.seen: dict[str | None, VehiclePage] = {}
+
+    async def begin(self, steps: Steps[N, Slice[N]]) -> _Walking[N]:
+        """Reads the first page that a walk asks for."""
+        ask = next(steps)
+        return _Walking(steps, ask, await self._answer(ask))
+
+    async def go_on(self, walk: _Walking[N]) -> Slice[N]:
+        """The result of a walk that was begun."""
+        try:
+            ask = walk.steps.send(self._page(walk.ask, walk.page))
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        return await self._driven(walk.steps, ask)
 
     async def drive(self, steps: Steps[N, R]) -> R:
+        """The result of a walk."""
         try:
             ask = next(steps)
+        except StopIteration as done:
+            return done.value  # type: ignore[no-any-return]
+        return await self._driven(steps, ask)
+
+    async def _driven(self, steps: Steps[N, R], ask: Ask) -> R:
+        try:
             while True:
-                ask = steps.send(await self._page(ask))
+                ask = steps.send(self._page(ask, await self._answer(ask)))
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
 
-    async def _page(self, ask: Ask) -> Page[N]:
+    async def _answer(self, ask: Ask) -> VehiclePage:
         try:
-            answer = await self._read(ask.token)
+            answer = self.seen[ask.token] = await self.read(ask.token)
         except UpstreamRejected as refused:
             if ask.argument is not None and ask.token is not None:
                 raise CursorExpired(ask.argument) from refused
             raise
-        entries = [Entry(v.vehicle_id, self._pick(v), fleet_of(v.fleet_id)) for v in answer.items]
+        return answer
+
+    def _page(self, ask: Ask, answer: VehiclePage) -> Page[N]:
+        entries = _Entries(answer.items, self._pick)
         cursors = answer.cursors
         if cursors is None:
             return Page(ask.token, entries)
@@ -157,4 +253,4 @@ async def find_unit(
 
 async def _connection(of: bytes, read: ReadPage, pick: Pick[N], limits: Limits, arguments: Arguments) -> Connection[N]:
     pages = _Pages(read, pick)
-    return Connection(of, await pages.drive(read_slice(arguments.window(of), limits)), pages)
+    return Connection(of, arguments, pages, await pages.begin(read_slice(arguments.window(of), limits)))

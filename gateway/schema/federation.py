@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gateway.errors import InputInvalid
@@ -10,6 +11,12 @@ from gateway.schema.context import Context
 from gateway.schema.global_ids import TELEMATICS_UNIT, VEHICLE, UnitKey, parse_global_id
 from gateway.schema.queries import unit_of
 from gateway.upstream.models import TelematicsUnit, Vehicle
+
+
+async def entities_of(context: Context, representations: Sequence[Any]) -> list[Any]:
+    """One read for each entity, all at once, so that the loaders see them together; errors in their places."""
+    reads = (entity_of(context, representation) for representation in representations)
+    return await asyncio.gather(*reads, return_exceptions=True)
 
 
 async def entity_of(context: Context, representation: Any) -> Vehicle | TelematicsUnit | None:

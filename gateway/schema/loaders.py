@@ -1,11 +1,13 @@
-"""One batch loader a noun, made for each request: equal reads in a request are one. Returns upstream models."""
+"""What a request reads, each thing once: one loader a noun, made for each request. Returns upstream models."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from strawberry.dataloader import DataLoader
 
+from gateway.schema.starting import start
 from gateway.upstream.client import FleetClient
 from gateway.upstream.fetching import Errand
 from gateway.upstream.models import State, Vehicle, VehiclePage
@@ -20,22 +22,36 @@ class Loaders:
     def __init__(self, client: FleetClient, errand: Errand) -> None:
         self._client = client
         self._errand = errand
+        self._pages: dict[PageKey, asyncio.Future[VehiclePage]] = {}
         self.vehicle: DataLoader[str, Vehicle | None] = DataLoader(self._vehicles)
         self.latest_state: DataLoader[str, State | None] = DataLoader(self._latest_states)
-        self.page: DataLoader[PageKey, VehiclePage] = DataLoader(self._pages)
+
+    async def page(self, token: str | None, search: str | None = None) -> VehiclePage:
+        """A page of the fleet; what the cache holds is there at once."""
+        key = (token, search)
+        reading = self._pages.get(key)
+        if reading is None:
+            reading = self._pages[key] = start(self._client.vehicles(self._errand, cursor=token, search=search))
+        return await reading
+
+    async def vehicles(self, ids: Sequence[str]) -> list[Vehicle | BaseException | None]:
+        """Vehicles by id, in order, errors in their places."""
+        return await asyncio.gather(*map(self.vehicle.load, ids), return_exceptions=True)
+
+    async def latest_states(self, ids: Sequence[str]) -> list[State | BaseException | None]:
+        """Latest states by vehicle, in order, errors in their places."""
+        return await asyncio.gather(*map(self.latest_state.load, ids), return_exceptions=True)
 
     async def _vehicles(self, ids: list[str]) -> list[Vehicle | BaseException | None]:
-        found = await self._client.vehicles_by_id(self._errand, ids)
-        return [found[vehicle_id] for vehicle_id in ids]
+        # What a page of this request has told already is not asked for again.
+        told = {vehicle.vehicle_id: vehicle for page in self._pages.values() for vehicle in _items(page)}
+        found = await self._client.vehicles_by_id(self._errand, [i for i in ids if i not in told])
+        return [told[vehicle_id] if vehicle_id in told else found[vehicle_id] for vehicle_id in ids]
 
     async def _latest_states(self, ids: list[str]) -> list[State | BaseException | None]:
         return await self._client.latest_states(self._errand, ids)
 
-    async def _pages(self, keys: list[PageKey]) -> list[VehiclePage | BaseException]:
-        # Every page's result, or its error in its place: one failure spoils nothing beside it.
-        return await asyncio.gather(*(self._page(*key) for key in keys), return_exceptions=True)
 
-    async def _page(self, cursor: str | None, search: str | None) -> VehiclePage:
-        page = await self._client.vehicles(self._errand, cursor=cursor, search=search)
-        self.vehicle.prime_many({vehicle.vehicle_id: vehicle for vehicle in page.items})
-        return page
+def _items(page: asyncio.Future[VehiclePage]) -> Sequence[Vehicle]:
+    read = page.done() and not page.cancelled() and page.exception() is None
+    return page.result().items if read else ()

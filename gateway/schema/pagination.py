@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from gateway.errors import (
     BackwardPagingUnsupported,
@@ -97,7 +97,18 @@ class Found(NamedTuple, Generic[N]):
     """An edge: its node and where it stands."""
 
     node: N
-    position: Position
+    page: Page[Any]
+    place: int
+
+    @property
+    def position(self) -> Position:
+        """What its cursor holds."""
+        entries, index = self.page.entries, self.place
+        behind = len(entries) - index - 1
+        neighbour = index + 1 if behind else index - 1
+        beside = fingerprint_of(entries[neighbour].item_id) if neighbour >= 0 else None
+        here = entries[index]
+        return Position(self.page.token, here.item_id, index, behind, beside, here.fleet)
 
 
 def _never() -> Steps[N, bool]:
@@ -327,16 +338,8 @@ class Scan(Generic[N]):
             if entry.item_id not in self.seen:
                 self.seen.add(entry.item_id)
                 if entry.node is not None:
-                    self.found.append(Found(entry.node, _position_of(self.page, self.index)))
+                    self.found.append(Found(entry.node, self.page, self.index))
             self.index += step
-
-
-def _position_of(page: Page[N], index: int) -> Position:
-    entries = page.entries
-    behind = len(entries) - index - 1
-    neighbour = index + 1 if behind else index - 1
-    beside = fingerprint_of(entries[neighbour].item_id) if neighbour >= 0 else None
-    return Position(page.token, entries[index].item_id, index, behind, beside, entries[index].fleet)
 
 
 def _gap_of(page: Page[N], position: Position, argument: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from functools import partial
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import strawberry
@@ -11,7 +11,14 @@ from strawberry import UNSET
 from strawberry.federation.schema_directives import Cost, ListSize
 
 from gateway.errors import GlobalIdInvalid, InputInvalid
-from gateway.schema.connections import Arguments, ReadPage, find_unit, unit_connection, vehicle_connection
+from gateway.schema.connections import (
+    Arguments,
+    Connection,
+    ReadPage,
+    find_unit,
+    unit_connection,
+    vehicle_connection,
+)
 from gateway.schema.context import Context, Info
 from gateway.schema.global_ids import UnitKey, parse_global_id
 from gateway.schema.types import Node, TelematicsUnit, TelematicsUnitConnection, Vehicle, VehicleConnection
@@ -41,14 +48,11 @@ Brand = Annotated[str | None, strawberry.argument(description="Its brand, such a
 
 
 async def _resolve_node(info: Info, id: GlobalId) -> Any:
-    key = parse_global_id(id)
-    return await (unit_of(info.context, key) if isinstance(key, UnitKey) else info.context.loaders.vehicle.load(key))
+    return await node_of(info.context, id)
 
 
 async def _resolve_nodes(info: Info, ids: GlobalIds) -> Any:
-    if len(ids) > info.context.nodes_max:
-        raise InputInvalid(f"`ids` has {len(ids)} ids; at most {info.context.nodes_max} are allowed.", "ids")
-    return await _nodes(info.context, ids)
+    return await nodes_of(info.context, ids)
 
 
 async def _resolve_vehicle(info: Info, id: VehicleId) -> Any:
@@ -63,10 +67,8 @@ async def _resolve_vehicles(
     before: Before = UNSET,
     search: Search = UNSET,
 ) -> Any:
-    search = search or None
-    arguments = _arguments(first, after, last, before)
-    context, fleet = info.context, info.context.errand.caller.fleet
-    return await vehicle_connection(_pages(context, search), context.limits, arguments, search, fleet)
+    connection = await vehicles_of(info.context, _arguments(first, after, last, before), search or None)
+    return await connection.ready()
 
 
 async def _resolve_telematics_unit(
@@ -78,9 +80,8 @@ async def _resolve_telematics_unit(
 async def _resolve_telematics_units(
     info: Info, first: First = UNSET, after: After = UNSET, last: Last = UNSET, before: Before = UNSET
 ) -> Any:
-    arguments = _arguments(first, after, last, before)
-    context, fleet = info.context, info.context.errand.caller.fleet
-    return await unit_connection(_pages(context, None), context.limits, arguments, fleet)
+    connection = await units_of(info.context, _arguments(first, after, last, before))
+    return await connection.ready()
 
 
 # For routers that price operations: a field's cost is the reads behind it, a page's size its `first` or `last`.
@@ -133,7 +134,18 @@ def _arguments(*given: Any) -> Arguments:
 
 def _pages(context: Context, search: str | None) -> ReadPage:
     # A cursor carries its search: only a first page is asked with it.
-    return lambda token: context.loaders.page.load((token, search if token is None else None))
+    return lambda token: context.loaders.page(token, search if token is None else None)
+
+
+async def vehicles_of(context: Context, arguments: Arguments, search: str | None) -> Connection[models.Vehicle]:
+    """The slice of the fleet, or of what is found in it, that Relay's arguments describe."""
+    fleet = context.errand.caller.fleet
+    return await vehicle_connection(_pages(context, search), context.limits, arguments, search, fleet)
+
+
+async def units_of(context: Context, arguments: Arguments) -> Connection[models.TelematicsUnit]:
+    """The slice of the fleet's telematics units that Relay's arguments describe."""
+    return await unit_connection(_pages(context, None), context.limits, arguments, context.errand.caller.fleet)
 
 
 async def unit_of(context: Context, key: UnitKey) -> models.TelematicsUnit | None:
@@ -142,7 +154,17 @@ async def unit_of(context: Context, key: UnitKey) -> models.TelematicsUnit | Non
     return await find_unit(_pages(context, search), context.limits, *key)
 
 
-async def _nodes(context: Context, global_ids: list[strawberry.ID]) -> list[Any]:
+async def node_of(context: Context, global_id: str) -> models.Vehicle | models.TelematicsUnit | None:
+    """The object of a global id."""
+    key = parse_global_id(global_id)
+    return await (unit_of(context, key) if isinstance(key, UnitKey) else context.loaders.vehicle.load(key))
+
+
+async def nodes_of(context: Context, global_ids: Sequence[str]) -> list[Any]:
+    """The objects of global ids, in order, errors in their places."""
+    if len(global_ids) > context.nodes_max:
+        message = f"`ids` has {len(global_ids)} ids; at most {context.nodes_max} are allowed."
+        raise InputInvalid(message, "ids")
     # An id that can't be read fails alone, in its own place.
     keys: list[str | UnitKey | GlobalIdInvalid] = []
     for global_id in global_ids:
@@ -150,15 +172,11 @@ async def _nodes(context: Context, global_ids: list[strawberry.ID]) -> list[Any]
             keys.append(parse_global_id(global_id))
         except GlobalIdInvalid as invalid:
             keys.append(invalid)
-    wanted = list(dict.fromkeys(key for key in keys if not isinstance(key, GlobalIdInvalid)))
-    read = await _each(context, wanted)
+    vehicles = [key for key in dict.fromkeys(keys) if isinstance(key, str)]
+    units = [key for key in dict.fromkeys(keys) if isinstance(key, UnitKey)]
+    found, walked = await asyncio.gather(
+        context.loaders.vehicles(vehicles),
+        asyncio.gather(*(unit_of(context, key) for key in units), return_exceptions=True),
+    )
+    read: dict[Any, Any] = {**dict(zip(vehicles, found, strict=True)), **dict(zip(units, walked, strict=True))}
     return [key if isinstance(key, GlobalIdInvalid) else read[key] for key in keys]
-
-
-async def _each(context: Context, keys: list[str | UnitKey]) -> dict[str | UnitKey, Any]:
-    reads = [
-        partial(unit_of, context, key) if isinstance(key, UnitKey) else partial(context.loaders.vehicle.load, key)
-        for key in keys
-    ]
-    results = await asyncio.gather(*(read() for read in reads), return_exceptions=True)
-    return dict(zip(keys, results, strict=True))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import strawberry
 from strawberry.scalars import JSON
 
+from gateway.engine.projection import BY_NAME, PLAIN
 from gateway.schema.enums import EnabledValue, IndicatorValue, LidValue, LockValue, StandValue, SwitchValue
 from gateway.schema.scalars import DateTime
 from gateway.upstream.models import EARLY_STATE_NAMES, State, StateProperty
@@ -135,17 +136,23 @@ EARLY_NAME_OF = {current: early for early, current in EARLY_STATE_NAMES.items()}
 def _typed(fits: Callable[[Any], bool], turn: Callable[[Any], Any] | None, description: str) -> Any:
     """A field for the property of its name; a value of an unexpected kind is null here and kept in `properties`."""
 
-    def resolve(root: strawberry.Parent[Any], info: strawberry.Info) -> Any:
-        state: State = root
-        name = info.python_name
-        found = state.get(name) or state.get(EARLY_NAME_OF.get(name, ""))
-        if found is None:
-            return None
-        if not fits(found.value):
-            return StateProperty(None, found.timestamp)
-        return StateProperty(turn(found.value), found.timestamp) if turn else found
+    def of(name: str) -> Callable[[State], StateProperty | None]:
+        early = EARLY_NAME_OF.get(name, name)
 
-    return strawberry.field(resolver=resolve, description=description)
+        def property_of(state: State) -> StateProperty | None:
+            found = state.get(name) or state.get(early)
+            if found is None:
+                return None
+            if not fits(found.value):
+                return StateProperty(None, found.timestamp)
+            return StateProperty(turn(found.value), found.timestamp) if turn else found
+
+        return property_of
+
+    def resolve(root: strawberry.Parent[Any], info: strawberry.Info) -> Any:
+        return of(info.python_name)(root)
+
+    return strawberry.field(resolver=resolve, description=description, metadata={BY_NAME: of})
 
 
 def _number(description: str) -> Any:
@@ -201,5 +208,6 @@ class VehicleState:
     top_case_lid: LidProperty | None = _text("The lid of a two-wheeler's top case.")
     properties: list[VehicleStateProperty] = strawberry.field(
         resolver=_properties,
+        metadata={PLAIN: _properties},
         description="Every property the fleet API sent, also those this schema has no field for.",
     )

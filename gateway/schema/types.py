@@ -8,7 +8,9 @@ import msgspec
 import strawberry
 from msgspec import UNSET
 
-from gateway.schema.context import Info
+from gateway.engine.projection import BATCH, OWN, PLAIN, UNLESS
+from gateway.schema.connections import Connection
+from gateway.schema.context import Context, Info
 from gateway.schema.enums import (
     FuelType,
     LifeStatusValue,
@@ -54,6 +56,22 @@ def _custom_fields(root: strawberry.Parent[Any]) -> Any:
 
 def _as_text(value: Any) -> str | None:
     return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
+
+
+async def _vehicles_of_units(context: Context, units: list[models.TelematicsUnit]) -> list[Any]:
+    return await context.loaders.vehicles([unit.vehicle_id for unit in units])
+
+
+async def _latest_states(context: Context, vehicles: list[models.Vehicle]) -> list[Any]:
+    return await context.loaders.latest_states([vehicle.vehicle_id for vehicle in vehicles])
+
+
+async def _has_next(context: Context, connections: list[Connection[Any]]) -> list[bool]:
+    return [await connection.has_next_read() for connection in connections]
+
+
+async def _has_previous(context: Context, connections: list[Connection[Any]]) -> list[bool]:
+    return [await connection.has_previous_read() for connection in connections]
 
 
 def _latest_state(root: strawberry.Parent[Any], info: Info) -> Any:
@@ -135,7 +153,9 @@ class Capabilities:
     "unit id alone is unique only within one manufacturer.",
 )
 class TelematicsUnit(Node):
-    id: strawberry.ID = strawberry.field(resolver=_unit_global_id, description=GLOBAL_ID)
+    id: strawberry.ID = strawberry.field(
+        resolver=_unit_global_id, description=GLOBAL_ID, metadata={PLAIN: _unit_global_id}
+    )
     unit_id: str = strawberry.field(description="The fleet API's id of the unit, such as a CloudBoxx' QNR.")
     brand: str | None = strawberry.field(description="Its brand, such as `CLOUDBOXX`, `NIU` or `SEGWAY`.")
     model: str | None = strawberry.field(description="Its model, such as `CloudBoxx 4G`.")
@@ -146,7 +166,11 @@ class TelematicsUnit(Node):
     created_at: DateTime | None = strawberry.field(description="When the fleet API first knew it.")
     modified_at: DateTime | None = strawberry.field(description="When its data last changed.")
 
-    vehicle: Vehicle | None = strawberry.field(resolver=_vehicle_of_unit, description="The vehicle it is attached to.")
+    vehicle: Vehicle | None = strawberry.field(
+        resolver=_vehicle_of_unit,
+        description="The vehicle it is attached to.",
+        metadata={BATCH: _vehicles_of_units},
+    )
 
     @classmethod
     def is_type_of(cls, value: object, info: object) -> bool:
@@ -158,7 +182,9 @@ class TelematicsUnit(Node):
     description="A vehicle of the fleet. Any field may be null: how much is known depends on the vehicle and its unit.",
 )
 class Vehicle(Node):
-    id: strawberry.ID = strawberry.field(resolver=_vehicle_global_id, description=GLOBAL_ID)
+    id: strawberry.ID = strawberry.field(
+        resolver=_vehicle_global_id, description=GLOBAL_ID, metadata={PLAIN: _vehicle_global_id}
+    )
     vehicle_id: str = strawberry.field(description="The fleet API's id of the vehicle, made for `vehicle(id:)`.")
     status: VehicleStatus | None = strawberry.field(description=f"How far it is connected. {KNOWN}")
     status_raw: str | None = strawberry.field(description=RAW)
@@ -177,9 +203,15 @@ class Vehicle(Node):
     telematics_unit: TelematicsUnit | None = strawberry.field(description="The device that connects it.")
     vehicle_model_id: str | None = strawberry.field(description="The fleet API's id of its vehicle model (a ULID).")
     custom_fields: list[CustomField] | None = strawberry.field(
-        resolver=_custom_fields, description="Its custom fields, in the fleet API's order."
+        resolver=_custom_fields,
+        description="Its custom fields, in the fleet API's order.",
+        metadata={PLAIN: _custom_fields},
     )
-    latest_state: VehicleState | None = strawberry.field(resolver=_latest_state, description="Its latest state.")
+    latest_state: VehicleState | None = strawberry.field(
+        resolver=_latest_state,
+        description="Its latest state.",
+        metadata={PLAIN: "latest_state", UNLESS: UNSET, BATCH: _latest_states},
+    )
 
     @classmethod
     def is_type_of(cls, value: object, info: object) -> bool:
@@ -189,10 +221,12 @@ class Vehicle(Node):
 @strawberry.federation.type(shareable=True, description="Where a page of a connection stands in the whole.")
 class PageInfo:
     has_next_page: bool = strawberry.field(
-        description="With `first`: whether more follows; it is looked up, never guessed. With `before`: true."
+        description="With `first`: whether more follows; it is looked up, never guessed. With `before`: true.",
+        metadata={PLAIN: Connection.has_next_known, UNLESS: None, BATCH: _has_next, OWN: True},
     )
     has_previous_page: bool = strawberry.field(
-        description="With `last`: whether more precedes; it is looked up, never guessed. With `after`: true."
+        description="With `last`: whether more precedes; it is looked up, never guessed. With `after`: true.",
+        metadata={PLAIN: Connection.has_previous_known, UNLESS: None, BATCH: _has_previous, OWN: True},
     )
     start_cursor: str | None = strawberry.field(description="The first edge's cursor; null on an empty page.")
     end_cursor: str | None = strawberry.field(description="The last edge's cursor; null on an empty page.")

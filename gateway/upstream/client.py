@@ -65,6 +65,7 @@ class FleetClient:
         page = reply.value
         if page is None:
             raise UpstreamRejected(Problem(404, flow_id=reply.flow_id))
+        page.grant(reply.size)
         if page.cursors is None:
             token = page.next_page_token
             page.cursors = Cursors(next=PAGE_TOKEN + token if token else None)

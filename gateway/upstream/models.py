@@ -6,7 +6,9 @@ folded into the current ones. Source: the vendor's public pages on vehicle manag
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Hashable
+from functools import cache
+from typing import Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
@@ -143,12 +145,47 @@ class Cursors(Struct):
     last: str | None = None
 
 
-class VehiclePage(Struct):
+class Kept(NamedTuple):
+    """A part of an answer as JSON; `others` are the other pages it was made of, by token, as weak references."""
+
+    rendered: bytes
+    others: tuple[tuple[str | None, Callable[[], object]], ...]
+
+
+class VehiclePage(Struct, dict=True, weakref=True):
     """A page of the list; some lists of the platform answer `next_page_token` in place of `cursors`."""
 
     items: list[Vehicle]
     cursors: Cursors | None = None
     next_page_token: str | None = None
+
+    def __post_init__(self) -> None:
+        # Parts of answers that were made of this page, beside the page itself and for as long.
+        self._kept: dict[Hashable, Kept] = {}
+        self._room: int | None = None
+
+    def grant(self, room: int) -> None:
+        """How many bytes may be kept here; the first word counts."""
+        if self._room is None:
+            self._room = room
+
+    def kept(self, key: Hashable) -> Kept | None:
+        """A part of an answer that was kept, and the other pages it was made of."""
+        return self._kept.get(key)
+
+    def keep(self, key: Hashable, part: Kept) -> None:
+        """Keeps a part of an answer, if there is room; the oldest go first."""
+        self.forget(key)
+        self._room = (self._room or 0) - len(part.rendered)
+        self._kept[key] = part
+        while self._room < 0:
+            self.forget(next(iter(self._kept)))
+
+    def forget(self, key: Hashable) -> None:
+        """Makes room."""
+        part = self._kept.pop(key, None)
+        if part is not None:
+            self._room = (self._room or 0) + len(part.rendered)
 
 
 class ProblemBody(Struct):
@@ -179,7 +216,7 @@ def tolerant(raw: Any, model: Any) -> Any:
 
 def _sound_members(raw: dict[str, Any], model: type[Struct]) -> dict[str, Any]:
     sound: dict[str, Any] = {}
-    for member in msgspec.structs.fields(model):
+    for member in _members(model):
         name = member.encode_name
         if name not in raw:
             continue
@@ -188,6 +225,11 @@ def _sound_members(raw: dict[str, Any], model: type[Struct]) -> dict[str, Any]:
         elif (value := _sound(raw[name], member.type)) is not None:
             sound[name] = msgspec.to_builtins(value)
     return sound
+
+
+@cache
+def _members(model: type[Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    return msgspec.structs.fields(model)
 
 
 def _sound(raw: Any, annotation: Any) -> Any:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from graphql import ExecutionResult, GraphQLError, OperationDefinitionNode, OperationType, execute
+from graphql import ExecutionResult, GraphQLError, OperationDefinitionNode, OperationType
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -21,6 +21,7 @@ from gateway.identity import Caller
 from gateway.schema.build import Schema
 from gateway.schema.context import Context
 from gateway.schema.error_masking import is_unauthenticated, presented
+from gateway.schema.execution import Execution
 from gateway.schema.pricing import Price, Prices, price_of
 from gateway.settings import GraphQLSettings, LimitSettings
 from gateway.upstream.fetching import Clock, Patience, Tally
@@ -76,6 +77,7 @@ class GraphQLEndpoint:
         self._clock = clock
         self._limits = limits
         self.admission = Admission(limits)
+        self._execution = Execution(schema, projection=settings.projection)
         self._documents = Documents(schema.core, settings.documents_max, limits=document_limits_of(limits))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -204,16 +206,8 @@ class GraphQLEndpoint:
         context_of: ContextOf = request.app.state.context_of
         request_id: str = request.state.request_id
         context = context_of(caller, request_id, _trace_of(request), patience) if caller is not None else None
-        outcome = execute(
-            self._schema,
-            document.ast,
-            context_value=context,
-            variable_values=asked.variables,
-            operation_name=asked.operation_name or None,
-        )
-        if not isinstance(outcome, ExecutionResult):
-            outcome = await _while_there(outcome, request.receive, patience)
-        result = outcome
+        work = self._execution.of(document, asked.operation_name or None, asked.variables or {}, context)
+        result = await _while_there(work, request.receive, patience)
         errors = [presented(error, request_id) for error in result.errors or ()]
         if result.data is None and errors and not any(error.path for error in errors):
             return _invalid(errors)

@@ -1,0 +1,262 @@
+"""Operations as plans: root fields that are known how to read, and a projection for each. Made once for a document.
+
+Whatever has no plan, or turns out to be unusual while it runs, is the generic executor's: it is asked anew, on the same
+context, in which what was read is known.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+from graphql import (
+    DocumentNode,
+    FieldNode,
+    FragmentDefinitionNode,
+    GraphQLError,
+    GraphQLField,
+    GraphQLNonNull,
+    OperationDefinitionNode,
+    OperationType,
+    Undefined,
+    VariableNode,
+    get_argument_values,
+    get_variable_values,
+)
+from graphql.execution.collect_fields import FragmentDetails, collect_fields, collect_subfields
+from graphql.execution.values import VariableValues
+
+from gateway.engine.documents import Document
+from gateway.engine.projection import Details, Projection, Types, Unusual, compile_field
+from gateway.engine.variables import Coercion, flags_of
+
+# `async (context, arguments of each occurrence) -> values`, errors in their places.
+Root = Callable[[Any, list[dict[str, Any]]], Awaitable[Sequence[Any]]]
+Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
+encode = msgspec.json.Encoder().encode
+
+
+class Keeping(Protocol):
+    """A value that a projection of it may be kept with."""
+
+    async def kept(self, projection: Projection) -> bytes | None:
+        """What was kept, if it still holds."""
+
+    async def ready(self) -> Any:
+        """The value itself, whole."""
+
+    def keep(self, projection: Projection, rendered: bytes) -> None:
+        """Keeps a projection as long as what it was made of."""
+
+
+class Field(NamedTuple):
+    """An occurrence of a root field."""
+
+    key: str
+    name: str
+    arguments: Arguments
+    projection: Projection
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """An operation that is known how to answer."""
+
+    keys: Sequence[str]
+    constants: Mapping[str, str]
+    fields: Sequence[Sequence[Field]]  # those of one name together, because they are read together
+    coercion: Coercion
+    roots: Mapping[str, Root]
+
+    async def run(self, context: Any, coerced: Mapping[str, Any]) -> dict[str, Any]:
+        """The data of the answer, parts of it as JSON already; raises whatever is unusual."""
+        data: dict[str, Any] = dict.fromkeys(self.keys)
+        data.update(self.constants)
+        if len(self.fields) == 1:
+            await self._answer(self.fields[0], context, coerced, data)
+        else:
+            await asyncio.gather(*(self._answer(fields, context, coerced, data) for fields in self.fields))
+        return data
+
+    async def _answer(
+        self, fields: Sequence[Field], context: Any, coerced: Mapping[str, Any], data: dict[str, Any]
+    ) -> None:
+        asked = [each.arguments(coerced) for each in fields]
+        values = await self.roots[fields[0].name](context, asked)
+        for each, value in zip(fields, values, strict=True):
+            if isinstance(value, Exception):
+                raise value
+            data[each.key] = await _completed(each.projection, value, context)
+
+
+async def _completed(projection: Projection, value: Any, context: Any) -> Any:
+    if not hasattr(value, "keep"):
+        return (await projection.run(value, context))[0]
+    keeping: Keeping = value
+    rendered = await keeping.kept(projection)
+    if rendered is None:
+        completed, own = await projection.run(await keeping.ready(), context)
+        if not own:
+            return completed
+        rendered = encode(completed)
+        keeping.keep(projection, rendered)
+    return msgspec.Raw(rendered)
+
+
+class Prepared(NamedTuple):
+    """A plan and the variables to run it with."""
+
+    plan: Plan
+    coerced: Mapping[str, Any]
+
+    async def run(self, context: Any) -> dict[str, Any]:
+        return await self.plan.run(context, self.coerced)
+
+
+@dataclass(slots=True)
+class Plans:
+    """What is known of one operation of a document: its plan for each choice that `@skip` and `@include` leave."""
+
+    flags: Sequence[str]
+    coercion: Coercion
+    made: dict[tuple[Any, ...], Plan | None] = field(default_factory=dict)
+
+
+# A document with ten flags has a thousand forms, and nobody asks for all of them.
+FORMS_MAX = 16
+
+
+class Engine:
+    """Plans operations of one schema; `roots` says how its root fields are read."""
+
+    def __init__(self, types: Types, roots: Mapping[str, Root]) -> None:
+        self.types = types
+        self._roots = roots
+
+    def prepare(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> Prepared | None:
+        """What to run for a valid document; None if that is for the generic executor."""
+        plans = document.plans.get(name)
+        if plans is None:
+            operation = document.operation(name)
+            if operation is None or document.ast is None or operation.operation is not OperationType.QUERY:
+                return None
+            plans = Plans(flags_of(document.ast, operation), Coercion(self.types.schema, operation))
+            document.plans[name] = plans
+        coerced = plans.coercion.of(variables)
+        if coerced is None:
+            return None
+        form = tuple(coerced.get(flag) for flag in plans.flags)
+        if form not in plans.made:
+            if len(plans.made) >= FORMS_MAX:
+                return None
+            plans.made[form] = self._planned(document, name, variables, plans.coercion)
+        plan = plans.made[form]
+        return None if plan is None else Prepared(plan, coerced)
+
+    def _planned(
+        self, document: Document, name: str | None, variables: Mapping[str, Any], coercion: Coercion
+    ) -> Plan | None:
+        operation = document.operation(name)
+        assert operation is not None
+        assert document.ast is not None
+        try:
+            return _Planner(self.types, self._roots, document.ast, operation, variables).plan(coercion)
+        except (Unusual, GraphQLError, SyntaxError, RecursionError, MemoryError):
+            return None  # the last three are what Python says of code that nests too deeply
+
+
+class _Planner:
+    """Makes one plan."""
+
+    def __init__(
+        self,
+        types: Types,
+        roots: Mapping[str, Root],
+        document: DocumentNode,
+        operation: OperationDefinitionNode,
+        variables: Mapping[str, Any],
+    ) -> None:
+        self._types = types
+        self._roots = roots
+        self._operation = operation
+        self._fragments = fragments_of(document)
+        values = get_variable_values(types.schema, operation.variable_definitions or (), dict(variables))
+        if isinstance(values, list):
+            raise Unusual
+        self._values = values
+
+    def plan(self, coercion: Coercion) -> Plan:
+        query = self._types.schema.query_type
+        assert query is not None
+        collected = collect_fields(self._types.schema, self._fragments, self._values, query, self._operation)
+        constants: dict[str, str] = {}
+        fields: dict[str, list[Field]] = {}
+        for key, details in collected.grouped_field_set.items():
+            name = details[0].node.name.value
+            if name == "__typename":
+                constants[key] = query.name
+                continue
+            if name not in self._roots:
+                raise Unusual
+            definition = query.fields[name]
+            arguments = arguments_of(definition, details[0].node, self._values)
+            projection = compile_field(self._types, self._subfields, definition.type, details)
+            fields.setdefault(name, []).append(Field(key, name, arguments, projection))
+        if not fields:
+            raise Unusual
+        return Plan(list(collected.grouped_field_set), constants, list(fields.values()), coercion, self._roots)
+
+    def _subfields(self, kind: Any, details: Details) -> Mapping[str, Details]:
+        schema, values, operation = self._types.schema, self._values, self._operation
+        return collect_subfields(schema, self._fragments, values, operation, kind, details).grouped_field_set
+
+
+def fragments_of(document: DocumentNode) -> dict[str, FragmentDetails]:
+    """A document's fragments, as graphql-core collects fields from them; raises Unusual where they have variables."""
+    fragments = {}
+    for node in document.definitions:
+        if isinstance(node, FragmentDefinitionNode):
+            if node.variable_definitions:
+                raise Unusual
+            fragments[node.name.value] = FragmentDetails(node)
+    return fragments
+
+
+def arguments_of(definition: GraphQLField, node: FieldNode, values: VariableValues) -> Arguments:
+    """What makes a field's arguments of coerced variables."""
+    given = {argument.name.value: argument.value for argument in node.arguments or ()}
+    from_variables = {name: value.name.value for name, value in given.items() if isinstance(value, VariableNode)}
+    if any(name not in from_variables and _holds_variable(value) for name, value in given.items()):
+        raise Unusual
+    constants = get_argument_values(definition, node, values)
+    # What a variable gave this time is not what it will give next time.
+    constants = {name: value for name, value in constants.items() if name not in from_variables}
+    wanted = [
+        (name, variable, definition.args[name], isinstance(definition.args[name].type, GraphQLNonNull))
+        for name, variable in from_variables.items()
+    ]
+
+    def arguments(coerced: Mapping[str, Any]) -> dict[str, Any]:
+        found = dict(constants)
+        for name, variable, argument, required in wanted:
+            value = coerced.get(variable, Undefined)
+            if value is None and required:
+                raise Unusual
+            if value is not Undefined:
+                found[name] = value
+            elif argument.default is not None or required:
+                raise Unusual  # seldom enough
+        return found
+
+    return arguments
+
+
+def _holds_variable(value: Any) -> bool:
+    if isinstance(value, VariableNode):
+        return True
+    if hasattr(value, "values"):
+        return any(map(_holds_variable, value.values))
+    return any(_holds_variable(member.value) for member in getattr(value, "fields", None) or ())

@@ -1,0 +1,278 @@
+"""Selections compiled, once, into Python functions that turn source objects into what an answer holds of them.
+
+A field is plain if its value needs nothing but its object: the member of its name, or what a pure function makes of the
+object (`PLAIN`). A field that has to be read for (`BATCH`) leaves a hole; holes are filled level by level, those of all
+objects of a level at once. Whatever is unusual raises: then the generic executor does it, and its result counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from graphql import (
+    FieldNode,
+    GraphQLEnumType,
+    GraphQLField,
+    GraphQLObjectType,
+    GraphQLOutputType,
+    GraphQLScalarType,
+    GraphQLSchema,
+    Undefined,
+    is_abstract_type,
+    is_list_type,
+    is_non_null_type,
+    is_object_type,
+)
+from graphql.execution.collect_fields import FieldDetails
+
+# What a field's metadata may say of it.
+PLAIN = "plain"  # its value as a function of its object alone, or the name of a member
+BY_NAME = "by_name"  # such a function, made of the field's own name
+BATCH = "batch"  # `async (context, objects) -> values`: what it reads, for all objects of a level
+UNLESS = "unless"  # what the plain value is where it has to be read after all
+OWN = "own"  # whether what is read belongs to the object itself, so that the projection may be kept with it
+
+Details = list[FieldDetails]
+Collect = Callable[[GraphQLObjectType, Details], Mapping[str, Details]]
+Append = Callable[[tuple[Any, dict[str, Any]]], None]
+Complete = Callable[[Any, Sequence[Append]], Any]
+
+# Distinct texts of a scalar that are remembered as checked; a page of vehicles has about two thousand timestamps.
+CHECKED_MAX = 16_384
+# Code that is too large to compile quickly is none that anybody's client sends.
+FIELDS_MAX = 2_000
+
+
+class Unusual(Exception):
+    """Something that only the generic executor can do, or can tell the error of."""
+
+
+def unusual(*_: Any) -> Any:
+    """Gives up on the projection."""
+    raise Unusual
+
+
+class Hole(NamedTuple):
+    """A field that has to be read for: under which key, by what, and what is made of the values."""
+
+    key: str
+    batch: Callable[[Any, list[Any]], Awaitable[Sequence[Any]]]
+    complete: str
+    own: bool
+
+
+class Projection:
+    """What becomes of a field's value; made by `compile_field`."""
+
+    def __init__(self, complete: Complete, holes: Sequence[tuple[Hole, Complete]], source: str) -> None:
+        self._complete = complete
+        self._holes = holes
+        self.source = source
+
+    def at_once(self, value: Any) -> Any:
+        """The projection of a value that needs no reading; raises Unusual where it does."""
+        groups: list[list[Any]] = [[] for _ in self._holes]
+        completed = self._complete(value, [group.append for group in groups])
+        return unusual() if any(groups) else completed
+
+    async def run(self, value: Any, context: Any) -> tuple[Any, bool]:
+        """The projection of a value, and whether it is made of that value alone."""
+        if not self._holes:
+            return self._complete(value, ()), True
+        groups: list[list[tuple[Any, dict[str, Any]]]] = [[] for _ in self._holes]
+        appends = [group.append for group in groups]
+        completed, own = self._complete(value, appends), True
+        while level := [index for index, group in enumerate(groups) if group]:
+            waiting = [(index, groups[index][:]) for index in level]
+            for index in level:
+                groups[index].clear()
+            reads = [self._holes[index][0].batch(context, [o for o, _ in pairs]) for index, pairs in waiting]
+            read = [await reads[0]] if len(reads) == 1 else await asyncio.gather(*reads)
+            for (index, pairs), values in zip(waiting, read, strict=True):
+                hole, complete = self._holes[index]
+                own = own and hole.own
+                for (_, answer), found in zip(pairs, values, strict=True):
+                    answer[hole.key] = complete(found, appends)
+        return completed, own
+
+
+class Types:
+    """What is known of a schema's types; `backing` says of which class the objects of some are."""
+
+    def __init__(self, schema: GraphQLSchema, backing: Mapping[str, type]) -> None:
+        self.schema = schema
+        self.backing = backing
+        self._leaves: dict[str, Leaf] = {}
+
+    def leaf(self, kind: GraphQLScalarType | GraphQLEnumType) -> Leaf:
+        """The coercion of a scalar or an enum."""
+        return self._leaves.setdefault(kind.name, Leaf(kind))
+
+
+def compile_field(types: Types, collect: Collect, kind: GraphQLOutputType, details: Details) -> Projection:
+    """The projection of values of a type through a selection; raises Unusual where that is not plain."""
+    return _Compiler(types, collect).projection(kind, details)
+
+
+class _Compiler:
+    """Writes the functions of one projection. `o` is an object, `h` the list that holes are appended to."""
+
+    def __init__(self, types: Types, collect: Collect) -> None:
+        self._types = types
+        self._backing = types.backing
+        self._collect = collect
+        self._functions: list[str] = []
+        self._names: dict[str, Any] = {"unusual": unusual, "LISTS": (list, tuple)}
+        self._holes: list[Hole] = []
+        self._choices: list[tuple[dict[type, Any], dict[type, str]]] = []
+        self._fields = 0
+
+    def projection(self, kind: GraphQLOutputType, details: Details) -> Projection:
+        complete = self._function(kind, details)
+        source = "\n".join(self._functions)
+        exec(compile(source, "<projection>", "exec"), self._names)  # noqa: S102 - of a caller's text it holds GraphQL names alone
+        for choice, functions in self._choices:
+            choice.update({owner: self._names[name] for owner, name in functions.items()})
+        holes = [(hole, self._names[hole.complete]) for hole in self._holes]
+        return Projection(self._names[complete], holes, source)
+
+    def _function(self, kind: GraphQLOutputType, details: Details) -> str:
+        name = self._new("complete")
+        body = self._value(kind, details, "o")
+        self._functions.append(f"def {name}(o, h):\n    return {body}\n")
+        return name
+
+    def _value(self, kind: GraphQLOutputType, details: Details, expression: str) -> str:
+        null = "None"
+        if is_non_null_type(kind):
+            kind, null = kind.of_type, "unusual()"
+        v = self._new("v")
+        bound = f"({v} := {expression})"
+        if isinstance(kind, (GraphQLScalarType, GraphQLEnumType)):
+            return self._leaf(kind, bound, v, null)
+        if is_list_type(kind):
+            item = self._function(kind.of_type, details)
+            body = f"[{item}(i, h) for i in {v}] if {v}.__class__ in LISTS else unusual()"
+        elif is_abstract_type(kind):
+            body = self._chosen(kind, details, v)
+        elif is_object_type(kind):
+            body = self._object(kind, details, v)
+        else:
+            raise Unusual
+        return f"({null} if {bound} is None else {body})"
+
+    def _leaf(self, kind: GraphQLScalarType | GraphQLEnumType, bound: str, v: str, null: str) -> str:
+        checked = self._types.leaf(kind)
+        coerce = self._constant(checked.coerce)
+        otherwise = f"{null} if {v} is None else {coerce}({v})"
+        test = _AS_IT_IS.get(kind.name)
+        if test is not None:
+            return f"({v} if {bound}{test.format(v)} else {otherwise})"
+        known = self._constant(checked.known)
+        return f"({known}.get({v}) or {coerce}({v}) if {bound}.__class__ is str else {otherwise})"
+
+    def _chosen(self, kind: Any, details: Details, v: str) -> str:
+        functions = {}
+        for owner in self._types.schema.get_possible_types(kind):
+            if owner.name not in self._backing:
+                raise Unusual
+            functions[self._backing[owner.name]] = self._function(owner, details)
+        choice: dict[type, Any] = {}
+        self._choices.append((choice, functions))
+        return f"{self._constant(choice)}.get({v}.__class__, unusual)({v}, h)"
+
+    def _object(self, kind: GraphQLObjectType, details: Details, v: str) -> str:
+        parts, left = [], []
+        for key, selected in self._collect(kind, details).items():
+            self._fields += 1
+            if self._fields > FIELDS_MAX:
+                raise Unusual
+            node: FieldNode = selected[0].node
+            if node.name.value == "__typename":
+                parts.append(f"{key!r}: {kind.name!r}")
+                continue
+            definition = kind.fields.get(node.name.value)
+            if definition is None or definition.args:
+                raise Unusual
+            value, hole = self._field(definition, key, selected, v)
+            parts.append(f"{key!r}: {value}")
+            left += [hole] if hole else []
+        body = "{" + ", ".join(parts) + "}"
+        if left:
+            d = self._new("d")
+            body = f"(({d} := {body}), {', '.join(hole.format(d=d) for hole in left)})[0]"
+        if kind.name in self._backing:
+            body = f"{body} if {v}.__class__ is {self._constant(self._backing[kind.name])} else unusual()"
+        return body
+
+    def _field(self, definition: GraphQLField, key: str, selected: Details, v: str) -> tuple[str, str | None]:
+        """A field's value, and what appends its hole, where it may leave one."""
+        own = definition.extensions.get("strawberry-definition")
+        if own is None:
+            raise Unusual
+        told = own.metadata
+        plain, batch = told.get(PLAIN), told.get(BATCH)
+        if BY_NAME in told:
+            plain = told[BY_NAME](own.python_name)
+        if plain is None and batch is None and own.is_basic_field:
+            plain = own.python_name
+        if plain is None and batch is None:
+            raise Unusual
+        if batch is None:
+            return self._value(definition.type, selected, self._plain(plain, v)), None
+        index = len(self._holes)
+        self._holes.append(Hole(key, batch, "", bool(told.get(OWN))))
+        complete = self._function(definition.type, selected)
+        self._holes[index] = self._holes[index]._replace(complete=complete)
+        append = f"h[{index}](({v}, {{d}}))"
+        if plain is None:
+            return "None", append
+        t, missing = self._new("t"), self._constant(told[UNLESS])
+        value = self._value(definition.type, selected, t)
+        return f"(None if ({t} := {self._plain(plain, v)}) is {missing} else {value})", f"{t} is {missing} and {append}"
+
+    def _plain(self, plain: str | Callable[[Any], Any], v: str) -> str:
+        return f"{v}.{plain}" if isinstance(plain, str) else f"{self._constant(plain)}({v})"
+
+    def _constant(self, value: Any) -> str:
+        name = self._new("k")
+        self._names[name] = value
+        return name
+
+    def _new(self, kind: str) -> str:
+        self._names["#"] = number = self._names.get("#", 0) + 1
+        return f"{kind}{number}"
+
+
+# Values of these scalars that are what they should be are given as they are.
+_AS_IT_IS = {
+    "String": ".__class__ is str",
+    "ID": ".__class__ is str",
+    "Boolean": ".__class__ is bool",
+    "Int": ".__class__ is int and -2147483648 <= {0} <= 2147483647",
+    "Float": ".__class__ is float and {0} - {0} == 0.0",
+}
+
+
+class Leaf:
+    """A leaf's coercion, which is a pure function, with the texts that it is known to take."""
+
+    def __init__(self, kind: GraphQLScalarType | GraphQLEnumType) -> None:
+        self._coerce = kind.coerce_output_value
+        self.known: dict[str, Any] = {}
+        if isinstance(kind, GraphQLEnumType):
+            self.known.update({name: self.coerce(name) for name in kind.values if kind.values[name].value == name})
+
+    def coerce(self, value: Any) -> Any:
+        if isinstance(value, Exception):
+            raise Unusual
+        coerced = self._coerce(value)
+        if coerced is None or coerced is Undefined:
+            raise Unusual
+        if isinstance(value, str):
+            if len(self.known) >= CHECKED_MAX:
+                self.known.clear()
+            self.known[value] = coerced
+        return coerced

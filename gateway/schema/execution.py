@@ -1,0 +1,52 @@
+"""From a checked operation to its result: by its plan, else by graphql-core's executor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from graphql import ExecutionResult, execute
+
+from gateway.engine.documents import Document
+from gateway.engine.executor import ProjectingExecutor
+from gateway.schema.build import Schema
+from gateway.schema.context import Context
+from gateway.schema.roots import engine_of
+
+
+class Execution:
+    """Runs operations; without `projection` all of them by graphql-core alone."""
+
+    def __init__(self, schema: Schema, *, projection: bool = True) -> None:
+        self._schema = schema.core
+        self._engine = engine_of(schema) if projection else None
+
+    async def of(
+        self, document: Document, name: str | None, variables: Mapping[str, Any], context: Context | None
+    ) -> ExecutionResult:
+        """The result of a valid document's operation; parts of its data may be JSON already."""
+        if self._engine is not None and context is not None:
+            prepared = self._engine.prepare(document, name, variables)
+            if prepared is not None:
+                try:
+                    return ExecutionResult(await prepared.run(context), None)
+                except Exception:  # noqa: BLE001, S110 - whatever it was, the generic executor tells it
+                    pass
+        return await self._generic(document, name, variables, context)
+
+    async def _generic(
+        self, document: Document, name: str | None, variables: Mapping[str, Any], context: Context | None
+    ) -> ExecutionResult:
+        assert document.ast is not None
+        more: dict[str, Any] = {}
+        if self._engine is not None:
+            more = {"executor_class": ProjectingExecutor, "types": self._engine.types}
+        outcome = execute(
+            self._schema,
+            document.ast,
+            context_value=context,
+            variable_values=dict(variables),
+            operation_name=name,
+            **more,
+        )
+        return outcome if isinstance(outcome, ExecutionResult) else await outcome
