@@ -23,7 +23,7 @@ from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
 from gateway.schema.pricing import Prices
 from gateway.settings import ConnectionSettings, HttpSettings, OidcSettings, Settings
-from gateway.telemetry import configure_logs
+from gateway.telemetry import RequestLog, configure_logs
 from gateway.upstream.connect import connect
 from gateway.upstream.fetching import Clock, Errand, Patience, Tally, now
 from gateway.upstream.issuer import Issuer
@@ -34,6 +34,7 @@ from gateway.web.answers import refusal, too_large
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_endpoint import COST, TIMEOUT, GraphQLEndpoint
 from gateway.web.middleware import REQUEST_ID, BearerToken, BodyLimit, Hardening, RequestId, Shedding
+from gateway.web.short_road import ShortRoad
 from gateway.web.tokens import Identify, VerifiedClaims, by_digest
 
 
@@ -55,6 +56,7 @@ def create_app(
         explorer=explorer,
         trusted=read_manifest(Path(settings.graphql.manifest)) if settings.graphql.manifest else None,
         clock=clock,
+        nodes_max=settings.connections.nodes_max,
     )
     endpoint = BearerToken(graphql, anonymous=settings.graphql.introspection == "public")
 
@@ -86,7 +88,8 @@ def create_app(
                 app.state.context_of = None
                 watching.cancel()
 
-    return Starlette(
+    log = RequestLog(settings.log)
+    app = Starlette(
         routes=[
             Route("/", _home),
             Route("/graphql", endpoint),
@@ -94,15 +97,19 @@ def create_app(
             Route("/health/live", health.live),
             Route("/health/ready", health.ready),
         ],
-        middleware=_middleware(settings.http, graphql.admission),
+        middleware=_middleware(settings.http, graphql.admission, log),
         exception_handlers={404: _not_found, 405: _not_allowed, 413: _too_large, 500: _broken},
         lifespan=lifespan,
     )
+    if settings.http.short_road:
+        short = Middleware(ShortRoad, started=app, endpoint=graphql, settings=settings.http, log=log)
+        app.user_middleware.insert(0, short)
+    return app
 
 
-def _middleware(settings: HttpSettings, admission: Admission) -> list[Middleware]:
-    shedding, crossing = Middleware(Shedding, admission=admission), cross_origin(settings)
-    named = [Middleware(RequestId), Middleware(Hardening, hosts=_names(settings.hosts))]
+def _middleware(settings: HttpSettings, admission: Admission, log: RequestLog) -> list[Middleware]:
+    shedding, crossing = Middleware(Shedding, admission=admission, log=log), cross_origin(settings)
+    named = [Middleware(RequestId, log=log), Middleware(Hardening, hosts=_names(settings.hosts))]
     limit = Middleware(BodyLimit, bytes_max=settings.body_bytes_max)
     # A page of another origin can read a refusal only if it passed what lets it.
     return [*named, *crossing, shedding, limit] if crossing else [shedding, *named, limit]

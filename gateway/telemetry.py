@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import time
 import traceback
 from collections.abc import MutableMapping
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -47,6 +49,52 @@ def configure_logs(settings: LogSettings) -> None:
         )
     )
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+
+
+SERVICE_UNAVAILABLE = 503
+
+
+class RequestLog:
+    """A line for each request, as the other lines are but written without their machinery: there are many of them.
+
+    Refusals come in floods, and a line for each would be part of the flood: each second its first has one, which tells
+    how many had none.
+    """
+
+    def __init__(self, settings: LogSettings) -> None:
+        self._log = structlog.get_logger("gateway.web")
+        self._by_hand = settings.format == "json"
+        self._is_on = settings.level in ("debug", "info")
+        self._second = 0
+        self._silent = 0
+
+    def write(self, request_id: str, method: str, status: int, began: float) -> None:
+        """A request ended; `began` is of `time.perf_counter`."""
+        if status == SERVICE_UNAVAILABLE and not self.refused():
+            return
+        if not self._is_on:
+            return
+        milliseconds = round((time.perf_counter() - began) * 1000, 2)
+        if not self._by_hand or SECRET.search(request_id):
+            self._log.info("request", request_id=request_id, method=method, status=status, ms=milliseconds)
+            return
+        # Nothing here needs escaping: a method is a token of HTTP, an id of letters, digits and three marks.
+        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+        sys.stderr.write(
+            f'{{"request_id": "{request_id}", "method": "{method}", "status": {status}, "ms": {milliseconds}, '
+            f'"event": "request", "level": "info", "timestamp": "{now}"}}\n'
+        )
+
+    def refused(self) -> bool:
+        """Counts a refusal; whether it is one that has a line."""
+        second = int(time.monotonic())
+        if second == self._second:
+            self._silent += 1
+            return False
+        if self._silent:
+            self._log.warning("requests refused", number=self._silent)
+        self._second, self._silent = second, 0
+        return True
 
 
 def frames_only(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

@@ -52,6 +52,13 @@ class GatewayProcess:
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
+    def wait_for_workers(self, number: int, seconds: float = 30) -> None:
+        """Until there are so many: one that was killed is replaced within a moment."""
+        deadline = time.monotonic() + seconds
+        while len(self.workers()) != number:
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.1)
+
     def memory(self) -> int:
         """What its largest worker holds in memory, in bytes."""
         kilobytes = []

@@ -40,8 +40,10 @@ class Document:
     digest: str
     ast: DocumentNode | None
     errors: Sequence[GraphQLError] = ()
-    # What the engine has worked out for its operations, by name; as old as the document.
+    # What was worked out for its operations, by name: their plans, and whether they are within their limits whatever
+    # their variables are. As old as the document.
     plans: dict[str | None, Any] = field(default_factory=dict, compare=False, repr=False)
+    bounded: dict[str | None, bool] = field(default_factory=dict, compare=False, repr=False)
 
     def operation(self, name: str | None) -> OperationDefinitionNode | None:
         """The operation of that name, or the only one; None where that is none."""
@@ -80,6 +82,7 @@ class Documents:
         self._documents_max = documents_max
         self._characters_max = characters_max
         self._known: OrderedDict[str, Document] = OrderedDict()
+        self._texts: dict[str, str] = {}
         self._characters = 0
 
     def __len__(self) -> int:
@@ -87,22 +90,28 @@ class Documents:
 
     def known(self, digest: str) -> Document | None:
         """A document that has been seen, by its digest."""
-        document = self._known.get(digest)
+        text = self._texts.get(digest)
+        return None if text is None else self.sent(text)
+
+    def sent(self, text: str) -> Document | None:
+        """A document that has been seen, by its text."""
+        document = self._known.get(text)
         if document is not None:
-            self._known.move_to_end(digest)
+            self._known.move_to_end(text)
         return document
 
     def read(self, text: str) -> Document:
         """The document of a text: parsed and validated now, or before."""
-        digest = digest_of(text)
-        document = self.known(digest)
+        document = self.sent(text)
         if document is None:
-            document = self._checked(text, digest)
-            self._known[digest] = document
+            document = self._checked(text, digest_of(text))
+            self._known[text] = document
+            self._texts[document.digest] = text
             self._characters += len(text)
             while len(self._known) > self._documents_max or self._characters > self._characters_max:
-                _, forgotten = self._known.popitem(last=False)
-                self._characters -= len(forgotten.text)
+                forgotten, _ = self._known.popitem(last=False)
+                self._texts.pop(digest_of(forgotten), None)
+                self._characters -= len(forgotten)
         return document
 
     def _parsed(self, text: str) -> DocumentNode:

@@ -9,6 +9,7 @@ from graphql import ExecutionResult, execute
 
 from gateway.engine.documents import Document
 from gateway.engine.executor import ProjectingExecutor
+from gateway.engine.plans import Prepared
 from gateway.schema.build import Schema
 from gateway.schema.context import Context
 from gateway.schema.roots import engine_of
@@ -21,12 +22,21 @@ class Execution:
         self._schema = schema.core
         self._engine = engine_of(schema) if projection else None
 
+    def prepared(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> Prepared | None:
+        """The operation's plan, with these variables; None where it has none."""
+        return None if self._engine is None else self._engine.prepare(document, name, variables)
+
     async def of(
-        self, document: Document, name: str | None, variables: Mapping[str, Any], context: Context | None
+        self,
+        document: Document,
+        name: str | None,
+        variables: Mapping[str, Any],
+        context: Context | None,
+        prepared: Prepared | None = None,
     ) -> ExecutionResult:
         """The result of a valid document's operation; parts of its data may be JSON already."""
-        if self._engine is not None and context is not None:
-            prepared = self._engine.prepare(document, name, variables)
+        if context is not None:
+            prepared = prepared or self.prepared(document, name, variables)
             if prepared is not None:
                 try:
                     return ExecutionResult(await prepared.run(context), None)

@@ -26,15 +26,19 @@ from graphql import (
     get_argument_values,
     get_directive_values,
     get_named_type,
+    get_nullable_type,
     get_operation_ast,
     get_variable_values,
     is_abstract_type,
     is_leaf_type,
+    is_list_type,
+    type_from_ast,
 )
+from graphql.execution.values import VariableValues
 from strawberry.federation.schema_directives import ListSize
 
 from gateway.errors import GlobalIdInvalid
-from gateway.schema.global_ids import TELEMATICS_UNIT, UnitKey, parse_global_id
+from gateway.schema.global_ids import TELEMATICS_UNIT, UnitKey, parse_global_id, vehicle_global_id
 from gateway.schema.pagination import Limits
 
 
@@ -78,6 +82,55 @@ def price_of(
         bill.add(field.name.value, arguments, _selects(field, fragments, values))
         nodes += count.of(definition, field, {}, arguments)
     return Price(bill.total(), nodes)
+
+
+def bound_of(
+    schema: GraphQLSchema, document: DocumentNode, operation_name: str | None, prices: Prices, nodes_max: int
+) -> Price | None:
+    """A price that a valid operation is not beyond, whatever its variables are; None where there is none."""
+    operation = get_operation_ast(document, operation_name)
+    query = schema.query_type
+    if operation is None or query is None:
+        return None
+    most = {}
+    for definition in operation.variable_definitions or ():
+        name = definition.variable.name.value
+        kind = type_from_ast(schema, definition.type)
+        worst = _worst_of(kind, name, prices.limits.page_max, nodes_max)
+        if worst is None:
+            return None
+        most[name] = worst
+    fragments = {n.name.value: n for n in document.definitions if isinstance(n, FragmentDefinitionNode)}
+    values = VariableValues({}, most)
+    count = _Count(schema, fragments, None)
+    calls = nodes = 0
+    for field in _fields(operation.selection_set, fragments, None):
+        found = query.fields.get(field.name.value)
+        if found is None:
+            continue
+        try:
+            arguments = get_argument_values(found, field, values)
+        except GraphQLError:
+            return None
+        bill = _Bill(prices)
+        bill.add(field.name.value, arguments, {"hasNextPage", "hasPreviousPage"})
+        # Which pages a slice reaches into depends on which of its arguments are null.
+        calls += bill.total() + PAGES_BESIDE
+        nodes += count.of(found, field, {}, arguments)
+    return Price(calls, nodes)
+
+
+PAGES_BESIDE = 3
+
+
+def _worst_of(kind: Any, name: str, page_max: int, nodes_max: int) -> Any:
+    """The dearest value of a variable; None where there is no telling."""
+    bare = get_nullable_type(kind)
+    if is_list_type(bare):
+        of = get_nullable_type(bare.of_type)
+        known = getattr(of, "name", None) == "ID"
+        return [f"{vehicle_global_id(f'{name} {number}')}" for number in range(nodes_max)] if known else None
+    return {"Int": page_max, "Boolean": True, "ID": name, "String": name}.get(getattr(bare, "name", ""))
 
 
 class _Count:
@@ -222,6 +275,8 @@ def _selects(field: FieldNode, fragments: dict[str, FragmentDefinitionNode], val
 
 
 def _is_left_out(selection: Any, values: Any) -> bool:
+    if values is None:
+        return False  # whatever may be there counts
     skip = get_directive_values(GraphQLSkipDirective, selection, values)
     include = get_directive_values(GraphQLIncludeDirective, selection, values)
     return bool(skip and skip["if"]) or bool(include and not include["if"])

@@ -42,6 +42,9 @@ class _Rest:
     def __await__(self) -> Generator[Any, Any, Any]:
         work, awaited = self._work, self._awaited
         while True:
+            if isinstance(awaited, asyncio.Future):
+                # What `await` says to the task; somebody else who awaits it, too, may have taken it back meanwhile.
+                awaited._asyncio_future_blocking = True  # noqa: SLF001 - the protocol of asyncio's futures
             try:
                 sent = yield awaited
             except BaseException as thrown:  # noqa: BLE001 - it is the coroutine's to handle

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from graphql import ExecutionResult, GraphQLError, OperationDefinitionNode, OperationType
@@ -16,13 +16,15 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.engine.documents import INTROSPECTION, Document, Documents, digest_of
 from gateway.engine.limits import DocumentLimits, LimitExceeded
+from gateway.engine.plans import Prepared
 from gateway.errors import Overloaded
 from gateway.identity import Caller
 from gateway.schema.build import Schema
 from gateway.schema.context import Context
 from gateway.schema.error_masking import is_unauthenticated, presented
 from gateway.schema.execution import Execution
-from gateway.schema.pricing import Price, Prices, price_of
+from gateway.schema.pricing import Price, Prices, bound_of, price_of
+from gateway.schema.starting import start
 from gateway.settings import GraphQLSettings, LimitSettings
 from gateway.upstream.fetching import Clock, Patience, Tally
 from gateway.web.admission import Admission
@@ -38,6 +40,7 @@ from gateway.web.graphql_over_http import (
     media_type_for,
 )
 
+R = TypeVar("R")
 ContextOf = Callable[[Caller, str, str | None, Patience], Context]
 COST = "X-Gateway-Cost"
 TIMEOUT = "X-Gateway-Timeout"
@@ -54,6 +57,25 @@ class Told:
     ran: bool = True
 
 
+class Ready(NamedTuple):
+    """An operation with a plan, that has been let in."""
+
+    document: Document
+    name: str | None
+    variables: Mapping[str, Any]
+    prepared: Prepared
+    caller: Caller
+
+
+class Answer(NamedTuple):
+    """An answer, ready to be sent."""
+
+    status: int
+    content_type: str
+    headers: Mapping[str, str]
+    body: bytes
+
+
 class GraphQLEndpoint:
     """GraphQL over HTTP; `app.state.context_of` makes the context of a caller's request."""
 
@@ -67,7 +89,9 @@ class GraphQLEndpoint:
         explorer: Explorer | None,
         trusted: Mapping[str, str] | None,
         clock: Clock,
+        nodes_max: int,
     ) -> None:
+        self._nodes_max = nodes_max
         self._schema = schema.core
         self._prices = prices
         self._settings = settings
@@ -117,7 +141,50 @@ class GraphQLEndpoint:
         finally:
             patience.close()
             self.admission.leave(principal)
-        return self._answer(told, media_type)
+        answer = self._answer(told, media_type)
+        return Response(answer.body, answer.status, answer.headers, answer.content_type)
+
+    def ready(self, asked: Asked, body_bytes: int, caller: Caller) -> Ready | None:
+        """What the short road may run, let in already; None where anything about it needs the long road."""
+        if not asked.query or self._trusted is not None or asked.extensions is not None or self._may_exceed(body_bytes):
+            return None
+        if not self.admission.enter_at_once(caller.principal):
+            return None
+        ready = None
+        try:
+            ready = self._planned(asked, asked.query, caller)
+        finally:
+            if ready is None:
+                self.admission.leave(caller.principal)
+        return ready
+
+    def _planned(self, asked: Asked, query: str, caller: Caller) -> Ready | None:
+        name, variables = asked.operation_name or None, asked.variables or {}
+        document = self._documents.read(query)
+        if document.errors:
+            return None
+        prepared = self._execution.prepared(document, name, variables)
+        if prepared is None or not self._is_bounded(document, name):
+            return None
+        return Ready(document, name, variables, prepared, caller)
+
+    async def answer(
+        self, ready: Ready, receive: Receive, media_type: str, *, request_id: str, context_of: ContextOf
+    ) -> Answer:
+        """The answer to what is ready; its place is given back."""
+        patience = Patience.of(self._limits.deadline)
+        try:
+            context = context_of(ready.caller, request_id, None, patience)
+            work = self._execution.of(ready.document, ready.name, ready.variables, context, ready.prepared)
+            result = await _while_there(work, receive, patience)
+            return self._answer(self._told(result, context, request_id, None), media_type)
+        finally:
+            patience.close()
+            self.admission.leave(ready.caller.principal)
+
+    def _may_exceed(self, body_bytes: int) -> bool:
+        # Written anew a number may be longer than it came, but not this much.
+        return body_bytes * 8 > self._limits.variables_bytes
 
     def _check_variables(self, asked: Asked) -> None:
         maximum = self._limits.variables_bytes
@@ -208,6 +275,11 @@ class GraphQLEndpoint:
         context = context_of(caller, request_id, _trace_of(request), patience) if caller is not None else None
         work = self._execution.of(document, asked.operation_name or None, asked.variables or {}, context)
         result = await _while_there(work, request.receive, patience)
+        return self._told(result, context, request_id, cost)
+
+    def _told(
+        self, result: ExecutionResult, context: Context | None, request_id: str, cost: dict[str, int] | None
+    ) -> Told:
         errors = [presented(error, request_id) for error in result.errors or ()]
         if result.data is None and errors and not any(error.path for error in errors):
             return _invalid(errors)
@@ -225,20 +297,30 @@ class GraphQLEndpoint:
         headers = {"Cache-Control": "no-store"} if errors else self._freshness_headers(tally)
         return Told(ExecutionResult(result.data, errors or None, extensions or None), headers)
 
-    def _answer(self, told: Told, media_type: str) -> Response:
+    def _answer(self, told: Told, media_type: str) -> Answer:
         result = told.result
         refused = [error for error in result.errors or () if is_unauthenticated(error)]
         if refused:
-            return Response(
-                _encoded({"data": None, "errors": refused}), 401, {"WWW-Authenticate": INVALID_TOKEN}, media_type
-            )
-        body: dict[str, Any] = {"data": result.data} if told.ran else {}
+            body = _encoded({"data": None, "errors": refused})
+            return Answer(401, media_type, {"WWW-Authenticate": INVALID_TOKEN}, body)
+        members: dict[str, Any] = {"data": result.data} if told.ran else {}
         if result.errors:
-            body["errors"] = result.errors
+            members["errors"] = result.errors
         if result.extensions:
-            body["extensions"] = result.extensions
+            members["extensions"] = result.extensions
         status = 400 if not told.ran and media_type == RESPONSE else 200
-        return Response(_encoded(body), status, told.headers, f"{media_type}; charset=utf-8")
+        return Answer(status, f"{media_type}; charset=utf-8", told.headers, _encoded(members))
+
+    def _is_bounded(self, document: Document, name: str | None) -> bool:
+        """Whether an operation is within its limits whatever its variables are."""
+        bounded = document.bounded.get(name)
+        if bounded is None:
+            assert document.ast is not None
+            most = bound_of(self._schema, document.ast, name, self._prices, self._nodes_max)
+            limits = self._limits
+            bounded = most is not None and most.upstream_calls <= limits.upstream_calls and most.nodes <= limits.nodes
+            document.bounded[name] = bounded
+        return bounded
 
     def _price(self, document: Document, asked: Asked) -> Price:
         assert document.ast is not None
@@ -265,9 +347,11 @@ class CallerLeft(Exception):
     """The caller closed the connection; nobody is there to be told."""
 
 
-async def _while_there(operation: Awaitable[Any], receive: Receive, patience: Patience) -> Any:
+async def _while_there(operation: Coroutine[Any, Any, R], receive: Receive, patience: Patience) -> R:
     """An operation's result; if the caller leaves meanwhile, its waits end and CallerLeft is raised."""
-    running = asyncio.ensure_future(operation)
+    running = start(operation)
+    if running.done():
+        return running.result()
     leaving = asyncio.ensure_future(_left(receive))
     try:
         await asyncio.wait((running, leaving), return_when=asyncio.FIRST_COMPLETED)

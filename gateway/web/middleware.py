@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
-import uuid
 
-import structlog
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import IssuerUnavailable, Overloaded, Unauthenticated
+from gateway.telemetry import RequestLog
 from gateway.web.admission import Admission
 from gateway.web.answers import NO_TOKEN, busy, refusal, too_large, unauthenticated
 from gateway.web.graphql_over_http import asks_for_page
 from gateway.web.tokens import Identify
-
-log = structlog.get_logger("gateway.web")
 
 REQUEST_ID = "X-Request-Id"
 _SOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -29,26 +27,7 @@ HARDENING = (
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
 # The token68 of RFC 9110, which also keeps line breaks out of the header that goes upstream.
-_BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)")
-
-
-class _Refusals:
-    """Refusals come in floods, and a line for each would be part of the flood: each second its first has one."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._silent = 0
-
-    def counts(self) -> bool:
-        """Whether this one is logged; how many were not is told with the next."""
-        second = int(time.monotonic())
-        if second == self._second:
-            self._silent += 1
-            return False
-        if self._silent:
-            log.warning("requests refused", number=self._silent)
-        self._second, self._silent = second, 0
-        return True
+BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)")
 
 
 class Shedding:
@@ -57,10 +36,10 @@ class Shedding:
     Under a flood what a refusal costs is what is missing for answers, so it is made before all else.
     """
 
-    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+    def __init__(self, app: ASGIApp, admission: Admission, log: RequestLog) -> None:
         self._app = app
         self._admission = admission
-        self._refusals = _Refusals()
+        self._log = log
         refused = busy(Overloaded(), Overloaded.retry_after)
         self._body = bytes(refused.body)
         self._headers = [*refused.raw_headers, *HARDENING]
@@ -69,7 +48,7 @@ class Shedding:
         if scope["type"] != "http" or not self._is_full(scope):
             await self._app(scope, receive, send)
             return
-        self._refusals.counts()
+        self._log.refused()
         await send({"type": "http.response.start", "status": SERVICE_UNAVAILABLE, "headers": self._headers})
         await send({"type": "http.response.body", "body": self._body})
 
@@ -85,16 +64,16 @@ class Shedding:
 class RequestId:
     """Gives each request an id (the caller's own, if sound), tells it back, and logs the request under it."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, log: RequestLog) -> None:
         self._app = app
-        self._refusals = _Refusals()
+        self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         given = Headers(scope=scope).get(REQUEST_ID, "")
-        request_id = given if _SOUND_ID.fullmatch(given) else uuid.uuid4().hex
+        request_id = given if _SOUND_ID.fullmatch(given) else new_request_id()
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
         start = time.perf_counter()
@@ -109,9 +88,12 @@ class RequestId:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            milliseconds = round((time.perf_counter() - start) * 1000, 2)
-            if status != SERVICE_UNAVAILABLE or self._refusals.counts():
-                log.info("request", request_id=request_id, method=scope["method"], status=status, ms=milliseconds)
+            self._log.write(request_id, scope["method"], status, start)
+
+
+def new_request_id() -> str:
+    """An id that nobody has used."""
+    return os.urandom(16).hex()
 
 
 class Hardening:
@@ -197,7 +179,7 @@ class BearerToken:
         if page or (self._anonymous and not given):
             await self._app(scope, receive, send)
             return
-        bearer = _BEARER.fullmatch(given[0]) if len(given) == 1 else None
+        bearer = BEARER.fullmatch(given[0]) if len(given) == 1 else None
         if bearer is None:
             await unauthenticated(NO_TOKEN, invalid=bool(given))(scope, receive, send)
             return

@@ -136,7 +136,7 @@ async def test_after_the_chaos_all_is_at_rest(redis, tmp_path, serve):
                     ).json()
                     assert "errors" not in answer, answer
                     assert answer["data"].get("vehicle", {"vehicleId": "JQ7RP"})["vehicleId"] == "JQ7RP"
-        assert len(gateway.workers()) == 2
+        await asyncio.to_thread(gateway.wait_for_workers, 2)
         assert gateway.memory() < 400 * 2**20
     finally:
         gateway.stop()
