@@ -7,7 +7,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -46,11 +46,12 @@ class Tally:
 class Patience:
     """How long someone waits: until `deadline` (seconds of `time.monotonic`; None: for ever), or until they leave."""
 
-    __slots__ = ("_ended", "_timer", "deadline")
+    __slots__ = ("_ended", "_timer", "_waiting", "deadline")
 
     def __init__(self, deadline: float | None = None) -> None:
         self.deadline = deadline
-        self._ended: asyncio.Future[None] | None = None
+        self._ended = False
+        self._waiting: set[asyncio.Future[None]] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -69,22 +70,41 @@ class Patience:
 
     def leave(self) -> None:
         """Ends every wait: nobody is there any more to hear what comes of it."""
-        ended = self._end()
-        if not ended.done():
-            ended.set_result(None)
+        self._ended = True
+        for waiting in self._waiting or ():
+            if not waiting.done():
+                waiting.set_result(None)
 
     def check(self) -> None:
         """Raises DeadlineExceeded if it has ended: nothing more need be begun."""
-        if not self.left or (self._ended is not None and self._ended.done()):
+        if self._ended or not self.left:
             raise DeadlineExceeded
 
     async def wait(self, work: asyncio.Future[T]) -> T:
         """What becomes of some work, which is not cancelled by this; raises DeadlineExceeded at the deadline."""
         if not work.done():
-            ended = self._end()
+            if self._ended:
+                raise DeadlineExceeded
+            loop = asyncio.get_running_loop()
             if self._timer is None and self.deadline is not None:
-                self._timer = asyncio.get_running_loop().call_later(self.left, self.leave)
-            await asyncio.wait((work, ended), return_when=asyncio.FIRST_COMPLETED)
+                self._timer = loop.call_later(self.left, self.leave)
+            if self._waiting is None:
+                self._waiting = set()
+            # A future of its own: a task that waits for the work itself would cancel it when it is cancelled.
+            waiting = loop.create_future()
+
+            def done(_: asyncio.Future[T]) -> None:
+                if not waiting.done():
+                    waiting.set_result(None)
+
+            self._waiting.add(waiting)
+            work.add_done_callback(done)
+            try:
+                await waiting
+            finally:
+                self._waiting.discard(waiting)
+                if not work.done():
+                    work.remove_done_callback(done)
             if not work.done():
                 raise DeadlineExceeded
         return work.result()
@@ -93,11 +113,6 @@ class Patience:
         """Forgets the deadline's timer; the request is over."""
         if self._timer is not None:
             self._timer.cancel()
-
-    def _end(self) -> asyncio.Future[None]:
-        if self._ended is None:
-            self._ended = asyncio.get_running_loop().create_future()
-        return self._ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +176,7 @@ class Read(Generic[T]):
 
     def during(self, patience: Patience) -> Read[T]:
         """The same read with a patience of its own."""
-        errand = replace(self.errand, patience=patience)
+        errand = Errand(self.errand.caller, self.errand.tally, self.errand.traceparent, patience)
         read = Read(errand, self.resource, self.path, self.model, self.parameters, parts=self.parts, known=self.known)
         read._key = self._key
         return read

@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable
 from functools import partial
+from itertools import chain, repeat
 from typing import TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
@@ -61,6 +62,19 @@ class Retrying:
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
         self._budget.save()
+        try:
+            return await self._following.fetch(read)
+        except PASSING as failure:
+            first = failure
+        # Most reads never come here: tenacity costs as much as a whole call. It is told of the first attempt.
+        attempts = chain([first], repeat(None))
+
+        async def attempt() -> Reply[T]:
+            failed = next(attempts)
+            if failed is not None:
+                raise failed
+            return await self._following.fetch(read)
+
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(PASSING),
             wait=self._pause,
@@ -68,7 +82,7 @@ class Retrying:
             sleep=asyncio.sleep,
             reraise=True,
         )
-        return await retrying(self._following.fetch, read)
+        return await retrying(attempt)
 
     def _pause(self, state: RetryCallState) -> float:
         assert state.outcome is not None
