@@ -26,6 +26,9 @@ class UpstreamSettings(Slice):
     """The fleet API: where it is, what its paths and parameters are called, how patient we are."""
 
     url: str = Field(default="https://api.invers.com", description="Base URL of the fleet API.")
+    transport: Literal["wire", "aiohttp"] = Field(
+        default="wire", description="What makes the calls: the gateway's own HTTP/1.1, or aiohttp at a higher cost."
+    )
     fleet_id: str | None = Field(default=None, description="Sent as X-INVERS-Fleet-Id when set.")
     vehicles_path: str = Field(default="/vehicles", description="Path of the paged list.")
     vehicle_path: str = Field(default="/vehicles/{id}", description="Path of one vehicle.")

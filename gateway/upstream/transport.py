@@ -1,25 +1,21 @@
 """The innermost fetcher: one HTTP call over httpx, every failure turned into one of ours.
 
-The only file that names httpx, and aiohttp, which moves httpx's bytes: its pool is whole after any cancellation, which
-httpcore's is not (its issue 1093), and a call costs a third.
+What moves the bytes is an httpx transport: `Http1` or `AiohttpWire`, or another in tests. httpx's own is not used: its
+pool is not whole after cancellations (httpcore's issue 1093), and a call costs many times as much.
 """
 
 from __future__ import annotations
 
 import asyncio
 import email.utils
-import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
-import aiohttp
 import httpx
 import msgspec
-from httpx_aiohttp import AiohttpTransport
 
 from gateway import __version__
 from gateway.errors import (
@@ -34,12 +30,17 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.settings import UpstreamSettings
+from gateway.upstream.aiohttp_wire import AiohttpWire
+from gateway.upstream.answers import Get, Whole
 from gateway.upstream.fetching import Rate, Read, Reply
+from gateway.upstream.http1 import Http1
 from gateway.upstream.models import ProblemBody, tolerant
 
 T = TypeVar("T")
 Wire = httpx.AsyncBaseTransport
+OURS = (Http1, AiohttpWire)
 FLOW_ID = "X-INVERS-Flow-ID"
+FLOW_ID_BYTES = FLOW_ID.lower().encode()
 # The vendor's examples send a content type on every request and its documents ask for it.
 EVERY_REQUEST = {
     "Accept": "application/json",
@@ -47,7 +48,6 @@ EVERY_REQUEST = {
     "Content-Type": "application/json",
     "User-Agent": f"invers-graphql-gateway/{__version__}",
 }
-PREPARED_URLS = 1024
 # Of a number in a header: more says nothing of time or calls.
 DIGITS_MAX = 12
 
@@ -59,7 +59,6 @@ class HttpTransport:
         self._settings = settings
         self._headers = EVERY_REQUEST | ({"X-INVERS-Fleet-Id": settings.fleet_id} if settings.fleet_id else {})
         self._wire = wire or wire_of(settings)
-        self._url = lru_cache(PREPARED_URLS)(lambda target: httpx.URL(settings.url + target))
         timeouts = httpx.Timeout(
             connect=settings.connect_timeout,
             read=settings.read_timeout,
@@ -72,30 +71,39 @@ class HttpTransport:
     async def fetch(self, read: Read[T]) -> Reply[T]:
         read.tally.upstream_calls += 1
         target = f"{read.path}?{urlencode(read.parameters)}" if read.parameters else read.path
-        request = httpx.Request("GET", self._url(target), headers=self._headers_of(read), extensions=self._extensions)
+        request = Get(self._settings.url, target, self._headers_of(read), self._extensions)
         try:
-            async with asyncio.timeout(self._settings.total_timeout):
+            if isinstance(self._wire, OURS):
                 response = await self._wire.handle_async_request(request)
-                try:
-                    body = await self._body(response)
-                finally:
-                    await response.aclose()
+            else:
+                response = await self._whole(request)
         except (httpx.TimeoutException, TimeoutError) as late:
-            raise _late_or_broken(late) from late
+            raise UpstreamTimeout from late
         except (httpx.DecodingError, UnicodeDecodeError) as garbled:
             raise UpstreamInvalidResponse from garbled
-        except (httpx.TransportError, httpx.StreamError, aiohttp.ClientError, OSError) as broken:
+        except (httpx.TransportError, httpx.StreamError, OSError) as broken:
             raise UpstreamUnavailable from broken
-        headers = response.headers
-        if response.status_code == 200:
+        assert isinstance(response.stream, Whole)
+        status, headers, body = response.status_code, response.headers, response.stream.body
+        if len(body) > self._settings.response_bytes_max:
+            raise UpstreamInvalidResponse(_problem_of(status, headers, b""))
+        if status == 200:
+            # One look at all headers costs less than httpx's look for each.
+            told = {name.lower(): value for name, value in headers.raw}
+            rate = rate_of(headers) if b"x-rate-limit-limit" in told else None
+            etag, flow_id = told.get(b"etag"), told.get(FLOW_ID_BYTES)
             return Reply(
-                self._decoded(read, body), len(body), headers.get("ETag"), headers.get(FLOW_ID), rate_of(headers)
+                self._decoded(read, body),
+                len(body),
+                None if etag is None else etag.decode("latin-1"),
+                None if flow_id is None else flow_id.decode("latin-1"),
+                rate,
             )
-        if response.status_code == 304 and read.known is not None:
+        if status == 304 and read.known is not None:
             return replace(read.known, rate=rate_of(headers))
-        if response.status_code == 404:
+        if status == 404:
             return Reply(None, len(body), flow_id=headers.get(FLOW_ID), rate=rate_of(headers))
-        raise failure_of(response.status_code, headers, body)
+        raise failure_of(status, headers, body)
 
     async def close(self) -> None:
         """Closes the pool."""
@@ -109,14 +117,20 @@ class HttpTransport:
             headers["If-None-Match"] = read.known.etag
         return headers
 
-    async def _body(self, response: httpx.Response) -> bytes:
+    async def _whole(self, request: httpx.Request) -> httpx.Response:
+        """What a transport gives that is none of ours: read to its end, within the bounds that ours keep themselves."""
         chunks, size = [], 0
-        async for chunk in response.aiter_bytes():
-            size += len(chunk)
-            if size > self._settings.response_bytes_max:
-                raise UpstreamInvalidResponse(_problem_of(response.status_code, response.headers, b""))
-            chunks.append(chunk)
-        return b"".join(chunks)
+        async with asyncio.timeout(self._settings.total_timeout):
+            response = await self._wire.handle_async_request(request)
+            try:
+                async for chunk in response.aiter_bytes():
+                    size += len(chunk)
+                    chunks.append(chunk)
+                    if size > self._settings.response_bytes_max:
+                        break
+            finally:
+                await response.aclose()
+        return httpx.Response(response.status_code, headers=response.headers, stream=Whole(b"".join(chunks)))
 
     def _decoded(self, read: Read[T], body: bytes) -> T:
         decoder = self._decoders.get(read.model)
@@ -135,26 +149,8 @@ class HttpTransport:
 
 
 def wire_of(settings: UpstreamSettings) -> Wire:
-    """The network: one pool of connections and one TLS context; cookies of one caller's answer meet no other call."""
-    context = ssl.create_default_context() if settings.url.startswith("https") else True
-
-    def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(
-            limit=settings.connections_max, keepalive_timeout=settings.keepalive_expiry, ssl=context
-        )
-        session = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False)
-        # It would make a dropped call again by itself, unseen by budget, pace and count.
-        session._retry_connection = False  # noqa: SLF001
-        return session
-
-    return AiohttpTransport(verify=context, trust_env=False, client=session)
-
-
-def _late_or_broken(failed: Exception) -> UpstreamError:
-    # httpx-aiohttp calls every broken connection a connect time-out; what caused it knows better.
-    if isinstance(failed.__cause__, aiohttp.ClientConnectionError) and not isinstance(failed.__cause__, TimeoutError):
-        return UpstreamUnavailable()
-    return UpstreamTimeout()
+    """The network, moved by what the settings name."""
+    return Http1(settings) if settings.transport == "wire" else AiohttpWire(settings)
 
 
 def failure_of(status: int, headers: Mapping[str, str], body: bytes, now: float | None = None) -> UpstreamError:

@@ -1,0 +1,68 @@
+"""What transports of ours take and give: httpx's requests and responses, made for the price that a small GET bears."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import httpx
+
+_NOTHING = httpx.ByteStream(b"")
+
+
+class Get(httpx.Request):
+    """A GET whose URL and headers are made only if somebody looks at them."""
+
+    def __init__(self, base: str, target: str, fields: Mapping[str, str], extensions: dict[str, Any]) -> None:
+        self.method = "GET"
+        self.base = base
+        self.target = target
+        self.fields = fields
+        self.extensions = extensions
+        self.stream = _NOTHING
+
+    @cached_property
+    def url(self) -> httpx.URL:  # type: ignore[override]
+        return httpx.URL(self.base + self.target)
+
+    @cached_property
+    def headers(self) -> httpx.Headers:  # type: ignore[override]
+        return httpx.Headers({"Host": self.url.netloc.decode("ascii"), **self.fields})
+
+
+class Whole(httpx.ByteStream):
+    """A body that is there, inflated, and at most a byte longer than it may be: then it is cut there."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body)
+        self.body = body
+
+
+def answer(status: int, headers: list[tuple[bytes, bytes]], body: bytes, bytes_max: int) -> httpx.Response:
+    """The response whose body, as it was sent, is there; raises httpx.DecodingError where it can't be inflated."""
+    for name, coding in headers:
+        if len(name) == len(b"content-encoding") and name.lower() == b"content-encoding":
+            plain = _inflated(body, coding.strip().lower(), bytes_max)
+            if plain is not None:
+                body = plain
+                headers = [each for each in headers if each[0].lower() not in (b"content-encoding", b"content-length")]
+            break
+    return httpx.Response(status, headers=headers, stream=Whole(body))
+
+
+def _inflated(body: bytes, coding: bytes, bytes_max: int) -> bytes | None:
+    """The body in plain, or None where the coding is none that was asked for."""
+    if not body or coding not in (b"gzip", b"x-gzip", b"deflate"):
+        return None
+    # Some servers mean by deflate what has no header of zlib's.
+    bare = coding == b"deflate" and (body[0] & 0x0F != zlib.DEFLATED or int.from_bytes(body[:2], "big") % 31 != 0)
+    inflating = zlib.decompressobj(-zlib.MAX_WBITS if bare else 32 + zlib.MAX_WBITS)
+    try:
+        plain = inflating.decompress(body, bytes_max + 1)
+    except zlib.error as garbled:
+        raise httpx.DecodingError(str(garbled)) from garbled
+    if not inflating.eof and len(plain) <= bytes_max:
+        raise httpx.DecodingError("The body ends before its compressed stream does.")
+    return plain
