@@ -7,7 +7,7 @@ their vehicles. Equal reads are counted once, as they are made once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -41,6 +41,10 @@ from gateway.errors import GlobalIdInvalid
 from gateway.schema.global_ids import TELEMATICS_UNIT, UnitKey, parse_global_id, vehicle_global_id
 from gateway.schema.pagination import Limits
 
+Fragments = Mapping[str, FragmentDefinitionNode]
+# Fields of one name in the answer, which are one in execution, too.
+Merged = list[FieldNode]
+
 
 @dataclass(frozen=True, slots=True)
 class Prices:
@@ -71,7 +75,8 @@ def price_of(
     fragments = {n.name.value: n for n in document.definitions if isinstance(n, FragmentDefinitionNode)}
     bill, count = _Bill(prices), _Count(schema, fragments, values)
     nodes = 0
-    for field in _fields(operation.selection_set, fragments, values):
+    for merged in _fields([operation.selection_set], fragments, values):
+        field = merged[0]
         definition = query.fields.get(field.name.value)
         if definition is None:
             continue
@@ -79,8 +84,8 @@ def price_of(
             arguments = get_argument_values(definition, field, values)
         except GraphQLError:
             continue
-        bill.add(field.name.value, arguments, _selects(field, fragments, values))
-        nodes += count.of(definition, field, {}, arguments)
+        bill.add(field.name.value, arguments, _selects(merged, fragments, values))
+        nodes += count.of(definition, merged, {}, arguments)
     return Price(bill.total(), nodes)
 
 
@@ -136,15 +141,15 @@ def _worst_of(kind: Any, name: str, page_max: int, nodes_max: int) -> Any:
 class _Count:
     """How many nodes a field may answer, by the sizes that the schema gives its lists."""
 
-    def __init__(self, schema: GraphQLSchema, fragments: dict[str, FragmentDefinitionNode], values: Any) -> None:
+    def __init__(self, schema: GraphQLSchema, fragments: Fragments, values: Any) -> None:
         self._schema = schema
         self._fragments = fragments
         self._values = values
 
     def of(
-        self, definition: GraphQLField, field: FieldNode, sizes: Mapping[str, int], arguments: Mapping[str, Any]
+        self, definition: GraphQLField, merged: Merged, sizes: Mapping[str, int], arguments: Mapping[str, Any]
     ) -> int:
-        times, within = sizes.get(field.name.value, 1), {}
+        times, within = sizes.get(merged[0].name.value, 1), {}
         listed = list_size_of(definition)
         if listed is not None:
             size = _size_of(listed, arguments)
@@ -154,8 +159,8 @@ class _Count:
             times *= next((len(given) for given in arguments.values() if isinstance(given, list)), 1)
         kind = get_named_type(definition.type)
         inner = 0
-        for part in _fields(field.selection_set, self._fragments, self._values):
-            found = self._definition(kind, part.name.value)
+        for part in _fields([field.selection_set for field in merged], self._fragments, self._values):
+            found = self._definition(kind, part[0].name.value)
             if found is not None and not is_leaf_type(get_named_type(found.type)):
                 inner += self.of(found, part, within, {})
         return times * (self._is_node(kind) + inner)
@@ -251,26 +256,40 @@ class _Bill:
         self._pages[(None, None, None, False)] = self._prices.limits.walk_pages_max
 
 
-def _fields(
-    selections: SelectionSetNode | None, fragments: dict[str, FragmentDefinitionNode], values: Any
-) -> Iterator[FieldNode]:
-    for selection in selections.selections if selections else ():
+def _fields(selections: Iterable[SelectionSetNode | None], fragments: Fragments, values: Any) -> list[Merged]:
+    """The fields of selections, merged as execution merges them: a fragment counts once, or doubling ones never end."""
+    merged: dict[tuple[str, str], Merged] = {}
+    _collect(selections, fragments, values, merged, set())
+    return list(merged.values())
+
+
+def _collect(
+    selections: Iterable[SelectionSetNode | None],
+    fragments: Fragments,
+    values: Any,
+    merged: dict[tuple[str, str], Merged],
+    spread: set[str],
+) -> None:
+    for selection in (one for each in selections if each for one in each.selections):
         if _is_left_out(selection, values):
             continue
         if isinstance(selection, FieldNode):
-            yield selection
+            name = selection.name.value
+            merged.setdefault((selection.alias.value if selection.alias else name, name), []).append(selection)
         elif isinstance(selection, InlineFragmentNode):
-            yield from _fields(selection.selection_set, fragments, values)
-        elif isinstance(selection, FragmentSpreadNode) and selection.name.value in fragments:
-            yield from _fields(fragments[selection.name.value].selection_set, fragments, values)
+            _collect([selection.selection_set], fragments, values, merged, spread)
+        elif isinstance(selection, FragmentSpreadNode) and (fragment := selection.name.value) not in spread:
+            spread.add(fragment)
+            if fragment in fragments:
+                _collect([fragments[fragment].selection_set], fragments, values, merged, spread)
 
 
-def _selects(field: FieldNode, fragments: dict[str, FragmentDefinitionNode], values: Any) -> set[str]:
+def _selects(merged: Merged, fragments: Fragments, values: Any) -> set[str]:
     return {
-        inner.name.value
-        for part in _fields(field.selection_set, fragments, values)
-        if part.name.value == "pageInfo"
-        for inner in _fields(part.selection_set, fragments, values)
+        inner[0].name.value
+        for part in _fields([field.selection_set for field in merged], fragments, values)
+        if part[0].name.value == "pageInfo"
+        for inner in _fields([field.selection_set for field in part], fragments, values)
     }
 
 

@@ -60,15 +60,17 @@ async def test_the_page_size_has_a_limit(gateway, arguments):
     "bomb",
     [
         "{ ...f0 }" + "".join(f" fragment f{n} on Query {{ ...f{n + 1} ...f{n + 1} }}" for n in range(100)) + " fragment f100 on Query { __typename }",
+        "{ vehicles { nodes { ...f0 } } }" + "".join(f" fragment f{n} on Vehicle {{ ...f{n + 1} ...f{n + 1} }}" for n in range(100)) + " fragment f100 on Vehicle { id }",
+        "{ vehicles { nodes { ...f0 } } }" + "".join(f" fragment f{n} on Vehicle {{" + f" telematicsUnit {{ vehicle {{ ...f{n + 1} }} }}" * 30 + " }" for n in range(6)) + " fragment f6 on Vehicle { id }",
         "{ ...a } fragment a on Query { ...b } fragment b on Query { ...a }",
         "{ ...a } fragment a on Query { ...a __typename }",
         "{ " + "[" * 1000,
         "query(" + "$a: " + "[" * 900 + "Int" + "]" * 900 + ") { __typename }",
     ],
-    ids=["doubling", "circle", "self", "brackets", "types"],
+    ids=["doubling", "doubling below the root", "repeating", "circle", "self", "brackets", "types"],
 )  # fmt: skip
 async def test_bombs_go_off_nowhere(gateway, bomb):
-    """Fragments that double or circle, and nests of brackets, are told or answered at once, never a 500."""
+    """Fragments that double, repeat or circle, and nests of brackets, are told or answered at once, never a 500."""
     began = time.process_time()
     response = await gateway.post(bomb)
     assert response.status_code in (200, 400)

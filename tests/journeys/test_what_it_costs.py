@@ -45,6 +45,7 @@ async def test_what_it_cost_is_told_to_those_who_ask(gateway):
         ("{ vehicles(first: 100) { nodes { id } } }", 1),
         ("{ vehicles(first: 100) { pageInfo { hasNextPage } } }", 2),
         ("{ vehicles(first: 101) { ...F } } fragment F on VehicleConnection { nodes { id } }", 2),
+        ("{ vehicles(first: 100) { nodes { id } } vehicles(first: 100) { pageInfo { hasNextPage } } }", 2),
         ("{ a: vehicles(first: 10) { nodes { id } } b: vehicles(first: 300) { nodes { id } } }", 3),
         ("{ vehicles(last: 100) { nodes { id } } }", 3),
         ("{ vehicles @skip(if: true) { nodes { id } } }", 0),
