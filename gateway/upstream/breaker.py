@@ -12,21 +12,25 @@ from typing import TypeVar
 
 import structlog
 
-from gateway.errors import GatewayError, UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
+from gateway.errors import GatewayError, RateLimited, UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
 from gateway.settings import BreakerSettings
 from gateway.upstream.fetching import Clock, Fetcher, Read, Reply
 
 T = TypeVar("T")
 log = structlog.get_logger("gateway.upstream")
 
-# A 500 of this type is one vehicle's unit being busy.
-ONE_VEHICLE = "/problems/telematics-unit/error"
+# A 5xx of these types is one vehicle's: its unit is busy, or can't be reached.
+ONE_VEHICLE = ("/problems/telematics-unit", "/problems/vehicle/")
 
 
-def is_outage(failure: BaseException) -> bool:
-    """Whether a failure says something of the fleet API as a whole."""
+def is_outage(failure: BaseException) -> bool | None:
+    """Whether a failure says that the fleet API as a whole is down; None where it says neither."""
     if isinstance(failure, UpstreamUnavailable):
-        return failure.problem is None or failure.problem.type != ONE_VEHICLE
+        kind = failure.problem.type if failure.problem is not None else None
+        return kind is None or not kind.startswith(ONE_VEHICLE)
+    # An answer that can't be read may be a proxy's; a refusal of our own pacing is no answer at all.
+    if isinstance(failure, UpstreamInvalidResponse) or (isinstance(failure, RateLimited) and failure.problem is None):
+        return None
     return isinstance(failure, UpstreamTimeout)
 
 
@@ -104,8 +108,7 @@ class Breaker:
             reply = await self._following.fetch(read)
             outage = False
         except GatewayError as failure:
-            # An answer that can't be read shows neither that the fleet API is up nor that it is down.
-            outage = None if isinstance(failure, UpstreamInvalidResponse) else is_outage(failure)
+            outage = is_outage(failure)
             raise
         finally:
             was_open = self._circuit.is_open

@@ -16,7 +16,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.settings import BreakerSettings
-from gateway.upstream.breaker import ONE_VEHICLE, Breaker
+from gateway.upstream.breaker import Breaker
 from tests.upstream.fakes import Clock, FakeFetcher, vehicle_read
 
 SETTINGS = BreakerSettings(failures=5, pause=1, pause_max=8)
@@ -58,8 +58,10 @@ async def test_an_outage_opens_it(world, failure):
 @pytest.mark.parametrize(
     "failure",
     [
-        UpstreamUnavailable(Problem(500, ONE_VEHICLE)),
+        UpstreamUnavailable(Problem(500, "/problems/telematics-unit/error")),
+        UpstreamUnavailable(Problem(504, "/problems/vehicle/not-reachable")),
         UpstreamForbidden(),
+        RateLimited(Problem(429)),
         RateLimited(),
         UpstreamInvalidResponse(),
     ],
@@ -125,6 +127,24 @@ async def test_a_probe_that_is_given_up_leaves_room_for_another(world):
     await asyncio.gather(probe, return_exceptions=True)
     world.fleet.gate.set()
     assert await world.read() is None
+
+
+async def test_a_probe_that_our_own_pacing_refuses_shows_nothing(world):
+    """A call that was never sent doesn't close the circuit, and the next one is the probe."""
+    await world.fail(UpstreamUnavailable(), 5)
+    world.clock.time += 1.1
+    await world.fail(RateLimited(retry_after=60))
+    await world.fail(UpstreamUnavailable())
+    assert isinstance(await world.read(), UpstreamUnavailable)
+    assert world.fleet.total == 7
+
+
+async def test_refusals_of_our_own_pacing_do_not_outvote_an_outage(world):
+    """Calls that were never sent are no answers: failures are weighed against those that were."""
+    await world.fail(RateLimited(retry_after=60), 50)
+    await world.fail(UpstreamUnavailable(), 5)
+    await world.read()
+    assert world.fleet.total == 55
 
 
 async def test_callers_who_leave_do_not_open_it(world):
