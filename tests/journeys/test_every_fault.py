@@ -6,9 +6,11 @@ Over real sockets to the simulator, with retries and breaker as shipped but for 
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import httpx
 import pytest
@@ -17,6 +19,7 @@ from gateway.app import create_app
 from gateway.settings import Settings
 from gateway.simulator import Fault, Simulator, Switches
 from gateway.simulator.app import TITLES
+from gateway.simulator.faults import Kind
 from tests.gateways import PLANS, TOKENS, serving
 
 GLOBAL_IDS = {"JQ7RP": "VmVoaWNsZTpKUTdSUA==", "K3WX8": "VmVoaWNsZTpLM1dYOA=="}
@@ -66,14 +69,14 @@ FAULTS: dict[str, tuple[Fault, str | None]] = {
     "expired cursor": (Fault("expired_cursor"), None),
     **{
         f"status {status}": (Fault("status", status=status, body="<html>it's broken</html>"), code)
-        for status, code in [(204, UNREADABLE), (301, UNREADABLE), (304, UNREADABLE), (400, REJECTED), (401, "UNAUTHENTICATED"), (403, "FORBIDDEN"), (404, "null"), (405, REJECTED), (409, REJECTED), (410, REJECTED), (415, REJECTED), (418, REJECTED), (429, LIMITED), (500, UNAVAILABLE), (502, UNAVAILABLE), (503, UNAVAILABLE), (504, UNAVAILABLE), (599, UNAVAILABLE)]
+        for status, code in [(202, UNREADABLE), (204, UNREADABLE), (206, UNREADABLE), (301, UNREADABLE), (302, UNREADABLE), (304, UNREADABLE), (400, REJECTED), (401, "UNAUTHENTICATED"), (403, "FORBIDDEN"), (404, "null"), (405, REJECTED), (409, REJECTED), (410, REJECTED), (412, REJECTED), (415, REJECTED), (418, REJECTED), (422, REJECTED), (429, LIMITED), (500, UNAVAILABLE), (501, UNAVAILABLE), (502, UNAVAILABLE), (503, UNAVAILABLE), (504, UNAVAILABLE), (599, UNAVAILABLE)]
     },
     **{
         f"problem {kind}": (
             Fault("status", status=status, type=kind),
-            {401: "UNAUTHENTICATED", 403: "FORBIDDEN", 404: "null", 429: LIMITED, 500: UNAVAILABLE}.get(status, REJECTED),
+            {401: "UNAUTHENTICATED", 403: "FORBIDDEN", 404: "null", 429: LIMITED, 500: UNAVAILABLE, 504: UNAVAILABLE}.get(status, REJECTED),
         )
-        for kind, (status, _) in TITLES.items()
+        for kind, (status, _) in [*TITLES.items(), ("/problems/of-tomorrow", (400, "")), ("urn:no-path", (500, ""))]
     },
 }  # fmt: skip
 
@@ -94,6 +97,15 @@ def simulated():
     simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
     with serving(simulator.app) as url:
         yield simulator, url
+
+
+def test_no_fault_of_the_simulator_is_left_out():
+    """Each kind of fault, each form of 429 and each problem type has its place in the matrix."""
+    rules = [rule for rule, _ in FAULTS.values()]
+    assert {rule.kind for rule in rules} == set(get_args(Kind))
+    forms = get_args(get_type_hints(Fault)["form"])
+    assert {rule.form for rule in rules if rule.kind == "rate_limit"} == set(forms)
+    assert {rule.type for rule in rules} >= TITLES.keys()
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -133,7 +145,9 @@ async def test_a_fault_has_its_documented_answer_in_every_shape(simulated, fault
             for secret in (TOKENS["alice"], url, url.removeprefix("http://"), "Traceback", "broken", "Bearer "):
                 assert secret not in response.text
         simulator.faults.rules.clear()
-        assert (await http.get("/health/ready")).json()["reads"] == 0
+        load = (await http.get("/health/ready")).json()
+        assert load == {"status": "ready", "operations": 0, "queued": 0, "reads": 0}
+    assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 def check(response: httpx.Response, shape: Shape, code: str | None) -> None:
@@ -156,6 +170,45 @@ def check(response: httpx.Response, shape: Shape, code: str | None) -> None:
     (error,) = answer["errors"]
     assert (error["extensions"]["code"], error["path"][0]) == (code, "bad")
     assert error["extensions"]["retryable"] is (code in (UNAVAILABLE, TIMEOUT, LIMITED))
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"),
+    [
+        (Fault("outage", path=PAGE), None),
+        (Fault("malformed_json", path=PAGE), None),
+        (Fault("status", path=PAGE, status=404), None),
+        (Fault("rate_limit", path=PAGE, seconds=60), LIMITED),
+        (Fault("status", path=PAGE, status=403), "FORBIDDEN"),
+    ],
+    ids=lambda value: getattr(value, "kind", None),
+)
+async def test_many_ids_do_without_pages(start, rule, code):
+    """Where the pages that would hold many ids can't be read, each is read on its own, unless that is refused, too."""
+    gateway = await start(pacing__enabled=False)
+    gateway.simulator.faults.rules[:] = [rule]
+    ids = gateway.simulator.fleets["T7K2M"].ids[:60]
+    keys = [{"__typename": "Vehicle", "vehicleId": vehicle_id} for vehicle_id in ids]
+    answer = await gateway.ask(SHAPES[-1].query, r=keys)
+    found = [entity and entity["vehicleId"] for entity in answer["data"]["bad"]]
+    assert found == (ids if code is None else [None] * 60)
+    assert {error["extensions"]["code"] for error in answer.get("errors", ())} == ({code} if code else set())
+
+
+async def test_a_fleet_api_that_takes_no_connection_is_unavailable():
+    """Where nobody listens, the code is that of an outage, and what needs no fleet API stays."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+    app = create_app(Settings(upstream={"url": url}, retry={"pause": 0.01}))
+    headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test", headers=headers) as http,
+    ):
+        answer = (await http.post("/graphql", json={"query": SHAPES[0].query})).json()
+    assert answer["data"] == {"__typename": "Query", "good": None, "bad": None}
+    assert {error["extensions"]["code"] for error in answer["errors"]} == {UNAVAILABLE}
+    assert url.removeprefix("http://") not in str(answer)
 
 
 async def test_when_the_outage_ends_so_do_its_errors(simulated):
