@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import gzip
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.errors import (
     RateLimited,
@@ -126,6 +129,20 @@ async def test_an_answer_larger_than_the_limit_is_an_error():
         await transport_over(httpx.Response(200, content=b'{"id":"' + b"x" * 3000 + b'"}')).fetch(READ)
 
 
+@pytest.mark.parametrize(
+    "body", [b"not gzip at all", gzip.compress(b'{"id":"%s"}' % (b"x" * 2**20))], ids=["garbled", "bomb"]
+)
+async def test_a_compressed_answer_is_held_to_the_same_limit(body):
+    """What can't be decompressed, or is too large once it is, can't be read."""
+
+    async def compressed():
+        yield body
+
+    answer = httpx.Response(200, content=compressed(), headers={"Content-Encoding": "gzip"})
+    with pytest.raises(UpstreamInvalidResponse):
+        await transport_over(answer).fetch(READ)
+
+
 async def test_an_answer_that_drips_too_long_is_a_timeout():
     """The total time is bounded although each byte comes in time."""
 
@@ -166,6 +183,18 @@ async def test_a_member_of_a_wrong_type_costs_only_itself():
 def test_both_forms_of_429_tell_how_long_to_wait(headers, seconds):
     """Retry-After comes first, in seconds or as a date, then the reset time in epoch seconds."""
     assert wait_of(httpx.Headers(headers), now=1_000_000) == seconds
+
+
+TOLD = st.text(st.characters(max_codepoint=255, exclude_categories=["Cc"]), max_size=30) | st.integers().map(str)
+
+
+@given(after=TOLD, reset=TOLD, remaining=TOLD)
+def test_whatever_the_headers_tell_a_wait_is_a_wait(after, reset, remaining):
+    """Headers of any content tell a time that has not passed, or none."""
+    told = {"Retry-After": after, "X-Rate-Limit-Reset": reset, "X-Rate-Limit-Remaining": remaining}
+    headers = httpx.Headers({name.encode(): value.encode("latin-1") for name, value in told.items()})
+    seconds = wait_of(headers, now=1_000_000)
+    assert seconds is None or 0 <= seconds < 10**12
 
 
 async def test_callers_who_leave_do_not_use_up_connections():
