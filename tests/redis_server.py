@@ -40,6 +40,8 @@ class RedisServer:
             "",
             "--appendonly",
             "no",
+            "--rdbcompression",
+            "no",  # what `dump` gives is searched
             "--dir",
             str(self._folder),
         ]
