@@ -109,19 +109,20 @@ def bound_of(
     values = VariableValues({}, most)
     count = _Count(schema, fragments, None)
     calls = nodes = 0
-    for field in _fields(operation.selection_set, fragments, None):
-        found = query.fields.get(field.name.value)
+    for merged in _fields([operation.selection_set], fragments, None):
+        name = merged[0].name.value
+        found = query.fields.get(name)
         if found is None:
             continue
         try:
-            arguments = get_argument_values(found, field, values)
+            arguments = get_argument_values(found, merged[0], values)
         except GraphQLError:
             return None
         bill = _Bill(prices)
-        bill.add(field.name.value, arguments, {"hasNextPage", "hasPreviousPage"})
+        bill.add(name, arguments, {"hasNextPage", "hasPreviousPage"})
         # Which pages a slice reaches into depends on which of its arguments are null.
         calls += bill.total() + PAGES_BESIDE
-        nodes += count.of(found, field, {}, arguments)
+        nodes += count.of(found, merged, {}, arguments)
     return Price(calls, nodes)
 
 
