@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 
 from strawberry.dataloader import DataLoader
 
@@ -23,8 +24,9 @@ class Loaders:
         self._client = client
         self._errand = errand
         self._pages: dict[PageKey, asyncio.Future[VehiclePage]] = {}
-        self.vehicle: DataLoader[str, Vehicle | None] = DataLoader(self._vehicles)
-        self.latest_state: DataLoader[str, State | None] = DataLoader(self._latest_states)
+        # Neither of them knows this object: in a circle, what was read would stay until the collector comes by.
+        self.vehicle: DataLoader[str, Vehicle | None] = DataLoader(partial(_vehicles, client, errand, self._pages))
+        self.latest_state: DataLoader[str, State | None] = DataLoader(partial(client.latest_states, errand))
 
     async def page(self, token: str | None, search: str | None = None) -> VehiclePage:
         """A page of the fleet; what the cache holds is there at once."""
@@ -42,14 +44,14 @@ class Loaders:
         """Latest states by vehicle, in order, errors in their places."""
         return await asyncio.gather(*map(self.latest_state.load, ids), return_exceptions=True)
 
-    async def _vehicles(self, ids: list[str]) -> list[Vehicle | BaseException | None]:
-        # What a page of this request has told already is not asked for again.
-        told = {vehicle.vehicle_id: vehicle for page in self._pages.values() for vehicle in _items(page)}
-        found = await self._client.vehicles_by_id(self._errand, [i for i in ids if i not in told])
-        return [told[vehicle_id] if vehicle_id in told else found[vehicle_id] for vehicle_id in ids]
 
-    async def _latest_states(self, ids: list[str]) -> list[State | BaseException | None]:
-        return await self._client.latest_states(self._errand, ids)
+async def _vehicles(
+    client: FleetClient, errand: Errand, pages: Mapping[PageKey, asyncio.Future[VehiclePage]], ids: list[str]
+) -> list[Vehicle | BaseException | None]:
+    # What a page of this request has told already is not asked for again.
+    told = {vehicle.vehicle_id: vehicle for page in pages.values() for vehicle in _items(page)}
+    found = await client.vehicles_by_id(errand, [i for i in ids if i not in told])
+    return [told[vehicle_id] if vehicle_id in told else found[vehicle_id] for vehicle_id in ids]
 
 
 def _items(page: asyncio.Future[VehiclePage]) -> Sequence[Vehicle]:
