@@ -108,13 +108,20 @@ def test_no_fault_of_the_simulator_is_left_out():
     assert {rule.type for rule in rules} >= TITLES.keys()
 
 
+@pytest.mark.parametrize("transport", ["wire", "aiohttp"])
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_fault_has_its_documented_answer_in_every_shape(simulated, fault):
+async def test_a_fault_has_its_documented_answer_in_every_shape(simulated, fault, transport):
     """Its code at its field, what is beside it whole, in bounded time, with nothing secret said and nothing left over."""
     simulator, url = simulated
     simulator.faults.rules.clear()
     settings = Settings(
-        upstream={"url": url, "read_timeout": 0.3, "total_timeout": 0.6, "response_bytes_max": 2**20},
+        upstream={
+            "url": url,
+            "transport": transport,
+            "read_timeout": 0.3,
+            "total_timeout": 0.6,
+            "response_bytes_max": 2**20,
+        },  # fmt: skip
         cache={"enabled": False},
         retry={"attempts": 2, "pause": 0.01},
         pacing={"enabled": False},

@@ -197,7 +197,8 @@ def test_whatever_the_headers_tell_a_wait_is_a_wait(after, reset, remaining):
     assert seconds is None or 0 <= seconds < 10**12
 
 
-async def test_callers_who_leave_do_not_use_up_connections():
+@pytest.mark.parametrize("kind", ["wire", "aiohttp"])
+async def test_callers_who_leave_do_not_use_up_connections(kind):
     """After many cancelled calls over two connections, the next calls still work."""
     connections = []
 
@@ -217,7 +218,7 @@ async def test_callers_who_leave_do_not_use_up_connections():
 
     server = await asyncio.start_server(slow, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    wire = HttpTransport(UpstreamSettings(url=f"http://127.0.0.1:{port}", connections_max=2))
+    wire = HttpTransport(UpstreamSettings(url=f"http://127.0.0.1:{port}", transport=kind, connections_max=2))
     transport = OwnFlight(wire)
     for _ in range(20):
         calls = [asyncio.create_task(transport.fetch(READ)) for _ in range(10)]

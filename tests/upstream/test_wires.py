@@ -1,0 +1,386 @@
+"""The transports over real sockets, on both event loops: how answers may be framed, and how connections may fail."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import random
+import ssl
+import subprocess
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import httpx
+import pytest
+import uvloop
+
+from gateway.errors import UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
+from gateway.identity import Caller
+from gateway.settings import UpstreamSettings
+from gateway.upstream.aiohttp_wire import AiohttpWire
+from gateway.upstream.answers import Get
+from gateway.upstream.fetching import Errand, Read, Resource, Tally
+from gateway.upstream.http1 import Http1
+from gateway.upstream.models import Vehicle
+from gateway.upstream.single_flight import OwnFlight
+from gateway.upstream.transport import HttpTransport
+
+WIRES = {"wire": Http1, "aiohttp": AiohttpWire}
+LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+BODY = b'{"id":"JQ7RP"}'
+OK = b"HTTP/1.1 200 OK\r\n"
+PLAIN = OK + b"Content-Length: 14\r\n\r\n" + BODY
+CLOSE = object()  # ends the connection
+PAUSE = object()  # sends nothing for a while
+Step = bytes | object
+
+
+def read(vehicle_id: str = "JQ7RP") -> Read[Vehicle]:
+    return Read(Errand(Caller("secret-token"), Tally()), Resource.VEHICLE, f"/vehicles/{vehicle_id}", Vehicle)
+
+
+class Server:
+    """Answers the requests that arrive, in their order, each by its steps; the last ones are for all that follow."""
+
+    def __init__(self, *answers: list[Step]) -> None:
+        self.answers = list(answers)
+        self.heads: list[bytes] = []
+        self.connections = 0
+        self._serving: set[asyncio.Task[None]] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, ssl.SSLError):
+            while await self._answer(await reader.readuntil(b"\r\n\r\n"), writer):
+                pass
+            writer.close()
+            await writer.wait_closed()
+        writer.transport.abort()
+
+    async def _answer(self, head: bytes, writer: asyncio.StreamWriter) -> bool:
+        self.heads.append(head)
+        for step in self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]:
+            if step is CLOSE:
+                return False
+            if step is PAUSE:
+                await asyncio.sleep(1)
+            else:
+                writer.write(step)
+                await writer.drain()
+                await asyncio.sleep(0.002)
+        return True
+
+    @contextlib.asynccontextmanager
+    async def listening(self, context: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0, ssl=context)
+        try:
+            yield f"{'https' if context else 'http'}://localhost:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
+            for task in self._serving:
+                task.cancel()
+            await asyncio.gather(*self._serving)
+
+
+Scenario = Callable[[HttpTransport, Server], Awaitable[None]]
+
+
+@pytest.fixture(params=LOOPS)
+def loop_factory(request):
+    """Both event loops: they differ in what they tell a connection, and when."""
+    return LOOPS[request.param]
+
+
+@pytest.fixture(params=WIRES)
+def run(request, loop_factory):
+    """Runs a scenario over a transport and a server that gives these answers."""
+
+    def ran(scenario: Scenario, *answers: list[Step], **upstream: object) -> None:
+        async def running() -> None:
+            server = Server(*answers)
+            async with server.listening() as url:
+                transport = HttpTransport(UpstreamSettings(url=url, transport=request.param, **upstream))
+                try:
+                    await asyncio.wait_for(scenario(transport, server), 20)
+                finally:
+                    await transport.close()
+
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(running())
+
+    return ran
+
+
+def chunked(body: bytes, size: int = 5) -> bytes:
+    pieces = [body[start : start + size] for start in range(0, len(body), size)]
+    return b"".join(b"%x\r\n%b\r\n" % (len(piece), piece) for piece in pieces) + b"0\r\n\r\n"
+
+
+def coded(coding: bytes, body: bytes) -> list[Step]:
+    return [OK + b"Content-Encoding: %b\r\nContent-Length: %d\r\n\r\n" % (coding, len(body)) + body]
+
+
+def bare_deflate(body: bytes) -> bytes:
+    deflating = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    return deflating.compress(body) + deflating.flush()
+
+
+BOMB = gzip.compress(b" " * 2**20 + BODY)
+GOOD = {
+    "by length": [PLAIN],
+    "in single bytes": [PLAIN[at : at + 1] for at in range(len(PLAIN))],
+    "chunked": [OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(BODY)],
+    "chunked, with a trailer": [OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(BODY)[:-2] + b"ETag: no\r\n\r\n"],
+    "until the end": [OK + b"\r\n" + BODY[:5], BODY[5:], CLOSE],
+    "HTTP/1.0": [b"HTTP/1.0 200 OK\r\n\r\n" + BODY, CLOSE],
+    "closing": [OK + b"Connection: close\r\nContent-Length: 14\r\n\r\n" + BODY],
+    "after interim answers": [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", PLAIN],
+    "gzip": coded(b"gzip", gzip.compress(BODY)),
+    "deflate": coded(b"deflate", zlib.compress(BODY)),
+    "deflate without a header": coded(b"deflate", bare_deflate(BODY)),
+    "gzip and chunked": [
+        OK + b"Content-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n" + chunked(gzip.compress(BODY))
+    ],
+}
+BAD = {
+    "nothing": ([CLOSE], UpstreamUnavailable),
+    "half a head": ([OK, CLOSE], UpstreamUnavailable),
+    "half a body": ([PLAIN[:-5], CLOSE], UpstreamUnavailable),
+    "half of the chunks": (
+        [OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(BODY)[:-6], CLOSE],
+        UpstreamUnavailable,
+    ),
+    "no HTTP": ([b"SSH-2.0-OpenSSH_9.2\r\n\r\n", CLOSE], UpstreamUnavailable),
+    "another protocol": (
+        [b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", CLOSE],
+        (UpstreamUnavailable, UpstreamInvalidResponse),
+    ),
+    "headers without end": ([OK, *[b"X-Header: %b\r\n" % (b"x" * 4000) * 20] * 15, PAUSE], UpstreamUnavailable),
+    "a header without end": ([OK + b"X-Header: ", *[b"x" * 4000] * 60, PAUSE], UpstreamUnavailable),
+    "silence": ([PAUSE], UpstreamTimeout),
+    "a silent body": ([PLAIN[:-5], PAUSE], UpstreamTimeout),
+    "too long": ([OK + b"Content-Length: 5000\r\n\r\n", *[b" " * 500] * 10], UpstreamInvalidResponse),
+    "too long in chunks": (
+        [OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(b" " * 5000, 1000)],
+        UpstreamInvalidResponse,
+    ),
+    "too long once inflated": (coded(b"gzip", BOMB), UpstreamInvalidResponse),
+    "half a gzip": (coded(b"gzip", gzip.compress(BODY)[:-12]), UpstreamInvalidResponse),
+    "no gzip": (coded(b"gzip", BODY), UpstreamInvalidResponse),
+    "an unknown coding": (coded(b"br", b"\x0b\x00\x80"), UpstreamInvalidResponse),
+}
+
+
+@pytest.mark.parametrize("framing", GOOD)
+def test_an_answer_is_whole_however_it_is_framed(run, framing):
+    """Lengths, chunks, ends of connections, interim answers and codings; and then the next call is answered, too."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        for _ in range(2):
+            reply = await transport.fetch(read())
+            assert (reply.value.vehicle_id, reply.size, reply.etag) == ("JQ7RP", 14, None)
+
+    run(scenario, GOOD[framing])
+
+
+@pytest.mark.parametrize("fault", BAD)
+def test_an_answer_that_is_none_has_its_error(run, fault):
+    """Each fault has its error, in time; the next call has a connection and its answer."""
+    steps, error = BAD[fault]
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        with pytest.raises(error):
+            await transport.fetch(read())
+        assert (await transport.fetch(read())).value.vehicle_id == "JQ7RP"
+        assert len(server.heads) == 2
+
+    run(scenario, steps, [PLAIN], read_timeout=0.2, connections_max=1, response_bytes_max=2048)
+
+
+def test_what_drips_is_given_up(run):
+    """Bytes that keep coming in time do not stretch the total."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        with pytest.raises(UpstreamTimeout):
+            await transport.fetch(read())
+
+    run(scenario, [OK, *[b"X: y\r\n"] * 1000], total_timeout=0.2)
+
+
+@pytest.mark.parametrize(("status", "lines"), [(304, b"Content-Length: 14\r\n"), (204, b"")])
+def test_some_statuses_have_no_body(run, status, lines):
+    """After 204 and 304 no body is waited for, and the connection serves the next call."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        with pytest.raises(UpstreamInvalidResponse) as failed:
+            await transport.fetch(read())
+        assert failed.value.problem.status == status
+        await transport.fetch(read())
+        assert server.connections == 1
+
+    run(scenario, [b"HTTP/1.1 %d Fine\r\n%b\r\n" % (status, lines)], [PLAIN], read_timeout=1)
+
+
+def test_connections_are_kept_as_long_as_they_may(run):
+    """Calls one after the other share a connection; one that was idle too long, or that the server ended, is no more."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        for _ in range(3):
+            await transport.fetch(read())
+        assert server.connections == 1
+        await asyncio.sleep(0.5)
+        await transport.fetch(read())
+        assert server.connections == 2
+        await transport.fetch(read())  # after its answer the server ends the connection
+        await asyncio.sleep(0.1)
+        await transport.fetch(read())
+        assert server.connections == 3
+
+    run(scenario, *[[PLAIN]] * 4, [PLAIN, CLOSE], [PLAIN], keepalive_expiry=0.2)
+
+
+@pytest.mark.parametrize("run", ["wire"], indirect=True)  # aiohttp gives such an answer to the next call
+def test_no_answer_is_taken_for_another_calls(run):
+    """What comes beyond an answer closes the connection, where calls wait for it and where it is idle."""
+    other = PLAIN.replace(b"JQ7RP", b"OTHER")
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        calls = [transport.fetch(read()) for _ in range(3)]
+        replies = await asyncio.gather(*calls, return_exceptions=True)
+        for _ in range(2):
+            replies.append(await transport.fetch(read()))
+            await asyncio.sleep(0.05)
+        assert {reply.value.vehicle_id for reply in replies if not isinstance(reply, UpstreamUnavailable)} == {"JQ7RP"}
+        assert server.connections == 3
+
+    run(scenario, [PLAIN + other], [PLAIN], [PLAIN], [PLAIN, other], [PLAIN], connections_max=1)
+
+
+def test_nobody_waits_for_a_connection_for_ever(run):
+    """Beyond the bound calls wait, for as long as they may; connections that hang are given up."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        calls = [transport.fetch(read()) for _ in range(4)]
+        results = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(result) for result in results] == [UpstreamTimeout] * 4
+        assert server.connections <= 2
+
+    run(scenario, [PAUSE], connections_max=2, pool_timeout=0.1, read_timeout=0.3)
+
+
+@pytest.mark.parametrize("transport", WIRES)
+def test_no_server_is_an_outage(transport, loop_factory):
+    """A refused connection, and a name that nobody knows: unavailable, for every call that waits."""
+
+    async def scenario() -> None:
+        for url in ("http://127.0.0.1:1", "http://nowhere.invalid"):
+            http = HttpTransport(UpstreamSettings(url=url, transport=transport, connections_max=2))
+            calls = [http.fetch(read()) for _ in range(5)]
+            results = await asyncio.gather(*calls, return_exceptions=True)
+            assert [type(result) for result in results] == [UpstreamUnavailable] * 5
+            await http.close()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(scenario())
+
+
+def test_callers_who_leave_at_any_time_cost_no_connection(run):
+    """Hundreds of calls over three connections, cancelled at random: the rest get their own answers, and so do the next."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        flights = OwnFlight(transport)
+        dice = random.Random(7)
+        kept = 0
+        for _ in range(6):
+            calls = [asyncio.create_task(flights.fetch(read(f"V{number}"))) for number in range(60)]
+            for call in dice.sample(calls, 40):
+                await asyncio.sleep(dice.choice((0, 0, 0.001)))
+                call.cancel()
+            for result in await asyncio.gather(*calls, return_exceptions=True):
+                kept += not isinstance(result, BaseException)
+        assert kept >= 120
+        for _ in range(2):
+            replies = await asyncio.gather(*(flights.fetch(read()) for _ in range(9)))
+            assert [reply.value.vehicle_id for reply in replies] == ["JQ7RP"] * 9
+        await flights.settle()
+
+    run(scenario, [PLAIN[:20], PLAIN[20:]], connections_max=3, pool_timeout=15)
+
+
+def test_a_cancelled_call_ends_its_connection_alone(run):
+    """Who leaves closes the connection under way; the other one stays."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        await asyncio.gather(transport.fetch(read()), transport.fetch(read()))
+        assert server.connections == 2
+        leaving = asyncio.create_task(transport.fetch(read()))
+        await asyncio.sleep(0.05)
+        leaving.cancel()
+        await asyncio.gather(leaving, return_exceptions=True)
+        await transport.fetch(read())
+        assert server.connections == 2
+
+    run(scenario, [PLAIN[:20], PLAIN[20:]], [PLAIN[:20], PLAIN[20:]], [PAUSE], [PLAIN])
+
+
+@pytest.mark.parametrize("transport", WIRES)
+async def test_nothing_can_be_slipped_into_a_request(transport):
+    """A line break in a header or a path is refused, and nothing of it is sent."""
+    server = Server([PLAIN])
+    async with server.listening() as url:
+        wire = WIRES[transport](UpstreamSettings(url=url))
+        for target, fields in [("/a", {"X": "a\r\nY: b"}), ("/a", {"X": "a\nb"}), ("/a", {"X\r\nY": "b"})]:
+            with pytest.raises(httpx.TransportError):
+                await wire.handle_async_request(Get(url, target, fields, {}))
+        assert server.heads == []
+        response = await wire.handle_async_request(httpx.Request("GET", f"{url}/vehicles/ä b?q=1", headers={"X": "1"}))
+        assert (response.status_code, await response.aread()) == (200, BODY)
+        (head,) = server.heads
+        assert head.startswith(b"GET /vehicles/%C3%A4%20b?q=1 HTTP/1.1\r\n")
+        assert head.lower().count(b"\r\nhost: ") == 1
+        await wire.aclose()
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory):
+    """A certificate for localhost that vouches for itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    command = (
+        "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    )
+    subprocess.run(
+        [*command.split(), "-keyout", "key.pem", "-out", "cert.pem"], cwd=folder, check=True, capture_output=True
+    )
+    return folder / "cert.pem", folder / "key.pem"
+
+
+@pytest.mark.parametrize("transport", WIRES)
+def test_tls_is_checked(transport, loop_factory, certificate):
+    """A certificate of a known authority for this name is taken; another name or an unknown authority is refused."""
+    serving = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    serving.load_cert_chain(*certificate)
+    knowing = ssl.create_default_context(cafile=certificate[0])
+
+    async def scenario() -> None:
+        server = Server([PLAIN])
+        async with server.listening(serving) as url:
+            for base, context, taken in [
+                (url, knowing, True),
+                (url, None, False),
+                (url.replace("localhost", "127.0.0.1"), knowing, False),
+            ]:
+                wire = WIRES[transport](UpstreamSettings(url=base), context)
+                call = HttpTransport(UpstreamSettings(url=base), wire).fetch(read())
+                if taken:
+                    assert (await call).value.vehicle_id == "JQ7RP"
+                else:
+                    with pytest.raises(UpstreamUnavailable):
+                        await call
+                await wire.aclose()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(scenario())
