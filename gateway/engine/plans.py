@@ -30,11 +30,19 @@ from graphql.execution.collect_fields import FragmentDetails, collect_fields, co
 from graphql.execution.values import VariableValues
 
 from gateway.engine.documents import Document
-from gateway.engine.projection import Details, Projection, Types, Unusual, compile_field
+from gateway.engine.projection import Details, Needs, Projection, Types, Unusual, compile_field
 from gateway.engine.variables import Coercion, flags_of
 
-# `async (context, arguments of each occurrence) -> values`, errors in their places.
-Root = Callable[[Any, list[dict[str, Any]]], Awaitable[Sequence[Any]]]
+
+class Asked(NamedTuple):
+    """An occurrence of a root field: its arguments, and what is read of its value."""
+
+    arguments: Mapping[str, Any]
+    needs: Needs | None
+
+
+# `async (context, each occurrence) -> values`, errors in their places.
+Root = Callable[[Any, list[Asked]], Awaitable[Sequence[Any]]]
 Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
 encode = msgspec.json.Encoder().encode
 
@@ -84,7 +92,7 @@ class Plan:
     async def _answer(
         self, fields: Sequence[Field], context: Any, coerced: Mapping[str, Any], data: dict[str, Any]
     ) -> None:
-        asked = [each.arguments(coerced) for each in fields]
+        asked = [Asked(each.arguments(coerced), each.projection.needs) for each in fields]
         values = await self.roots[fields[0].name](context, asked)
         for each, value in zip(fields, values, strict=True):
             if isinstance(value, Exception):

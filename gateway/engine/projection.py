@@ -32,9 +32,12 @@ PLAIN = "plain"  # its value as a function of its object alone, or the name of a
 BY_NAME = "by_name"  # such a function, made of the field's own name
 BATCH = "batch"  # `async (context, objects) -> values`: what it reads, for all objects of a level
 UNLESS = "unless"  # what the plain value is where it has to be read after all
+NEEDS = "needs"  # the members that a plain function reads: names, or what makes them of the field's own name
 OWN = "own"  # whether what is read belongs to the object itself, so that the projection may be kept with it
 
 Details = list[FieldDetails]
+# What a projection reads of an object: its members, and of each all (None) or what it reads of that in turn.
+Needs = dict[str, "Needs | None"]
 Collect = Callable[[GraphQLObjectType, Details], Mapping[str, Details]]
 Append = Callable[[tuple[Any, dict[str, Any]]], None]
 Complete = Callable[[Any, Sequence[Append]], Any]
@@ -66,10 +69,13 @@ class Hole(NamedTuple):
 class Projection:
     """What becomes of a field's value; made by `compile_field`."""
 
-    def __init__(self, complete: Complete, holes: Sequence[tuple[Hole, Complete]], source: str) -> None:
+    def __init__(
+        self, complete: Complete, holes: Sequence[tuple[Hole, Complete]], source: str, needs: Needs | None
+    ) -> None:
         self._complete = complete
         self._holes = holes
         self.source = source
+        self.needs = needs
 
     def at_once(self, value: Any) -> Any:
         """The projection of a value that needs no reading; raises Unusual where it does."""
@@ -99,11 +105,15 @@ class Projection:
 
 
 class Types:
-    """What is known of a schema's types; `backing` says of which class the objects of some are."""
+    """What is known of a schema's types.
 
-    def __init__(self, schema: GraphQLSchema, backing: Mapping[str, type]) -> None:
+    `backing` says of which class the objects of some are, `forms` what they are in whatever form they come.
+    """
+
+    def __init__(self, schema: GraphQLSchema, backing: Mapping[str, type], forms: Mapping[str, type]) -> None:
         self.schema = schema
         self.backing = backing
+        self.forms = forms
         self._leaves: dict[str, Leaf] = {}
 
     def leaf(self, kind: GraphQLScalarType | GraphQLEnumType) -> Leaf:
@@ -114,6 +124,26 @@ class Types:
 def compile_field(types: Types, collect: Collect, kind: GraphQLOutputType, details: Details) -> Projection:
     """The projection of values of a type through a selection; raises Unusual where that is not plain."""
     return _Compiler(types, collect).projection(kind, details)
+
+
+class Reading:
+    """What is read of an object, as it becomes known."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, Reading] = {}
+        self._is_all = False
+
+    def all(self) -> None:
+        """All of it is."""
+        self._is_all = True
+
+    def member(self, name: str) -> Reading:
+        """A member is; the result takes what is read of that."""
+        return self._members.setdefault(name, Reading())
+
+    def told(self) -> Needs | None:
+        """The members, or None for all of them."""
+        return None if self._is_all else {name: member.told() for name, member in self._members.items()}
 
 
 class _Compiler:
@@ -130,35 +160,38 @@ class _Compiler:
         self._fields = 0
 
     def projection(self, kind: GraphQLOutputType, details: Details) -> Projection:
-        complete = self._function(kind, details)
+        needs: Reading = Reading()
+        complete = self._function(kind, details, needs)
         source = "\n".join(self._functions)
         exec(compile(source, "<projection>", "exec"), self._names)  # noqa: S102 - of a caller's text it holds GraphQL names alone
         for choice, functions in self._choices:
             choice.update({owner: self._names[name] for owner, name in functions.items()})
         holes = [(hole, self._names[hole.complete]) for hole in self._holes]
-        return Projection(self._names[complete], holes, source)
+        return Projection(self._names[complete], holes, source, needs.told())
 
-    def _function(self, kind: GraphQLOutputType, details: Details) -> str:
+    def _function(self, kind: GraphQLOutputType, details: Details, reading: Reading) -> str:
         name = self._new("complete")
-        body = self._value(kind, details, "o")
+        body = self._value(kind, details, "o", reading)
         self._functions.append(f"def {name}(o, h):\n    return {body}\n")
         return name
 
-    def _value(self, kind: GraphQLOutputType, details: Details, expression: str) -> str:
+    def _value(self, kind: GraphQLOutputType, details: Details, expression: str, reading: Reading) -> str:
         null = "None"
         if is_non_null_type(kind):
             kind, null = kind.of_type, "unusual()"
         v = self._new("v")
         bound = f"({v} := {expression})"
         if isinstance(kind, (GraphQLScalarType, GraphQLEnumType)):
+            reading.all()
             return self._leaf(kind, bound, v, null)
         if is_list_type(kind):
-            item = self._function(kind.of_type, details)
+            item = self._function(kind.of_type, details, reading)
             body = f"[{item}(i, h) for i in {v}] if {v}.__class__ in LISTS else unusual()"
         elif is_abstract_type(kind):
+            reading.all()
             body = self._chosen(kind, details, v)
         elif is_object_type(kind):
-            body = self._object(kind, details, v)
+            body = self._object(kind, details, v, reading)
         else:
             raise Unusual
         return f"({null} if {bound} is None else {body})"
@@ -178,12 +211,12 @@ class _Compiler:
         for owner in self._types.schema.get_possible_types(kind):
             if owner.name not in self._backing:
                 raise Unusual
-            functions[self._backing[owner.name]] = self._function(owner, details)
+            functions[self._backing[owner.name]] = self._function(owner, details, Reading())
         choice: dict[type, Any] = {}
         self._choices.append((choice, functions))
         return f"{self._constant(choice)}.get({v}.__class__, unusual)({v}, h)"
 
-    def _object(self, kind: GraphQLObjectType, details: Details, v: str) -> str:
+    def _object(self, kind: GraphQLObjectType, details: Details, v: str, reading: Reading) -> str:
         parts, left = [], []
         for key, selected in self._collect(kind, details).items():
             self._fields += 1
@@ -196,7 +229,7 @@ class _Compiler:
             definition = kind.fields.get(node.name.value)
             if definition is None or definition.args:
                 raise Unusual
-            value, hole = self._field(definition, key, selected, v)
+            value, hole = self._field(definition, key, selected, v, reading)
             parts.append(f"{key!r}: {value}")
             left += [hole] if hole else []
         body = "{" + ", ".join(parts) + "}"
@@ -204,10 +237,13 @@ class _Compiler:
             d = self._new("d")
             body = f"(({d} := {body}), {', '.join(hole.format(d=d) for hole in left)})[0]"
         if kind.name in self._backing:
-            body = f"{body} if {v}.__class__ is {self._constant(self._backing[kind.name])} else unusual()"
+            form = self._constant(self._types.forms[kind.name])
+            body = f"{body} if isinstance({v}, {form}) else unusual()"
         return body
 
-    def _field(self, definition: GraphQLField, key: str, selected: Details, v: str) -> tuple[str, str | None]:
+    def _field(
+        self, definition: GraphQLField, key: str, selected: Details, v: str, reading: Reading
+    ) -> tuple[str, str | None]:
         """A field's value, and what appends its hole, where it may leave one."""
         own = definition.extensions.get("strawberry-definition")
         if own is None:
@@ -220,18 +256,30 @@ class _Compiler:
             plain = own.python_name
         if plain is None and batch is None:
             raise Unusual
+        within = self._within(plain, told.get(NEEDS), own.python_name, reading)
         if batch is None:
-            return self._value(definition.type, selected, self._plain(plain, v)), None
+            return self._value(definition.type, selected, self._plain(plain, v), within), None
         index = len(self._holes)
         self._holes.append(Hole(key, batch, "", bool(told.get(OWN))))
-        complete = self._function(definition.type, selected)
+        complete = self._function(definition.type, selected, Reading())
         self._holes[index] = self._holes[index]._replace(complete=complete)
         append = f"h[{index}](({v}, {{d}}))"
         if plain is None:
             return "None", append
         t, missing = self._new("t"), self._constant(told[UNLESS])
-        value = self._value(definition.type, selected, t)
+        value = self._value(definition.type, selected, t, within)
         return f"(None if ({t} := {self._plain(plain, v)}) is {missing} else {value})", f"{t} is {missing} and {append}"
+
+    def _within(self, plain: Any, needs: Any, name: str, reading: Reading) -> Reading:
+        """Notes what a field reads of its object; what is read of its value in turn is noted in the result."""
+        if isinstance(plain, str):
+            return reading.member(plain)
+        if needs is None:
+            reading.all()
+            return Reading()
+        for member in needs(name) if callable(needs) else needs:
+            reading.member(member).all()
+        return Reading()
 
     def _plain(self, plain: str | Callable[[Any], Any], v: str) -> str:
         return f"{v}.{plain}" if isinstance(plain, str) else f"{self._constant(plain)}({v})"

@@ -11,7 +11,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from gateway.errors import CursorExpired, UpstreamRejected
 from gateway.schema.cursors import decode_cursor, encode_cursor, fleet_of, set_of
 from gateway.schema.pagination import Ask, Entry, Found, Limits, Page, Slice, Steps, Window, find, read_slice
-from gateway.upstream.models import Kept, TelematicsUnit, Vehicle, VehiclePage
+from gateway.upstream.models import TelematicsUnit, Vehicle
+from gateway.upstream.pages import Kept, VehiclePage
 
 N = TypeVar("N")
 R = TypeVar("R")
@@ -171,9 +172,10 @@ class _Entries(Sequence[Entry[N]]):
 class _Pages(Generic[N]):
     """The pages of one set of vehicles, each vehicle turned into the node it stands for."""
 
-    def __init__(self, read: ReadPage, pick: Pick[N]) -> None:
+    def __init__(self, read: ReadPage, pick: Pick[N], view: type[Vehicle] | None = None) -> None:
         self.read = read
         self._pick = pick
+        self._view = view
         self.seen: dict[str | None, VehiclePage] = {}
 
     async def begin(self, steps: Steps[N, Slice[N]]) -> _Walking[N]:
@@ -214,7 +216,7 @@ class _Pages(Generic[N]):
         return answer
 
     def _page(self, ask: Ask, answer: VehiclePage) -> Page[N]:
-        entries = _Entries(answer.items, self._pick)
+        entries = _Entries(answer.items_as(self._view), self._pick)
         cursors = answer.cursors
         if cursors is None:
             return Page(ask.token, entries)
@@ -224,17 +226,24 @@ class _Pages(Generic[N]):
 
 
 async def vehicle_connection(
-    read: ReadPage, limits: Limits, arguments: Arguments, search: str | None, fleet: str | None
+    read: ReadPage,
+    limits: Limits,
+    arguments: Arguments,
+    search: str | None,
+    fleet: str | None,
+    view: type[Vehicle] | None = None,
 ) -> Connection[Vehicle]:
     """The slice of the fleet, or of what `search` finds in it; `fleet` is the caller's, where that is verified."""
-    return await _connection(set_of("vehicles", search, fleet), read, lambda vehicle: vehicle, limits, arguments)
+    of = set_of("vehicles", search, fleet)
+    return await _connection(of, _Pages(read, lambda vehicle: vehicle, view), limits, arguments)
 
 
 async def unit_connection(
-    read: ReadPage, limits: Limits, arguments: Arguments, fleet: str | None
+    read: ReadPage, limits: Limits, arguments: Arguments, fleet: str | None, view: type[Vehicle] | None = None
 ) -> Connection[TelematicsUnit]:
     """The slice of the fleet's telematics units, in the order of their vehicles."""
-    return await _connection(set_of("telematicsUnits", fleet), read, lambda v: v.telematics_unit, limits, arguments)
+    of = set_of("telematicsUnits", fleet)
+    return await _connection(of, _Pages(read, lambda v: v.telematics_unit, view), limits, arguments)
 
 
 async def find_unit(
@@ -251,6 +260,5 @@ async def find_unit(
     return await _Pages(read, pick).drive(find(limits))
 
 
-async def _connection(of: bytes, read: ReadPage, pick: Pick[N], limits: Limits, arguments: Arguments) -> Connection[N]:
-    pages = _Pages(read, pick)
+async def _connection(of: bytes, pages: _Pages[N], limits: Limits, arguments: Arguments) -> Connection[N]:
     return Connection(of, arguments, pages, await pages.begin(read_slice(arguments.window(of), limits)))

@@ -11,7 +11,8 @@ from strawberry.dataloader import DataLoader
 from gateway.schema.starting import start
 from gateway.upstream.client import FleetClient
 from gateway.upstream.fetching import Errand
-from gateway.upstream.models import State, Vehicle, VehiclePage
+from gateway.upstream.models import State, Vehicle
+from gateway.upstream.pages import VehiclePage
 
 # A page of vehicles: its token (None: the first) and the search that a first page carries.
 PageKey = tuple[str | None, str | None]
@@ -28,12 +29,15 @@ class Loaders:
         self.vehicle: DataLoader[str, Vehicle | None] = DataLoader(partial(_vehicles, client, errand, self._pages))
         self.latest_state: DataLoader[str, State | None] = DataLoader(partial(client.latest_states, errand))
 
-    async def page(self, token: str | None, search: str | None = None) -> VehiclePage:
-        """A page of the fleet; what the cache holds is there at once."""
+    async def page(
+        self, token: str | None, search: str | None = None, view: type[Vehicle] | None = None
+    ) -> VehiclePage:
+        """A page of the fleet, needed in the form of a view; what the cache holds is there at once."""
         key = (token, search)
         reading = self._pages.get(key)
         if reading is None:
-            reading = self._pages[key] = start(self._client.vehicles(self._errand, cursor=token, search=search))
+            work = self._client.vehicles(self._errand, cursor=token, search=search, view=view)
+            reading = self._pages[key] = start(work)
         return await reading
 
     async def vehicles(self, ids: Sequence[str]) -> list[Vehicle | BaseException | None]:

@@ -132,20 +132,26 @@ def _arguments(*given: Any) -> Arguments:
     return Arguments(*(None if value is UNSET else value for value in given))
 
 
-def _pages(context: Context, search: str | None) -> ReadPage:
+View = type[models.Vehicle] | None
+
+
+def _pages(context: Context, search: str | None, view: View = None) -> ReadPage:
     # A cursor carries its search: only a first page is asked with it.
-    return lambda token: context.loaders.page(token, search if token is None else None)
+    return lambda token: context.loaders.page(token, search if token is None else None, view)
 
 
-async def vehicles_of(context: Context, arguments: Arguments, search: str | None) -> Connection[models.Vehicle]:
+async def vehicles_of(
+    context: Context, arguments: Arguments, search: str | None, view: View = None
+) -> Connection[models.Vehicle]:
     """The slice of the fleet, or of what is found in it, that Relay's arguments describe."""
     fleet = context.errand.caller.fleet
-    return await vehicle_connection(_pages(context, search), context.limits, arguments, search, fleet)
+    return await vehicle_connection(_pages(context, search, view), context.limits, arguments, search, fleet, view)
 
 
-async def units_of(context: Context, arguments: Arguments) -> Connection[models.TelematicsUnit]:
+async def units_of(context: Context, arguments: Arguments, view: View = None) -> Connection[models.TelematicsUnit]:
     """The slice of the fleet's telematics units that Relay's arguments describe."""
-    return await unit_connection(_pages(context, None), context.limits, arguments, context.errand.caller.fleet)
+    fleet = context.errand.caller.fleet
+    return await unit_connection(_pages(context, None, view), context.limits, arguments, fleet, view)
 
 
 async def unit_of(context: Context, key: UnitKey) -> models.TelematicsUnit | None:

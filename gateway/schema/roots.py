@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from gateway.engine.plans import Engine, Root
-from gateway.engine.projection import Types
+from gateway.engine.plans import Asked, Engine, Root
+from gateway.engine.projection import Needs, Types
 from gateway.schema.build import Schema
 from gateway.schema.connections import Arguments
 from gateway.schema.context import Context
@@ -15,44 +15,85 @@ from gateway.schema.federation import entities_of
 from gateway.schema.global_ids import UnitKey
 from gateway.schema.queries import node_of, nodes_of, unit_of, units_of, vehicles_of
 from gateway.upstream import models
+from gateway.upstream.views import vehicle_view
 
-Asked = dict[str, Any]
 # Of which class the objects of a type are, where a field may answer objects of several types.
 BACKING: Mapping[str, type] = {"Vehicle": models.Vehicle, "TelematicsUnit": models.TelematicsUnit}
+
+FORMS: Mapping[str, type] = {"Vehicle": models.VehicleForm, "TelematicsUnit": models.UnitForm}
 
 
 def engine_of(schema: Schema) -> Engine:
     """The engine for the gateway's schema."""
-    return Engine(Types(schema.core, BACKING), ROOTS)
+    return Engine(Types(schema.core, BACKING, FORMS), ROOTS)
 
 
 async def _vehicle(context: Context, asked: Sequence[Asked]) -> Sequence[Any]:
-    return await context.loaders.vehicles([arguments["id"] for arguments in asked])
+    return await context.loaders.vehicles([each.arguments["id"] for each in asked])
 
 
 def _each(read: Callable[[Context, Asked], Awaitable[Any]]) -> Root:
     async def root(context: Context, asked: list[Asked]) -> Sequence[Any]:
         if len(asked) == 1:
             return [await read(context, asked[0])]
-        return await asyncio.gather(*(read(context, arguments) for arguments in asked), return_exceptions=True)
+        return await asyncio.gather(*(read(context, each) for each in asked), return_exceptions=True)
 
     return root
 
 
 def _paging(asked: Asked) -> Arguments:
-    return Arguments(asked.get("first"), asked.get("after"), asked.get("last"), asked.get("before"))
+    given = asked.arguments.get
+    return Arguments(given("first"), given("after"), given("last"), given("before"))
+
+
+async def _vehicles(context: Context, asked: Asked) -> Any:
+    search = asked.arguments.get("search") or None
+    return await vehicles_of(context, _paging(asked), search, _view(nodes_needed(asked.needs)))
+
+
+async def _telematics_units(context: Context, asked: Asked) -> Any:
+    units = nodes_needed(asked.needs)
+    return await units_of(context, _paging(asked), _view(None if units is None else {"telematics_unit": units}))
+
+
+async def _telematics_unit(context: Context, asked: Asked) -> Any:
+    given = asked.arguments.get
+    return await unit_of(context, UnitKey(given("manufacturer") or None, given("brand") or None, asked.arguments["id"]))
+
+
+def nodes_needed(needs: Needs | None) -> Needs | None:
+    """What is read of a connection's nodes, by whichever way; None for all of them."""
+    if needs is None:
+        return None
+    found: Needs = {}
+    edges = needs.get("edges", {})
+    for of in (edges.get("node", {}) if edges is not None else None, needs.get("nodes", {})):
+        if of is None:
+            return None
+        _merge(found, of)
+    return found
+
+
+def _merge(into: Needs, more: Needs) -> None:
+    for name, inner in more.items():
+        known = into.get(name, {})
+        if known is None or inner is None:
+            into[name] = None
+        else:
+            _merge(known, inner)
+            into[name] = known
+
+
+def _view(needs: Needs | None) -> Any:
+    return None if needs is None else vehicle_view(needs)
 
 
 ROOTS: Mapping[str, Root] = {
-    "node": _each(lambda context, asked: node_of(context, asked["id"])),
-    "nodes": _each(lambda context, asked: nodes_of(context, asked["ids"])),
+    "node": _each(lambda context, asked: node_of(context, asked.arguments["id"])),
+    "nodes": _each(lambda context, asked: nodes_of(context, asked.arguments["ids"])),
     "vehicle": _vehicle,
-    "vehicles": _each(lambda context, asked: vehicles_of(context, _paging(asked), asked.get("search") or None)),
-    "telematicsUnit": _each(
-        lambda context, asked: unit_of(
-            context, UnitKey(asked.get("manufacturer") or None, asked.get("brand") or None, asked["id"])
-        )
-    ),
-    "telematicsUnits": _each(lambda context, asked: units_of(context, _paging(asked))),
-    "_entities": _each(lambda context, asked: entities_of(context, asked["representations"])),
+    "vehicles": _each(_vehicles),
+    "telematicsUnit": _each(_telematics_unit),
+    "telematicsUnits": _each(_telematics_units),
+    "_entities": _each(lambda context, asked: entities_of(context, asked.arguments["representations"])),
 }

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import strawberry
 from strawberry.scalars import JSON
 
-from gateway.engine.projection import BY_NAME, PLAIN
+from gateway.engine.projection import BY_NAME, NEEDS, PLAIN
 from gateway.schema.enums import EnabledValue, IndicatorValue, LidValue, LockValue, StandValue, SwitchValue
 from gateway.schema.scalars import DateTime
 from gateway.upstream.models import EARLY_STATE_NAMES, State, StateProperty
@@ -133,6 +133,10 @@ def _is_place(value: Any) -> bool:
 EARLY_NAME_OF = {current: early for early, current in EARLY_STATE_NAMES.items()}
 
 
+def _names_of(name: str) -> tuple[str, str]:
+    return name, EARLY_NAME_OF.get(name, name)
+
+
 def _typed(fits: Callable[[Any], bool], turn: Callable[[Any], Any] | None, description: str) -> Any:
     """A field for the property of its name; a value of an unexpected kind is null here and kept in `properties`."""
 
@@ -152,7 +156,7 @@ def _typed(fits: Callable[[Any], bool], turn: Callable[[Any], Any] | None, descr
     def resolve(root: strawberry.Parent[Any], info: strawberry.Info) -> Any:
         return of(info.python_name)(root)
 
-    return strawberry.field(resolver=resolve, description=description, metadata={BY_NAME: of})
+    return strawberry.field(resolver=resolve, description=description, metadata={BY_NAME: of, NEEDS: _names_of})
 
 
 def _number(description: str) -> Any:

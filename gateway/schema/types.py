@@ -8,7 +8,7 @@ import msgspec
 import strawberry
 from msgspec import UNSET
 
-from gateway.engine.projection import BATCH, OWN, PLAIN, UNLESS
+from gateway.engine.projection import BATCH, NEEDS, OWN, PLAIN, UNLESS
 from gateway.schema.connections import Connection
 from gateway.schema.context import Context, Info
 from gateway.schema.enums import (
@@ -154,7 +154,9 @@ class Capabilities:
 )
 class TelematicsUnit(Node):
     id: strawberry.ID = strawberry.field(
-        resolver=_unit_global_id, description=GLOBAL_ID, metadata={PLAIN: _unit_global_id}
+        resolver=_unit_global_id,
+        description=GLOBAL_ID,
+        metadata={PLAIN: _unit_global_id, NEEDS: UnitKey._fields},
     )
     unit_id: str = strawberry.field(description="The fleet API's id of the unit, such as a CloudBoxx' QNR.")
     brand: str | None = strawberry.field(description="Its brand, such as `CLOUDBOXX`, `NIU` or `SEGWAY`.")
@@ -169,7 +171,7 @@ class TelematicsUnit(Node):
     vehicle: Vehicle | None = strawberry.field(
         resolver=_vehicle_of_unit,
         description="The vehicle it is attached to.",
-        metadata={BATCH: _vehicles_of_units},
+        metadata={BATCH: _vehicles_of_units, NEEDS: ("vehicle_id",)},
     )
 
     @classmethod
@@ -183,7 +185,7 @@ class TelematicsUnit(Node):
 )
 class Vehicle(Node):
     id: strawberry.ID = strawberry.field(
-        resolver=_vehicle_global_id, description=GLOBAL_ID, metadata={PLAIN: _vehicle_global_id}
+        resolver=_vehicle_global_id, description=GLOBAL_ID, metadata={PLAIN: _vehicle_global_id, NEEDS: ("vehicle_id",)}
     )
     vehicle_id: str = strawberry.field(description="The fleet API's id of the vehicle, made for `vehicle(id:)`.")
     status: VehicleStatus | None = strawberry.field(description=f"How far it is connected. {KNOWN}")
@@ -205,7 +207,7 @@ class Vehicle(Node):
     custom_fields: list[CustomField] | None = strawberry.field(
         resolver=_custom_fields,
         description="Its custom fields, in the fleet API's order.",
-        metadata={PLAIN: _custom_fields},
+        metadata={PLAIN: _custom_fields, NEEDS: ("custom_fields",)},
     )
     latest_state: VehicleState | None = strawberry.field(
         resolver=_latest_state,

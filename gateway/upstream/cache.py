@@ -7,9 +7,8 @@ with the caller's principal, so no caller can be given what another was. 401, 40
 from __future__ import annotations
 
 import asyncio
-import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -22,13 +21,14 @@ from gateway.errors import (
 )
 from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.fetching import Clock, Fetcher, Patience, Read, Reply, Resource
+from gateway.upstream.pages import Part
 from gateway.upstream.single_flight import look_at_error
 
 T = TypeVar("T")
 
-# What an answer takes in memory for each byte of JSON: decoded 2.9 (measured), with what is kept of answers made of it
-# 1 more (`VehiclePage.grant`); and an entry beside that.
-MEMORY_FACTOR = 4
+# What an answer takes in memory for each byte of JSON, at most: as it came 1, decoded 2.9 (measured), and as much again
+# as it came for parts of answers that are kept with it; and an entry beside that.
+MEMORY_FACTOR = 5
 OVERHEAD = 600
 # How long a refresh in the background may take.
 REFRESH_SECONDS = 10.0
@@ -85,19 +85,28 @@ def age_of(entry: Entry[Any], lifetime: Lifetime, at: float) -> Age:
 
 @dataclass(slots=True)
 class Entry(Generic[T]):
-    """An answer that is kept; `body` is its length as JSON in bytes, `ends_at` when its token expires."""
+    """An answer that is kept; `body` is its length as JSON in bytes, `ends_at` when its token expires.
+
+    The value of a part of a larger answer, which is kept, too, is a `Part`: the vehicle where its page is still there.
+    """
 
     value: T | None
     stored_at: float
     body: int
     etag: str | None = None
     ends_at: float | None = None
-    is_part: bool = False  # of a larger answer that is kept, too
 
     @property
     def size(self) -> int:
-        """What it is accounted with in memory, in bytes."""
-        return OVERHEAD + MEMORY_FACTOR * self.body
+        """What it is accounted with in memory, in bytes; a part shares the memory of the whole."""
+        return OVERHEAD if isinstance(self.value, Part) else OVERHEAD + MEMORY_FACTOR * self.body
+
+    def whole(self) -> Entry[Any] | None:
+        """The entry with its value in place of a part; None where that is gone."""
+        if not isinstance(self.value, Part):
+            return self
+        value = self.value.vehicle()
+        return None if value is None else Entry(value, self.stored_at, self.body, self.etag, self.ends_at)
 
     def reply(self) -> Reply[T]:
         return Reply(self.value, self.body, self.etag)
@@ -115,21 +124,6 @@ class Store(Protocol):
     async def drop(self, key: str) -> None: ...
 
 
-class Glimpse:
-    """A part of an answer in memory: it lasts as long as the whole, whose memory it shares."""
-
-    __slots__ = ("_entry", "_value")
-    size = OVERHEAD
-
-    def __init__(self, entry: Entry[Any]) -> None:
-        self._value = weakref.ref(entry.value)
-        self._entry = replace(entry, value=None)
-
-    def entry(self) -> Entry[Any] | None:
-        value = self._value()
-        return None if value is None else replace(self._entry, value=value)
-
-
 class MemoryStore:
     """Entries in this process."""
 
@@ -137,21 +131,21 @@ class MemoryStore:
         self._cache = cache
 
     async def get(self, key: str, model: type[T]) -> Entry[T] | None:
-        return _whole(await self._cache.get(key))
+        return _whole(self._cache.peek(key))
 
     async def get_many(self, keys: Sequence[str], model: type[T]) -> list[Entry[T] | None]:
-        return [_whole(held) for held in await self._cache.multi_get(list(keys))]
+        return [_whole(self._cache.peek(key)) for key in keys]
 
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None:
         for key, entry, _ in entries:
-            await self._cache.set(key, Glimpse(entry) if entry.is_part else entry)
+            await self._cache.set(key, entry)
 
     async def drop(self, key: str) -> None:
         await self._cache.delete(key)
 
 
-def _whole(held: Entry[Any] | Glimpse | None) -> Entry[Any] | None:
-    return held.entry() if isinstance(held, Glimpse) else held
+def _whole(held: Entry[Any] | None) -> Entry[Any] | None:
+    return None if held is None else held.whole()
 
 
 class Cache:
@@ -242,14 +236,15 @@ class Filling:
 
     async def _keep(self, read: Read[T], reply: Reply[T]) -> None:
         at, ends_at = self._clock(), read.caller.expires_at
-        whole: tuple[Read[Any], Entry[Any]] = read, Entry(reply.value, at, reply.size, reply.etag, ends_at)
-        kept = [whole]
-        if reply.value is not None and read.parts is not None:
-            parts = list(read.parts(reply.value))
-            share = reply.size // max(1, len(parts))
-            kept = [*((part, Entry(value, at, share, None, ends_at, is_part=True)) for part, value in parts), whole]
-        times = [(part.key, entry, self._kept(part, entry)) for part, entry in kept]
-        await self._store.put([each for each in times if each[2] > 0])
+        kept = [self._timed(read, Entry(reply.value, at, reply.size, reply.etag, ends_at))]
+        if reply.value is not None and read.parts is not None and kept[0][2] > 0:
+            parts = [self._timed(part, Entry(value, at, 0, None, ends_at)) for part, value in read.parts(reply.value)]
+            # A part that goes in before the whole goes out before it.
+            kept = [*parts, *kept]
+        await self._store.put([each for each in kept if each[2] > 0])
+
+    def _timed(self, read: Read[Any], entry: Entry[Any]) -> tuple[str, Entry[Any], float]:
+        return read.key, entry, self._kept(read, entry)
 
     def _kept(self, read: Read[Any], entry: Entry[Any]) -> float:
         seconds = self._lifetimes.for_entry(read.resource, entry).kept

@@ -19,7 +19,8 @@ from gateway.errors import (
 from gateway.settings import UpstreamSettings
 from gateway.upstream.cache import REFRESH_SECONDS
 from gateway.upstream.fetching import Errand, Fetcher, Patience, Read, Reply, Resource, Tally
-from gateway.upstream.models import Cursors, State, Vehicle, VehiclePage
+from gateway.upstream.models import Cursors, State, Vehicle
+from gateway.upstream.pages import Part, VehiclePage
 from gateway.upstream.planning import Walked, walk_on
 from gateway.upstream.single_flight import look_at_error
 
@@ -59,13 +60,22 @@ class FleetClient:
         self._ahead: set[asyncio.Task[Any]] = set()
         self._fleet_sizes = _Sizes()
 
-    async def vehicles(self, errand: Errand, *, cursor: str | None = None, search: str | None = None) -> VehiclePage:
-        """A page of the fleet: the first one, filtered by `search`, or the one that `cursor` names."""
-        reply = await self._fetcher.fetch(self._page_read(errand, cursor, search))
+    async def vehicles(
+        self,
+        errand: Errand,
+        *,
+        cursor: str | None = None,
+        search: str | None = None,
+        view: type[Vehicle] | None = None,
+    ) -> VehiclePage:
+        """A page of the fleet: the first one, filtered by `search`, or the one that `cursor` names.
+
+        `view` is the form its vehicles are needed in; if the page is at hand, it may be in another so far.
+        """
+        reply = await self._fetcher.fetch(self._page_read(errand, cursor, search, view))
         page = reply.value
         if page is None:
             raise UpstreamRejected(Problem(404, flow_id=reply.flow_id))
-        page.grant(reply.size)
         if page.cursors is None:
             token = page.next_page_token
             page.cursors = Cursors(next=PAGE_TOKEN + token if token else None)
@@ -109,7 +119,9 @@ class FleetClient:
         if self._ahead:
             await asyncio.wait(self._ahead)
 
-    def _page_read(self, errand: Errand, cursor: str | None, search: str | None) -> Read[VehiclePage]:
+    def _page_read(
+        self, errand: Errand, cursor: str | None, search: str | None, view: type[Vehicle] | None = None
+    ) -> Read[VehiclePage]:
         names = self._settings
         parameters: tuple[tuple[str, str], ...]
         if cursor is None:
@@ -121,10 +133,10 @@ class FleetClient:
         else:
             parameters = ((names.cursor_parameter, cursor),)
 
-        def items(page: VehiclePage) -> Iterable[tuple[Read[Vehicle], Vehicle]]:
-            return ((self._vehicle_read(errand, vehicle.vehicle_id), vehicle) for vehicle in page.items)
+        def parts(page: VehiclePage) -> Iterable[tuple[Read[Vehicle], Part]]:
+            return ((self._vehicle_read(errand, part.vehicle_id), part) for part in page.parts())
 
-        return Read(errand, Resource.VEHICLES, names.vehicles_path, VehiclePage, parameters, parts=items)
+        return Read(errand, Resource.VEHICLES, names.vehicles_path, VehiclePage, parameters, parts, view=view)
 
     def _vehicle_read(self, errand: Errand, vehicle_id: str) -> Read[Vehicle]:
         path = self._settings.vehicle_path.replace("{id}", quote(vehicle_id, safe=""))

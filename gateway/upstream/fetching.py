@@ -128,10 +128,11 @@ class Errand:
 class Read(Generic[T]):
     """One GET for one caller.
 
-    `model` is what its 200 decodes to, `parts` which other reads that answers too, `known` an older answer.
+    `model` is what its 200 decodes to, `view` in which form at first, `parts` which other reads that answers too,
+    `known` an older answer.
     """
 
-    __slots__ = ("_key", "errand", "known", "model", "parameters", "parts", "path", "resource")
+    __slots__ = ("_key", "errand", "known", "model", "parameters", "parts", "path", "resource", "view")
 
     def __init__(
         self,
@@ -140,9 +141,9 @@ class Read(Generic[T]):
         path: str,
         model: type[T],
         parameters: tuple[tuple[str, str], ...] = (),
-        *,
         parts: Callable[[T], Iterable[tuple[Read[Any], Any]]] | None = None,
         known: Reply[T] | None = None,
+        view: type | None = None,
     ) -> None:
         self.errand = errand
         self.resource = resource
@@ -151,6 +152,7 @@ class Read(Generic[T]):
         self.parameters = parameters
         self.parts = parts
         self.known = known
+        self.view = view
         self._key: str | None = None
 
     @property
@@ -172,14 +174,17 @@ class Read(Generic[T]):
 
     def having(self, known: Reply[T]) -> Read[T]:
         """The same read by one who has an older answer, and needs another only if that has changed."""
-        return Read(self.errand, self.resource, self.path, self.model, self.parameters, parts=self.parts, known=known)
+        return self._same(self.errand, known)
 
     def during(self, patience: Patience) -> Read[T]:
         """The same read with a patience of its own."""
         errand = Errand(self.errand.caller, self.errand.tally, self.errand.traceparent, patience)
-        read = Read(errand, self.resource, self.path, self.model, self.parameters, parts=self.parts, known=self.known)
-        read._key = self._key
-        return read
+        return self._same(errand, self.known)
+
+    def _same(self, errand: Errand, known: Reply[T] | None) -> Read[T]:
+        same = Read(errand, self.resource, self.path, self.model, self.parameters, self.parts, known, self.view)
+        same._key = self._key
+        return same
 
 
 class Rate(NamedTuple):

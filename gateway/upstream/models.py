@@ -1,14 +1,14 @@
 """What the REST API answers, as structs: unknown members are ignored, unknown enum values kept as they came.
 
+They hold no circles, so the collector need not know them.
 Any member but a vehicle's `id` may be missing or null. Timestamps stay text: RFC 3339, UTC. Early member names are
 folded into the current ones. Source: the vendor's public pages on vehicle management, vehicle state and paging.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
@@ -20,7 +20,7 @@ EARLY_STATE_NAMES = {"fuel_level_in_percent": "state_of_charge_or_fuel_level_in_
 EARLY_TRANSMISSIONS = {"MANUAL_SHIFT": "MANUAL"}
 
 
-class Status(Struct):
+class Status(Struct, gc=False):
     """A status and since when it holds."""
 
     value: str | None = None
@@ -31,7 +31,7 @@ class Status(Struct):
         return self.value
 
 
-class MasterData(Struct):
+class MasterData(Struct, gc=False):
     """What people entered about a vehicle."""
 
     vin: str | None = None
@@ -64,14 +64,14 @@ class MasterData(Struct):
         return self.vehicle_type
 
 
-class Capabilities(Struct):
+class Capabilities(Struct, gc=False):
     """What a vehicle can do and can report; the vendor adds to both without notice."""
 
     commands: list[str] | None = None
     vehicle_state: list[str] | None = None
 
 
-class StateProperty(Struct):
+class StateProperty(Struct, gc=False):
     """One property of a vehicle's state; `timestamp` is when the unit captured it."""
 
     value: Any = None
@@ -82,7 +82,15 @@ class StateProperty(Struct):
         return self.value
 
 
-class TelematicsUnit(Struct):
+class UnitForm(Struct, gc=False):
+    """What is a telematics unit, whole or in a view."""
+
+
+class VehicleForm(Struct, gc=False):
+    """What is a vehicle, whole or in a view."""
+
+
+class TelematicsUnit(UnitForm, gc=False):
     """The device in a vehicle; its `id` is unique only within one manufacturer."""
 
     unit_id: str | None = field(default=None, name="id")
@@ -101,7 +109,7 @@ class TelematicsUnit(Struct):
         return self.type
 
 
-class Vehicle(Struct, weakref=True):
+class Vehicle(VehicleForm, gc=False):
     """A vehicle with its unit and, where the upstream sends it, its latest state."""
 
     vehicle_id: str = field(name="id")
@@ -145,49 +153,6 @@ class Cursors(Struct):
     last: str | None = None
 
 
-class Kept(NamedTuple):
-    """A part of an answer as JSON; `others` are the other pages it was made of, by token, as weak references."""
-
-    rendered: bytes
-    others: tuple[tuple[str | None, Callable[[], object]], ...]
-
-
-class VehiclePage(Struct, dict=True, weakref=True):
-    """A page of the list; some lists of the platform answer `next_page_token` in place of `cursors`."""
-
-    items: list[Vehicle]
-    cursors: Cursors | None = None
-    next_page_token: str | None = None
-
-    def __post_init__(self) -> None:
-        # Parts of answers that were made of this page, beside the page itself and for as long.
-        self._kept: dict[Hashable, Kept] = {}
-        self._room: int | None = None
-
-    def grant(self, room: int) -> None:
-        """How many bytes may be kept here; the first word counts."""
-        if self._room is None:
-            self._room = room
-
-    def kept(self, key: Hashable) -> Kept | None:
-        """A part of an answer that was kept, and the other pages it was made of."""
-        return self._kept.get(key)
-
-    def keep(self, key: Hashable, part: Kept) -> None:
-        """Keeps a part of an answer, if there is room; the oldest go first."""
-        self.forget(key)
-        self._room = (self._room or 0) - len(part.rendered)
-        self._kept[key] = part
-        while self._room < 0:
-            self.forget(next(iter(self._kept)))
-
-    def forget(self, key: Hashable) -> None:
-        """Makes room."""
-        part = self._kept.pop(key, None)
-        if part is not None:
-            self._room = (self._room or 0) + len(part.rendered)
-
-
 class ProblemBody(Struct):
     """The members of a problem that decide anything; titles and details change freely."""
 
@@ -209,7 +174,8 @@ def tolerant(raw: Any, model: Any) -> Any:
         return [tolerant(item, model.__args__[0]) for item in raw]
     if origin is dict and isinstance(raw, dict):
         return {key: value for key, item in raw.items() if (value := _sound(item, model.__args__[1])) is not None}
-    if isinstance(model, type) and issubclass(model, Struct) and isinstance(raw, dict):
+    bare = origin or model
+    if isinstance(bare, type) and issubclass(bare, Struct) and isinstance(raw, dict):
         return msgspec.convert(_sound_members(raw, model), model)
     return msgspec.convert(raw, model)
 

@@ -22,13 +22,14 @@ from redis.exceptions import RedisError
 
 from gateway.settings import RedisSettings
 from gateway.upstream.cache import Entry, MemoryStore
+from gateway.upstream.pages import VehiclePage
 from gateway.upstream.single_flight import look_at_error
 
 T = TypeVar("T")
 log = structlog.get_logger("gateway.upstream")
 
 # Raised whenever the stored form changes: what an older version wrote is then not found.
-FORMAT = 1
+FORMAT = 2
 
 
 class Stored(msgspec.Struct, Generic[T], array_like=True):
@@ -49,7 +50,7 @@ class RedisStore:
         self._settings = settings
         self._redis = _redis_of(settings)
         self._left_alone_until = 0.0
-        self._encoder = msgspec.msgpack.Encoder()
+        self._encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
         self._decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
     async def get(self, key: str, model: type[T]) -> Entry[T] | None:
@@ -77,7 +78,10 @@ class RedisStore:
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None:
         await self._memory.put(entries)
         by_time: dict[float, list[tuple[str, bytes]]] = defaultdict(list)
-        for key, entry, kept in entries:
+        for key, held, kept in entries:
+            entry = held.whole()
+            if entry is None:
+                continue
             stored = Stored(entry.value, entry.stored_at, entry.body, entry.etag, entry.ends_at)
             by_time[kept].append((key, self._encoder.encode(stored)))
         for kept, pairs in by_time.items():
@@ -133,12 +137,24 @@ class RedisStore:
             return None
         decoder = self._decoders.get(model)
         if decoder is None:
-            decoder = self._decoders[model] = msgspec.msgpack.Decoder(Stored[model])  # type: ignore[valid-type]
+            decoder = self._decoders[model] = msgspec.msgpack.Decoder(Stored[model], dec_hook=_page)  # type: ignore[valid-type]
         try:
             stored = decoder.decode(body)
         except msgspec.MsgspecError:
             return None
         return Entry(stored.value, stored.stored_at, stored.body, stored.etag, stored.ends_at)
+
+
+def _plain(value: object) -> object:
+    """A page lies in Redis as it came."""
+    if isinstance(value, VehiclePage):
+        return value.body
+    raise TypeError(f"not stored: {type(value).__name__}")
+
+
+def _page(kind: type, stored: bytes) -> VehiclePage:
+    assert kind is VehiclePage
+    return VehiclePage.of_body(stored)
 
 
 def _redis_of(settings: RedisSettings) -> RedisCache:

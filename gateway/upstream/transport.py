@@ -35,6 +35,7 @@ from gateway.upstream.answers import Get, Whole
 from gateway.upstream.fetching import Rate, Read, Reply
 from gateway.upstream.http1 import Http1
 from gateway.upstream.models import ProblemBody, tolerant
+from gateway.upstream.pages import VehiclePage
 
 T = TypeVar("T")
 Wire = httpx.AsyncBaseTransport
@@ -133,6 +134,11 @@ class HttpTransport:
         return httpx.Response(response.status_code, headers=response.headers, stream=Whole(b"".join(chunks)))
 
     def _decoded(self, read: Read[T], body: bytes) -> T:
+        if read.model is VehiclePage:
+            try:
+                return VehiclePage.of_body(body, read.view)  # type: ignore[return-value]
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as unreadable:
+                raise UpstreamInvalidResponse(Problem(200)) from unreadable
         decoder = self._decoders.get(read.model)
         if decoder is None:
             decoder = self._decoders[read.model] = msgspec.json.Decoder(read.model)

@@ -21,7 +21,8 @@ from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
 from gateway.simulator import FleetPlan, Simulator, Switches
 from gateway.upstream.fetching import Errand, Tally
-from gateway.upstream.models import State, Vehicle, VehiclePage, tolerant
+from gateway.upstream.models import State, Vehicle, tolerant
+from gateway.upstream.pages import VehiclePage
 from tests.engine.documents_at_random import Documents
 
 # Ten thousand cases: documents, each over several fleets.
@@ -42,7 +43,9 @@ class OddClient:
         self._error = dice.choice(ERRORS)
         self._page_fails = dice.random() < 0.03
 
-    async def vehicles(self, errand: Errand, *, cursor: str | None = None, search: str | None = None) -> VehiclePage:
+    async def vehicles(
+        self, errand: Errand, *, cursor: str | None = None, search: str | None = None, view: Any = None
+    ) -> VehiclePage:
         start = int(cursor or 0)
         if self._page_fails and start:
             raise self._error
@@ -50,7 +53,9 @@ class OddClient:
         cursors = {"first": "0", "last": str(max(0, len(items) - 1) // PAGE * PAGE)}
         cursors |= {"next": str(start + PAGE)} if start + PAGE < len(items) else {}
         cursors |= {"prev": str(start - PAGE)} if start else {}
-        return decoded({"items": items[start : start + PAGE], "cursors": cursors}, VehiclePage)
+        return VehiclePage.of_body(
+            msgspec.json.encode({"items": items[start : start + PAGE], "cursors": cursors}), view
+        )
 
     async def vehicles_by_id(self, errand: Errand, ids: list[str]) -> dict[str, Any]:
         known = {vehicle["id"]: vehicle for vehicle in self._vehicles}

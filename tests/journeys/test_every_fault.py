@@ -121,7 +121,7 @@ async def test_a_fault_has_its_documented_answer_in_every_shape(simulated, fault
             "read_timeout": 0.3,
             "total_timeout": 0.6,
             "response_bytes_max": 2**20,
-        },  # fmt: skip
+        },
         cache={"enabled": False},
         retry={"attempts": 2, "pause": 0.01},
         pacing={"enabled": False},

@@ -17,7 +17,8 @@ from gateway.errors import (
 from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.cache import Cache, Entry, Filling, Lifetime, Lifetimes, MemoryStore
 from gateway.upstream.fetching import Read, Resource
-from gateway.upstream.models import Vehicle, VehiclePage
+from gateway.upstream.models import Vehicle
+from gateway.upstream.pages import VehiclePage
 from gateway.upstream.single_flight import SingleFlight
 from tests.upstream.fakes import Clock, FakeFetcher, errand, vehicle_read
 
@@ -146,7 +147,7 @@ async def test_a_page_answers_for_its_vehicles():
     stack = Stack(FakeFetcher(lambda read: page))
 
     def items(answer):
-        return ((vehicle_read(vehicle.vehicle_id, by), vehicle) for vehicle in answer.items)
+        return ((vehicle_read(part.vehicle_id, by), part) for part in answer.parts())
 
     await stack.cache.fetch(Read(by, Resource.VEHICLES, "/vehicles", VehiclePage, parts=items))
     assert await stack.fetch(vehicle_read("B")) == "B"

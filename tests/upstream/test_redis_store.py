@@ -56,7 +56,7 @@ async def test_redis_holds_no_token_and_keys_begin_with_the_principal(workers, r
         keys = await client.keys("*")
         everything = b"".join(keys + [await client.get(key) for key in keys])
     principal = errand("a-very-secret-token").caller.principal
-    assert [key.split(b":")[:3] for key in keys] == [[b"gateway", b"1", principal.encode()]]
+    assert [key.split(b":")[:3] for key in keys] == [[b"gateway", b"2", principal.encode()]]
     assert b"secret" not in everything
 
 

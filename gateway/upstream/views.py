@@ -1,0 +1,105 @@
+"""Views: the upstream's structs with only the members that somebody needs, so that only those are decoded.
+
+A view has the names, the types and the computed members of its model, and its checks for what it has. What a page holds
+beside them is passed over by the decoder without making an object of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, Optional, Union
+
+import msgspec
+from msgspec import UnsetType, field
+
+from gateway.upstream.models import (
+    Capabilities,
+    MasterData,
+    StateProperty,
+    Status,
+    TelematicsUnit,
+    UnitForm,
+    Vehicle,
+    VehicleForm,
+)
+
+# What is needed of an object: its members, and of each all (None) or what is needed of it in turn.
+Needs = Mapping[str, "Needs | None"]
+Frozen = tuple[tuple[str, Any], ...]
+
+PARTS: Mapping[str, type] = {
+    "master_data": MasterData,
+    "capabilities": Capabilities,
+    "telematics_unit": TelematicsUnit,
+    **dict.fromkeys(("life_status", "operation_status", "rental_status", "setup_status"), Status),
+}
+# What the computed members are made of.
+MADE_OF: Mapping[type, Mapping[str, tuple[str, ...]]] = {
+    Vehicle: {"status_raw": ("status",)},
+    MasterData: {
+        "fuel_type_raw": ("fuel_type",),
+        "vehicle_type_raw": ("vehicle_type",),
+        **dict.fromkeys(
+            ("transmission", "transmission_raw", "year_of_production"),
+            ("transmission", "transmission_raw", "gear_box", "year_of_production"),
+        ),
+    },
+    TelematicsUnit: {"type_raw": ("type",)},
+    Status: {"raw_value": ("value",)},
+    Capabilities: {},
+}
+ALWAYS: Mapping[type, tuple[str, ...]] = {
+    Vehicle: ("vehicle_id", "fleet_id"),
+    TelematicsUnit: ("unit_id", "vehicle_id"),
+}
+# The member whose presence means that `__post_init__` has something to do.
+WORKED_ON: Mapping[type, str] = {Vehicle: "telematics_unit", MasterData: "gear_box"}
+FORMS: Mapping[type, tuple[type, ...]] = {Vehicle: (VehicleForm,), TelematicsUnit: (UnitForm,)}
+
+
+def vehicle_view(needs: Needs) -> type[Vehicle]:
+    """The view of vehicles that has what is needed, and ids in any case."""
+    return _view(Vehicle, frozen(needs))  # type: ignore[no-any-return]
+
+
+def frozen(needs: Needs | None) -> Frozen | None:
+    """Needs as a key."""
+    return None if needs is None else tuple(sorted((name, frozen(inner)) for name, inner in needs.items()))
+
+
+@cache
+def _view(model: type, needs: Frozen) -> Any:
+    made_of = MADE_OF[model]
+    inner = dict(needs)
+    wanted = {*ALWAYS.get(model, ()), *(part for name in inner for part in made_of.get(name, (name,)))}
+    members = [_member(known, inner) for known in msgspec.structs.fields(model) if known.name in wanted]
+    namespace: dict[str, Any] = {
+        name: getattr(model, name) for name in inner if isinstance(getattr(model, name, None), property)
+    }
+    if WORKED_ON.get(model) in wanted:
+        namespace["__post_init__"] = vars(model)["__post_init__"]
+    return msgspec.defstruct(
+        f"{model.__name__}View", members, namespace=namespace, bases=FORMS.get(model, ()), gc=False
+    )
+
+
+def _member(known: msgspec.structs.FieldInfo, needs: Mapping[str, Frozen | None]) -> tuple[str, Any, Any]:
+    kind, within = known.type, needs.get(known.name)
+    if within is not None and known.name in PARTS:
+        kind = Optional[_view(PARTS[known.name], within)]  # noqa: UP045 - made at run time
+    elif within is not None and known.name == "latest_state":
+        kind = Union[_state(within), UnsetType, None]  # noqa: UP007 - as above
+    default = field(name=known.encode_name) if known.required else field(default=known.default, name=known.encode_name)
+    return known.name, kind, default
+
+
+@cache
+def _state(needs: Frozen) -> type:
+    members = [(name, Optional[StateProperty], None) for name, _ in needs]  # noqa: UP045 - as above
+    return msgspec.defstruct("StateView", members, namespace={"get": _get}, gc=False)
+
+
+def _get(state: Any, name: str) -> StateProperty | None:
+    found: StateProperty | None = getattr(state, name)
+    return found
