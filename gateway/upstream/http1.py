@@ -95,7 +95,7 @@ class Http1(httpx.AsyncBaseTransport):
             connecting.cancel()
         lost = [connection.lost for connection in self._connections]
         for connection in list(self._connections):
-            connection.close()
+            connection.fail(httpx.ReadError("The transport is closed."))
         if self._connecting or lost:
             await asyncio.wait([*self._connecting, *lost], timeout=1)
 
@@ -118,12 +118,14 @@ class Http1(httpx.AsyncBaseTransport):
     def _head_of(self, request: httpx.Request) -> bytes:
         if request.method != "GET":
             raise httpx.UnsupportedProtocol("This transport sends GETs alone.")
-        fields = request.fields if isinstance(request, Get) else request.headers
+        if isinstance(request, Get):
+            lines = [f"{name}: {value}\r\n" for name, value in request.fields.items()]
+        else:
+            lines = [f"{name}: {value}\r\n" for name, value in request.headers.items() if name.lower() != "host"]
         if isinstance(request, Get) and request.target.isascii() and request.target.isprintable():
             target = self._path + request.target
         else:
             target = request.url.raw_path.decode("ascii")
-        lines = [f"{name}: {value}\r\n" for name, value in fields.items() if name.lower() != "host"]
         head = f"GET {target}{self._rest}{''.join(lines)}\r\n"
         # Whatever holds a line break would be read as further headers, or as a further request.
         breaks = len(lines) + 3
@@ -247,6 +249,13 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             self._pool.gone(self)
 
+    def fail(self, failure: httpx.TransportError) -> None:
+        """Closes it, and tells the call that is under way."""
+        if self._call is not None:
+            self._call.connection = None
+            self._call.fail(failure)
+        self.close()
+
     # What the loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -264,15 +273,15 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as garbled:
-            self._fail(httpx.RemoteProtocolError(type(garbled).__name__))
+            self.fail(httpx.RemoteProtocolError(type(garbled).__name__))
         except httptools.HttpParserUpgrade:
-            self._fail(httpx.RemoteProtocolError("The server changed the protocol."))
+            self.fail(httpx.RemoteProtocolError("The server changed the protocol."))
         if self._is_whole:
             self._answer(call, now)
         elif not self._head_is_whole:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
-                self._fail(httpx.RemoteProtocolError("The answer's headers have no end."))
+                self.fail(httpx.RemoteProtocolError("The answer's headers have no end."))
         elif self._size > self._bytes_max:
             self._answer(call, now)
 
@@ -327,12 +336,6 @@ class Connection(asyncio.Protocol):
         else:
             self.close()
 
-    def _fail(self, failure: httpx.TransportError) -> None:
-        if self._call is not None:
-            self._call.connection = None
-            self._call.fail(failure)
-        self.close()
-
     def _ended(self, failure: Exception | None) -> None:
         call = self._call
         if call is None:
@@ -340,9 +343,9 @@ class Connection(asyncio.Protocol):
         elif failure is None and self._head_is_whole and not any(name.lower() in FRAMED for name, _ in self._headers):
             self._answer(call, self._time())  # the end of the connection is the end of the body
         elif failure is None:
-            self._fail(httpx.RemoteProtocolError("The connection ended before the answer did."))
+            self.fail(httpx.RemoteProtocolError("The connection ended before the answer did."))
         else:
-            self._fail(httpx.ReadError(type(failure).__name__))
+            self.fail(httpx.ReadError(type(failure).__name__))
 
     def _look_at(self, time: float) -> None:
         if self._timer is not None:
@@ -355,10 +358,10 @@ class Connection(asyncio.Protocol):
         if now >= self._due and call is not None and self._due < min(self._asked + self._read_timeout, call.ends):
             # Nothing has come yet; where all was sent, it is reading that takes its time.
             if self._transport.get_write_buffer_size():
-                self._fail(httpx.WriteTimeout("The request could not be sent in time."))
+                self.fail(httpx.WriteTimeout("The request could not be sent in time."))
                 return
             self._due = min(self._asked + self._read_timeout, call.ends)
         if now >= self._due:
-            self._fail(httpx.ReadTimeout("No answer in time."))
+            self.fail(httpx.ReadTimeout("No answer in time."))
             return
         self._look_at(min(self._due, now + self._look_apart))

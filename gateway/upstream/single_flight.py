@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from gateway.upstream.fetching import Fetcher, Patience, Read, Reply
@@ -52,8 +53,7 @@ class SingleFlight:
         flight: Flight[T] | None = self._flights.get(key)
         if flight is None or flight.abandoned:
             flight = self._flights[key] = Flight(self._following, read)
-            begun = flight
-            flight.task.add_done_callback(lambda _: self._landed(key, begun))
+            flight.task.add_done_callback(partial(self._landed, key))
         else:
             read.tally.coalesced += 1
         return await flight.wait(read.errand.patience)
@@ -63,8 +63,9 @@ class SingleFlight:
         if self._flights:
             await asyncio.wait([flight.task for flight in self._flights.values()])
 
-    def _landed(self, key: str, flight: Flight[Any]) -> None:
-        if self._flights.get(key) is flight:
+    def _landed(self, key: str, task: asyncio.Task[Any]) -> None:
+        flight = self._flights.get(key)
+        if flight is not None and flight.task is task:
             del self._flights[key]
 
 

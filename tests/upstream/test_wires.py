@@ -327,6 +327,20 @@ def test_a_cancelled_call_ends_its_connection_alone(run):
     run(scenario, [PLAIN[:20], PLAIN[20:]], [PLAIN[:20], PLAIN[20:]], [PAUSE], [PLAIN])
 
 
+@pytest.mark.parametrize("run", ["wire"], indirect=True)
+def test_closing_ends_every_call(run):
+    """Calls under way, calls that wait and calls that come later all fail, at once."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        calls = [asyncio.create_task(transport.fetch(read())) for _ in range(3)]
+        await asyncio.sleep(0.05)
+        await transport.close()
+        results = await asyncio.gather(*calls, transport.fetch(read()), return_exceptions=True)
+        assert [type(result) for result in results] == [UpstreamUnavailable] * 4
+
+    run(scenario, [PAUSE], connections_max=1)
+
+
 @pytest.mark.parametrize("transport", WIRES)
 async def test_nothing_can_be_slipped_into_a_request(transport):
     """A line break in a header or a path is refused, and nothing of it is sent."""
