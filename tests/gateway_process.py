@@ -67,6 +67,10 @@ class GatewayProcess:
             kilobytes.append(int(status.partition("VmRSS:")[2].split()[0]))
         return max(kilobytes) * 1024
 
+    def open_files(self) -> int:
+        """Files and connections that its busiest worker holds open."""
+        return max(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.workers() or [self.process.pid])
+
     def stop(self) -> int:
         """Ends it as an operator would; its exit code."""
         self.process.send_signal(signal.SIGTERM)
