@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway import __version__
+from gateway import __version__, errors
+from gateway.engine import limits
 from gateway.schema.build import print_sdl
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -112,6 +113,22 @@ def test_every_error_code_is_documented_and_no_other():
     said |= {"GRAPHQL_PARSE_FAILED", "GRAPHQL_VALIDATION_FAILED"}
     documented = set(re.findall(r"^\| `([A-Z_]+)` \|", (ROOT / "docs/errors.md").read_text(), re.MULTILINE))
     assert said == documented
+
+
+def test_what_is_documented_of_errors_is_so():
+    """docs/errors.md has each refusal's status, whether each failure can be retried, and the name of each limit."""
+    page = (ROOT / "docs/errors.md").read_text()
+    text = "".join(path.read_text() for path in (ROOT / "gateway").rglob("*.py"))
+    refused = {(code, status) for status, code in re.findall(r'(?:_refuse|refusal|Refused)\((\d+), "([A-Z_]+)"', text)}
+    assert refused - {("INTERNAL", "500")} <= set(re.findall(r"^\| `([A-Z_]+)` \| (\d+) \|", page, re.MULTILINE))
+
+    def family(kind: type[errors.GatewayError]) -> set[tuple[str, bool]]:
+        return {(kind.code, kind.retryable)}.union(*map(family, kind.__subclasses__()))
+
+    told = {(code, said == "yes") for code, said in re.findall(r"^\| `([A-Z_]+)` \| (yes|no) \|", page, re.MULTILINE)}
+    assert told == family(errors.UpstreamError) - {("INTERNAL", False), ("UNAUTHENTICATED", False)}
+    (named,) = re.findall(r"^`limit` is one of (.*?);", page, re.MULTILINE | re.DOTALL)
+    assert re.findall(r"`(\w+)`", named) == list(limits._WORDS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
