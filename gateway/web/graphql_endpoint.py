@@ -65,6 +65,7 @@ class Ready(NamedTuple):
     variables: Mapping[str, Any]
     prepared: Prepared
     caller: Caller
+    patience: Patience
 
 
 class Answer(NamedTuple):
@@ -144,21 +145,28 @@ class GraphQLEndpoint:
         answer = self._answer(told, media_type)
         return Response(answer.body, answer.status, answer.headers, answer.content_type)
 
-    def ready(self, asked: Asked, body_bytes: int, caller: Caller) -> Ready | None:
-        """What the short road may run, let in already; None where anything about it needs the long road."""
+    async def ready(self, asked: Asked, body_bytes: int, caller: Caller) -> Ready | None:
+        """What the short road may run, let in; None where anything about it needs the long road.
+
+        Raises Overloaded for whoever waited in vain.
+        """
         if not asked.query or self._trusted is not None or asked.extensions is not None or self._may_exceed(body_bytes):
             return None
-        if not self.admission.enter_at_once(caller.principal):
-            return None
+        patience = Patience.of(self._limits.deadline)
+        principal = caller.principal
+        if not self.admission.enter_at_once(principal):
+            if self.admission.is_full(principal):
+                return None
+            await self.admission.enter(principal, patience)
         ready = None
         try:
-            ready = self._planned(asked, asked.query, caller)
+            ready = self._planned(asked, asked.query, caller, patience)
         finally:
             if ready is None:
-                self.admission.leave(caller.principal)
+                self.admission.leave(principal)
         return ready
 
-    def _planned(self, asked: Asked, query: str, caller: Caller) -> Ready | None:
+    def _planned(self, asked: Asked, query: str, caller: Caller, patience: Patience) -> Ready | None:
         name, variables = asked.operation_name or None, asked.variables or {}
         document = self._documents.read(query)
         if document.errors:
@@ -166,13 +174,13 @@ class GraphQLEndpoint:
         prepared = self._execution.prepared(document, name, variables)
         if prepared is None or not self._is_bounded(document, name):
             return None
-        return Ready(document, name, variables, prepared, caller)
+        return Ready(document, name, variables, prepared, caller, patience)
 
     async def answer(
         self, ready: Ready, receive: Receive, media_type: str, *, request_id: str, context_of: ContextOf
     ) -> Answer:
         """The answer to what is ready; its place is given back."""
-        patience = Patience.of(self._limits.deadline)
+        patience = ready.patience
         try:
             context = context_of(ready.caller, request_id, None, patience)
             work = self._execution.of(ready.document, ready.name, ready.variables, context, ready.prepared)

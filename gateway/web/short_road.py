@@ -15,10 +15,11 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, Overloaded
 from gateway.identity import Caller
 from gateway.settings import HttpSettings
 from gateway.telemetry import RequestLog
+from gateway.web.answers import busy
 from gateway.web.graphql_endpoint import CallerLeft, GraphQLEndpoint, Ready
 from gateway.web.graphql_over_http import JSON, Refused, asked_by_post, media_type_for
 from gateway.web.middleware import BEARER, HARDENING, REQUEST_ID, new_request_id
@@ -59,7 +60,12 @@ class ShortRoad:
         read = [await receive()]
         while read[-1].get("more_body") and sum(len(part["body"]) for part in read) <= self._bytes_max:
             read.append(await receive())
-        ready = await self._ready(read, token)
+        try:
+            ready = await self._ready(read, token)
+        except Overloaded as overloaded:
+            self._log.refused()
+            await busy(overloaded, overloaded.retry_after)(scope, receive, send)
+            return
         if ready is None:
             await self._app(scope, _again(read, receive), send)
             return
@@ -98,7 +104,7 @@ class ShortRoad:
             caller: Caller = await identify(token)
         except (Refused, GatewayError):
             return None
-        return self._endpoint.ready(asked, len(body), caller)
+        return await self._endpoint.ready(asked, len(body), caller)
 
     async def _answer(self, receive: Receive, send: Send, ready: Ready, media_type: str, began: float) -> None:
         request_id = new_request_id()
