@@ -133,6 +133,25 @@ async def test_while_the_processor_is_the_bound_fewer_run_at_a_time():
     await asyncio.gather(*waiting)
 
 
+async def test_a_processor_that_is_shared_counts_as_busy_too(monkeypatch, tmp_path):
+    """Time spent waiting for a processor takes places away as time spent using it does."""
+    told = tmp_path / "schedstat"
+    told.write_text("0 0 0\n")
+    monkeypatch.setattr("gateway.web.admission.SCHEDULING", str(told))
+    monkeypatch.setattr("gateway.web.admission.WATCHED_EVERY", 0.02)
+    admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
+    for _ in range(4):
+        await admission.enter("a", Patience.of(5))
+    watching = asyncio.create_task(admission.watch())
+    for second in range(1, 101):
+        await asyncio.sleep(0.001)
+        told.write_text(f"0 {second * 10**9} 0\n")
+    for _ in range(3):
+        admission.leave("a")
+    assert not admission.enter_at_once("a")
+    watching.cancel()
+
+
 async def test_who_was_refused_is_known_by_their_credentials():
     """After an introduction a flood is told from its credentials alone; nobody else is taken for it."""
     admission = Admission(LimitSettings(concurrency=1, principal_queue=1))
