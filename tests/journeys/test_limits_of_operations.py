@@ -133,3 +133,19 @@ async def test_an_outage_is_met_by_the_breaker_and_ends(start):
     now[0] += 1.5
     assert await gateway.data('{ vehicle(id: "JQ7RP") { vehicleId } }') == {"vehicle": {"vehicleId": "JQ7RP"}}
     assert TOKENS["alice"] not in str(answer)
+
+
+async def test_while_the_circuit_is_open_what_is_kept_is_given_as_stale(start):
+    """An open breaker costs what is kept nothing but its freshness, and sends nothing to the fleet API."""
+    now = [1_000_000.0]
+    gateway = await start(cache__enabled=True, clock=lambda: now[0], breaker__failures=5, breaker__pause=60)
+    await gateway.data('{ vehicle(id: "K3WX8") { vehicleId } }')
+    now[0] += 100
+    gateway.fault("outage")
+    for number in range(5):
+        await gateway.ask(f'{{ vehicle(id: "V{number}") {{ vehicleId }} }}')
+    before = gateway.simulator.requests.total
+    answer = await gateway.ask('{ vehicle(id: "K3WX8") { vehicleId } }')
+    assert gateway.simulator.requests.total == before
+    assert answer["data"] == {"vehicle": {"vehicleId": "K3WX8"}}
+    assert answer["extensions"]["freshness"]["stale"] is True

@@ -45,6 +45,16 @@ async def test_another_subject_fleet_or_scope_is_another_principal(issuer, other
     assert (await identify(issuer.token())).principal != (await identify(issuer.token(**other))).principal
 
 
+async def test_a_client_has_one_pace_whoever_it_calls_for(issuer):
+    """The fleet API limits clients: what is verified of one is the same for its other subjects and scopes."""
+    identify = verifier(issuer)
+    one = await identify(issuer.token(client_id="app", sub="one"))
+    two = await identify(issuer.token(client_id="app", sub="two", scope="vehicles"))
+    other = await identify(issuer.token(client_id="other", sub="one"))
+    assert one.client == two.client != other.client
+    assert one.principal != two.principal
+
+
 async def test_scopes_in_another_order_are_the_same_principal(issuer):
     """The order of scopes decides nothing."""
     identify = verifier(issuer)
