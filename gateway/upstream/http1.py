@@ -235,6 +235,9 @@ class Connection(asyncio.Protocol):
         self._head_is_whole = self._is_whole = self._is_last = False
         self._asked = now
         self._due = min(now + self._first_timeout, call.ends)
+        if self._transport.is_closing():  # and uvloop has not yet told so
+            self.fail(httpx.RemoteProtocolError("The connection ended before the request was sent."))
+            return
         self._transport.write(call.head)
         if self._due < self._next_look:
             self._look_at(self._due)

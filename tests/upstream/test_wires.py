@@ -68,6 +68,8 @@ class Server:
                 return False
             if step is PAUSE:
                 await asyncio.sleep(1)
+            elif writer.is_closing():
+                return False
             else:
                 writer.write(step)
                 await writer.drain()
@@ -325,6 +327,22 @@ def test_a_cancelled_call_ends_its_connection_alone(run):
         assert server.connections == 2
 
     run(scenario, [PLAIN[:20], PLAIN[20:]], [PLAIN[:20], PLAIN[20:]], [PAUSE], [PLAIN])
+
+
+@pytest.mark.parametrize("run", ["wire"], indirect=True)
+def test_a_connection_that_is_closing_takes_no_call(run):
+    """A connection that the loop has closed and not yet told of is an outage like any other, and used no more."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        await transport.fetch(read())
+        (idle,) = transport._wire._idle
+        idle._transport.abort()
+        with pytest.raises(UpstreamUnavailable):
+            await transport.fetch(read())
+        await transport.fetch(read())
+        assert server.connections == 2
+
+    run(scenario, [PLAIN])
 
 
 @pytest.mark.parametrize("run", ["wire"], indirect=True)
