@@ -1,0 +1,91 @@
+"""Guards on counts, which are the same on every machine: what is left to the generic executor, and to the collector."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.app import create_app
+from gateway.engine.documents import Documents
+from gateway.schema.build import build_schema
+from gateway.schema.execution import Execution
+from gateway.settings import Settings
+from gateway.simulator import Client, FleetPlan, Simulator, Switches
+from gateway.web.explorer import examples
+
+QUERIES = Path(__file__).resolve().parents[2] / "docs" / "queries"
+LIST = "{ vehicles(first: 50) { edges { cursor node { id vehicleId lastContactAt } } pageInfo { hasNextPage } } }"
+
+
+def test_what_is_documented_has_a_plan():
+    """No documented query is left to the generic executor."""
+    schema = build_schema()
+    documents, execution = Documents(schema.core), Execution(schema)
+    shelf = list(examples())
+    assert len(shelf) == len(list(QUERIES.glob("*.graphql")))
+    for example in shelf:
+        variables = json.loads(example.variables) if example.variables else {}
+        assert execution.prepared(documents.read(example.query), None, variables), example.name
+
+
+@pytest.mark.parametrize("cached", [True, False])
+async def test_a_plain_request_leaves_nothing_to_the_collector(cached):
+    """What a request made is free when it is answered: nothing of it is in a circle."""
+    simulator = Simulator(
+        [FleetPlan(vehicles=200, clients=(Client("T7K2M#1", token="token"),))], Switches(rate_limit_requests=0)
+    )
+    settings = Settings(
+        upstream={"url": "http://fleet.test"}, cache={"enabled": cached}, coalescing={"enabled": cached},
+        log={"level": "error"},
+    )  # fmt: skip
+    app = create_app(settings, Canned(simulator))
+    body = json.dumps({"query": LIST}).encode()
+    scope = {
+        "type": "http", "method": "POST", "path": "/graphql", "query_string": b"", "headers": [
+            (b"content-type", b"application/json"), (b"authorization", b"Bearer token"),
+        ], "state": {},
+    }  # fmt: skip
+    answers = []
+
+    def receiving():
+        left = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive():
+            return left.pop() if left else await asyncio.Event().wait()
+
+        return receive
+
+    async def send(message):
+        answers.append(message)
+
+    async with app.router.lifespan_context(app):
+        await app(dict(scope), receiving(), send)
+        await app(dict(scope), receiving(), send)
+        assert b'"errors"' not in answers[-1]["body"]
+        answers.clear()
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(5):
+                await app(dict(scope), receiving(), send)
+            answers.clear()
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
+
+
+class Canned(httpx.AsyncBaseTransport):
+    """The first page of a simulated fleet, at once."""
+
+    def __init__(self, simulator: Simulator) -> None:
+        fleet = simulator.fleets["T7K2M"]
+        items = [fleet.shown(vehicle_id, Switches()) for vehicle_id in fleet.ids[:100]]
+        self._body = json.dumps({"items": items, "cursors": {"next": "n"}}).encode()
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, content=self._body)
