@@ -64,7 +64,9 @@ class ShortRoad:
             ready = await self._ready(read, token)
         except Overloaded as overloaded:
             self._log.refused()
-            await busy(overloaded, overloaded.retry_after)(scope, receive, send)
+            refused = busy(overloaded, overloaded.retry_after)
+            refused.raw_headers.extend(HARDENING)
+            await refused(scope, receive, send)
             return
         if ready is None:
             await self._app(scope, _again(read, receive), send)
