@@ -87,6 +87,7 @@ def create_app(
             finally:
                 app.state.context_of = None
                 watching.cancel()
+                await asyncio.wait((watching,))
 
     log = RequestLog(settings.log)
     app = Starlette(
