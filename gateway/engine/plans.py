@@ -35,14 +35,16 @@ from gateway.engine.variables import Coercion, flags_of
 
 
 class Asked(NamedTuple):
-    """An occurrence of a root field: its arguments, and what is read of its value."""
+    """An occurrence of a root field: its arguments, and the shape that its value is needed in."""
 
     arguments: Mapping[str, Any]
-    needs: Needs | None
+    shape: Any
 
 
 # `async (context, each occurrence) -> values`, errors in their places.
 Root = Callable[[Any, list[Asked]], Awaitable[Sequence[Any]]]
+# From what is read of a root field's value (None: all) to whatever its root makes use of; worked out once for a plan.
+Shape = Callable[[Needs | None], Any]
 Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
 encode = msgspec.json.Encoder().encode
 
@@ -67,6 +69,7 @@ class Field(NamedTuple):
     name: str
     arguments: Arguments
     projection: Projection
+    shape: Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,6 @@ class Plan:
     keys: Sequence[str]
     constants: Mapping[str, str]
     fields: Sequence[Sequence[Field]]  # those of one name together, because they are read together
-    coercion: Coercion
     roots: Mapping[str, Root]
 
     async def run(self, context: Any, coerced: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +94,7 @@ class Plan:
     async def _answer(
         self, fields: Sequence[Field], context: Any, coerced: Mapping[str, Any], data: dict[str, Any]
     ) -> None:
-        asked = [Asked(each.arguments(coerced), each.projection.needs) for each in fields]
+        asked = [Asked(each.arguments(coerced), each.shape) for each in fields]
         values = await self.roots[fields[0].name](context, asked)
         for each, value in zip(fields, values, strict=True):
             if isinstance(value, Exception):
@@ -138,11 +140,12 @@ FORMS_MAX = 16
 
 
 class Engine:
-    """Plans operations of one schema; `roots` says how its root fields are read."""
+    """Plans operations of one schema; `roots` says how its root fields are read, `shapes` in which shape."""
 
-    def __init__(self, types: Types, roots: Mapping[str, Root]) -> None:
+    def __init__(self, types: Types, roots: Mapping[str, Root], shapes: Mapping[str, Shape]) -> None:
         self.types = types
-        self._roots = roots
+        self.roots = roots
+        self.shapes = shapes
 
     def prepare(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> Prepared | None:
         """What to run for a valid document; None if that is for the generic executor."""
@@ -160,43 +163,36 @@ class Engine:
         if form not in plans.made:
             if len(plans.made) >= FORMS_MAX:
                 return None
-            plans.made[form] = self._planned(document, name, variables, plans.coercion)
+            plans.made[form] = self._planned(document, name, variables)
         plan = plans.made[form]
         return None if plan is None else Prepared(plan, coerced)
 
-    def _planned(
-        self, document: Document, name: str | None, variables: Mapping[str, Any], coercion: Coercion
-    ) -> Plan | None:
+    def _planned(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> Plan | None:
         operation = document.operation(name)
         assert operation is not None
         assert document.ast is not None
         try:
-            return _Planner(self.types, self._roots, document.ast, operation, variables).plan(coercion)
-        except (Unusual, GraphQLError, SyntaxError, RecursionError, MemoryError):
-            return None  # the last three are what Python says of code that nests too deeply
+            return _Planner(self, document.ast, operation, variables).plan()
+        except (Unusual, GraphQLError, RecursionError):
+            return None
 
 
 class _Planner:
     """Makes one plan."""
 
     def __init__(
-        self,
-        types: Types,
-        roots: Mapping[str, Root],
-        document: DocumentNode,
-        operation: OperationDefinitionNode,
-        variables: Mapping[str, Any],
+        self, engine: Engine, document: DocumentNode, operation: OperationDefinitionNode, variables: Mapping[str, Any]
     ) -> None:
-        self._types = types
-        self._roots = roots
+        self._engine = engine
+        self._types = engine.types
         self._operation = operation
         self._fragments = fragments_of(document)
-        values = get_variable_values(types.schema, operation.variable_definitions or (), dict(variables))
+        values = get_variable_values(self._types.schema, operation.variable_definitions or (), dict(variables))
         if isinstance(values, list):
             raise Unusual
         self._values = values
 
-    def plan(self, coercion: Coercion) -> Plan:
+    def plan(self) -> Plan:
         query = self._types.schema.query_type
         assert query is not None
         collected = collect_fields(self._types.schema, self._fragments, self._values, query, self._operation)
@@ -207,15 +203,16 @@ class _Planner:
             if name == "__typename":
                 constants[key] = query.name
                 continue
-            if name not in self._roots:
+            if name not in self._engine.roots:
                 raise Unusual
             definition = query.fields[name]
             arguments = arguments_of(definition, details[0].node, self._values)
             projection = compile_field(self._types, self._subfields, definition.type, details)
-            fields.setdefault(name, []).append(Field(key, name, arguments, projection))
+            shape = self._engine.shapes[name](projection.needs) if name in self._engine.shapes else None
+            fields.setdefault(name, []).append(Field(key, name, arguments, projection, shape))
         if not fields:
             raise Unusual
-        return Plan(list(collected.grouped_field_set), constants, list(fields.values()), coercion, self._roots)
+        return Plan(list(collected.grouped_field_set), constants, list(fields.values()), self._engine.roots)
 
     def _subfields(self, kind: Any, details: Details) -> Mapping[str, Details]:
         schema, values, operation = self._types.schema, self._values, self._operation

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-from gateway.engine.plans import Asked, Engine, Root
+from gateway.engine.plans import Asked, Engine, Root, Shape
 from gateway.engine.projection import Needs, Types
 from gateway.schema.build import Schema
 from gateway.schema.connections import Arguments
@@ -19,13 +19,13 @@ from gateway.upstream.views import vehicle_view
 
 # Of which class the objects of a type are, where a field may answer objects of several types.
 BACKING: Mapping[str, type] = {"Vehicle": models.Vehicle, "TelematicsUnit": models.TelematicsUnit}
-
+# What they are in whatever form they come.
 FORMS: Mapping[str, type] = {"Vehicle": models.VehicleForm, "TelematicsUnit": models.UnitForm}
 
 
 def engine_of(schema: Schema) -> Engine:
     """The engine for the gateway's schema."""
-    return Engine(Types(schema.core, BACKING, FORMS), ROOTS)
+    return Engine(Types(schema.core, BACKING, FORMS), ROOTS, SHAPES)
 
 
 async def _vehicle(context: Context, asked: Sequence[Asked]) -> Sequence[Any]:
@@ -48,12 +48,11 @@ def _paging(asked: Asked) -> Arguments:
 
 async def _vehicles(context: Context, asked: Asked) -> Any:
     search = asked.arguments.get("search") or None
-    return await vehicles_of(context, _paging(asked), search, _view(nodes_needed(asked.needs)))
+    return await vehicles_of(context, _paging(asked), search, asked.shape)
 
 
 async def _telematics_units(context: Context, asked: Asked) -> Any:
-    units = nodes_needed(asked.needs)
-    return await units_of(context, _paging(asked), _view(None if units is None else {"telematics_unit": units}))
+    return await units_of(context, _paging(asked), asked.shape)
 
 
 async def _telematics_unit(context: Context, asked: Asked) -> Any:
@@ -84,10 +83,18 @@ def _merge(into: Needs, more: Needs) -> None:
             into[name] = known
 
 
-def _view(needs: Needs | None) -> Any:
-    return None if needs is None else vehicle_view(needs)
+def _view_of_vehicles(needs: Needs | None) -> Any:
+    vehicles = nodes_needed(needs)
+    return None if vehicles is None else vehicle_view(vehicles)
 
 
+def _view_of_units(needs: Needs | None) -> Any:
+    units = nodes_needed(needs)
+    return None if units is None else vehicle_view({"telematics_unit": units})
+
+
+# In which view the vehicles behind a connection are needed.
+SHAPES: Mapping[str, Shape] = {"vehicles": _view_of_vehicles, "telematicsUnits": _view_of_units}
 ROOTS: Mapping[str, Root] = {
     "node": _each(lambda context, asked: node_of(context, asked.arguments["id"])),
     "nodes": _each(lambda context, asked: nodes_of(context, asked.arguments["ids"])),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Hashable, Sequence
-from functools import cache
+from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
@@ -32,7 +32,7 @@ class _Body(Struct, Generic[V]):
     next_page_token: str | None = None
 
 
-@cache
+@lru_cache(1024)
 def _decoder(view: type) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(_Body[view])  # type: ignore[valid-type]
 

@@ -7,7 +7,7 @@ beside them is passed over by the decoder without making an object of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import lru_cache
 from typing import Any, Optional, Union
 
 import msgspec
@@ -55,6 +55,8 @@ ALWAYS: Mapping[type, tuple[str, ...]] = {
 }
 # The member whose presence means that `__post_init__` has something to do.
 WORKED_ON: Mapping[type, str] = {Vehicle: "telematics_unit", MasterData: "gear_box"}
+# Views that are remembered; callers' selections make them, so there is no end to them.
+VIEWS_MAX = 1024
 FORMS: Mapping[type, tuple[type, ...]] = {Vehicle: (VehicleForm,), TelematicsUnit: (UnitForm,)}
 
 
@@ -68,7 +70,7 @@ def frozen(needs: Needs | None) -> Frozen | None:
     return None if needs is None else tuple(sorted((name, frozen(inner)) for name, inner in needs.items()))
 
 
-@cache
+@lru_cache(VIEWS_MAX)
 def _view(model: type, needs: Frozen) -> Any:
     made_of = MADE_OF[model]
     inner = dict(needs)
@@ -94,7 +96,7 @@ def _member(known: msgspec.structs.FieldInfo, needs: Mapping[str, Frozen | None]
     return known.name, kind, default
 
 
-@cache
+@lru_cache(VIEWS_MAX)
 def _state(needs: Frozen) -> type:
     members = [(name, Optional[StateProperty], None) for name, _ in needs]  # noqa: UP045 - as above
     return msgspec.defstruct("StateView", members, namespace={"get": _get}, gc=False)
