@@ -103,7 +103,14 @@ def create_app(
         lifespan=lifespan,
     )
     if settings.http.short_road:
-        short = Middleware(ShortRoad, started=app, endpoint=graphql, settings=settings.http, log=log)
+        short = Middleware(
+            ShortRoad,
+            started=app,
+            endpoint=graphql,
+            log=log,
+            bytes_max=settings.http.body_bytes_max,
+            hosts=_names(settings.http.hosts),
+        )
         app.user_middleware.insert(0, short)
     return app
 

@@ -109,9 +109,9 @@ class Documents:
             self._texts[document.digest] = text
             self._characters += len(text)
             while len(self._known) > self._documents_max or self._characters > self._characters_max:
-                forgotten, _ = self._known.popitem(last=False)
-                self._texts.pop(digest_of(forgotten), None)
-                self._characters -= len(forgotten)
+                _, forgotten = self._known.popitem(last=False)
+                del self._texts[forgotten.digest]
+                self._characters -= len(forgotten.text)
         return document
 
     def _parsed(self, text: str) -> DocumentNode:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from graphql import GraphQLError, GraphQLNonNull, GraphQLObjectType, GraphQLResolveInfo
+from graphql import GraphQLNonNull, GraphQLObjectType, GraphQLResolveInfo
 from graphql.execution.executor_throwing_on_incremental import ExecutorThrowingOnIncremental
 from graphql.pyutils import AwaitableOrValue, Path
 
@@ -55,5 +55,5 @@ class ProjectingExecutor(ExecutorThrowingOnIncremental):
 
         try:
             return compile_field(self._types, collect, GraphQLNonNull(kind), details)
-        except (Unusual, GraphQLError, SyntaxError, RecursionError, MemoryError):
+        except Unusual:
             return None

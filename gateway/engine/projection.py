@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from graphql import (
     FieldNode,
     GraphQLEnumType,
+    GraphQLError,
     GraphQLField,
     GraphQLObjectType,
     GraphQLOutputType,
@@ -69,12 +70,9 @@ class Hole(NamedTuple):
 class Projection:
     """What becomes of a field's value; made by `compile_field`."""
 
-    def __init__(
-        self, complete: Complete, holes: Sequence[tuple[Hole, Complete]], source: str, needs: Needs | None
-    ) -> None:
+    def __init__(self, complete: Complete, holes: Sequence[tuple[Hole, Complete]], needs: Needs | None) -> None:
         self._complete = complete
         self._holes = holes
-        self.source = source
         self.needs = needs
 
     def at_once(self, value: Any) -> Any:
@@ -118,12 +116,18 @@ class Types:
 
     def leaf(self, kind: GraphQLScalarType | GraphQLEnumType) -> Leaf:
         """The coercion of a scalar or an enum."""
-        return self._leaves.setdefault(kind.name, Leaf(kind))
+        leaf = self._leaves.get(kind.name)
+        if leaf is None:
+            leaf = self._leaves[kind.name] = Leaf(kind)
+        return leaf
 
 
 def compile_field(types: Types, collect: Collect, kind: GraphQLOutputType, details: Details) -> Projection:
     """The projection of values of a type through a selection; raises Unusual where that is not plain."""
-    return _Compiler(types, collect).projection(kind, details)
+    try:
+        return _Compiler(types, collect).projection(kind, details)
+    except (GraphQLError, SyntaxError, RecursionError, MemoryError) as unfit:
+        raise Unusual from unfit  # the last three are what Python says of code that nests too deeply
 
 
 class Reading:
@@ -167,7 +171,7 @@ class _Compiler:
         for choice, functions in self._choices:
             choice.update({owner: self._names[name] for owner, name in functions.items()})
         holes = [(hole, self._names[hole.complete]) for hole in self._holes]
-        return Projection(self._names[complete], holes, source, needs.told())
+        return Projection(self._names[complete], holes, needs.told())
 
     def _function(self, kind: GraphQLOutputType, details: Details, reading: Reading) -> str:
         name = self._new("complete")

@@ -19,7 +19,7 @@ from strawberry.types import ExecutionContext
 
 from gateway.schema.context import Info
 from gateway.schema.enums import leave_open
-from gateway.schema.federation import entity_of
+from gateway.schema.federation import entities_of
 from gateway.schema.queries import Query
 from gateway.schema.scalars import CONFIG
 from gateway.schema.types import TelematicsUnit, Vehicle
@@ -33,9 +33,9 @@ class Schema(strawberry.federation.Schema):
         """The graphql-core schema underneath, for which Strawberry has no public name."""
         return self._schema
 
-    def entities_resolver(self, info: Info, representations: list[FederationAny]) -> list[Any]:
-        """One read for each entity, all at once, so that the loaders see them together; each may fail alone."""
-        return [entity_of(info.context, representation) for representation in representations]
+    def entities_resolver(self, info: Info, representations: list[FederationAny]) -> Any:
+        """The entities, each of which may fail alone."""
+        return entities_of(info.context, representations)
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
         """Nothing: `error_masking` logs what is worth it."""

@@ -70,7 +70,7 @@ class Connection(Generic[N]):
 
     async def ready(self) -> Connection[N]:
         """The same, with its edges."""
-        self._cut = cut = await self._pages.go_on(self._walk)
+        self._cut = cut = await self._pages.drive(self._walk.steps, (self._walk.ask, self._walk.page))
         self.edges = [Edge(self._of, found) for found in cut.edges]
         return self
 
@@ -109,12 +109,12 @@ class Connection(Generic[N]):
     @property
     def has_next_page(self) -> bool | Awaitable[bool]:
         known = self.has_next_known()
-        return self.read_on(self._cut.has_next) if known is None else known
+        return self.has_next_read() if known is None else known
 
     @property
     def has_previous_page(self) -> bool | Awaitable[bool]:
         known = self.has_previous_known()
-        return self.read_on(self._cut.has_previous) if known is None else known
+        return self.has_previous_read() if known is None else known
 
     def has_next_known(self) -> bool | None:
         """Whether more follows, if the pages at hand tell."""
@@ -126,14 +126,14 @@ class Connection(Generic[N]):
 
     async def has_next_read(self) -> bool:
         """Whether more follows, by reading on."""
-        return await self.read_on(self._cut.has_next)
+        return await self._read_on(self._cut.has_next)
 
     async def has_previous_read(self) -> bool:
         """Whether more precedes, by reading on."""
-        return await self.read_on(self._cut.has_previous)
+        return await self._read_on(self._cut.has_previous)
 
-    async def read_on(self, question: Callable[[], Steps[N, bool]]) -> bool:
-        """The answer to a question about the slice; one at a time, because they go on where the slice ended."""
+    async def _read_on(self, question: Callable[[], Steps[N, bool]]) -> bool:
+        # One at a time, because they go on where the slice ended.
         async with self._one_at_a_time:
             return await self._pages.drive(question())
 
@@ -183,26 +183,12 @@ class _Pages(Generic[N]):
         ask = next(steps)
         return _Walking(steps, ask, await self._answer(ask))
 
-    async def go_on(self, walk: _Walking[N]) -> Slice[N]:
-        """The result of a walk that was begun."""
+    async def drive(self, steps: Steps[N, R], begun: tuple[Ask, VehiclePage] | None = None) -> R:
+        """The result of a walk; if it was begun, from the page that it waits for."""
         try:
-            ask = walk.steps.send(self._page(walk.ask, walk.page))
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        return await self._driven(walk.steps, ask)
-
-    async def drive(self, steps: Steps[N, R]) -> R:
-        """The result of a walk."""
-        try:
-            ask = next(steps)
-        except StopIteration as done:
-            return done.value  # type: ignore[no-any-return]
-        return await self._driven(steps, ask)
-
-    async def _driven(self, steps: Steps[N, R], ask: Ask) -> R:
-        try:
+            ask, page = begun or (next(steps), None)
             while True:
-                ask = steps.send(self._page(ask, await self._answer(ask)))
+                ask, page = steps.send(self._page(ask, page or await self._answer(ask))), None
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
 

@@ -7,7 +7,7 @@ folded into the current ones. Source: the vendor's public pages on vehicle manag
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import msgspec
@@ -162,6 +162,19 @@ class ProblemBody(Struct):
 
 
 State = dict[str, StateProperty]
+
+
+def decoded(body: bytes, model: Any) -> Any:
+    """An answer's body as `model`: strictly, and member by member where that fails; raises msgspec's errors."""
+    try:
+        return _decoder(model).decode(body)
+    except msgspec.ValidationError:
+        return tolerant(msgspec.json.decode(body), model)
+
+
+@lru_cache(64)
+def _decoder(model: Any) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(model)
 
 
 def tolerant(raw: Any, model: Any) -> Any:

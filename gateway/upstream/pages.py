@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 from msgspec import Struct
 
-from gateway.upstream.models import Cursors, Vehicle, tolerant
+from gateway.upstream.models import Cursors, Vehicle, decoded
 
 V = TypeVar("V")
 # Forms of its vehicles that a page keeps at the same time.
@@ -67,8 +67,7 @@ class VehiclePage:
         try:
             read = _decoder(form).decode(body)
         except msgspec.ValidationError:
-            form = Vehicle
-            read = tolerant(msgspec.json.decode(body), _Body[Vehicle])
+            form, read = Vehicle, decoded(body, _Body[Vehicle])
         page = cls(None, read.cursors, read.next_page_token, body)
         page._forms[form] = read.items
         return page
@@ -119,12 +118,12 @@ class VehiclePage:
             self._room += len(part.rendered)
 
     def _decoded(self, form: type[Vehicle]) -> Sequence[Any]:
+        if form is Vehicle:
+            return decoded(self.body, _Body[Vehicle]).items  # type: ignore[no-any-return]
         try:
             return _decoder(form).decode(self.body).items  # type: ignore[no-any-return]
         except msgspec.ValidationError:
-            if form is not Vehicle:
-                return self.items
-            return tolerant(msgspec.json.decode(self.body), _Body[Vehicle]).items  # type: ignore[no-any-return]
+            return self.items
 
 
 class Part(NamedTuple):

@@ -34,7 +34,7 @@ from gateway.upstream.aiohttp_wire import AiohttpWire
 from gateway.upstream.answers import Get, Whole
 from gateway.upstream.fetching import Rate, Read, Reply
 from gateway.upstream.http1 import Http1
-from gateway.upstream.models import ProblemBody, tolerant
+from gateway.upstream.models import ProblemBody, decoded
 from gateway.upstream.pages import VehiclePage
 
 T = TypeVar("T")
@@ -67,7 +67,6 @@ class HttpTransport:
             pool=settings.pool_timeout,
         )
         self._extensions = {"timeout": timeouts.as_dict()}
-        self._decoders: dict[Any, msgspec.json.Decoder[Any]] = {}
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
         read.tally.upstream_calls += 1
@@ -134,24 +133,12 @@ class HttpTransport:
         return httpx.Response(response.status_code, headers=response.headers, stream=Whole(b"".join(chunks)))
 
     def _decoded(self, read: Read[T], body: bytes) -> T:
-        if read.model is VehiclePage:
-            try:
+        try:
+            if read.model is VehiclePage:
                 return VehiclePage.of_body(body, read.view)  # type: ignore[return-value]
-            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as unreadable:
-                raise UpstreamInvalidResponse(Problem(200)) from unreadable
-        decoder = self._decoders.get(read.model)
-        if decoder is None:
-            decoder = self._decoders[read.model] = msgspec.json.Decoder(read.model)
-        try:
-            return decoder.decode(body)  # type: ignore[no-any-return]
-        except msgspec.ValidationError:
-            pass
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as garbled:
-            raise UpstreamInvalidResponse(Problem(200)) from garbled
-        try:
-            return tolerant(msgspec.json.decode(body), read.model)  # type: ignore[no-any-return]
-        except msgspec.ValidationError as odd:
-            raise UpstreamInvalidResponse(Problem(200)) from odd
+            return decoded(body, read.model)  # type: ignore[no-any-return]
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as unreadable:
+            raise UpstreamInvalidResponse(Problem(200)) from unreadable
 
 
 def wire_of(settings: UpstreamSettings) -> Wire:

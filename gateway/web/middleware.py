@@ -19,7 +19,6 @@ from gateway.web.tokens import Identify
 
 REQUEST_ID = "X-Request-Id"
 _SOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-SERVICE_UNAVAILABLE = 503
 HARDENING = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -41,6 +40,7 @@ class Shedding:
         self._admission = admission
         self._log = log
         refused = busy(Overloaded(), Overloaded.retry_after)
+        self._status = refused.status_code
         self._body = bytes(refused.body)
         self._headers = [*refused.raw_headers, *HARDENING]
 
@@ -49,7 +49,7 @@ class Shedding:
             await self._app(scope, receive, send)
             return
         self._log.refused()
-        await send({"type": "http.response.start", "status": SERVICE_UNAVAILABLE, "headers": self._headers})
+        await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
         await send({"type": "http.response.body", "body": self._body})
 
     def _is_full(self, scope: Scope) -> bool:

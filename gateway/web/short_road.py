@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
 
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import GatewayError, Overloaded
 from gateway.identity import Caller
-from gateway.settings import HttpSettings
 from gateway.telemetry import RequestLog
 from gateway.web.answers import busy
-from gateway.web.graphql_endpoint import CallerLeft, GraphQLEndpoint, Ready
+from gateway.web.graphql_endpoint import Answer, CallerLeft, GraphQLEndpoint, Ready
 from gateway.web.graphql_over_http import JSON, Refused, asked_by_post, media_type_for
 from gateway.web.middleware import BEARER, HARDENING, REQUEST_ID, new_request_id
 
@@ -30,20 +27,26 @@ SAYING = frozenset((b"authorization", b"content-type", b"accept", b"host"))
 ASKING = frozenset(
     (b"x-gateway-cost", b"x-gateway-timeout", b"traceparent", b"origin", b"transfer-encoding", b"content-encoding")
 ) | {REQUEST_ID.lower().encode()}
-OK = 200
 
 
 class ShortRoad:
     """In front of the whole application; `started` is the application whose state a running gateway fills."""
 
     def __init__(
-        self, app: ASGIApp, started: Starlette, endpoint: GraphQLEndpoint, settings: HttpSettings, log: RequestLog
+        self,
+        app: ASGIApp,
+        started: Starlette,
+        endpoint: GraphQLEndpoint,
+        log: RequestLog,
+        *,
+        bytes_max: int,
+        hosts: tuple[str, ...] = (),
     ) -> None:
         self._app = app
         self._state = started.state
         self._endpoint = endpoint
-        self._bytes_max = settings.body_bytes_max
-        self._hosts = frozenset(name.strip().encode() for name in settings.hosts.split(",") if name.strip())
+        self._bytes_max = bytes_max
+        self._hosts = frozenset(host.encode() for host in hosts)
         self._log = log
         self._media_type = lru_cache(64)(_media_type)
 
@@ -124,7 +127,7 @@ class ShortRoad:
             self._log.write(request_id, "POST", status, began)
 
 
-def _headers(answer: Any, request_id: str) -> list[tuple[bytes, bytes]]:
+def _headers(answer: Answer, request_id: str) -> list[tuple[bytes, bytes]]:
     return [
         (b"content-length", str(len(answer.body)).encode()),
         (b"content-type", answer.content_type.encode()),
@@ -134,9 +137,7 @@ def _headers(answer: Any, request_id: str) -> list[tuple[bytes, bytes]]:
     ]
 
 
-PLAIN_KINDS: Mapping[bytes | None, bool] = dict.fromkeys(
-    (b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"), True
-)
+PLAIN_KINDS = frozenset((b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"))
 
 
 def _media_type(accept: bytes | None) -> str | None:
