@@ -99,13 +99,15 @@ class Plan:
         for each, value in zip(fields, values, strict=True):
             if isinstance(value, Exception):
                 raise value
-            data[each.key] = await _completed(each.projection, value, context)
+            if hasattr(value, "keep"):
+                data[each.key] = await _kept(each.projection, value, context)
+            elif each.projection.reads:
+                data[each.key] = (await each.projection.run(value, context))[0]
+            else:
+                data[each.key] = each.projection.complete(value, ())
 
 
-async def _completed(projection: Projection, value: Any, context: Any) -> Any:
-    if not hasattr(value, "keep"):
-        return (await projection.run(value, context))[0]
-    keeping: Keeping = value
+async def _kept(projection: Projection, keeping: Keeping, context: Any) -> Any:
     rendered = await keeping.kept(projection)
     if rendered is None:
         completed, own = await projection.run(await keeping.ready(), context)

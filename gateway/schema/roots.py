@@ -29,7 +29,7 @@ def engine_of(schema: Schema) -> Engine:
 
 
 async def _vehicle(context: Context, asked: Sequence[Asked]) -> Sequence[Any]:
-    return await context.loaders.vehicles([each.arguments["id"] for each in asked])
+    return await context.loaders.vehicles.many([each.arguments["id"] for each in asked])
 
 
 def _each(read: Callable[[Context, Asked], Awaitable[Any]]) -> Root:

@@ -18,7 +18,7 @@ from gateway.errors import (
 )
 from gateway.settings import UpstreamSettings
 from gateway.upstream.cache import REFRESH_SECONDS
-from gateway.upstream.fetching import Errand, Fetcher, Patience, Read, Reply, Resource, Tally
+from gateway.upstream.fetching import Errand, ManyFetcher, Patience, Read, Reply, Resource, Tally
 from gateway.upstream.models import Cursors, State, Vehicle
 from gateway.upstream.pages import Part, VehiclePage
 from gateway.upstream.planning import Walked, walk_on
@@ -45,7 +45,7 @@ class FleetClient:
 
     def __init__(
         self,
-        fetcher: Fetcher,
+        fetcher: ManyFetcher,
         settings: UpstreamSettings,
         cache: Holder | None = None,
         *,
@@ -55,6 +55,8 @@ class FleetClient:
         self._under_way = under_way
         self._fetcher = fetcher
         self._settings = settings
+        self._vehicle_path = _PathOf(settings.vehicle_path)
+        self._state_path = _PathOf(settings.latest_state_path)
         self._cache = cache
         self._prefetch = prefetch and cache is not None
         self._ahead: set[asyncio.Task[Any]] = set()
@@ -96,19 +98,21 @@ class FleetClient:
         await self._take_held(errand, [i for i in wanted if i not in found], found)
         await self._walk(errand, {i for i in wanted if i not in found}, found)
         missing = [i for i in wanted if i not in found]
-        results = await self._each(missing, lambda vehicle_id: self.vehicle(errand, vehicle_id))
-        return found | dict(zip(missing, results, strict=True))
+        values = await self._values(self._vehicle_read(errand, vehicle_id) for vehicle_id in missing)
+        return found | dict(zip(missing, values, strict=True))
 
     async def latest_state(self, errand: Errand, vehicle_id: str) -> State | None:
         """A vehicle's latest state as property by name."""
         if not _possible(vehicle_id):
             return None
-        path = self._settings.latest_state_path.replace("{id}", quote(vehicle_id, safe=""))
-        return (await self._fetcher.fetch(Read(errand, Resource.LATEST_STATE, path, State))).value
+        return (await self._fetcher.fetch(self._state_read(errand, vehicle_id))).value
 
     async def latest_states(self, errand: Errand, ids: Sequence[str]) -> list[State | BaseException | None]:
         """The latest states of vehicles, each with its own error if it has one."""
-        return await self._each(ids, lambda vehicle_id: self.latest_state(errand, vehicle_id))
+        possible = [vehicle_id for vehicle_id in dict.fromkeys(ids) if _possible(vehicle_id)]
+        values = await self._values(self._state_read(errand, vehicle_id) for vehicle_id in possible)
+        found = dict(zip(possible, values, strict=True))
+        return [found.get(vehicle_id) for vehicle_id in ids]
 
     def under_way(self) -> int:
         """Reads that have not come to their end."""
@@ -139,8 +143,10 @@ class FleetClient:
         return Read(errand, Resource.VEHICLES, names.vehicles_path, VehiclePage, parameters, parts, view=view)
 
     def _vehicle_read(self, errand: Errand, vehicle_id: str) -> Read[Vehicle]:
-        path = self._settings.vehicle_path.replace("{id}", quote(vehicle_id, safe=""))
-        return Read(errand, Resource.VEHICLE, path, Vehicle)
+        return Read(errand, Resource.VEHICLE, self._vehicle_path.of(vehicle_id), Vehicle)
+
+    def _state_read(self, errand: Errand, vehicle_id: str) -> Read[State]:
+        return Read(errand, Resource.LATEST_STATE, self._state_path.of(vehicle_id), State)
 
     async def _take_held(self, errand: Errand, ids: list[str], found: Found) -> None:
         if self._cache is None or not ids:
@@ -168,20 +174,26 @@ class FleetClient:
                 self._fleet_sizes.put(principal, seen)
                 return
 
-    async def _each(self, ids: Sequence[str], read: Any) -> list[Any]:
-        gate = asyncio.Semaphore(self._settings.parallel_reads_max)
-
-        async def one(vehicle_id: str) -> Any:
-            async with gate:
-                return await read(vehicle_id)
-
-        return await asyncio.gather(*map(one, ids), return_exceptions=True)
+    async def _values(self, reads: Iterable[Read[T]]) -> list[T | BaseException | None]:
+        replies = await self._fetcher.fetch_all(list(reads), self._settings.parallel_reads_max)
+        return [reply.value if isinstance(reply, Reply) else reply for reply in replies]
 
     def _read_ahead(self, errand: Errand, cursor: str) -> None:
         ahead = asyncio.create_task(self._fetcher.fetch(self._page_read(errand, cursor, None)))
         self._ahead.add(ahead)
         ahead.add_done_callback(self._ahead.discard)
         ahead.add_done_callback(look_at_error)
+
+
+class _PathOf:
+    """A path with an id in it."""
+
+    def __init__(self, template: str) -> None:
+        self._parts = template.split("{id}")
+
+    def of(self, vehicle_id: str) -> str:
+        plain = vehicle_id.isascii() and vehicle_id.isalnum()  # as all of today's are
+        return (vehicle_id if plain else quote(vehicle_id, safe="")).join(self._parts)
 
 
 class _Sizes:
