@@ -81,6 +81,11 @@ class Plan:
     fields: Sequence[Sequence[Field]]  # those of one name together, because they are read together
     roots: Mapping[str, Root]
 
+    @property
+    def only(self) -> Field | None:
+        """The root field that is all there is, if there is one."""
+        return self.fields[0][0] if len(self.keys) == len(self.fields) == len(self.fields[0]) == 1 else None
+
     async def run(self, context: Any, coerced: Mapping[str, Any]) -> dict[str, Any]:
         """The data of the answer, parts of it as JSON already; raises whatever is unusual."""
         data: dict[str, Any] = dict.fromkeys(self.keys)

@@ -206,6 +206,8 @@ class _Compiler:
         coerce = self._constant(checked.coerce)
         otherwise = f"{null} if {v} is None else {coerce}({v})"
         test = _AS_IT_IS.get(kind.name)
+        if kind.name == "Float":
+            otherwise = f"float({v}) if {v}.__class__ is int and {_EXACT.format(v)} else {otherwise}"
         if test is not None:
             return f"({v} if {bound}{test.format(v)} else {otherwise})"
         known = self._constant(checked.known)
@@ -299,6 +301,8 @@ class _Compiler:
         return f"{kind}{number}"
 
 
+# Whole numbers that a float holds exactly.
+_EXACT = "-9007199254740992 <= {0} <= 9007199254740992"
 # Values of these scalars that are what they should be are given as they are.
 _AS_IT_IS = {
     "String": ".__class__ is str",

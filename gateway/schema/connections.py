@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from gateway.errors import CursorExpired, UpstreamRejected
@@ -20,8 +20,7 @@ ReadPage = Callable[[str | None], Awaitable[VehiclePage]]
 Pick = Callable[[Vehicle], N | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Arguments:
+class Arguments(NamedTuple):
     """Relay's four arguments as the caller sent them; an empty cursor counts as none."""
 
     first: int | None = None
@@ -36,6 +35,22 @@ class Arguments:
             for argument, text in (("after", self.after), ("before", self.before))
         )
         return Window(self.first, after, self.last, before)
+
+
+class Place(NamedTuple):
+    """Where a slice's walk begins (`token` None: at the start, with `search`).
+
+    Under `key` a projection of the slice is kept with the page that is there.
+    """
+
+    token: str | None
+    search: str | None
+    key: Hashable
+
+
+def place_of(of: bytes, arguments: Arguments, limits: Limits, search: str | None, projection: object) -> Place:
+    """The place for a slice; raises what the walk itself would raise at its beginning."""
+    return Place(next(read_slice(arguments.window(of), limits)).token, search, (projection, of, arguments))
 
 
 class Connection(Generic[N]):
@@ -186,6 +201,18 @@ class _Pages(Generic[N]):
         return page
 
 
+@lru_cache(1024)
+def vehicle_set(search: str | None, fleet: str | None) -> bytes:
+    """What a connection of vehicles walks."""
+    return set_of("vehicles", search, fleet)
+
+
+@lru_cache(1024)
+def unit_set(fleet: str | None) -> bytes:
+    """What a connection of telematics units walks."""
+    return set_of("telematicsUnits", fleet)
+
+
 async def vehicle_connection(
     read: ReadPage,
     limits: Limits,
@@ -195,7 +222,7 @@ async def vehicle_connection(
     view: type[Vehicle] | None = None,
 ) -> Connection[Vehicle]:
     """The slice of the fleet, or of what `search` finds in it; `fleet` is the caller's, where that is verified."""
-    of = set_of("vehicles", search, fleet)
+    of = vehicle_set(search, fleet)
     return await _connection(of, _Pages(of, read, None, view), limits, arguments)
 
 
@@ -203,7 +230,7 @@ async def unit_connection(
     read: ReadPage, limits: Limits, arguments: Arguments, fleet: str | None, view: type[Vehicle] | None = None
 ) -> Connection[TelematicsUnit]:
     """The slice of the fleet's telematics units, in the order of their vehicles."""
-    of = set_of("telematicsUnits", fleet)
+    of = unit_set(fleet)
     return await _connection(of, _Pages(of, read, lambda v: v.telematics_unit, view), limits, arguments)
 
 

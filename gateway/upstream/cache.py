@@ -112,8 +112,18 @@ class Entry(Generic[T]):
         return Reply(self.value, self.body, self.etag)
 
 
+class Held(NamedTuple):
+    """A fresh answer that was at hand; since when it is known and until when it is fresh, in epoch seconds."""
+
+    value: Any
+    stored_at: float
+    fresh_until: float
+
+
 class Store(Protocol):
     """Holds entries by key; may forget any at any time, and never fails."""
+
+    def peek(self, key: str) -> Entry[Any] | None: ...
 
     async def get(self, key: str, model: type[T]) -> Entry[T] | None: ...
 
@@ -130,8 +140,11 @@ class MemoryStore:
     def __init__(self, cache: BoundedMemoryCache) -> None:
         self._cache = cache
 
-    async def get(self, key: str, model: type[T]) -> Entry[T] | None:
+    def peek(self, key: str) -> Entry[Any] | None:
         return _whole(self._cache.peek(key))
+
+    async def get(self, key: str, model: type[T]) -> Entry[T] | None:
+        return self.peek(key)
 
     async def get_many(self, keys: Sequence[str], model: type[T]) -> list[Entry[T] | None]:
         return [_whole(self._cache.peek(key)) for key in keys]
@@ -201,6 +214,16 @@ class Cache:
             else None
             for read, entry in zip(reads, entries, strict=True)
         ]
+
+    def at_hand(self, key: str, resource: Resource) -> Held | None:
+        """A fresh answer that needs no waiting."""
+        entry = self._store.peek(key)
+        if entry is None:
+            return None
+        lifetime = self._lifetimes.for_entry(resource, entry)
+        if age_of(entry, lifetime, self._clock()) is not Age.FRESH:
+            return None
+        return Held(entry.value, entry.stored_at, entry.stored_at + lifetime.fresh)
 
     async def settle(self) -> None:
         """Waits for the refreshes under way."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -16,9 +17,21 @@ from gateway.errors import (
     UpstreamRejected,
     UpstreamUnauthenticated,
 )
+from gateway.identity import Caller
 from gateway.settings import UpstreamSettings
-from gateway.upstream.cache import REFRESH_SECONDS
-from gateway.upstream.fetching import Errand, ManyFetcher, Patience, Read, Reply, Resource, Tally
+from gateway.upstream.cache import REFRESH_SECONDS, Held
+from gateway.upstream.fetching import (
+    Errand,
+    ManyFetcher,
+    Parameters,
+    Patience,
+    Read,
+    Reply,
+    Resource,
+    Tally,
+    digest_of,
+    key_of,
+)
 from gateway.upstream.models import Cursors, State, Vehicle
 from gateway.upstream.pages import Part, VehiclePage
 from gateway.upstream.planning import Walked, walk_on
@@ -30,12 +43,16 @@ Found = dict[str, Vehicle | BaseException | None]
 # Marks a next_page_token among cursors; no upstream cursor holds a line break.
 PAGE_TOKEN = "page_token\n"  # noqa: S105 - a mark, no secret
 ID_LENGTH_MAX = 256
+# Pages whose digests are remembered; those of all callers, for a digest knows of none.
+DIGESTS_MAX = 4096
 # These would be the answer to every further read of the same caller, too.
 FINAL = (UpstreamUnauthenticated, UpstreamForbidden, RateLimited)
 
 
 class Holder(Protocol):
     """Knows what is there without a call."""
+
+    def at_hand(self, key: str, resource: Resource) -> Held | None: ...
 
     async def held(self, reads: Sequence[Read[T]]) -> list[Reply[T] | None]: ...
 
@@ -57,6 +74,9 @@ class FleetClient:
         self._settings = settings
         self._vehicle_path = _PathOf(settings.vehicle_path)
         self._state_path = _PathOf(settings.latest_state_path)
+        self._page_digest = lru_cache(DIGESTS_MAX)(
+            lambda cursor, search: digest_of(settings.vehicles_path, self._page_parameters(cursor, search))
+        )
         self._cache = cache
         self._prefetch = prefetch and cache is not None
         self._ahead: set[asyncio.Task[Any]] = set()
@@ -84,6 +104,12 @@ class FleetClient:
         if self._prefetch and page.cursors.next:
             self._read_ahead(Errand(errand.caller, Tally(), patience=Patience.of(REFRESH_SECONDS)), page.cursors.next)
         return page
+
+    def page_at_hand(self, caller: Caller, cursor: str | None, search: str | None) -> Held | None:
+        """A page of the fleet that is there and fresh; `search` goes with the first alone."""
+        if self._cache is None or self._prefetch:
+            return None
+        return self._cache.at_hand(key_of(caller, self._page_digest(cursor, search)), Resource.VEHICLES)
 
     async def vehicle(self, errand: Errand, vehicle_id: str) -> Vehicle | None:
         """One vehicle, or None where there is none (or none that the caller may know of)."""
@@ -126,21 +152,20 @@ class FleetClient:
     def _page_read(
         self, errand: Errand, cursor: str | None, search: str | None, view: type[Vehicle] | None = None
     ) -> Read[VehiclePage]:
-        names = self._settings
-        parameters: tuple[tuple[str, str], ...]
-        if cursor is None:
-            parameters = ((names.limit_parameter, str(names.page_size)),)
-            if search is not None:
-                parameters = (*parameters, (names.search_parameter, search))
-        elif cursor.startswith(PAGE_TOKEN):
-            parameters = ((names.page_token_parameter, cursor.removeprefix(PAGE_TOKEN)),)
-        else:
-            parameters = ((names.cursor_parameter, cursor),)
-
         def parts(page: VehiclePage) -> Iterable[tuple[Read[Vehicle], Part]]:
             return ((self._vehicle_read(errand, part.vehicle_id), part) for part in page.parts())
 
-        return Read(errand, Resource.VEHICLES, names.vehicles_path, VehiclePage, parameters, parts, view=view)
+        path, parameters = self._settings.vehicles_path, self._page_parameters(cursor, search)
+        return Read(errand, Resource.VEHICLES, path, VehiclePage, parameters, parts, view=view)
+
+    def _page_parameters(self, cursor: str | None, search: str | None) -> Parameters:
+        names = self._settings
+        if cursor is None:
+            size = (names.limit_parameter, str(names.page_size))
+            return (size,) if search is None else (size, (names.search_parameter, search))
+        if cursor.startswith(PAGE_TOKEN):
+            return ((names.page_token_parameter, cursor.removeprefix(PAGE_TOKEN)),)
+        return ((names.cursor_parameter, cursor),)
 
     def _vehicle_read(self, errand: Errand, vehicle_id: str) -> Read[Vehicle]:
         return Read(errand, Resource.VEHICLE, self._vehicle_path.of(vehicle_id), Vehicle)

@@ -125,6 +125,20 @@ class Errand:
     patience: Patience = field(default_factory=Patience)
 
 
+Parameters = tuple[tuple[str, str], ...]
+
+
+def digest_of(path: str, parameters: Parameters) -> str:
+    """What is read, whoever reads it: the digest of a read in its canonical form."""
+    canonical = "\0".join((path, *(text for pair in sorted(parameters) for text in pair)))
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def key_of(caller: Caller, digest: str) -> str:
+    """The key of a caller's read: the principal comes first."""
+    return f"{caller.principal}:{digest}"
+
+
 class Read(Generic[T]):
     """One GET for one caller.
 
@@ -140,7 +154,7 @@ class Read(Generic[T]):
         resource: Resource,
         path: str,
         model: type[T],
-        parameters: tuple[tuple[str, str], ...] = (),
+        parameters: Parameters = (),
         parts: Callable[[T], Iterable[tuple[Read[Any], Any]]] | None = None,
         known: Reply[T] | None = None,
         view: type | None = None,
@@ -168,9 +182,7 @@ class Read(Generic[T]):
     def key(self) -> str:
         """The caller's principal first, then the canonical read: equal keys get equal answers."""
         if self._key is None:
-            canonical = "\0".join((self.path, *(text for pair in sorted(self.parameters) for text in pair)))
-            digest = hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
-            self._key = f"{self.caller.principal}:{digest}"
+            self._key = key_of(self.errand.caller, digest_of(self.path, self.parameters))
         return self._key
 
     def having(self, known: Reply[T]) -> Read[T]:
