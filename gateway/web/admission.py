@@ -2,7 +2,8 @@
 
 Those who wait are let in turn by turn between principals, so one that floods the gateway delays itself alone. Where the
 queue is full, whoever has fewer waiting takes the last place of whoever has most. While the processor is the bound,
-many operations at a time only make each other slow: fewer are run then.
+many operations of one principal at a time only make those of others slow: fewer are run then. Where there are no
+others, nobody is to be protected, and equal reads at the same time are one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ WATCHED_EVERY = 0.1
 SCHEDULING = "/proc/thread-self/schedstat"
 PLACES_MIN = 1.0
 INTRODUCED_MAX = 10_000
+# Seconds that a principal counts as there after it has asked for a place.
+PRESENT = 10.0
 Turn = asyncio.Future[None]
 
 
@@ -47,6 +50,8 @@ class Admission:
         self._waiting = 0
         self._introduced: OrderedDict[bytes, str] = OrderedDict()
         self._places = float(settings.concurrency)
+        self._latest = ""
+        self._contested_until = 0.0
 
     async def watch(self) -> None:
         """Adapts the number of places to how busy the process is, for as long as it runs."""
@@ -88,6 +93,7 @@ class Admission:
 
     def enter_at_once(self, principal: str) -> bool:
         """Takes a place, if there is one."""
+        self._notice(principal)
         if not self._may_run(principal):
             return False
         self._running += 1
@@ -141,10 +147,17 @@ class Admission:
         self._running_for[principal] += 1
         turn.set_result(None)
 
+    def _notice(self, principal: str) -> None:
+        if principal != self._latest:
+            if self._latest:
+                self._contested_until = time.monotonic() + PRESENT
+            self._latest = principal
+
     def _may_run(self, principal: str) -> bool:
         limits = self._settings
-        share = max(1.0, self._places * limits.principal_concurrency / limits.concurrency)
-        return self._running < self._places and self._running_for[principal] < min(share, limits.principal_concurrency)
+        places = self._places if time.monotonic() < self._contested_until else limits.concurrency
+        share = min(limits.principal_concurrency, max(1.0, places * limits.principal_concurrency / limits.concurrency))
+        return self._running < places and self._running_for[principal] < share
 
     def _may_wait(self, principal: str) -> bool:
         own = len(self._queues.get(principal, ()))

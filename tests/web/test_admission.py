@@ -120,17 +120,42 @@ async def test_no_place_is_lost_or_given_twice(steps):  # noqa: C901 - one story
 async def test_while_the_processor_is_the_bound_fewer_run_at_a_time():
     """Busy, places go down to one; idle, they come back, and those who wait are let in."""
     admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
-    for _ in range(4):
-        await admission.enter("a", Patience.of(5))
+    for principal in "baaa":
+        await admission.enter(principal, Patience.of(5))
     for _ in range(10):
         admission.adapt(1.0)
     waiting = [await waiting_for(admission, "a") for _ in range(2)]
-    for _ in range(4):
-        admission.leave("a")
+    for principal in "baaa":
+        admission.leave(principal)
     assert (admission.running, admission.waiting) == (1, 1)
     admission.adapt(0.1)
     assert (admission.running, admission.waiting) == (2, 0)
     await asyncio.gather(*waiting)
+
+
+async def test_who_is_alone_is_not_held_back():
+    """However busy the processor is: where there is no other principal, nobody is to be protected."""
+    admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
+    for _ in range(10):
+        admission.adapt(1.0)
+    assert [admission.enter_at_once("a") for _ in range(5)] == [True] * 4 + [False]
+    admission.leave("a")
+    assert not admission.enter_at_once("b")
+    assert not admission.enter_at_once("a")
+
+
+async def test_who_leaves_the_queue_gives_up_the_place_in_it():
+    """Whoever is gone while they wait is waited for no longer."""
+    admission = Admission(SMALL)
+    for _ in range(2):
+        assert admission.enter_at_once("a")
+    patience = Patience.of(5)
+    waiting = asyncio.create_task(admission.enter("a", patience))
+    await asyncio.sleep(0)
+    patience.leave()
+    with pytest.raises(Overloaded):
+        await waiting
+    assert (admission.running, admission.waiting) == (2, 0)
 
 
 async def test_a_processor_that_is_shared_counts_as_busy_too(monkeypatch, tmp_path):
@@ -140,8 +165,8 @@ async def test_a_processor_that_is_shared_counts_as_busy_too(monkeypatch, tmp_pa
     monkeypatch.setattr("gateway.web.admission.SCHEDULING", str(told))
     monkeypatch.setattr("gateway.web.admission.WATCHED_EVERY", 0.02)
     admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
-    for _ in range(4):
-        await admission.enter("a", Patience.of(5))
+    for principal in "baaa":
+        await admission.enter(principal, Patience.of(5))
     watching = asyncio.create_task(admission.watch())
     for second in range(1, 101):
         await asyncio.sleep(0.001)
