@@ -36,17 +36,27 @@ class Leased:
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
         began, started, apart = self._clock(), time.monotonic(), FIRST_LOOK
+        waited = False
         while (token := await self._leases.acquire(read.key, self._seconds)) is None:
             if time.monotonic() - started > self._seconds:
                 return await self._following.fetch(read)
+            waited = True
             await asyncio.sleep(apart * random.uniform(0.5, 1.0))
             apart = min(2 * apart, LOOKS_APART_MAX)
-            entry = await self._leases.shared(read.key, read.model)
-            if entry is not None and entry.stored_at >= began:
-                read.tally.coalesced += 1
-                return entry.reply()
+            if (reply := await self._left_behind(read, began)) is not None:
+                return reply
         try:
-            return await self._following.fetch(read)
+            # The holder may have come to its end between the last look and this lease.
+            reply = await self._left_behind(read, began) if waited else None
+            return reply or await self._following.fetch(read)
         finally:
             if token:
                 await self._leases.release(read.key, token)
+
+    async def _left_behind(self, read: Read[T], began: float) -> Reply[T] | None:
+        """What another process has read since then."""
+        entry = await self._leases.shared(read.key, read.model)
+        if entry is None or entry.stored_at < began:
+            return None
+        read.tally.coalesced += 1
+        return entry.reply()
