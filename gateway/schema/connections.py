@@ -195,6 +195,7 @@ class _Pages(Generic[N]):
         page: Page[N] = Page(token, [vehicle.vehicle_id for vehicle in vehicles], nodes)
         page.fleet_at = lambda index: fleet_of(vehicles[index].fleet_id)
         page.writer = CursorWriter(self._of, token)
+        page.shows_all = self._pick is None
         if cursors is not None:
             page.prev = None if is_first else cursors.prev or None
             page.next, page.last = cursors.next or None, cursors.last or None

@@ -18,6 +18,9 @@ import msgspec
 from gateway.errors import CursorForeign, CursorInvalid
 
 VERSION = 2
+FINGERPRINT = 0xFFFF
+# A position within its page: the item, its place, how many are behind it, its neighbour's fingerprint, its fleet's.
+InPage = tuple[str, int, int, int | None, bytes | None]
 CHECKSUM_LENGTH = 4
 CURSOR_LENGTH_MAX = 8192
 
@@ -68,7 +71,7 @@ def fleet_of(fleet_id: str | None) -> bytes | None:
 
 def fingerprint_of(item_id: str) -> int:
     """Sixteen bits of an item's id: enough to tell it from its neighbours."""
-    return zlib.crc32(item_id.encode()) & 0xFFFF
+    return zlib.crc32(item_id.encode()) & FINGERPRINT
 
 
 class CursorWriter:
@@ -80,9 +83,9 @@ class CursorWriter:
         self._start = b"".join((_BODY, _encode(VERSION), _encode(of), _encode(token)))
         self._checksum = zlib.crc32(self._start)
 
-    def write(self, item_id: str, index: int, behind: int, beside: int | None, fleet: bytes | None) -> str:
-        """The cursor of an edge of that page; the arguments are those of its `Position`."""
-        rest = _encode((item_id, index, behind, beside, fleet))[1:]
+    def write(self, place: InPage) -> str:
+        """The cursor of the edge in that place."""
+        rest = _encode(place)[1:]
         checksum = zlib.crc32(rest, self._checksum).to_bytes(CHECKSUM_LENGTH, "big")
         text = binascii.b2a_base64(b"".join((checksum, self._start, rest)), newline=False)
         return text.translate(_URL_SAFE, b"=").decode("ascii")
@@ -91,7 +94,7 @@ class CursorWriter:
 def encode_cursor(of: bytes, position: Position) -> str:
     """The cursor of the edge at `position` in the set `of`."""
     writer = CursorWriter(of, position.token)
-    return writer.write(position.item_id, position.index, position.behind, position.beside, position.fleet)
+    return writer.write((position.item_id, position.index, position.behind, position.beside, position.fleet))
 
 
 def decode_cursor(text: str, of: bytes, argument: str) -> Position:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
@@ -18,6 +19,10 @@ TELEMATICS_UNIT = "TelematicsUnit"
 LENGTH_MAX = 2048
 
 
+# Ids that are remembered with what they stand for; they tell nothing of any caller.
+IDS_MAX = 16_384
+
+
 class UnitKey(NamedTuple):
     """What identifies a telematics unit."""
 
@@ -26,6 +31,7 @@ class UnitKey(NamedTuple):
     unit_id: str
 
 
+@lru_cache(IDS_MAX)
 def vehicle_global_id(vehicle_id: str) -> str:
     """The global id of a vehicle."""
     return base64.b64encode(f"{VEHICLE}:{vehicle_id}".encode()).decode()
@@ -37,6 +43,7 @@ def unit_global_id(key: UnitKey) -> str:
     return base64.b64encode(f"{TELEMATICS_UNIT}:{parts}".encode()).decode()
 
 
+@lru_cache(IDS_MAX)
 def parse_global_id(text: str) -> str | UnitKey:
     """A vehicle's id or a unit's key; raises GlobalIdInvalid for anything this schema did not give out."""
     try:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, Generic, NamedTuple, TypeVar
+from zlib import crc32
 
 from gateway.errors import (
     BackwardPagingUnsupported,
@@ -24,7 +26,7 @@ from gateway.errors import (
     UpstreamInvalidResponse,
     WalkLimitExceeded,
 )
-from gateway.schema.cursors import CursorWriter, Position, fingerprint_of
+from gateway.schema.cursors import FINGERPRINT, CursorWriter, InPage, Position, fingerprint_of
 
 N = TypeVar("N")
 R = TypeVar("R")
@@ -50,6 +52,7 @@ class Page(Generic[N]):
     last: str | None = None
     fleet_at: Callable[[int], bytes | None] = _no_fleet
     writer: CursorWriter | None = None
+    shows_all: bool = False  # known to have no node that is None
 
     def index_of(self, item_id: str) -> int | None:
         return next((index for index, known in enumerate(self.ids) if known == item_id), None)
@@ -61,13 +64,13 @@ class Page(Generic[N]):
     def cursor_of(self, index: int) -> str:
         """The cursor of the edge in a place."""
         assert self.writer is not None
-        return self.writer.write(*self._place(index))
+        return self.writer.write(self._place(index))
 
-    def _place(self, index: int) -> tuple[str, int, int, int | None, bytes | None]:
+    def _place(self, index: int) -> InPage:
         ids = self.ids
         behind = len(ids) - index - 1
         neighbour = index + 1 if behind else index - 1
-        beside = fingerprint_of(ids[neighbour]) if neighbour >= 0 else None
+        beside = crc32(ids[neighbour].encode()) & FINGERPRINT if neighbour >= 0 else None
         return ids[index], index, behind, beside, self.fleet_at(index)
 
 
@@ -112,12 +115,15 @@ class Window:
         return Window(limits.page_default, self.after, None, self.before)
 
 
-class Found(NamedTuple, Generic[N]):
+class Found(Generic[N]):
     """An edge: its node and where it stands. Its cursor is written only when it is read."""
 
-    node: N
-    page: Page[Any]
-    place: int
+    __slots__ = ("node", "page", "place")
+
+    def __init__(self, node: N, page: Page[Any], place: int) -> None:
+        self.node = node
+        self.page = page
+        self.place = place
 
     @property
     def position(self) -> Position:
@@ -340,12 +346,29 @@ class Scan(Generic[N]):
                 return
             self.page, self.index = following, 0 if self.forward else len(following.ids) - 1
 
+    def _take_at_once(self, count: int) -> None:
+        """The same where nothing has to be looked at one by one, except for an id that a page has twice."""
+        page, index = self.page, self.index
+        ids = page.ids[index : index + count]
+        seen = set(ids)
+        if len(seen) < len(ids):
+            page.shows_all = False
+            self._take_here(count)
+            return
+        end = index + len(ids)
+        self.seen, self.index = seen, end
+        nodes: Sequence[Any] = page.nodes[index:end]
+        self.found.extend(map(Found, nodes, repeat(page), range(index, end)))
+
     def exceeds(self, count: int) -> Steps[N, bool]:
         """Whether there are more than `count` edges; reads on only if this page can't tell."""
         yield from self.take(count + 1)
         return len(self.found) > count
 
     def _take_here(self, count: int) -> None:
+        if self.forward and self.stop is None and not self.seen and self.page.shows_all:
+            self._take_at_once(count)
+            return
         page, index, step = self.page, self.index, 1 if self.forward else -1
         ids, nodes, found, seen, stop = page.ids, page.nodes, self.found, self.seen, self.stop
         while len(found) < count and 0 <= index < len(ids):

@@ -139,6 +139,10 @@ def _is_flag(value: Any) -> bool:
 
 
 def _is_place(value: Any) -> bool:
+    if value.__class__ is dict and value.get("lat").__class__ is float and value.get("lon").__class__ is float:
+        lat: float = value["lat"]
+        lon: float = value["lon"]
+        return -1e300 < lat < 1e300 and -1e300 < lon < 1e300
     return isinstance(value, dict) and _is_number(value.get("lat")) and _is_number(value.get("lon"))
 
 

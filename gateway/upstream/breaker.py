@@ -34,13 +34,22 @@ def is_outage(failure: BaseException) -> bool | None:
     return isinstance(failure, UpstreamTimeout)
 
 
+class _Second:
+    """The calls that ended in one second."""
+
+    __slots__ = ("calls", "failed", "number")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.calls = self.failed = 0
+
+
 class Circuit:
     """The decision, without any call: closed, open until a time, or half open with one probe under way."""
 
     def __init__(self, settings: BreakerSettings) -> None:
         self._settings = settings
-        self._recent: deque[tuple[float, bool]] = deque()
-        self._failed = 0
+        self._recent: deque[_Second] = deque()
         self._open_until: float | None = None
         self._openings = 0
         self._probing = False
@@ -67,12 +76,17 @@ class Circuit:
             return
         if outage is None:
             return
-        self._recent.append((at, outage))
-        self._failed += outage
-        while self._recent and self._recent[0][0] <= at - self._settings.window:
-            self._failed -= self._recent.popleft()[1]
-        if self._failed >= max(self._settings.failures, self._settings.share * len(self._recent)):
-            self._open(at)
+        recent = self._recent
+        if not recent or recent[-1].number != int(at):
+            recent.append(_Second(int(at)))
+            while recent[0].number <= at - self._settings.window:
+                recent.popleft()
+        recent[-1].calls += 1
+        if outage:
+            recent[-1].failed += 1
+            failed, calls = sum(second.failed for second in recent), sum(second.calls for second in recent)
+            if failed >= max(self._settings.failures, self._settings.share * calls):
+                self._open(at)
 
     def _probe_ended(self, at: float, outage: bool | None) -> None:  # noqa: FBT001 - as it was told
         if not self._probing or self._open_until is None or at < self._open_until:
@@ -88,7 +102,6 @@ class Circuit:
         self._open_until = at + min(longer, self._settings.pause_max)
         self._openings += 1
         self._recent.clear()
-        self._failed = 0
 
 
 class Breaker:

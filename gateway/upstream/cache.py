@@ -289,6 +289,9 @@ class Filling:
         return reply
 
     async def _keep(self, read: Read[T], reply: Reply[T]) -> None:
+        lifetime = self._lifetimes.negative if reply.value is None else self._lifetimes.of[read.resource]
+        if not lifetime.kept:
+            return
         at, ends_at = self._clock(), read.caller.expires_at
         kept = [self._timed(read, Entry(reply.value, at, reply.size, reply.etag, ends_at))]
         if reply.value is not None and read.parts is not None and kept[0][2] > 0:

@@ -121,8 +121,11 @@ class FleetClient:
         """Vehicles by id, each with its own error if it has one, in as few upstream calls as the plan allows."""
         wanted = list(dict.fromkeys(ids))
         found: Found = {vehicle_id: None for vehicle_id in wanted if not _possible(vehicle_id)}
-        await self._take_held(errand, [i for i in wanted if i not in found], found)
-        await self._walk(errand, {i for i in wanted if i not in found}, found)
+        fleet_size = self._fleet_sizes.get(errand.caller.principal)
+        if walk_on(len(wanted) - len(found), self._settings.page_size, fleet_size):
+            # What is held need not be walked for; else the reads themselves find it.
+            await self._take_held(errand, [i for i in wanted if i not in found], found)
+            await self._walk(errand, {i for i in wanted if i not in found}, found)
         missing = [i for i in wanted if i not in found]
         values = await self._values(self._vehicle_read(errand, vehicle_id) for vehicle_id in missing)
         return found | dict(zip(missing, values, strict=True))

@@ -125,11 +125,15 @@ class Errand:
     patience: Patience = field(default_factory=Patience)
 
 
+# A path as long as this needs no digest; no digest begins with a slash.
+PATH_MAX = 200
 Parameters = tuple[tuple[str, str], ...]
 
 
 def digest_of(path: str, parameters: Parameters) -> str:
-    """What is read, whoever reads it: the digest of a read in its canonical form."""
+    """What is read, whoever reads it: the digest of a read in its canonical form, or that itself where it is short."""
+    if not parameters and len(path) <= PATH_MAX:
+        return path
     canonical = "\0".join((path, *(text for pair in sorted(parameters) for text in pair)))
     return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
 

@@ -60,6 +60,8 @@ class Http1(httpx.AsyncBaseTransport):
         self._start = f"GET {self._path}".encode("ascii")
         self._rest = f" HTTP/1.1\r\nHost: {url.netloc.decode('ascii')}\r\n"
         self._tls = (context or ssl.create_default_context()) if url.scheme == "https" else None
+        # Asked for once: in Python 3.11 it costs a system call each time.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._idle: dict[Connection, None] = {}
         self._connections: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
@@ -87,7 +89,9 @@ class Http1(httpx.AsyncBaseTransport):
         return status, fields, body
 
     async def _asked(self, head: bytes) -> tuple[int, Fields, bytes]:
-        loop = asyncio.get_running_loop()
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
         now, settings = loop.time(), self.settings
         ends = now + settings.total_timeout
         future: asyncio.Future[Parts] = loop.create_future()
@@ -125,7 +129,7 @@ class Http1(httpx.AsyncBaseTransport):
         One after the other they find the fleet API's machine awake.
         """
         if not self._unsent:
-            asyncio.get_running_loop().call_soon(self._send)
+            connection.loop.call_soon(self._send)
         self._unsent.append(connection)
 
     def _send(self) -> None:
@@ -248,7 +252,7 @@ class Connection(asyncio.Protocol):
 
     def __init__(self, pool: Http1, loop: asyncio.AbstractEventLoop) -> None:
         self._pool = pool
-        self._loop = loop
+        self.loop = loop
         self._time = loop.time
         settings = pool.settings
         self._read_timeout = settings.read_timeout
@@ -400,7 +404,7 @@ class Connection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._next_look = time
-        self._timer = self._loop.call_at(time, self._look)
+        self._timer = self.loop.call_at(time, self._look)
 
     def _look(self) -> None:
         now, call = self._time(), self._call
