@@ -129,6 +129,7 @@ class FleetProcess:
     """The made-up fleet as a process of its own."""
 
     def __init__(self, vehicles: int, latency_ms: float = 0, processor: int | None = None) -> None:
+        self.vehicles = vehicles
         options = ["--vehicles", str(vehicles), "--latency", str(latency_ms)]
         self.process = subprocess.Popen([sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True)
         if processor is not None:
