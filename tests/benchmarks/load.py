@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -26,6 +27,8 @@ from tests.gateway_process import GatewayProcess
 
 SERVED, LOADING = 0, 1  # processors
 CONNECTIONS = 16
+# Seconds of a run that ends by its number of answers.
+LONG = 600
 TURNS = 200
 TICKS = os.sysconf("SC_CLK_TCK")
 KEPT = {"cache_vehicles_ttl": "600", "cache_vehicle_ttl": "600", "cache_latest_state_ttl": "600"}
@@ -49,10 +52,14 @@ class Body:
     def text(self) -> str:
         return json.dumps({"query": self.query, "variables": self.variables})
 
-    def turned(self) -> bytes:
-        """The first of its requests."""
-        text = re.sub(r"@id\((\d+)\)", lambda found: vehicle_id(int(found[1])), self.text)
-        return re.sub(r"@gid\((\d+)\)", lambda found: vehicle_global_id(vehicle_id(int(found[1]))), text).encode()
+    def turned(self, fleet: int) -> bytes:
+        """The first of its requests to a fleet of so many vehicles."""
+
+        def id_of(found: re.Match[str]) -> str:
+            return vehicle_id((int(found[1]) - 1) % fleet + 1)
+
+        text = re.sub(r"@id\((\d+)\)", id_of, self.text)
+        return re.sub(r"@gid\((\d+)\)", lambda found: vehicle_global_id(id_of(found)), text).encode()
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,12 @@ def wrk(
     command = ["wrk", *options, "-s", script, url]
     process = subprocess.Popen(command, env=os.environ | told, stdout=subprocess.PIPE, text=True)
     pin(process.pid, LOADING)
+    if limit is not None:
+        # wrk waits for the end of its time, whether or not its connections have; on this signal it ends as usual.
+        assert process.stdout is not None
+        while process.stdout.readline() not in ("enough\n", ""):
+            pass
+        process.send_signal(signal.SIGINT)
     output, _ = process.communicate()
     result = json.loads(output.rpartition("result ")[2])
     assert process.returncode == 0, output
@@ -101,11 +114,11 @@ def wrk(
 
 
 def measured(
-    pid: int, url: str, body: Body, fleet: FleetProcess, *, seconds: int, token: str = "token", tokens: int = 1
+    pid: int, url: str, body: Body, fleet: FleetProcess, *, seconds: int, token: str = "token", limit: int | None = None
 ) -> Cost:
     """What the server of this process is paid and pays under that load."""
     calls, used = fleet.calls(), processor_seconds(pid)
-    result = wrk(url, body, seconds=seconds, fleet=fleet.vehicles, token=token, tokens=tokens)
+    result = wrk(url, body, seconds=seconds, fleet=fleet.vehicles, token=token, limit=limit)
     used, answers = processor_seconds(pid) - used, result["answers"]
     return Cost(
         answers / result["microseconds"] * 1e6,
@@ -115,10 +128,15 @@ def measured(
     )
 
 
-def answer_of(url: str, body: Body, token: str = "token") -> bytes:
-    """What a gateway answers to a request, numbers in it taken for ids; there are no errors in it."""
+def warm_up(url: str, body: Body, fleet: FleetProcess, token: str = "token") -> None:
+    """Asks each of these requests twice."""
+    wrk(url, body, seconds=LONG, fleet=fleet.vehicles, token=token, limit=2 * body.turns)
+
+
+def answer_of(url: str, body: Body, fleet: int, token: str = "token") -> bytes:
+    """What a gateway answers to the first of these requests; there are no errors in it."""
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
-    request = urllib.request.Request(f"{url}/graphql", body.turned(), headers)
+    request = urllib.request.Request(f"{url}/graphql", body.turned(fleet), headers)
     with urllib.request.urlopen(request, timeout=60) as answer:
         said = answer.read()
     assert b'"errors"' not in said, said[:1000]

@@ -24,7 +24,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from tests.benchmarks.floors import floor
-from tests.benchmarks.load import FORMS, Body, Cost, answer_of, gateway, heading, measured, prepare, table, wrk
+from tests.benchmarks.load import FORMS, Body, Cost, answer_of, gateway, heading, measured, prepare, table, warm_up, wrk
 from tests.benchmarks.made_fleet import FleetProcess, made_fleet
 from tests.journeys.test_reading_a_fleet import ALL_OF_A_VEHICLE
 
@@ -113,7 +113,9 @@ def compare(chosen: list[str], rounds: int, seconds: int, fleet: FleetProcess) -
         for short in chosen:
             operation = OPERATIONS[short]
             # A token for each operation, so that none finds what another has read.
-            answers = {name: answer_of(one.url, operation.body, short) for name, one in gateways.items()}
+            answers = {
+                name: answer_of(one.url, operation.body, fleet.vehicles, short) for name, one in gateways.items()
+            }
             assert len(set(answers.values())) == 1, f"{short}: the forms do not answer the same"
             size = len(answers["cached"])
             servers = {name: Server(one.process.pid, f"{one.url}/graphql") for name, one in gateways.items()}
@@ -121,7 +123,7 @@ def compare(chosen: list[str], rounds: int, seconds: int, fleet: FleetProcess) -
             servers["passed"] = Server(floors["passed"].process.pid, f"{floors['passed'].url}{operation.floor}")
             seen: dict[str, list[Cost]] = {name: [] for name in servers}
             for server in servers.values():
-                wrk(server.url, operation.body, seconds=1, fleet=fleet.vehicles, token=short)
+                warm_up(server.url, operation.body, fleet, short)
             for _ in range(rounds):
                 for name, server in servers.items():
                     cost = measured(server.pid, server.url, operation.body, fleet, seconds=seconds, token=short)
@@ -153,8 +155,8 @@ def profile(short: str, form: str, seconds: int, flame: Path | None, fleet: Flee
     operation = OPERATIONS[short]
     with gateway(fleet.url, **FORMS[form]) as served, tempfile.TemporaryDirectory() as folder:
         url, pid, stacks = f"{served.url}/graphql", served.process.pid, Path(folder) / "stacks"
-        answer_of(served.url, operation.body, short)
-        wrk(url, operation.body, seconds=1, fleet=fleet.vehicles, token=short)
+        answer_of(served.url, operation.body, fleet.vehicles, short)
+        warm_up(url, operation.body, fleet, short)
         with _under_load(url, operation.body, 2 * seconds + 5, fleet.vehicles, short):
             _record(pid, seconds, "raw", stacks)
             if flame is not None:

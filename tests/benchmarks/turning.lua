@@ -1,7 +1,7 @@
 -- For wrk: POSTs BODY with the bearer token TOKEN and tells what came of it in one line of JSON.
 -- From request to request `@id(7)` in the body becomes the id of another of FLEET vehicles, `@gid(7)` its global id, and
 -- equal numbers become equal ids; after TURNS requests they come round again. With TOKENS that many tokens take turns.
--- After LIMIT answers, if that is set, the run ends before its time.
+-- After LIMIT answers, if that is set, it says `enough`, once, and asks no more: whoever started it has to end it.
 local body, fleet = os.getenv("BODY"), tonumber(os.getenv("FLEET"))
 local turns, tokens = tonumber(os.getenv("TURNS")), tonumber(os.getenv("TOKENS"))
 local limit, token = tonumber(os.getenv("LIMIT")), os.getenv("TOKEN")
@@ -53,7 +53,11 @@ end
 if limit then
   function response()
     seen = seen + 1
-    if seen >= limit then wrk.thread:stop() end
+    if seen == limit then
+      wrk.thread:stop()
+      io.write("enough\n")
+      io.flush()
+    end
   end
 end
 
