@@ -29,6 +29,7 @@ NODES = (10, 50, 100, 200, 500)
 FLEETS = (1_000, 10_000, 100_000, 1_000_000)
 PRINCIPALS = (1, 1_000, 100_000)
 MEMORY_VEHICLES = 10_000
+MEMORY_MAX = 150  # MB
 MIXED_PRINCIPALS = 4
 # More vehicles than the cache's bounds let in, read twenty at a time, each once.
 FILLING = 120_000
@@ -154,7 +155,7 @@ def memory(mixed: int) -> None:
     half = len(seen) // 2
     _print("Memory", ["", "seconds", "MB"], rows)
     print(
-        f"Mixed run: at most {max(seen):.1f} MB; mean of the first half {statistics.mean(seen[:half] or seen):.1f} MB, "
+        f"Mixed run: at most {max(seen):.1f} MB, where {MEMORY_MAX} are wanted; mean of the first half {statistics.mean(seen[:half] or seen):.1f} MB, "
         f"of the second {statistics.mean(seen[half:]):.1f} MB\n"
     )
 
