@@ -183,7 +183,7 @@ def _record(pid: int, seconds: int, form: str, file: Path) -> None:
         sys.exit(f"py-spy: {done.stderr}\nIt needs to be root, or to have the capability SYS_PTRACE.")
 
 
-def _print_functions(stacks: str, most: int = 20) -> None:
+def _print_functions(stacks: str) -> None:
     own: Counter[str] = Counter()
     total: Counter[str] = Counter()
     for line in stacks.splitlines():
@@ -193,7 +193,8 @@ def _print_functions(stacks: str, most: int = 20) -> None:
         own[names[-1]] += int(number)
         total.update(dict.fromkeys(names, int(number)))
     samples = own.total()
-    for told, counted in (("own time", own), ("time in all", total)):
+    # Of those with the most time in all, the first are the layers that everything passes.
+    for told, counted, most in (("own time", own, 20), ("time in all", total, 45)):
         rows = [[f"{number / samples:.1%}", f"`{name}`"] for name, number in counted.most_common(most)]
         print(table([told, f"function, of {samples} samples"], rows), end="\n\n")
 
