@@ -13,6 +13,8 @@ from gateway.upstream.fetching import Clock, Fetcher, Read, Reply
 T = TypeVar("T")
 FIRST_LOOK = 0.005
 LOOKS_APART_MAX = 0.05
+# Seconds that may lie between a look into Redis and the next.
+MOMENT = 0.25
 
 
 class Leases(Protocol):
@@ -35,20 +37,18 @@ class Leased:
         self._clock = clock
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
-        began, started, apart = self._clock(), time.monotonic(), FIRST_LOOK
-        waited = False
+        # This reader has looked for an entry a moment ago: one that was stored since is as new as one to come.
+        began, started, apart = self._clock() - MOMENT, time.monotonic(), FIRST_LOOK
         while (token := await self._leases.acquire(read.key, self._seconds)) is None:
             if time.monotonic() - started > self._seconds:
                 return await self._following.fetch(read)
-            waited = True
             await asyncio.sleep(apart * random.uniform(0.5, 1.0))
             apart = min(2 * apart, LOOKS_APART_MAX)
             if (reply := await self._left_behind(read, began)) is not None:
                 return reply
         try:
-            # The holder may have come to its end between the last look and this lease.
-            reply = await self._left_behind(read, began) if waited else None
-            return reply or await self._following.fetch(read)
+            # Another holder may have come to its end between the last look and this lease.
+            return await self._left_behind(read, began) or await self._following.fetch(read)
         finally:
             if token:
                 await self._leases.release(read.key, token)
