@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 
 from gateway.schema.batching import Batches
@@ -47,11 +47,16 @@ async def _vehicles(
         found = await client.vehicles_by_id(errand, ids)
         return [found[vehicle_id] for vehicle_id in ids]
     # What a page of this request has told already is not asked for again.
-    told = {vehicle.vehicle_id: vehicle for page in pages.values() for vehicle in _items(page)}
+    told = {vehicle_id: (page, place) for page in _read(pages) for place, vehicle_id in enumerate(page.ids)}
     found = await client.vehicles_by_id(errand, [i for i in ids if i not in told])
-    return [told[vehicle_id] if vehicle_id in told else found[vehicle_id] for vehicle_id in ids]
+    return [_told(*told[vehicle_id]) if vehicle_id in told else found[vehicle_id] for vehicle_id in ids]
 
 
-def _items(page: asyncio.Future[VehiclePage]) -> Sequence[Vehicle]:
-    read = page.done() and not page.cancelled() and page.exception() is None
-    return page.result().items if read else ()
+def _read(pages: Mapping[PageKey, asyncio.Future[VehiclePage]]) -> Iterator[VehiclePage]:
+    for page in pages.values():
+        if page.done() and not page.cancelled() and page.exception() is None:
+            yield page.result()
+
+
+def _told(page: VehiclePage, place: int) -> Vehicle:
+    return page.vehicle(place)

@@ -21,14 +21,15 @@ from gateway.errors import (
 )
 from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.fetching import Clock, Fetcher, ManyFetcher, Patience, Read, Reply, Resource
-from gateway.upstream.pages import Part
+from gateway.upstream.pages import ROOM_FACTOR, Packed, Part
 from gateway.upstream.single_flight import look_at_error
 
 T = TypeVar("T")
 
-# What an answer takes in memory for each byte of JSON, at most: as it came 1, decoded 2.9 (measured), and as much again
-# as it came for parts of answers that are kept with it; and an entry beside that.
-MEMORY_FACTOR = 5
+# What a page takes in memory for each byte of JSON, at most: once as it came, and what parts of answers may take that
+# are kept with it; and an entry beside that.
+MEMORY_FACTOR = 1 + ROOM_FACTOR
+PACKED = (Part, Packed)
 OVERHEAD = 600
 # How long a refresh in the background may take.
 REFRESH_SECONDS = 10.0
@@ -88,6 +89,7 @@ class Entry(Generic[T]):
     """An answer that is kept; `body` is its length as JSON in bytes, `ends_at` when its token expires.
 
     The value of a part of a larger answer, which is kept, too, is a `Part`: the vehicle where its page is still there.
+    That of a small answer is `Packed`.
     """
 
     value: T | None
@@ -95,21 +97,28 @@ class Entry(Generic[T]):
     body: int
     etag: str | None = None
     ends_at: float | None = None
+    came_as: bytes | None = None  # what a value was unpacked from
 
     @property
     def size(self) -> int:
         """What it is accounted with in memory, in bytes; a part shares the memory of the whole."""
-        return OVERHEAD if isinstance(self.value, Part) else OVERHEAD + MEMORY_FACTOR * self.body
+        if isinstance(self.value, Part):
+            return OVERHEAD
+        return OVERHEAD + self.body * (1 if isinstance(self.value, Packed) else MEMORY_FACTOR)
 
     def whole(self) -> Entry[Any] | None:
-        """The entry with its value in place of a part; None where that is gone."""
-        if not isinstance(self.value, Part):
+        """The entry with its value in place of a part, or of what is packed; None where that is gone."""
+        packed = self.value
+        if not isinstance(packed, PACKED):
             return self
-        value = self.value.vehicle()
-        return None if value is None else Entry(value, self.stored_at, self.body, self.etag, self.ends_at)
+        value = packed.unpacked()
+        if value is None:
+            return None
+        body = packed.body if isinstance(packed, Packed) else None
+        return Entry(value, self.stored_at, self.body, self.etag, self.ends_at, body)
 
     def reply(self) -> Reply[T]:
-        return Reply(self.value, self.body, self.etag)
+        return Reply(self.value, self.body, self.etag, body=self.came_as)
 
 
 class Held(NamedTuple):
@@ -293,7 +302,8 @@ class Filling:
         if not lifetime.kept:
             return
         at, ends_at = self._clock(), read.caller.expires_at
-        kept = [self._timed(read, Entry(reply.value, at, reply.size, reply.etag, ends_at))]
+        value: Any = reply.value if reply.body is None else Packed(reply.body, read.model)
+        kept = [self._timed(read, Entry(value, at, reply.size, reply.etag, ends_at))]
         if reply.value is not None and read.parts is not None and kept[0][2] > 0:
             parts = [self._timed(part, Entry(value, at, 0, None, ends_at)) for part, value in read.parts(reply.value)]
             # A part that goes in before the whole goes out before it.

@@ -33,7 +33,7 @@ from gateway.upstream.fetching import (
     key_of,
 )
 from gateway.upstream.models import Cursors, State, Vehicle
-from gateway.upstream.pages import Part, VehiclePage
+from gateway.upstream.pages import IDS, Part, VehiclePage
 from gateway.upstream.planning import Walked, walk_on
 from gateway.upstream.single_flight import look_at_error
 
@@ -187,16 +187,17 @@ class FleetClient:
         walked, seen, cursor = Walked(), 0, None
         while walk_on(len(missing), self._settings.page_size, self._fleet_sizes.get(principal), walked):
             try:
-                page = await self.vehicles(errand, cursor=cursor)
+                page = await self.vehicles(errand, cursor=cursor, view=IDS)
             except FINAL as refusal:
                 found.update(dict.fromkeys(missing, refusal))
                 return
             except GatewayError:
                 return  # each vehicle is then read, and may fail, on its own
-            hits = {vehicle.vehicle_id: vehicle for vehicle in page.items if vehicle.vehicle_id in missing}
+            ids = page.ids
+            hits = {vehicle_id: page.vehicle(place) for place, vehicle_id in enumerate(ids) if vehicle_id in missing}
             found.update(hits)
             missing -= hits.keys()
-            walked, seen = Walked(walked.pages + 1, walked.found + len(hits)), seen + len(page.items)
+            walked, seen = Walked(walked.pages + 1, walked.found + len(hits)), seen + len(ids)
             cursor = page.cursors.next if page.cursors is not None else None
             if not cursor:
                 self._fleet_sizes.put(principal, seen)

@@ -215,13 +215,17 @@ class Rate(NamedTuple):
 
 @dataclass(slots=True)
 class Reply(Generic[T]):
-    """A decoded answer; `value` is None where the upstream says 404. `size` is the body's length in bytes."""
+    """A decoded answer; `value` is None where the upstream says 404. `size` is the body's length in bytes.
+
+    `body` is there where it may be kept in place of the value.
+    """
 
     value: T | None
     size: int = 0
     etag: str | None = None
     flow_id: str | None = None
     rate: Rate | None = None
+    body: bytes | None = None
 
 
 class Fetcher(Protocol):

@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from gateway.upstream.models import Cursors, Vehicle, decoded
+from gateway.upstream.views import vehicle_view
 
 V = TypeVar("V")
-# Forms of its vehicles that a page keeps at the same time.
-VIEWS_MAX = 4
+# Pages that stay decoded, in the process: those of walks that go on. Others are decoded again.
+DECODED_MAX = 8
+# What parts of answers may take beside a page, in units of the page: with every field an answer is twice as long.
+ROOM_FACTOR = 3
 
 
 class Kept(NamedTuple):
     """A part of an answer as JSON; `others` are the other pages it was made of, by token, as weak references."""
 
     rendered: bytes
-    others: tuple[tuple[str | None, Callable[[], object]], ...]
+    others: tuple[tuple[str | None, Callable[[], VehiclePage | None]], ...]
+
+    def pages(self, first: VehiclePage) -> list[VehiclePage]:
+        """The pages it was made of, as far as they are there."""
+        return [first, *(page for _, there in self.others if (page := there()) is not None)]
+
+    @property
+    def share(self) -> int:
+        """What it takes of the room of each of its pages, in bytes."""
+        return len(self.rendered) // (1 + len(self.others)) + 1
 
 
 class _Body(Struct, Generic[V]):
@@ -32,6 +45,13 @@ class _Body(Struct, Generic[V]):
     next_page_token: str | None = None
 
 
+class _Raws(Struct):
+    items: list[Raw]
+
+
+_raws = msgspec.json.Decoder(_Raws)
+
+
 @lru_cache(1024)
 def _decoder(view: type) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(_Body[view])  # type: ignore[valid-type]
@@ -40,7 +60,7 @@ def _decoder(view: type) -> msgspec.json.Decoder[Any]:
 class VehiclePage:
     """Vehicles and the upstream's cursors; decoded in whatever form they are asked for, whole or as a view."""
 
-    __slots__ = ("__weakref__", "_body", "_forms", "_kept", "_room", "cursors", "next_page_token")
+    __slots__ = ("__weakref__", "_body", "_form", "_items", "_kept", "_raws", "_room", "cursors", "next_page_token")
 
     def __init__(
         self,
@@ -51,11 +71,14 @@ class VehiclePage:
     ) -> None:
         self.cursors = cursors
         self.next_page_token = next_page_token
-        self._body = body
-        self._forms: dict[type, Sequence[Any]] = {} if items is None else {Vehicle: items}
+        self._body = body or (msgspec.json.encode(_Body(list(items or ()), cursors, next_page_token)))
+        # What it was decoded to last.
+        self._form: type | None = None if items is None else Vehicle
+        self._items: Sequence[Any] = items or ()
+        self._raws: list[Raw] | None = None
         # Parts of answers that were made of this page, beside the page itself and for as long.
         self._kept: dict[Hashable, Kept] = {}
-        self._room = len(body)
+        self._room = ROOM_FACTOR * len(self._body)
 
     @classmethod
     def of_body(cls, body: bytes, view: type[Vehicle] | None = None) -> VehiclePage:
@@ -69,53 +92,87 @@ class VehiclePage:
         except msgspec.ValidationError:
             form, read = Vehicle, decoded(body, _Body[Vehicle])
         page = cls(None, read.cursors, read.next_page_token, body)
-        page._forms[form] = read.items
+        page.holds(form, read.items)
         return page
+
+    def __len__(self) -> int:
+        return len(self.ids)
 
     @property
     def items(self) -> Sequence[Vehicle]:
         """The vehicles, whole."""
         return self.items_as(None)
 
+    @property
+    def ids(self) -> list[str]:
+        """The vehicles' ids."""
+        return [vehicle.vehicle_id for vehicle in (self._items if self._form else self.items_as(IDS))]
+
     def items_as(self, view: type[Vehicle] | None) -> Sequence[Vehicle]:
         """The vehicles in a form, or whole where they do not fit it."""
         form = view or Vehicle
-        known = self._forms.get(form)
-        if known is None:
-            known = self._decoded(form)
-            while len(self._forms) >= VIEWS_MAX:
-                self._forms.pop(next(iter(self._forms)))
-            self._forms[form] = known
-        return known
+        if self._form is not form:
+            self.holds(form, self._decoded(form))
+        return self._items
+
+    def vehicle(self, place: int) -> Vehicle:
+        """One of the vehicles, whole."""
+        if self._form is Vehicle:
+            return self._items[place]  # type: ignore[no-any-return]
+        if self._raws is None:
+            self._raws = _raws.decode(self._body).items
+        return decoded(bytes(self._raws[place]), Vehicle)  # type: ignore[no-any-return]
 
     @property
     def body(self) -> bytes:
         """The answer as it came."""
-        return self._body or msgspec.json.encode(_Body(list(self.items), self.cursors, self.next_page_token))
+        return self._body
 
     def parts(self) -> list[Part]:
         """The vehicles, each as a part of this page."""
         here = weakref.ref(self)
-        ids = (vehicle.vehicle_id for vehicle in next(iter(self._forms.values())))
-        return [Part(here, place, vehicle_id) for place, vehicle_id in enumerate(ids)]
+        return [Part(here, place, vehicle_id) for place, vehicle_id in enumerate(self.ids)]
 
     def kept(self, key: Hashable) -> Kept | None:
         """A part of an answer that was kept, and the other pages it was made of."""
         return self._kept.get(key)
 
     def keep(self, key: Hashable, part: Kept) -> None:
-        """Keeps a part of an answer, as much as the page itself takes in all; the oldest go first."""
+        """Keeps a part of an answer, if its pages have so much room at all; the oldest go first."""
         self.forget(key)
-        self._room -= len(part.rendered)
+        pages = part.pages(self)
+        if any(part.share > ROOM_FACTOR * len(page.body) for page in pages):
+            return
+        for page in pages:
+            page.make_room(part.share)
         self._kept[key] = part
-        while self._room < 0:
-            self.forget(next(iter(self._kept)))
 
     def forget(self, key: Hashable) -> None:
-        """Makes room."""
+        """Gives up a part, and its room."""
         part = self._kept.pop(key, None)
         if part is not None:
-            self._room += len(part.rendered)
+            for page in part.pages(self):
+                page.make_room(-part.share)
+
+    def make_room(self, size: int) -> None:
+        """Takes so many bytes of its room, or gives them back; parts have to go where it is not enough."""
+        while self._room < size and self._kept:
+            self.forget(next(iter(self._kept)))
+        self._room -= size
+
+    def let_go(self) -> None:
+        """Forgets what it was decoded to."""
+        self._form, self._items = None, ()
+
+    def holds(self, form: type, items: Sequence[Any]) -> None:
+        """It has been decoded to these."""
+        self._form, self._items = form, items
+        if not _lately or _lately[-1] is not self:
+            _lately.append(self)
+            if len(_lately) > DECODED_MAX:
+                oldest = _lately.popleft()
+                if oldest is not self:
+                    oldest.let_go()
 
     def _decoded(self, form: type[Vehicle]) -> Sequence[Any]:
         if form is Vehicle:
@@ -123,7 +180,11 @@ class VehiclePage:
         try:
             return _decoder(form).decode(self.body).items  # type: ignore[no-any-return]
         except msgspec.ValidationError:
-            return self.items
+            return decoded(self.body, _Body[Vehicle]).items  # type: ignore[no-any-return]
+
+
+IDS = vehicle_view({})
+_lately: deque[VehiclePage] = deque()
 
 
 class Part(NamedTuple):
@@ -133,7 +194,18 @@ class Part(NamedTuple):
     place: int
     vehicle_id: str
 
-    def vehicle(self) -> Vehicle | None:
+    def unpacked(self) -> Vehicle | None:
         """The vehicle, if its page is still there."""
         page = self.page()
-        return None if page is None else page.items[self.place]
+        return None if page is None else page.vehicle(self.place)
+
+
+class Packed(NamedTuple):
+    """An answer as it came, to be decoded when it is looked at: decoded it takes four times as much memory."""
+
+    body: bytes
+    model: Any
+
+    def unpacked(self) -> Any:
+        """What it says."""
+        return decoded(self.body, self.model)

@@ -35,7 +35,7 @@ from gateway.upstream.aiohttp_wire import AiohttpWire
 from gateway.upstream.answers import Get, Whole
 from gateway.upstream.fetching import Rate, Read, Reply
 from gateway.upstream.http1 import Http1
-from gateway.upstream.models import ProblemBody, decoded
+from gateway.upstream.models import ProblemBody, Vehicle, decoded
 from gateway.upstream.pages import VehiclePage
 
 T = TypeVar("T")
@@ -103,6 +103,7 @@ class HttpTransport:
                 None if etag is None else etag.decode("latin-1"),
                 None if flow_id is None else flow_id.decode("latin-1"),
                 rate,
+                body if read.model is Vehicle else None,
             )
         headers = httpx.Headers(fields)
         if status == 304 and read.known is not None:
