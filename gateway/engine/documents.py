@@ -28,6 +28,8 @@ from gateway.engine.limits import DocumentLimits, LimitExceeded, check
 # How graphql-core ends the message of a document that is too long.
 TOO_MANY_TOKENS = "tokens. Parsing aborted."
 UNLIMITED = DocumentLimits()
+# As many faults are told; finding what a misspelt name may have meant takes a millisecond for each.
+FAULTS_MAX = 20
 # What a schema tells of itself; `_service` is how a federation router asks.
 INTROSPECTION = frozenset(("__schema", "__type", "_service"))
 
@@ -130,7 +132,7 @@ class Documents:
                 raise LimitExceeded("documentBytes", self._limits.document_bytes, size)
             ast = self._parsed(text)
             check(ast, self._limits)
-            return Document(text, digest, ast, tuple(map(_told, validate(self._schema, ast))))
+            return Document(text, digest, ast, tuple(map(_told, validate(self._schema, ast, max_errors=FAULTS_MAX))))
         except GraphQLError as invalid:
             return Document(text, digest, None, (invalid,))
         except RecursionError:

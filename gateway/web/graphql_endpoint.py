@@ -389,6 +389,7 @@ def document_limits_of(settings: LimitSettings) -> DocumentLimits:
         settings.root_fields,
         settings.aliases,
         settings.directives,
+        settings.overlaps,
     )
 
 
