@@ -1,8 +1,8 @@
 """CPU time of one upstream call through the whole stack: `uv run python tests/benchmarks/upstream_calls_cpu.py`.
 
 Microseconds of this process for each call, by transport, calls at a time and size of the answer, in interleaved rounds;
-the median of the rounds is told. Cache off, every call another read. A process of its own plays the fleet API, or
-`--url` names one: a list of vehicles and each of them by its id.
+the median of the rounds is told. Cache off, every call another read. A made-up fleet answers, or the fleet API that
+`--url` names: a list of vehicles and each of them by its id.
 """
 
 from __future__ import annotations
@@ -12,70 +12,25 @@ import asyncio
 import contextlib
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import httptools
-import httpx
-import msgspec
 import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gateway.identity import Caller
 from gateway.settings import Settings
-from gateway.simulator import Client, FleetPlan, Simulator, Switches
 from gateway.upstream.client import FleetClient
 from gateway.upstream.connect import connect
 from gateway.upstream.fetching import Errand, Patience, Tally
+from tests.benchmarks.made_fleet import made_fleet
 
 TOKEN = "fleet-token"
 AT_A_TIME = {"vehicle": (1, 16, 240), "page": (1, 16)}
 READS_OF_ONE_REQUEST = 15
-
-
-class CannedAnswers(asyncio.Protocol):
-    """Answers every request with the page or with the vehicle, whatever its id."""
-
-    page = b""
-    vehicle = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
-        self._parser = httptools.HttpRequestParser(self)
-
-    def data_received(self, data: bytes) -> None:
-        self._parser.feed_data(data)
-
-    def on_url(self, url: bytes) -> None:
-        self._answer = self.page if url.startswith(b"/vehicles?") else self.vehicle
-
-    def on_message_complete(self) -> None:
-        self._transport.write(self._answer)
-
-
-async def serve() -> None:
-    """Plays the fleet API until it is ended; writes its URL."""
-    fleet = FleetPlan(vehicles=1000, clients=(Client("T7K2M#one", token=TOKEN),))
-    simulator = Simulator([fleet], Switches(rate_limit_requests=0))
-    headers = {"Authorization": f"Bearer {TOKEN}"}
-    wire = httpx.ASGITransport(simulator.app)
-    async with httpx.AsyncClient(transport=wire, base_url="http://fleet.test", headers=headers) as http:
-        page = (await http.get("/vehicles?limit=100")).json()
-    CannedAnswers.page, CannedAnswers.vehicle = map(canned, (page, page["items"][0]))
-    server = await asyncio.get_running_loop().create_server(CannedAnswers, "127.0.0.1", 0)
-    print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
-    await server.serve_forever()
-
-
-def canned(answer: object) -> bytes:
-    body = msgspec.json.encode(answer)
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-    more = "Date: Wed, 25 Nov 2026 09:00:00 GMT\r\nX-INVERS-Flow-ID: 0d7e3a1c-5b4f-4c39-9d53-3d9f1ab0f7aa\r\n\r\n"
-    return (head + more).encode() + body
 
 
 async def spent(seconds: float, at_a_time: int, call: Callable[[Errand], Awaitable[object]]) -> float:
@@ -136,21 +91,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--coalescing", action="store_true")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
-    if chosen.serve:
-        uvloop.run(serve())
-        return
     os.environ.pop("GATEWAY_UPSTREAM_URL", None)
     with contextlib.ExitStack() as stack:
         url = chosen.url
         if url is None:
-            process = subprocess.Popen([sys.executable, __file__, "--serve"], stdout=subprocess.PIPE, text=True)
-            stack.callback(process.kill)
-            assert process.stdout is not None
-            url = process.stdout.readline().strip()
+            url = stack.enter_context(made_fleet(1000, processor=1)).url
             with contextlib.suppress(AttributeError, OSError):
-                os.sched_setaffinity(process.pid, {1})
                 os.sched_setaffinity(0, {0})
         transports = chosen.transports.split(",")
         uvloop.run(measure(url, transports, chosen.rounds, chosen.seconds, coalescing=chosen.coalescing))

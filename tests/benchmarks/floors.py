@@ -1,0 +1,126 @@
+"""What answers would cost if nothing were done for them: bare Starlette under the gateway's own server settings.
+
+`ready` sends bytes that are there, `/ready/{bytes}`: the floor of what is cached. `passed` reads what the gateway has to
+read, with the gateway's own transport, and passes the bytes on, `/page` and `/vehicles/{count}`: the floor of what is not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from functools import lru_cache
+from itertools import count
+from pathlib import Path
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from gateway.settings import Settings
+from gateway.upstream.transport import wire_of
+from gateway.web.protocol import ServerConfig
+from tests.benchmarks.load import SERVED, pin
+from tests.benchmarks.made_fleet import vehicle_id
+
+JSON = "application/json"
+
+
+def ready() -> Starlette:
+    """Sends so many bytes of JSON, made the first time they are asked for."""
+
+    @lru_cache(64)
+    def text(size: int) -> bytes:
+        return b'"' + b"x" * (size - 2) + b'"'
+
+    async def send(request: Request) -> Response:
+        return Response(text(int(request.path_params["size"])), media_type=JSON)
+
+    return Starlette(routes=[Route("/ready/{size}", send, methods=["POST"])])
+
+
+def passed(settings: Settings, vehicles: int) -> Starlette:
+    """Reads a page, or so many vehicles at the same time, and passes the bytes on."""
+    wire = wire_of(settings.upstream)
+    url, headers = settings.upstream.url, {"Accept": JSON, "Authorization": "Bearer token"}
+    page = httpx.Request("GET", f"{url}/vehicles?limit=100", headers=headers)
+    turn = count()
+
+    @lru_cache(vehicles)
+    def vehicle(number: int) -> httpx.Request:
+        return httpx.Request("GET", f"{url}/vehicles/{vehicle_id(number)}", headers=headers)
+
+    async def read(request: httpx.Request) -> bytes:
+        answer = await wire.handle_async_request(request)
+        assert answer.status_code == 200
+        return await answer.aread()
+
+    async def send_page(request: Request) -> Response:
+        return Response(await read(page), media_type=JSON)
+
+    async def send_vehicles(request: Request) -> Response:
+        wanted = [vehicle(next(turn) * 97 % vehicles + 1) for _ in range(request.path_params["count"])]
+        return Response(b"[" + b",".join(await asyncio.gather(*map(read, wanted))) + b"]", media_type=JSON)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        yield
+        await wire.aclose()
+
+    routes = [
+        Route("/page", send_page, methods=["POST"]),
+        Route("/vehicles/{count:int}", send_vehicles, methods=["POST"]),
+    ]
+    return Starlette(routes=routes, lifespan=lifespan)
+
+
+class FloorProcess:
+    """A floor as a process of its own, on the processor that is measured."""
+
+    def __init__(self, which: str, fleet_url: str, vehicles: int) -> None:
+        command = [sys.executable, __file__, which, "--fleet", fleet_url, "--vehicles", str(vehicles)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        pin(self.process.pid, SERVED)
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(10)
+        self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def floor(which: str, fleet_url: str, vehicles: int) -> Iterator[FloorProcess]:
+    """A floor that is there as long as the block lasts."""
+    process = FloorProcess(which, fleet_url, vehicles)
+    try:
+        yield process
+    finally:
+        process.stop()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("which", choices=["ready", "passed"])
+    parser.add_argument("--fleet", required=True)
+    parser.add_argument("--vehicles", type=int, required=True)
+    chosen = parser.parse_args()
+    settings = Settings(upstream={"url": chosen.fleet})
+    app = ready() if chosen.which == "ready" else passed(settings, chosen.vehicles)
+    server = uvicorn.Server(ServerConfig(app, settings))
+    socket = ServerConfig(app, settings, port=0).bind_socket()
+    print(f"http://127.0.0.1:{socket.getsockname()[1]}", flush=True)
+    server.run(sockets=[socket])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""What a request's cost grows with, and what it must not: `uv run python tests/benchmarks/growth.py
+[--parts nodes,fleet,principals,entries,memory] [--seconds 2] [--rounds 3] [--mixed 180]`.
+
+Microseconds of the gateway's processor time a request: by the nodes of an answer, which may cost each the same; by the
+vehicles of the fleet, the principals seen before and the entries of the cache, which may cost nothing. Last, what the
+gateway holds in memory with 10,000 vehicles kept, over `--mixed` seconds of every operation by several principals.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.benchmarks.load import FORMS, LONG, Body, answer_of, gateway, heading, measured, prepare, table, warm_up, wrk
+from tests.benchmarks.made_fleet import FleetProcess, made_fleet
+from tests.benchmarks.operations import FIELDS, OPERATIONS
+from tests.gateway_process import GatewayProcess
+
+NODES = (10, 50, 100, 200, 500)
+FLEETS = (1_000, 10_000, 100_000, 1_000_000)
+PRINCIPALS = (1, 1_000, 100_000)
+MEMORY_VEHICLES = 10_000
+MIXED_PRINCIPALS = 4
+# More vehicles than the cache's bounds let in, read twenty at a time, each once.
+FILLING = 120_000
+MISSES = 400
+CACHED = {form: FORMS[form] for form in ("cached", "uncached")}
+PAGE = f"query($n: Int) {{ vehicles(first: $n) {{ edges {{ cursor node {{ {FIELDS} }} }} }} }}"
+LAST = f"{{ vehicles(last: 50) {{ edges {{ cursor node {{ {FIELDS} }} }} }} }}"
+WALK = f"""query($after: String) {{ vehicles(first: 100, after: $after) {{ nodes {{ {FIELDS} }}
+  pageInfo {{ hasNextPage endCursor }} }} }}"""
+BY_ID = OPERATIONS["nodes"].body
+ONE = OPERATIONS["vehicle"].body
+ONCE_EACH = Body(BY_ID.query, {"ids": [f"@gid({number})" for number in range(1, 21)]}, turns=50_000)
+
+
+def nodes(seconds: int, rounds: int) -> None:
+    """By the nodes of an answer; page info is left out, for which a page more may have to be read."""
+    with contextlib.ExitStack() as stack:
+        fleet = stack.enter_context(made_fleet(10_000))
+        gateways = {form: stack.enter_context(gateway(fleet.url, **more)) for form, more in CACHED.items()}
+        cases = {
+            (form, size): _case(one, fleet, Body(PAGE, {"n": size}), seconds)
+            for form, one in gateways.items()
+            for size in NODES
+        }
+        cost = _rounds(cases, rounds)
+        rows = []
+        for before, size in zip((None, *NODES), NODES, strict=False):
+            row: list[object] = [size]
+            for form in gateways:
+                here = cost[form, size]
+                more = "" if before is None else f"{(here - cost[form, before]) / (size - before):.1f}"
+                row += [f"{here:.0f}", f"{here / size:.1f}", more]
+            rows.append(row)
+    head = [f"{form}, {what}" for form in gateways for what in ("us a request", "us a node", "us each node more")]
+    _print("Nodes returned", ["nodes", *head], rows)
+
+
+def fleets(seconds: int, rounds: int) -> None:
+    """By the vehicles of the fleet: its first page, its last, and twenty by id from anywhere."""
+    bodies = {"first 50": Body(PAGE, {"n": 50}), "last 50": Body(LAST, {}), "20 by id": BY_ID}
+    with contextlib.ExitStack() as stack:
+        cases = {}
+        for vehicles in FLEETS:
+            fleet = stack.enter_context(made_fleet(vehicles))
+            for form, more in CACHED.items():
+                one = stack.enter_context(gateway(fleet.url, **more))
+                for name, body in bodies.items():
+                    cases[form, name, vehicles] = _case(one, fleet, body, seconds)
+        cost = _rounds(cases, rounds)
+    rows = [
+        [form, name, *_against_first([cost[form, name, vehicles] for vehicles in FLEETS])]
+        for form in CACHED
+        for name in bodies
+    ]
+    _print("Vehicles in the fleet", ["form", "operation", *(f"{vehicles:,}" for vehicles in FLEETS)], rows)
+
+
+def principals(seconds: int, rounds: int) -> None:
+    """By the principals seen before, each of which asked for a vehicle once."""
+    bodies = {"page of 50": Body(PAGE, {"n": 50}), "20 by id": BY_ID}
+    with contextlib.ExitStack() as stack:
+        fleet = stack.enter_context(made_fleet(10_000))
+        cases, held = {}, {}
+        for form, more in CACHED.items():
+            for number in PRINCIPALS:
+                one = stack.enter_context(gateway(fleet.url, **more))
+                url = f"{one.url}/graphql"
+                wrk(url, ONE, seconds=LONG, fleet=fleet.vehicles, token="seen", tokens=number, limit=number)
+                held[form, number] = one.memory()
+                for name, body in bodies.items():
+                    cases[form, name, number] = _case(one, fleet, body, seconds)
+        cost = _rounds(cases, rounds)
+    rows = []
+    for form in CACHED:
+        rows += [[form, name, *_against_first([cost[form, name, seen] for seen in PRINCIPALS])] for name in bodies]
+        rows.append([form, "memory, MB", *(f"{held[form, seen] / 1e6:.0f}" for seen in PRINCIPALS)])
+    _print("Principals seen before", ["form", "operation", *(f"{number:,}" for number in PRINCIPALS)], rows)
+
+
+def entries(seconds: int, rounds: int) -> None:
+    """By the entries of the cache: hardly any, and as many as its bounds let in."""
+    with contextlib.ExitStack() as stack:
+        fleet = stack.enter_context(made_fleet(1_000_000))
+        few, full = (stack.enter_context(gateway(fleet.url, **FORMS["cached"])) for _ in range(2))
+        wrk(f"{full.url}/graphql", ONCE_EACH, seconds=LONG, fleet=fleet.vehicles, token="full", limit=FILLING // 20)
+        cases = {}
+        for name, one in (("few", few), ("full", full)):
+            cases["page of 50, kept", name] = _case(one, fleet, Body(PAGE, {"n": 50}), seconds)
+            cases["20 by id, kept", name] = _case(one, fleet, BY_ID, seconds)
+            # Each round has a token of its own, for whom nothing is kept.
+            cases["20 by id, read and kept", name] = _misses(one, fleet)
+        cost = _rounds(cases, rounds)
+        held = [f"{one.memory() / 1e6:.0f}" for one in (few, full)]
+    rows = [
+        [case, *_against_first([cost[case, "few"], cost[case, "full"]])]
+        for case in dict.fromkeys(case for case, _ in cases)
+    ]
+    _print("Entries in the cache", ["operation", "few", "at its bound"], [*rows, ["memory, MB", *held]])
+
+
+def memory(mixed: int) -> None:
+    """What the gateway as shipped holds, in MB, with 10,000 vehicles kept, while everything is asked."""
+    with made_fleet(MEMORY_VEHICLES) as fleet, gateway(fleet.url) as one:
+        rows = [["started", "", f"{one.memory() / 1e6:.1f}"]]
+        _walk(one.url, "token-0")
+        rows.append(["10,000 vehicles walked", "", f"{one.memory() / 1e6:.1f}"])
+        began, seen = time.monotonic(), []
+        while (passed := time.monotonic() - began) < mixed:
+            for operation in OPERATIONS.values():
+                wrk(f"{one.url}/graphql", operation.body, seconds=1, fleet=fleet.vehicles, tokens=MIXED_PRINCIPALS)
+            _walk(one.url, "token-0")
+            seen.append(one.memory() / 1e6)
+            rows.append(["", f"{passed:.0f}", f"{seen[-1]:.1f}"])
+        half = len(seen) // 2
+    _print("Memory", ["", "seconds of the mixed run", "MB"], rows)
+    print(
+        f"most {max(seen):.1f} MB; mean of the first half {statistics.mean(seen[:half] or seen):.1f} MB, of the second "
+        f"{statistics.mean(seen[half:]):.1f} MB\n"
+    )
+
+
+def _walk(url: str, token: str) -> None:
+    """Reads the whole fleet."""
+    found, after = 0, None
+    while True:
+        page = json.loads(answer_of(url, Body(WALK, {"after": after}), MEMORY_VEHICLES, token))["data"]["vehicles"]
+        found += len(page["nodes"])
+        if not page["pageInfo"]["hasNextPage"]:
+            break
+        after = page["pageInfo"]["endCursor"]
+    assert found == MEMORY_VEHICLES
+
+
+Case = Callable[[int], float]
+
+
+def _case(one: GatewayProcess, fleet: FleetProcess, body: Body, seconds: int) -> Case:
+    """Processor time of a request in microseconds, after what has to be warm is warm."""
+    url = f"{one.url}/graphql"
+    answer_of(one.url, body, fleet.vehicles)
+    warm_up(url, body, fleet)
+    return lambda _: measured(one.process.pid, url, body, fleet, seconds=seconds).processor
+
+
+def _misses(one: GatewayProcess, fleet: FleetProcess) -> Case:
+    url = f"{one.url}/graphql"
+    return lambda turn: (
+        measured(one.process.pid, url, ONCE_EACH, fleet, seconds=LONG, token=f"turn-{turn}", limit=MISSES).processor
+    )
+
+
+def _rounds(cases: Mapping[tuple, Case], rounds: int) -> dict[tuple, float]:
+    """The median of each case, one after the other in every round."""
+    seen: dict[tuple, list[float]] = {}
+    for turn in range(rounds):
+        for name, case in cases.items():
+            seen.setdefault(name, []).append(case(turn))
+    return {name: statistics.median(costs) for name, costs in seen.items()}
+
+
+def _against_first(costs: Iterable[float]) -> list[str]:
+    first, *others = costs
+    return [f"{first:.0f}", *(f"{cost:.0f} ({cost / first:.2f})" for cost in others)]
+
+
+def _print(title: str, head: list[str], rows: list[list[object]]) -> None:
+    print(f"### {title}\n\n{table(head, rows)}\n", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default="nodes,fleet,principals,entries,memory")
+    parser.add_argument("--seconds", type=int, default=2, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--mixed", type=int, default=180, help="seconds of the run whose memory is watched")
+    asked = parser.parse_args()
+    prepare()
+    parts = {"nodes": nodes, "fleet": fleets, "principals": principals, "entries": entries}
+    print(heading(), end="\n\n")
+    for name in asked.parts.split(","):
+        if name == "memory":
+            memory(asked.mixed)
+        else:
+            parts[name](asked.seconds, asked.rounds)
+
+
+if __name__ == "__main__":
+    main()

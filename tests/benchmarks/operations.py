@@ -1,0 +1,226 @@
+"""The canonical operations, and what each costs beside a floor: `uv run python tests/benchmarks/operations.py
+[--operations page,nodes] [--seconds 3] [--rounds 3]`, or, to see where the time goes,
+`uv run python tests/benchmarks/operations.py --profile page [--form uncached] [--flame page.svg]`.
+
+One processor for whoever is measured, the other for the callers (`wrk`, sixteen connections, one token) and a made-up
+fleet. In each round every form of the gateway and both floors have their turn; the median of the rounds is told. A
+profile is py-spy's: it needs the right to trace another process, as root or with the capability SYS_PTRACE.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from tests.benchmarks.floors import floor
+from tests.benchmarks.load import FORMS, Body, Cost, answer_of, gateway, heading, measured, prepare, table, warm_up, wrk
+from tests.benchmarks.made_fleet import FleetProcess, made_fleet
+from tests.journeys.test_reading_a_fleet import ALL_OF_A_VEHICLE
+
+ROOT = Path(__file__).resolve().parents[2]
+LOOP = "the event loop itself"
+FIELDS = """id vehicleId status lastContactAt masterData { vin brand model licensePlate }
+  latestState { mileageInKilometers { value } position { value { lat lon } timestamp } }"""
+# Twenty ids, fifteen of them distinct, all over the fleet.
+TWENTY = [number % 15 * 617 + 1 for number in range(20)]
+
+HUNDRED = [number * 97 + 1 for number in range(100)]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What is asked, and what the upstream has to be asked for it: the path of the floor that does only that."""
+
+    name: str
+    body: Body
+    floor: str
+
+
+OPERATIONS = {
+    "page": Operation(
+        "50 vehicles as a connection with cursors",
+        Body(
+            f"query($n: Int) {{ vehicles(first: $n) {{ edges {{ cursor node {{ {FIELDS} }} }} "
+            "pageInfo { hasNextPage endCursor } } }",
+            {"n": 50},
+        ),
+        "/page",
+    ),
+    "whole": Operation(
+        "100 vehicles with every field",
+        Body(f"{{ vehicles(first: 100) {{ edges {{ cursor node {{ {ALL_OF_A_VEHICLE} }} }} }} }}", {}),
+        "/page",
+    ),
+    "nodes": Operation(
+        "`nodes` of 20 ids, 15 distinct",
+        Body(
+            f"query($ids: [ID!]!) {{ nodes(ids: $ids) {{ ... on Vehicle {{ {FIELDS} }} }} }}",
+            {"ids": [f"@gid({number})" for number in TWENTY]},
+        ),
+        "/vehicles/15",
+    ),
+    "aliases": Operation(
+        "20 aliases of `vehicle(id:)`, 15 distinct",
+        Body(
+            f"query({' '.join(f'$i{n}: ID!' for n in range(20))}) {{ "
+            f"{' '.join(f'v{n}: vehicle(id: $i{n}) {{ ...of }}' for n in range(20))} }} "
+            f"fragment of on Vehicle {{ {FIELDS} }}",
+            {f"i{n}": f"@id({number})" for n, number in enumerate(TWENTY)},
+        ),
+        "/vehicles/15",
+    ),
+    "entities": Operation(
+        "`_entities` of 100 vehicles",
+        Body(
+            f"query($r: [_Any!]!) {{ _entities(representations: $r) {{ ... on Vehicle {{ {FIELDS} }} }} }}",
+            {"r": [{"__typename": "Vehicle", "vehicleId": f"@id({number})"} for number in HUNDRED]},
+            turns=60,
+        ),
+        "/vehicles/100",
+    ),
+    "vehicle": Operation(
+        "one vehicle",
+        Body((ROOT / "docs/queries/vehicle.graphql").read_text(), {"id": "@id(1)"}),
+        "/vehicles/1",
+    ),
+}
+
+
+class Server(NamedTuple):
+    """Who is asked, and at which URL."""
+
+    pid: int
+    url: str
+
+
+def compare(chosen: list[str], rounds: int, seconds: int, fleet: FleetProcess) -> None:
+    """Prints what the operations cost in each form, in units of the floor that does as little as can be done."""
+    with contextlib.ExitStack() as stack:
+        gateways = {name: stack.enter_context(gateway(fleet.url, **settings)) for name, settings in FORMS.items()}
+        floors = {name: stack.enter_context(floor(name, fleet.url, fleet.vehicles)) for name in ("ready", "passed")}
+        rows: list[list[object]] = []
+        for short in chosen:
+            operation = OPERATIONS[short]
+            # A token for each operation, so that none finds what another has read.
+            answers = {
+                name: answer_of(one.url, operation.body, fleet.vehicles, short) for name, one in gateways.items()
+            }
+            assert len(set(answers.values())) == 1, f"{short}: the forms do not answer the same"
+            size = len(answers["cached"])
+            servers = {name: Server(one.process.pid, f"{one.url}/graphql") for name, one in gateways.items()}
+            servers["ready"] = Server(floors["ready"].process.pid, f"{floors['ready'].url}/ready/{size}")
+            servers["passed"] = Server(floors["passed"].process.pid, f"{floors['passed'].url}{operation.floor}")
+            seen: dict[str, list[Cost]] = {name: [] for name in servers}
+            for server in servers.values():
+                warm_up(server.url, operation.body, fleet, short)
+            for _ in range(rounds):
+                for name, server in servers.items():
+                    cost = measured(server.pid, server.url, operation.body, fleet, seconds=seconds, token=short)
+                    seen[name].append(cost)
+            costs = {name: Cost.median_of(each) for name, each in seen.items()}
+            rows += [_row(operation, size, form, costs) for form in FORMS]
+            rows += [_row(operation, size, form, costs) for form in floors]
+            print(f"# {short} done", file=sys.stderr, flush=True)
+    head = ["operation", "form", "answers a second, of the floor's", "processor time, of the floor's"]
+    print(heading(), end="\n\n")
+    print(table([*head, "answers a second", "p50, ms", "processor, ms a request", "upstream calls a request"], rows))
+
+
+def _row(operation: Operation, size: int, form: str, costs: dict[str, Cost]) -> list[object]:
+    cost, least = costs[form], costs["ready" if form in ("cached", "ready") else "passed"]
+    told = f"{operation.name}, {size / 1000:.1f} kB" if form == next(iter(FORMS)) else ""
+    floors = {"ready": "floor: ready bytes", "passed": "floor: bytes passed on"}
+    return [
+        told, floors.get(form, form), f"{cost.answers_a_second / least.answers_a_second:.2f}",
+        f"{cost.processor / least.processor:.2f}", f"{cost.answers_a_second:.0f}", f"{cost.median:.2f}",
+        f"{cost.processor / 1000:.3f}", f"{cost.calls:.2f}",
+    ]  # fmt: skip
+
+
+def profile(short: str, form: str, seconds: int, flame: Path | None, fleet: FleetProcess) -> None:
+    """Prints the functions with the most time of their own and in all, and draws a flame graph."""
+    if shutil.which("uvx") is None:
+        sys.exit("The profile is py-spy's, which is started by uvx: `pip install uv`.")
+    operation = OPERATIONS[short]
+    with gateway(fleet.url, **FORMS[form]) as served, tempfile.TemporaryDirectory() as folder:
+        url, pid, stacks = f"{served.url}/graphql", served.process.pid, Path(folder) / "stacks"
+        answer_of(served.url, operation.body, fleet.vehicles, short)
+        warm_up(url, operation.body, fleet, short)
+        with _under_load(url, operation.body, 2 * seconds + 5, fleet.vehicles, short):
+            _record(pid, seconds, "raw", stacks)
+            if flame is not None:
+                _record(pid, seconds, "flamegraph", flame)
+        print(f"{operation.name}, {form}. {heading()}\n")
+        _print_functions(stacks.read_text())
+
+
+@contextlib.contextmanager
+def _under_load(url: str, body: Body, seconds: int, vehicles: int, token: str):
+    load = threading.Thread(
+        target=wrk, args=(url, body), kwargs={"seconds": seconds, "fleet": vehicles, "token": token}
+    )
+    load.start()
+    yield
+    load.join()
+
+
+def _record(pid: int, seconds: int, form: str, file: Path) -> None:
+    options = ["--pid", str(pid), "--duration", str(seconds), "--rate", "500", "--function"]
+    command = ["uvx", "py-spy", "record", *options, "--format", form, "--output", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0 or not file.exists():
+        sys.exit(f"py-spy: {done.stderr}\nIt needs to be root, or to have the capability SYS_PTRACE.")
+
+
+def _print_functions(stacks: str, most: int = 20) -> None:
+    own: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for line in stacks.splitlines():
+        frames, _, number = line.rpartition(" ")
+        # What starts the event loop is in all of them.
+        names = [_short(frame) for frame in frames.rpartition("asyncio/runners.py")[2].split(";")[1:]] or [LOOP]
+        own[names[-1]] += int(number)
+        total.update(dict.fromkeys(names, int(number)))
+    samples = own.total()
+    for told, counted in (("own time", own), ("time in all", total)):
+        rows = [[f"{number / samples:.1%}", f"`{name}`"] for name, number in counted.most_common(most)]
+        print(table([told, f"function, of {samples} samples"], rows), end="\n\n")
+
+
+def _short(frame: str) -> str:
+    """A frame with its file from the package on."""
+    name, _, file = frame.partition(" (")
+    return f"{name} ({file.rpartition('site-packages/')[2].replace(f'{ROOT}/', '')}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--operations", default=",".join(OPERATIONS), help=f"of {', '.join(OPERATIONS)}")
+    parser.add_argument("--vehicles", type=int, default=10_000)
+    parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--profile", choices=OPERATIONS, metavar="OPERATION")
+    parser.add_argument("--form", choices=FORMS, default="uncached", help="what is profiled")
+    parser.add_argument("--flame", type=Path, metavar="FILE.svg")
+    asked = parser.parse_args()
+    prepare()
+    with made_fleet(asked.vehicles) as fleet:
+        if asked.profile:
+            profile(asked.profile, asked.form, asked.seconds, asked.flame, fleet)
+        else:
+            compare(asked.operations.split(","), asked.rounds, asked.seconds, fleet)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+-- For wrk: POSTs BODY with the bearer token TOKEN and tells what came of it in one line of JSON.
+-- From request to request `@id(7)` in the body becomes the id of another of FLEET vehicles, `@gid(7)` its global id, and
+-- equal numbers become equal ids; after TURNS requests they come round again. With TOKENS that many tokens take turns.
+-- After LIMIT answers, if that is set, it says `enough`, once, and asks no more: whoever started it has to end it.
+local body, fleet = os.getenv("BODY"), tonumber(os.getenv("FLEET"))
+local turns, tokens = tonumber(os.getenv("TURNS")), tonumber(os.getenv("TOKENS"))
+local limit, token = tonumber(os.getenv("LIMIT")), os.getenv("TOKEN")
+local alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+
+local function base64(text)
+  local out = {}
+  for i = 1, #text, 3 do
+    local a, b, c = text:byte(i, i + 2)
+    local bits = a * 65536 + (b or 0) * 256 + (c or 0)
+    for k = 3, 0, -1 do
+      local at = math.floor(bits / 64 ^ k) % 64 + 1
+      out[#out + 1] = (k == 1 and not b or k == 0 and not c) and "=" or alphabet:sub(at, at)
+    end
+  end
+  return table.concat(out)
+end
+
+local function turned(turn)
+  local step = math.floor(turn * fleet / turns)
+  local function id(number) return string.format("V%07d", (tonumber(number) - 1 + step) % fleet + 1) end
+  local text = body:gsub("@id%((%d+)%)", id)
+  return (text:gsub("@gid%((%d+)%)", function(number) return base64("Vehicle:" .. id(number)) end))
+end
+
+wrk.method = "POST"
+wrk.headers["Content-Type"] = "application/json"
+wrk.headers["Accept"] = "application/json"
+wrk.headers["Authorization"] = "Bearer " .. token
+
+-- Each distinct request is written once: wrk shall not be what is measured.
+local ready, bodies, sent, seen = {}, {}, 0, 0
+if not body:find("@g?id%(") then turns = 1 end
+
+function request()
+  local turn = sent % turns
+  sent = sent + 1
+  local text = bodies[turn] or turned(turn)
+  if turns <= 1000 then bodies[turn] = text end
+  if tokens > 1 then
+    wrk.headers["Authorization"] = "Bearer " .. token .. "-" .. sent % tokens
+    return wrk.format(nil, nil, nil, text)
+  end
+  local whole = ready[turn] or wrk.format(nil, nil, nil, text)
+  if turns <= 1000 then ready[turn] = whole end
+  return whole
+end
+
+if limit then
+  function response()
+    seen = seen + 1
+    if seen == limit then
+      wrk.thread:stop()
+      io.write("enough\n")
+      io.flush()
+    end
+  end
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  local failed = errors.connect + errors.read + errors.write + errors.status + errors.timeout
+  io.write(string.format('\nresult {"answers": %d, "microseconds": %d, "failed": %d, "median": %d}\n',
+    summary.requests, summary.duration, failed, latency:percentile(50)))
+end
