@@ -103,7 +103,13 @@ class GraphQLEndpoint:
         self._limits = limits
         self.admission = Admission(limits)
         self._execution = Execution(schema, projection=settings.projection)
-        self._documents = Documents(schema.core, settings.documents_max, limits=document_limits_of(limits))
+        self._documents = Documents(
+            schema.core,
+            settings.documents_max,
+            limits=document_limits_of(limits),
+            # They would tell the schema, name by name.
+            suggestions=settings.introspection != "off",
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)

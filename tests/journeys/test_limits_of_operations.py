@@ -72,6 +72,16 @@ async def test_of_many_faults_some_are_told(gateway):
     assert {error["extensions"]["code"] for error in errors} == {"GRAPHQL_VALIDATION_FAILED"}
 
 
+@pytest.mark.parametrize(("introspection", "told"), [("authenticated", True), ("off", False)])
+async def test_a_fault_tells_nothing_of_a_schema_that_is_not_told(start, introspection, told):
+    """Names that may have been meant are told with the faults, unless introspection is off."""
+    gateway = await start(graphql__introspection=introspection)
+    query = "{ vehicles(frist: 1) { nodes { vehicleIt ... on Vehicel { id } } } }"
+    errors = (await gateway.ask(query))["errors"]
+    assert len(errors) == 3
+    assert ("Did you mean" in str(errors)) == told
+
+
 async def test_variables_have_a_limit(gateway):
     """Variables that are too large are refused with LIMIT_EXCEEDED."""
     response = await gateway.post("query($i: [ID!]!) { nodes(ids: $i) { id } }", {"i": ["x" * 1000] * 300})
