@@ -81,6 +81,7 @@ def create_app(
 
             app.state.load = load
             app.state.context_of = context_of
+            app.state.page_at_hand = client.page_at_hand
             watching = asyncio.create_task(graphql.admission.watch())
             try:
                 yield
@@ -103,15 +104,15 @@ def create_app(
         lifespan=lifespan,
     )
     if settings.http.short_road:
-        short = Middleware(
-            ShortRoad,
+        # In front of all layers, also of the one that turns what nobody expected into a 500: it does so itself.
+        app.middleware_stack = ShortRoad(
+            app.build_middleware_stack(),
             started=app,
             endpoint=graphql,
             log=log,
             bytes_max=settings.http.body_bytes_max,
             hosts=_names(settings.http.hosts),
         )
-        app.user_middleware.insert(0, short)
     return app
 
 
@@ -131,7 +132,13 @@ def from_environment() -> Starlette:
     # What exists now lives as long as the process: the collector need not look at it again and again.
     gc.collect()
     gc.freeze()
+    # A plain request leaves no circle behind, so there is seldom anything to find.
+    gc.set_threshold(*COLLECTED_AFTER)
     return app
+
+
+# Of Python's collector: new objects, and rounds of each generation before the next is looked at.
+COLLECTED_AFTER = (10_000, 20, 20)
 
 
 def cross_origin(settings: HttpSettings) -> list[Middleware]:

@@ -17,7 +17,7 @@ class Caller:
     it opens, if that is verified.
     """
 
-    __slots__ = ("__token", "client", "expires_at", "fleet", "principal")
+    __slots__ = ("__authorization", "client", "expires_at", "fleet", "principal")
 
     def __init__(
         self,
@@ -27,7 +27,7 @@ class Caller:
         fleet: str | None = None,
         client: str | None = None,
     ) -> None:
-        self.__token = token
+        self.__authorization = f"Bearer {token}"
         self.principal = principal or principal_of(token)
         self.client = client or self.principal
         self.expires_at = expires_at
@@ -35,7 +35,7 @@ class Caller:
 
     def authorization(self) -> str:
         """The `Authorization` header for the upstream: the only way out for the token."""
-        return f"Bearer {self.__token}"
+        return self.__authorization
 
     def __repr__(self) -> str:
         return f"Caller(principal={self.principal[:8]}…)"

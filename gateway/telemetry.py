@@ -6,6 +6,7 @@ What libraries log goes the same way, without their words' arguments where they 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import sys
@@ -13,6 +14,7 @@ import time
 import traceback
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -54,6 +56,17 @@ def configure_logs(settings: LogSettings) -> None:
 SERVICE_UNAVAILABLE = 503
 
 
+def _now() -> str:
+    """The time as the other lines tell it."""
+    whole, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
+    return f"{_second(whole)}.{microseconds:06d}Z"
+
+
+@lru_cache(1)
+def _second(whole: int) -> str:
+    return datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+
+
 class RequestLog:
     """A line for each request, as the other lines are but written without their machinery: there are many of them.
 
@@ -67,6 +80,7 @@ class RequestLog:
         self._is_on = settings.level in ("debug", "info")
         self._second = 0
         self._silent = 0
+        self._lines: list[str] = []
 
     def write(self, request_id: str, method: str, status: int, began: float) -> None:
         """A request ended; `began` is of `time.perf_counter`."""
@@ -79,11 +93,23 @@ class RequestLog:
             self._log.info("request", request_id=request_id, method=method, status=status, ms=milliseconds)
             return
         # Nothing here needs escaping: a method is a token of HTTP, an id of letters, digits and three marks.
-        now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-        sys.stderr.write(
+        self._lines.append(
             f'{{"request_id": "{request_id}", "method": "{method}", "status": {status}, "ms": {milliseconds}, '
-            f'"event": "request", "level": "info", "timestamp": "{now}"}}\n'
+            f'"event": "request", "level": "info", "timestamp": "{_now()}"}}\n'
         )
+        if len(self._lines) == 1:
+            self._write_soon()
+
+    def _write_soon(self) -> None:
+        """Writes at the end of this turn of the event loop: what ends in one turn is written at once."""
+        try:
+            asyncio.get_running_loop().call_soon(self._write_lines)
+        except RuntimeError:
+            self._write_lines()
+
+    def _write_lines(self) -> None:
+        lines, self._lines = self._lines, []
+        sys.stderr.write("".join(lines))
 
     def refused(self) -> bool:
         """Counts a refusal; whether it is one that has a line."""

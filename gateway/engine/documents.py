@@ -42,10 +42,10 @@ class Document:
     digest: str
     ast: DocumentNode | None
     errors: Sequence[GraphQLError] = ()
-    # What was worked out for its operations, by name: their plans, and whether they are within their limits whatever
-    # their variables are. As old as the document.
+    # What was worked out for its operations, by name: their plans, and whether they are within their limits with lists
+    # of a length, whatever else their variables are. As old as the document.
     plans: dict[str | None, Any] = field(default_factory=dict, compare=False, repr=False)
-    bounded: dict[str | None, bool] = field(default_factory=dict, compare=False, repr=False)
+    bounded: dict[tuple[str | None, int], bool] = field(default_factory=dict, compare=False, repr=False)
 
     def operation(self, name: str | None) -> OperationDefinitionNode | None:
         """The operation of that name, or the only one; None where that is none."""

@@ -81,6 +81,11 @@ class Plan:
     fields: Sequence[Sequence[Field]]  # those of one name together, because they are read together
     roots: Mapping[str, Root]
 
+    @property
+    def only(self) -> Field | None:
+        """The root field that is all there is, if there is one."""
+        return self.fields[0][0] if len(self.keys) == len(self.fields) == len(self.fields[0]) == 1 else None
+
     async def run(self, context: Any, coerced: Mapping[str, Any]) -> dict[str, Any]:
         """The data of the answer, parts of it as JSON already; raises whatever is unusual."""
         data: dict[str, Any] = dict.fromkeys(self.keys)
@@ -99,13 +104,15 @@ class Plan:
         for each, value in zip(fields, values, strict=True):
             if isinstance(value, Exception):
                 raise value
-            data[each.key] = await _completed(each.projection, value, context)
+            if hasattr(value, "keep"):
+                data[each.key] = await _kept(each.projection, value, context)
+            elif each.projection.reads:
+                data[each.key] = (await each.projection.run(value, context))[0]
+            else:
+                data[each.key] = each.projection.complete(value, ())
 
 
-async def _completed(projection: Projection, value: Any, context: Any) -> Any:
-    if not hasattr(value, "keep"):
-        return (await projection.run(value, context))[0]
-    keeping: Keeping = value
+async def _kept(projection: Projection, keeping: Keeping, context: Any) -> Any:
     rendered = await keeping.kept(projection)
     if rendered is None:
         completed, own = await projection.run(await keeping.ready(), context)

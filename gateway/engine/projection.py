@@ -71,23 +71,24 @@ class Projection:
     """What becomes of a field's value; made by `compile_field`."""
 
     def __init__(self, complete: Complete, holes: Sequence[tuple[Hole, Complete]], needs: Needs | None) -> None:
-        self._complete = complete
+        self.complete = complete
         self._holes = holes
         self.needs = needs
+        self.reads = bool(holes)  # whether anything may have to be read; if not, `complete` alone will do
 
     def at_once(self, value: Any) -> Any:
         """The projection of a value that needs no reading; raises Unusual where it does."""
         groups: list[list[Any]] = [[] for _ in self._holes]
-        completed = self._complete(value, [group.append for group in groups])
+        completed = self.complete(value, [group.append for group in groups])
         return unusual() if any(groups) else completed
 
     async def run(self, value: Any, context: Any) -> tuple[Any, bool]:
         """The projection of a value, and whether it is made of that value alone."""
         if not self._holes:
-            return self._complete(value, ()), True
+            return self.complete(value, ()), True
         groups: list[list[tuple[Any, dict[str, Any]]]] = [[] for _ in self._holes]
         appends = [group.append for group in groups]
-        completed, own = self._complete(value, appends), True
+        completed, own = self.complete(value, appends), True
         while level := [index for index, group in enumerate(groups) if group]:
             waiting = [(index, groups[index][:]) for index in level]
             for index in level:
@@ -205,6 +206,8 @@ class _Compiler:
         coerce = self._constant(checked.coerce)
         otherwise = f"{null} if {v} is None else {coerce}({v})"
         test = _AS_IT_IS.get(kind.name)
+        if kind.name == "Float":
+            otherwise = f"float({v}) if {v}.__class__ is int and {_EXACT.format(v)} else {otherwise}"
         if test is not None:
             return f"({v} if {bound}{test.format(v)} else {otherwise})"
         known = self._constant(checked.known)
@@ -298,6 +301,8 @@ class _Compiler:
         return f"{kind}{number}"
 
 
+# Whole numbers that a float holds exactly.
+_EXACT = "-9007199254740992 <= {0} <= 9007199254740992"
 # Values of these scalars that are what they should be are given as they are.
 _AS_IT_IS = {
     "String": ".__class__ is str",

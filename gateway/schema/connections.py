@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Hashable, Sequence
+from functools import lru_cache
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from gateway.errors import CursorExpired, UpstreamRejected
-from gateway.schema.cursors import decode_cursor, encode_cursor, fleet_of, set_of
-from gateway.schema.pagination import Ask, Entry, Found, Limits, Page, Slice, Steps, Window, find, read_slice
+from gateway.schema.cursors import CursorWriter, decode_cursor, fleet_of, set_of
+from gateway.schema.pagination import Ask, Found, Limits, Page, Slice, Steps, Window, find, read_slice
 from gateway.upstream.models import TelematicsUnit, Vehicle
 from gateway.upstream.pages import Kept, VehiclePage
 
@@ -20,8 +20,7 @@ ReadPage = Callable[[str | None], Awaitable[VehiclePage]]
 Pick = Callable[[Vehicle], N | None]
 
 
-@dataclass(frozen=True, slots=True)
-class Arguments:
+class Arguments(NamedTuple):
     """Relay's four arguments as the caller sent them; an empty cursor counts as none."""
 
     first: int | None = None
@@ -38,19 +37,20 @@ class Arguments:
         return Window(self.first, after, self.last, before)
 
 
-class Edge(Generic[N]):
-    """A node and its cursor, which is written only when it is read."""
+class Place(NamedTuple):
+    """Where a slice's walk begins (`token` None: at the start, with `search`).
 
-    __slots__ = ("_found", "_of", "node")
+    Under `key` a projection of the slice is kept with the page that is there.
+    """
 
-    def __init__(self, of: bytes, found: Found[N]) -> None:
-        self._of = of
-        self._found = found
-        self.node = found.node
+    token: str | None
+    search: str | None
+    key: Hashable
 
-    @property
-    def cursor(self) -> str:
-        return encode_cursor(self._of, self._found.position)
+
+def place_of(of: bytes, arguments: Arguments, limits: Limits, search: str | None, projection: object) -> Place:
+    """The place for a slice; raises what the walk itself would raise at its beginning."""
+    return Place(next(read_slice(arguments.window(of), limits)).token, search, (projection, of, arguments))
 
 
 class Connection(Generic[N]):
@@ -66,12 +66,12 @@ class Connection(Generic[N]):
         self._pages = pages
         self._walk = walk
         self._one_at_a_time = asyncio.Lock()
-        self.edges: Sequence[Edge[N]] = ()
+        self.edges: Sequence[Found[N]] = ()
 
     async def ready(self) -> Connection[N]:
         """The same, with its edges."""
         self._cut = cut = await self._pages.drive(self._walk.steps, (self._walk.ask, self._walk.page))
-        self.edges = [Edge(self._of, found) for found in cut.edges]
+        self.edges = cut.edges
         return self
 
     async def kept(self, projection: object) -> bytes | None:
@@ -154,26 +154,12 @@ class _Walking(NamedTuple, Generic[N]):
     page: VehiclePage
 
 
-class _Entries(Sequence[Entry[N]]):
-    """A page's vehicles, each turned into the node it stands for when it is looked at."""
-
-    def __init__(self, items: Sequence[Vehicle], pick: Pick[N]) -> None:
-        self._items = items
-        self._pick = pick
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    def __getitem__(self, index: Any) -> Any:
-        vehicle = self._items[index]
-        return Entry(vehicle.vehicle_id, self._pick(vehicle), fleet_of(vehicle.fleet_id))
-
-
 class _Pages(Generic[N]):
     """The pages of one set of vehicles, each vehicle turned into the node it stands for."""
 
-    def __init__(self, read: ReadPage, pick: Pick[N], view: type[Vehicle] | None = None) -> None:
+    def __init__(self, of: bytes, read: ReadPage, pick: Pick[N] | None, view: type[Vehicle] | None = None) -> None:
         self.read = read
+        self._of = of
         self._pick = pick
         self._view = view
         self.seen: dict[str | None, VehiclePage] = {}
@@ -202,13 +188,29 @@ class _Pages(Generic[N]):
         return answer
 
     def _page(self, ask: Ask, answer: VehiclePage) -> Page[N]:
-        entries = _Entries(answer.items_as(self._view), self._pick)
-        cursors = answer.cursors
-        if cursors is None:
-            return Page(ask.token, entries)
-        if ask.token is None or ask.token == cursors.first:
-            return Page(None, entries, None, cursors.next or None, cursors.last or None)
-        return Page(ask.token, entries, cursors.prev or None, cursors.next or None, cursors.last or None)
+        vehicles, cursors = answer.items_as(self._view), answer.cursors
+        is_first = ask.token is None or (cursors is not None and ask.token == cursors.first)
+        token = None if is_first else ask.token
+        nodes: Sequence[Any] = vehicles if self._pick is None else [self._pick(vehicle) for vehicle in vehicles]
+        page: Page[N] = Page(token, [vehicle.vehicle_id for vehicle in vehicles], nodes)
+        page.fleet_at = lambda index: fleet_of(vehicles[index].fleet_id)
+        page.writer = CursorWriter(self._of, token)
+        if cursors is not None:
+            page.prev = None if is_first else cursors.prev or None
+            page.next, page.last = cursors.next or None, cursors.last or None
+        return page
+
+
+@lru_cache(1024)
+def vehicle_set(search: str | None, fleet: str | None) -> bytes:
+    """What a connection of vehicles walks."""
+    return set_of("vehicles", search, fleet)
+
+
+@lru_cache(1024)
+def unit_set(fleet: str | None) -> bytes:
+    """What a connection of telematics units walks."""
+    return set_of("telematicsUnits", fleet)
 
 
 async def vehicle_connection(
@@ -220,16 +222,16 @@ async def vehicle_connection(
     view: type[Vehicle] | None = None,
 ) -> Connection[Vehicle]:
     """The slice of the fleet, or of what `search` finds in it; `fleet` is the caller's, where that is verified."""
-    of = set_of("vehicles", search, fleet)
-    return await _connection(of, _Pages(read, lambda vehicle: vehicle, view), limits, arguments)
+    of = vehicle_set(search, fleet)
+    return await _connection(of, _Pages(of, read, None, view), limits, arguments)
 
 
 async def unit_connection(
     read: ReadPage, limits: Limits, arguments: Arguments, fleet: str | None, view: type[Vehicle] | None = None
 ) -> Connection[TelematicsUnit]:
     """The slice of the fleet's telematics units, in the order of their vehicles."""
-    of = set_of("telematicsUnits", fleet)
-    return await _connection(of, _Pages(read, lambda v: v.telematics_unit, view), limits, arguments)
+    of = unit_set(fleet)
+    return await _connection(of, _Pages(of, read, lambda v: v.telematics_unit, view), limits, arguments)
 
 
 async def find_unit(
@@ -243,7 +245,7 @@ async def find_unit(
             return None
         return unit
 
-    return await _Pages(read, pick).drive(find(limits))
+    return await _Pages(b"", read, pick).drive(find(limits))
 
 
 async def _connection(of: bytes, pages: _Pages[N], limits: Limits, arguments: Arguments) -> Connection[N]:

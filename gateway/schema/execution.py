@@ -9,10 +9,14 @@ from graphql import ExecutionResult, execute
 
 from gateway.engine.documents import Document
 from gateway.engine.executor import ProjectingExecutor
-from gateway.engine.plans import Prepared
+from gateway.engine.plans import Asked, Prepared
+from gateway.engine.projection import Unusual
+from gateway.errors import GatewayError
 from gateway.schema.build import Schema
+from gateway.schema.connections import Place
 from gateway.schema.context import Context
-from gateway.schema.roots import engine_of
+from gateway.schema.pagination import Limits
+from gateway.schema.roots import PLACES, engine_of
 
 
 class Execution:
@@ -25,6 +29,17 @@ class Execution:
     def prepared(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> Prepared | None:
         """The operation's plan, with these variables; None where it has none."""
         return None if self._engine is None else self._engine.prepare(document, name, variables)
+
+    def place_of(self, prepared: Prepared, limits: Limits, fleet: str | None) -> Place | None:
+        """Where an answer may be kept that is made of one connection alone; None for any other, or a wrong one."""
+        field = prepared.plan.only
+        if field is None or field.name not in PLACES:
+            return None
+        try:
+            asked = Asked(field.arguments(prepared.coerced), field.shape)
+            return PLACES[field.name](limits, fleet, asked, field.projection)
+        except (GatewayError, Unusual):
+            return None
 
     async def of(
         self,

@@ -25,7 +25,7 @@ async def entity_of(context: Context, representation: Any) -> Vehicle | Telemati
         raise InputInvalid("A representation is an object.", "representations")
     kind = representation.get("__typename")
     if kind == VEHICLE:
-        return await context.loaders.vehicle.load(_vehicle_id_of(representation))
+        return await context.loaders.vehicles.one(_vehicle_id_of(representation))
     if kind == TELEMATICS_UNIT:
         return await unit_of(context, _unit_key_of(representation))
     raise InputInvalid("There is no entity of this type here.", "representations")

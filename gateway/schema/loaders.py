@@ -6,8 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from strawberry.dataloader import DataLoader
-
+from gateway.schema.batching import Batches
 from gateway.schema.starting import start
 from gateway.upstream.client import FleetClient
 from gateway.upstream.fetching import Errand
@@ -26,8 +25,8 @@ class Loaders:
         self._errand = errand
         self._pages: dict[PageKey, asyncio.Future[VehiclePage]] = {}
         # Neither of them knows this object: in a circle, what was read would stay until the collector comes by.
-        self.vehicle: DataLoader[str, Vehicle | None] = DataLoader(partial(_vehicles, client, errand, self._pages))
-        self.latest_state: DataLoader[str, State | None] = DataLoader(partial(client.latest_states, errand))
+        self.vehicles: Batches[Vehicle | None] = Batches(partial(_vehicles, client, errand, self._pages))
+        self.latest_states: Batches[State | None] = Batches(partial(client.latest_states, errand))
 
     async def page(
         self, token: str | None, search: str | None = None, view: type[Vehicle] | None = None
@@ -40,18 +39,13 @@ class Loaders:
             reading = self._pages[key] = start(work)
         return await reading
 
-    async def vehicles(self, ids: Sequence[str]) -> list[Vehicle | BaseException | None]:
-        """Vehicles by id, in order, errors in their places."""
-        return await asyncio.gather(*map(self.vehicle.load, ids), return_exceptions=True)
-
-    async def latest_states(self, ids: Sequence[str]) -> list[State | BaseException | None]:
-        """Latest states by vehicle, in order, errors in their places."""
-        return await asyncio.gather(*map(self.latest_state.load, ids), return_exceptions=True)
-
 
 async def _vehicles(
     client: FleetClient, errand: Errand, pages: Mapping[PageKey, asyncio.Future[VehiclePage]], ids: list[str]
 ) -> list[Vehicle | BaseException | None]:
+    if not pages:
+        found = await client.vehicles_by_id(errand, ids)
+        return [found[vehicle_id] for vehicle_id in ids]
     # What a page of this request has told already is not asked for again.
     told = {vehicle.vehicle_id: vehicle for page in pages.values() for vehicle in _items(page)}
     found = await client.vehicles_by_id(errand, [i for i in ids if i not in told])

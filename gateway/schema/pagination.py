@@ -24,32 +24,51 @@ from gateway.errors import (
     UpstreamInvalidResponse,
     WalkLimitExceeded,
 )
-from gateway.schema.cursors import Position, fingerprint_of
+from gateway.schema.cursors import CursorWriter, Position, fingerprint_of
 
 N = TypeVar("N")
 R = TypeVar("R")
 
 
-class Entry(NamedTuple, Generic[N]):
-    """An item of a page; `node` is None where the item has nothing to show in this connection."""
-
-    item_id: str
-    node: N | None
-    fleet: bytes | None = None
+def _no_fleet(_: int) -> bytes | None:
+    return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Page(Generic[N]):
-    """An upstream page, as `token` reads it (None: the first page), and the tokens around it."""
+    """An upstream page, as `token` reads it (None: the first page), and the tokens around it.
+
+    `nodes` are what its items show in this connection, None where that is nothing; `fleet_at` tells the fleet of the
+    item in a place. `writer` writes its edges' cursors.
+    """
 
     token: str | None
-    entries: Sequence[Entry[N]]
+    ids: Sequence[str]
+    nodes: Sequence[N | None]
     prev: str | None = None
     next: str | None = None
     last: str | None = None
+    fleet_at: Callable[[int], bytes | None] = _no_fleet
+    writer: CursorWriter | None = None
 
     def index_of(self, item_id: str) -> int | None:
-        return next((index for index, entry in enumerate(self.entries) if entry.item_id == item_id), None)
+        return next((index for index, known in enumerate(self.ids) if known == item_id), None)
+
+    def position_of(self, index: int) -> Position:
+        """What the cursor of the edge in a place holds."""
+        return Position(self.token, *self._place(index))
+
+    def cursor_of(self, index: int) -> str:
+        """The cursor of the edge in a place."""
+        assert self.writer is not None
+        return self.writer.write(*self._place(index))
+
+    def _place(self, index: int) -> tuple[str, int, int, int | None, bytes | None]:
+        ids = self.ids
+        behind = len(ids) - index - 1
+        neighbour = index + 1 if behind else index - 1
+        beside = fingerprint_of(ids[neighbour]) if neighbour >= 0 else None
+        return ids[index], index, behind, beside, self.fleet_at(index)
 
 
 class Ask(NamedTuple):
@@ -94,7 +113,7 @@ class Window:
 
 
 class Found(NamedTuple, Generic[N]):
-    """An edge: its node and where it stands."""
+    """An edge: its node and where it stands. Its cursor is written only when it is read."""
 
     node: N
     page: Page[Any]
@@ -103,12 +122,11 @@ class Found(NamedTuple, Generic[N]):
     @property
     def position(self) -> Position:
         """What its cursor holds."""
-        entries, index = self.page.entries, self.place
-        behind = len(entries) - index - 1
-        neighbour = index + 1 if behind else index - 1
-        beside = fingerprint_of(entries[neighbour].item_id) if neighbour >= 0 else None
-        here = entries[index]
-        return Position(self.page.token, here.item_id, index, behind, beside, here.fleet)
+        return self.page.position_of(self.place)
+
+    @property
+    def cursor(self) -> str:
+        return self.page.cursor_of(self.place)
 
 
 def _never() -> Steps[N, bool]:
@@ -167,7 +185,7 @@ def _backward(walk: Walk[N], window: Window, last: int) -> Steps[N, Slice[N]]:
         page, end = yield from walk.locate(window.before, "before")
     else:
         page = yield from walk.tail()
-        end = len(page.entries)
+        end = len(page.ids)
     scan = Scan(walk, page, end - 1, forward=False)
     if window.before is not None:
         scan.seen.add(window.before.item_id)
@@ -223,7 +241,7 @@ class Walk(Generic[N]):
                 raise UpstreamInvalidResponse
             passed.add(token)
             page = yield from self.page(token)
-            if page.entries:
+            if page.ids:
                 return page
         raise UpstreamInvalidResponse
 
@@ -238,7 +256,7 @@ class Walk(Generic[N]):
         # Only if the fleet has grown since, or a trailing empty page closes the list, is there more behind it.
         while (behind := (yield from self.step(page, forward=True))) is not None:
             page = behind
-        if not page.entries:
+        if not page.ids:
             page = (yield from self.step(page, forward=False)) or page
         return page
 
@@ -254,9 +272,9 @@ class Walk(Generic[N]):
             neighbour = yield from self.step(page, forward=forward)
             if neighbour is not None and (index := neighbour.index_of(position.item_id)) is not None:
                 return neighbour, index + behind
-        if position.fleet is not None and page.entries and all(e.fleet != position.fleet for e in page.entries):
+        if position.fleet is not None and page.ids and position.fleet not in map(page.fleet_at, range(len(page.ids))):
             raise CursorForeign(argument)
-        if position.index > len(page.entries) and page.next is not None:
+        if position.index > len(page.ids) and page.next is not None:
             raise CursorExpired(argument)
         return page, _gap_of(page, position, argument)
 
@@ -264,28 +282,28 @@ class Walk(Generic[N]):
         """The id of the first item that `before` shuts out; None if that is nothing."""
         page: Page[N] | None
         page, index = yield from self.locate(before, "before")
-        if index == len(page.entries):
+        if index == len(page.ids):
             page, index = (yield from self.step(page, forward=True)), 0
-        return page.entries[index].item_id if page is not None else None
+        return page.ids[index] if page is not None else None
 
     def item_before(self, after: Position) -> Steps[N, str | None]:
         """The id of the last item that `after` shuts out; None if that is nothing."""
         page, index = yield from self.locate(after, "after")
         if index > 0:
-            return page.entries[index - 1].item_id
+            return page.ids[index - 1]
         previous = yield from self.step(page, forward=False)
-        return previous.entries[-1].item_id if previous is not None else None
+        return previous.ids[-1] if previous is not None else None
 
     def _before_start(self, page: Page[N]) -> Steps[N, Page[N] | None]:
         # No `prev` means the start, or an upstream that has none. The first page tells which.
         if page.token is None:
             return None
         head = yield from self.page(None)
-        if not head.entries:
+        if not head.ids:
             return None
-        if not page.entries:
+        if not page.ids:
             raise BackwardPagingUnsupported
-        index = head.index_of(page.entries[0].item_id)
+        index = head.index_of(page.ids[0])
         if index is None:
             raise BackwardPagingUnsupported
         return head if index > 0 else None
@@ -320,7 +338,7 @@ class Scan(Generic[N]):
             if following is None:
                 self.ended = True
                 return
-            self.page, self.index = following, 0 if self.forward else len(following.entries) - 1
+            self.page, self.index = following, 0 if self.forward else len(following.ids) - 1
 
     def exceeds(self, count: int) -> Steps[N, bool]:
         """Whether there are more than `count` edges; reads on only if this page can't tell."""
@@ -328,18 +346,20 @@ class Scan(Generic[N]):
         return len(self.found) > count
 
     def _take_here(self, count: int) -> None:
-        step = 1 if self.forward else -1
-        entries = self.page.entries
-        while len(self.found) < count and 0 <= self.index < len(entries):
-            entry = entries[self.index]
-            if entry.item_id == self.stop:
+        page, index, step = self.page, self.index, 1 if self.forward else -1
+        ids, nodes, found, seen, stop = page.ids, page.nodes, self.found, self.seen, self.stop
+        while len(found) < count and 0 <= index < len(ids):
+            item_id = ids[index]
+            if item_id == stop:
                 self.ended = True
-                return
-            if entry.item_id not in self.seen:
-                self.seen.add(entry.item_id)
-                if entry.node is not None:
-                    self.found.append(Found(entry.node, self.page, self.index))
-            self.index += step
+                break
+            if item_id not in seen:
+                seen.add(item_id)
+                node = nodes[index]
+                if node is not None:
+                    found.append(Found(node, page, index))
+            index += step
+        self.index = index
 
 
 def _gap_of(page: Page[N], position: Position, argument: str) -> int:
@@ -348,10 +368,10 @@ def _gap_of(page: Page[N], position: Position, argument: str) -> int:
     Pages that are counted from their start close the gap from behind, those counted from their end from ahead. The
     neighbour tells which; where it can't, the guess that may give an item twice is taken, never one that may skip one.
     """
-    size = len(page.entries)
+    size = len(page.ids)
     guesses = [min(position.index, size), max(0, size - position.behind)]
     for guess in guesses:
         neighbour = guess if position.behind else guess - 1
-        if 0 <= neighbour < size and fingerprint_of(page.entries[neighbour].item_id) == position.beside:
+        if 0 <= neighbour < size and fingerprint_of(page.ids[neighbour]) == position.beside:
             return guess
     return min(guesses) if argument == "after" else max(guesses)

@@ -56,7 +56,7 @@ async def _resolve_nodes(info: Info, ids: GlobalIds) -> Any:
 
 
 async def _resolve_vehicle(info: Info, id: VehicleId) -> Any:
-    return await info.context.loaders.vehicle.load(id)
+    return await info.context.loaders.vehicles.one(id)
 
 
 async def _resolve_vehicles(
@@ -163,7 +163,7 @@ async def unit_of(context: Context, key: UnitKey) -> models.TelematicsUnit | Non
 async def node_of(context: Context, global_id: str) -> models.Vehicle | models.TelematicsUnit | None:
     """The object of a global id."""
     key = parse_global_id(global_id)
-    return await (unit_of(context, key) if isinstance(key, UnitKey) else context.loaders.vehicle.load(key))
+    return await (unit_of(context, key) if isinstance(key, UnitKey) else context.loaders.vehicles.one(key))
 
 
 async def nodes_of(context: Context, global_ids: Sequence[str]) -> list[Any]:
@@ -181,7 +181,7 @@ async def nodes_of(context: Context, global_ids: Sequence[str]) -> list[Any]:
     vehicles = [key for key in dict.fromkeys(keys) if isinstance(key, str)]
     units = [key for key in dict.fromkeys(keys) if isinstance(key, UnitKey)]
     found, walked = await asyncio.gather(
-        context.loaders.vehicles(vehicles),
+        context.loaders.vehicles.many(vehicles),
         asyncio.gather(*(unit_of(context, key) for key in units), return_exceptions=True),
     )
     read: dict[Any, Any] = {**dict(zip(vehicles, found, strict=True)), **dict(zip(units, walked, strict=True))}

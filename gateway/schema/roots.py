@@ -7,12 +7,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from gateway.engine.plans import Asked, Engine, Root, Shape
-from gateway.engine.projection import Needs, Types
+from gateway.engine.projection import Needs, Projection, Types
 from gateway.schema.build import Schema
-from gateway.schema.connections import Arguments
+from gateway.schema.connections import Arguments, Place, place_of, unit_set, vehicle_set
 from gateway.schema.context import Context
 from gateway.schema.federation import entities_of
 from gateway.schema.global_ids import UnitKey
+from gateway.schema.pagination import Limits
 from gateway.schema.queries import node_of, nodes_of, unit_of, units_of, vehicles_of
 from gateway.upstream import models
 from gateway.upstream.views import vehicle_view
@@ -29,7 +30,7 @@ def engine_of(schema: Schema) -> Engine:
 
 
 async def _vehicle(context: Context, asked: Sequence[Asked]) -> Sequence[Any]:
-    return await context.loaders.vehicles([each.arguments["id"] for each in asked])
+    return await context.loaders.vehicles.many([each.arguments["id"] for each in asked])
 
 
 def _each(read: Callable[[Context, Asked], Awaitable[Any]]) -> Root:
@@ -58,6 +59,15 @@ async def _telematics_units(context: Context, asked: Asked) -> Any:
 async def _telematics_unit(context: Context, asked: Asked) -> Any:
     given = asked.arguments.get
     return await unit_of(context, UnitKey(given("manufacturer") or None, given("brand") or None, asked.arguments["id"]))
+
+
+def _place_of_vehicles(limits: Limits, fleet: str | None, asked: Asked, projection: Projection) -> Place:
+    search = asked.arguments.get("search") or None
+    return place_of(vehicle_set(search, fleet), _paging(asked), limits, search, projection)
+
+
+def _place_of_units(limits: Limits, fleet: str | None, asked: Asked, projection: Projection) -> Place:
+    return place_of(unit_set(fleet), _paging(asked), limits, None, projection)
 
 
 def nodes_needed(needs: Needs | None) -> Needs | None:
@@ -95,6 +105,11 @@ def _view_of_units(needs: Needs | None) -> Any:
 
 # In which view the vehicles behind a connection are needed.
 SHAPES: Mapping[str, Shape] = {"vehicles": _view_of_vehicles, "telematicsUnits": _view_of_units}
+# Where the answer of a connection may be kept.
+PLACES: Mapping[str, Callable[[Limits, str | None, Asked, Projection], Place]] = {
+    "vehicles": _place_of_vehicles,
+    "telematicsUnits": _place_of_units,
+}
 ROOTS: Mapping[str, Root] = {
     "node": _each(lambda context, asked: node_of(context, asked.arguments["id"])),
     "nodes": _each(lambda context, asked: nodes_of(context, asked.arguments["ids"])),

@@ -13,6 +13,11 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+async def finish(work: Coroutine[Any, Any, T], awaited: Any) -> T:
+    """What becomes of a coroutine that was begun by `send(None)` and waits for `awaited` now."""
+    return await _Rest(work, awaited)  # type: ignore[no-any-return]
+
+
 def start(work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
     """Runs a coroutine until it first waits; the rest goes on in a task."""
     try:
@@ -25,11 +30,7 @@ def start(work: Coroutine[Any, Any, T]) -> asyncio.Future[T]:
         finished = asyncio.get_running_loop().create_future()
         finished.set_exception(failed)
         return finished
-    return asyncio.ensure_future(_rest(work, awaited))
-
-
-async def _rest(work: Coroutine[Any, Any, T], awaited: Any) -> T:
-    return await _Rest(work, awaited)  # type: ignore[no-any-return]
+    return asyncio.ensure_future(finish(work, awaited))
 
 
 class _Rest:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import strawberry
@@ -41,10 +42,19 @@ class StringProperty:
     timestamp: DateTime | None = strawberry.field(description=CAPTURED_AT)
 
 
+def _degrees(name: str, description: str) -> Any:
+    degrees = itemgetter(name)
+
+    def resolve(root: strawberry.Parent[Any]) -> float:
+        return degrees(root)  # type: ignore[no-any-return]
+
+    return strawberry.field(resolver=resolve, description=description, metadata={PLAIN: degrees})
+
+
 @strawberry.type(description="A place on earth, WGS 84.")
 class Position:
-    lat: float = strawberry.field(description="Latitude in degrees, north positive.")
-    lon: float = strawberry.field(description="Longitude in degrees, east positive.")
+    lat: float = _degrees("lat", "Latitude in degrees, north positive.")
+    lon: float = _degrees("lon", "Longitude in degrees, east positive.")
 
 
 @strawberry.type(description="A place and when it was captured.")
@@ -111,6 +121,8 @@ class NamedProperty(NamedTuple):
 
 
 def _is_number(value: Any) -> bool:
+    if value.__class__ is float:
+        return -1e300 < value < 1e300
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
@@ -141,10 +153,14 @@ def _typed(fits: Callable[[Any], bool], turn: Callable[[Any], Any] | None, descr
     """A field for the property of its name; a value of an unexpected kind is null here and kept in `properties`."""
 
     def of(name: str) -> Callable[[State], StateProperty | None]:
-        early = EARLY_NAME_OF.get(name, name)
+        early = EARLY_NAME_OF.get(name)
 
         def property_of(state: State) -> StateProperty | None:
-            found = state.get(name) or state.get(early)
+            # What is no dictionary is a view, with members for those it may be asked for.
+            found: StateProperty | None
+            found = state.get(name) if state.__class__ is dict else getattr(state, name)
+            if found is None and early is not None:
+                found = state.get(early)
             if found is None:
                 return None
             if not fits(found.value):
@@ -176,7 +192,7 @@ def _flag(description: str) -> Any:
 
 
 def _place(description: str) -> Any:
-    return _typed(_is_place, lambda value: Position(lat=value["lat"], lon=value["lon"]), description)
+    return _typed(_is_place, None, description)
 
 
 def _properties(root: strawberry.Parent[Any]) -> Any:

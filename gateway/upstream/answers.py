@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 _NOTHING = httpx.ByteStream(b"")
+Fields = list[tuple[bytes, bytes]]
 
 
 class Get(httpx.Request):
@@ -40,16 +41,22 @@ class Whole(httpx.ByteStream):
         self.body = body
 
 
-def answer(status: int, headers: list[tuple[bytes, bytes]], body: bytes, bytes_max: int) -> httpx.Response:
+def answer(status: int, fields: Fields, body: bytes, bytes_max: int) -> httpx.Response:
     """The response whose body, as it was sent, is there; raises httpx.DecodingError where it can't be inflated."""
-    for name, coding in headers:
+    fields, body = plain(fields, body, bytes_max)
+    return httpx.Response(status, headers=fields, stream=Whole(body))
+
+
+def plain(fields: Fields, body: bytes, bytes_max: int) -> tuple[Fields, bytes]:
+    """A body inflated, as its header fields say it needs; raises httpx.DecodingError where it can't be."""
+    for name, coding in fields:
         if len(name) == len(b"content-encoding") and name.lower() == b"content-encoding":
-            plain = _inflated(body, coding.strip().lower(), bytes_max)
-            if plain is not None:
-                body = plain
-                headers = [each for each in headers if each[0].lower() not in (b"content-encoding", b"content-length")]
+            inflated = _inflated(body, coding.strip().lower(), bytes_max)
+            if inflated is not None:
+                body = inflated
+                fields = [each for each in fields if each[0].lower() not in (b"content-encoding", b"content-length")]
             break
-    return httpx.Response(status, headers=headers, stream=Whole(body))
+    return fields, body
 
 
 def _inflated(body: bytes, coding: bytes, bytes_max: int) -> bytes | None:

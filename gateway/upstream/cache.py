@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from gateway.errors import (
     RateLimited,
@@ -20,7 +20,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.upstream.bounded_memory import BoundedMemoryCache
-from gateway.upstream.fetching import Clock, Fetcher, Patience, Read, Reply, Resource
+from gateway.upstream.fetching import Clock, Fetcher, ManyFetcher, Patience, Read, Reply, Resource
 from gateway.upstream.pages import Part
 from gateway.upstream.single_flight import look_at_error
 
@@ -112,8 +112,18 @@ class Entry(Generic[T]):
         return Reply(self.value, self.body, self.etag)
 
 
+class Held(NamedTuple):
+    """A fresh answer that was at hand; since when it is known and until when it is fresh, in epoch seconds."""
+
+    value: Any
+    stored_at: float
+    fresh_until: float
+
+
 class Store(Protocol):
     """Holds entries by key; may forget any at any time, and never fails."""
+
+    def peek(self, key: str) -> Entry[Any] | None: ...
 
     async def get(self, key: str, model: type[T]) -> Entry[T] | None: ...
 
@@ -130,8 +140,11 @@ class MemoryStore:
     def __init__(self, cache: BoundedMemoryCache) -> None:
         self._cache = cache
 
-    async def get(self, key: str, model: type[T]) -> Entry[T] | None:
+    def peek(self, key: str) -> Entry[Any] | None:
         return _whole(self._cache.peek(key))
+
+    async def get(self, key: str, model: type[T]) -> Entry[T] | None:
+        return self.peek(key)
 
     async def get_many(self, keys: Sequence[str], model: type[T]) -> list[Entry[T] | None]:
         return [_whole(self._cache.peek(key)) for key in keys]
@@ -148,10 +161,18 @@ def _whole(held: Entry[Any] | None) -> Entry[Any] | None:
     return None if held is None else held.whole()
 
 
+class _Known(NamedTuple, Generic[T]):
+    """What the store knew of a read: a reply that counts, else the read to make and what to fall back on."""
+
+    reply: Reply[T] | None
+    read: Read[T]
+    fallback: Entry[T] | None
+
+
 class Cache:
     """Answers a read from the store if what is there counts, else reads and lets what lies below keep it."""
 
-    def __init__(self, following: Fetcher, store: Store, lifetimes: Lifetimes, clock: Clock) -> None:
+    def __init__(self, following: ManyFetcher, store: Store, lifetimes: Lifetimes, clock: Clock) -> None:
         self._following = following
         self._store = store
         self._lifetimes = lifetimes
@@ -159,22 +180,27 @@ class Cache:
         self._refreshing: set[asyncio.Task[Any]] = set()
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
-        entry = await self._store.get(read.key, read.model)
-        if entry is None:
-            return await self._read(read)
-        age = age_of(entry, self._lifetimes.for_entry(read.resource, entry), self._clock())
-        if age is Age.FRESH:
-            return self._hit(read, entry, stale=False)
-        again = read.having(entry.reply()) if entry.etag and entry.value else read
-        if age is Age.REVALIDATING:
-            self._refresh(again)
-            return self._hit(read, entry, stale=True)
+        known = self._known(read, await self._store.get(read.key, read.model))
+        if known.reply is not None:
+            return known.reply
         try:
-            return await self._read(again)
+            return self._noted(read, await self._following.fetch(known.read))
         except OUTAGES:
-            if age is Age.DEAD:
+            if known.fallback is None:
                 raise
-            return self._hit(read, entry, stale=True)
+            return self._hit(read, known.fallback, stale=True)
+
+    async def fetch_all(self, reads: Sequence[Read[T]], at_a_time: int) -> list[Reply[T] | BaseException]:
+        """The reply or the error of each of a request's reads, in order; at most so many are under way at a time."""
+        if not reads:
+            return []
+        entries = await self._store.get_many([read.key for read in reads], reads[0].model)
+        known = [self._known(read, entry) for read, entry in zip(reads, entries, strict=True)]
+        made = iter(await self._following.fetch_all([each.read for each in known if each.reply is None], at_a_time))
+        return [
+            self._outcome(read, each, next(made)) if each.reply is None else each.reply
+            for read, each in zip(reads, known, strict=True)
+        ]
 
     async def held(self, reads: Sequence[Read[T]]) -> list[Reply[T] | None]:
         """What is there and fresh, for each read in its place."""
@@ -189,13 +215,41 @@ class Cache:
             for read, entry in zip(reads, entries, strict=True)
         ]
 
+    def at_hand(self, key: str, resource: Resource) -> Held | None:
+        """A fresh answer that needs no waiting."""
+        entry = self._store.peek(key)
+        if entry is None:
+            return None
+        lifetime = self._lifetimes.for_entry(resource, entry)
+        if age_of(entry, lifetime, self._clock()) is not Age.FRESH:
+            return None
+        return Held(entry.value, entry.stored_at, entry.stored_at + lifetime.fresh)
+
     async def settle(self) -> None:
         """Waits for the refreshes under way."""
         if self._refreshing:
             await asyncio.wait(self._refreshing)
 
-    async def _read(self, read: Read[T]) -> Reply[T]:
-        reply = await self._following.fetch(read)
+    def _known(self, read: Read[T], entry: Entry[T] | None) -> _Known[T]:
+        if entry is None:
+            return _Known(None, read, None)
+        age = age_of(entry, self._lifetimes.for_entry(read.resource, entry), self._clock())
+        if age is Age.FRESH:
+            return _Known(self._hit(read, entry, stale=False), read, None)
+        again = read.having(entry.reply()) if entry.etag and entry.value else read
+        if age is Age.REVALIDATING:
+            self._refresh(again)
+            return _Known(self._hit(read, entry, stale=True), again, None)
+        return _Known(None, again, None if age is Age.DEAD else entry)
+
+    def _outcome(self, read: Read[T], known: _Known[T], outcome: Reply[T] | BaseException) -> Reply[T] | BaseException:
+        if isinstance(outcome, Reply):
+            return self._noted(read, outcome)
+        if isinstance(outcome, OUTAGES) and known.fallback is not None:
+            return self._hit(read, known.fallback, stale=True)
+        return outcome
+
+    def _noted(self, read: Read[T], reply: Reply[T]) -> Reply[T]:
         at = self._clock()
         lifetime = self._lifetimes.negative if reply.value is None else self._lifetimes.of[read.resource]
         read.tally.used(at, at + lifetime.fresh, stale=False)

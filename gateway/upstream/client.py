@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
@@ -16,9 +17,21 @@ from gateway.errors import (
     UpstreamRejected,
     UpstreamUnauthenticated,
 )
+from gateway.identity import Caller
 from gateway.settings import UpstreamSettings
-from gateway.upstream.cache import REFRESH_SECONDS
-from gateway.upstream.fetching import Errand, Fetcher, Patience, Read, Reply, Resource, Tally
+from gateway.upstream.cache import REFRESH_SECONDS, Held
+from gateway.upstream.fetching import (
+    Errand,
+    ManyFetcher,
+    Parameters,
+    Patience,
+    Read,
+    Reply,
+    Resource,
+    Tally,
+    digest_of,
+    key_of,
+)
 from gateway.upstream.models import Cursors, State, Vehicle
 from gateway.upstream.pages import Part, VehiclePage
 from gateway.upstream.planning import Walked, walk_on
@@ -30,12 +43,16 @@ Found = dict[str, Vehicle | BaseException | None]
 # Marks a next_page_token among cursors; no upstream cursor holds a line break.
 PAGE_TOKEN = "page_token\n"  # noqa: S105 - a mark, no secret
 ID_LENGTH_MAX = 256
+# Pages whose digests are remembered; those of all callers, for a digest knows of none.
+DIGESTS_MAX = 4096
 # These would be the answer to every further read of the same caller, too.
 FINAL = (UpstreamUnauthenticated, UpstreamForbidden, RateLimited)
 
 
 class Holder(Protocol):
     """Knows what is there without a call."""
+
+    def at_hand(self, key: str, resource: Resource) -> Held | None: ...
 
     async def held(self, reads: Sequence[Read[T]]) -> list[Reply[T] | None]: ...
 
@@ -45,7 +62,7 @@ class FleetClient:
 
     def __init__(
         self,
-        fetcher: Fetcher,
+        fetcher: ManyFetcher,
         settings: UpstreamSettings,
         cache: Holder | None = None,
         *,
@@ -55,6 +72,11 @@ class FleetClient:
         self._under_way = under_way
         self._fetcher = fetcher
         self._settings = settings
+        self._vehicle_path = _PathOf(settings.vehicle_path)
+        self._state_path = _PathOf(settings.latest_state_path)
+        self._page_digest = lru_cache(DIGESTS_MAX)(
+            lambda cursor, search: digest_of(settings.vehicles_path, self._page_parameters(cursor, search))
+        )
         self._cache = cache
         self._prefetch = prefetch and cache is not None
         self._ahead: set[asyncio.Task[Any]] = set()
@@ -83,6 +105,12 @@ class FleetClient:
             self._read_ahead(Errand(errand.caller, Tally(), patience=Patience.of(REFRESH_SECONDS)), page.cursors.next)
         return page
 
+    def page_at_hand(self, caller: Caller, cursor: str | None, search: str | None) -> Held | None:
+        """A page of the fleet that is there and fresh; `search` goes with the first alone."""
+        if self._cache is None or self._prefetch:
+            return None
+        return self._cache.at_hand(key_of(caller, self._page_digest(cursor, search)), Resource.VEHICLES)
+
     async def vehicle(self, errand: Errand, vehicle_id: str) -> Vehicle | None:
         """One vehicle, or None where there is none (or none that the caller may know of)."""
         if not _possible(vehicle_id):
@@ -96,19 +124,21 @@ class FleetClient:
         await self._take_held(errand, [i for i in wanted if i not in found], found)
         await self._walk(errand, {i for i in wanted if i not in found}, found)
         missing = [i for i in wanted if i not in found]
-        results = await self._each(missing, lambda vehicle_id: self.vehicle(errand, vehicle_id))
-        return found | dict(zip(missing, results, strict=True))
+        values = await self._values(self._vehicle_read(errand, vehicle_id) for vehicle_id in missing)
+        return found | dict(zip(missing, values, strict=True))
 
     async def latest_state(self, errand: Errand, vehicle_id: str) -> State | None:
         """A vehicle's latest state as property by name."""
         if not _possible(vehicle_id):
             return None
-        path = self._settings.latest_state_path.replace("{id}", quote(vehicle_id, safe=""))
-        return (await self._fetcher.fetch(Read(errand, Resource.LATEST_STATE, path, State))).value
+        return (await self._fetcher.fetch(self._state_read(errand, vehicle_id))).value
 
     async def latest_states(self, errand: Errand, ids: Sequence[str]) -> list[State | BaseException | None]:
         """The latest states of vehicles, each with its own error if it has one."""
-        return await self._each(ids, lambda vehicle_id: self.latest_state(errand, vehicle_id))
+        possible = [vehicle_id for vehicle_id in dict.fromkeys(ids) if _possible(vehicle_id)]
+        values = await self._values(self._state_read(errand, vehicle_id) for vehicle_id in possible)
+        found = dict(zip(possible, values, strict=True))
+        return [found.get(vehicle_id) for vehicle_id in ids]
 
     def under_way(self) -> int:
         """Reads that have not come to their end."""
@@ -122,25 +152,26 @@ class FleetClient:
     def _page_read(
         self, errand: Errand, cursor: str | None, search: str | None, view: type[Vehicle] | None = None
     ) -> Read[VehiclePage]:
-        names = self._settings
-        parameters: tuple[tuple[str, str], ...]
-        if cursor is None:
-            parameters = ((names.limit_parameter, str(names.page_size)),)
-            if search is not None:
-                parameters = (*parameters, (names.search_parameter, search))
-        elif cursor.startswith(PAGE_TOKEN):
-            parameters = ((names.page_token_parameter, cursor.removeprefix(PAGE_TOKEN)),)
-        else:
-            parameters = ((names.cursor_parameter, cursor),)
-
         def parts(page: VehiclePage) -> Iterable[tuple[Read[Vehicle], Part]]:
             return ((self._vehicle_read(errand, part.vehicle_id), part) for part in page.parts())
 
-        return Read(errand, Resource.VEHICLES, names.vehicles_path, VehiclePage, parameters, parts, view=view)
+        path, parameters = self._settings.vehicles_path, self._page_parameters(cursor, search)
+        return Read(errand, Resource.VEHICLES, path, VehiclePage, parameters, parts, view=view)
+
+    def _page_parameters(self, cursor: str | None, search: str | None) -> Parameters:
+        names = self._settings
+        if cursor is None:
+            size = (names.limit_parameter, str(names.page_size))
+            return (size,) if search is None else (size, (names.search_parameter, search))
+        if cursor.startswith(PAGE_TOKEN):
+            return ((names.page_token_parameter, cursor.removeprefix(PAGE_TOKEN)),)
+        return ((names.cursor_parameter, cursor),)
 
     def _vehicle_read(self, errand: Errand, vehicle_id: str) -> Read[Vehicle]:
-        path = self._settings.vehicle_path.replace("{id}", quote(vehicle_id, safe=""))
-        return Read(errand, Resource.VEHICLE, path, Vehicle)
+        return Read(errand, Resource.VEHICLE, self._vehicle_path.of(vehicle_id), Vehicle)
+
+    def _state_read(self, errand: Errand, vehicle_id: str) -> Read[State]:
+        return Read(errand, Resource.LATEST_STATE, self._state_path.of(vehicle_id), State)
 
     async def _take_held(self, errand: Errand, ids: list[str], found: Found) -> None:
         if self._cache is None or not ids:
@@ -168,20 +199,26 @@ class FleetClient:
                 self._fleet_sizes.put(principal, seen)
                 return
 
-    async def _each(self, ids: Sequence[str], read: Any) -> list[Any]:
-        gate = asyncio.Semaphore(self._settings.parallel_reads_max)
-
-        async def one(vehicle_id: str) -> Any:
-            async with gate:
-                return await read(vehicle_id)
-
-        return await asyncio.gather(*map(one, ids), return_exceptions=True)
+    async def _values(self, reads: Iterable[Read[T]]) -> list[T | BaseException | None]:
+        replies = await self._fetcher.fetch_all(list(reads), self._settings.parallel_reads_max)
+        return [reply.value if isinstance(reply, Reply) else reply for reply in replies]
 
     def _read_ahead(self, errand: Errand, cursor: str) -> None:
         ahead = asyncio.create_task(self._fetcher.fetch(self._page_read(errand, cursor, None)))
         self._ahead.add(ahead)
         ahead.add_done_callback(self._ahead.discard)
         ahead.add_done_callback(look_at_error)
+
+
+class _PathOf:
+    """A path with an id in it."""
+
+    def __init__(self, template: str) -> None:
+        self._parts = template.split("{id}")
+
+    def of(self, vehicle_id: str) -> str:
+        plain = vehicle_id.isascii() and vehicle_id.isalnum()  # as all of today's are
+        return (vehicle_id if plain else quote(vehicle_id, safe="")).join(self._parts)
 
 
 class _Sizes:

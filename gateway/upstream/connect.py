@@ -45,12 +45,11 @@ async def connect(settings: Settings, wire: Wire | None = None, clock: Clock = n
         flights = SingleFlight(fetcher) if settings.coalescing.enabled else OwnFlight(fetcher)
         closing.push_async_callback(flights.settle)
         cache = None
-        fetcher = flights
         if store is not None:
-            fetcher = cache = Cache(fetcher, store, lifetimes, clock)
+            cache = Cache(flights, store, lifetimes, clock)
             closing.push_async_callback(cache.settle)
         client = FleetClient(
-            fetcher, settings.upstream, cache, prefetch=settings.cache.prefetch, under_way=flights.__len__
+            cache or flights, settings.upstream, cache, prefetch=settings.cache.prefetch, under_way=flights.__len__
         )
         closing.push_async_callback(client.settle)
         yield client

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -115,7 +115,7 @@ class Patience:
             self._timer.cancel()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Errand:
     """On whose behalf a request reads, at what cost so far, for how long, in which trace (W3C `traceparent`)."""
 
@@ -125,14 +125,28 @@ class Errand:
     patience: Patience = field(default_factory=Patience)
 
 
+Parameters = tuple[tuple[str, str], ...]
+
+
+def digest_of(path: str, parameters: Parameters) -> str:
+    """What is read, whoever reads it: the digest of a read in its canonical form."""
+    canonical = "\0".join((path, *(text for pair in sorted(parameters) for text in pair)))
+    return hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
+
+
+def key_of(caller: Caller, digest: str) -> str:
+    """The key of a caller's read: the principal comes first."""
+    return f"{caller.principal}:{digest}"
+
+
 class Read(Generic[T]):
     """One GET for one caller.
 
     `model` is what its 200 decodes to, `view` in which form at first, `parts` which other reads that answers too,
-    `known` an older answer.
+    `known` an older answer. `patience` is the errand's until the read is part of something that others wait for, too.
     """
 
-    __slots__ = ("_key", "errand", "known", "model", "parameters", "parts", "path", "resource", "view")
+    __slots__ = ("_key", "errand", "known", "model", "parameters", "parts", "path", "patience", "resource", "view")
 
     def __init__(
         self,
@@ -140,12 +154,13 @@ class Read(Generic[T]):
         resource: Resource,
         path: str,
         model: type[T],
-        parameters: tuple[tuple[str, str], ...] = (),
+        parameters: Parameters = (),
         parts: Callable[[T], Iterable[tuple[Read[Any], Any]]] | None = None,
         known: Reply[T] | None = None,
         view: type | None = None,
     ) -> None:
         self.errand = errand
+        self.patience = errand.patience
         self.resource = resource
         self.path = path
         self.model = model
@@ -167,23 +182,22 @@ class Read(Generic[T]):
     def key(self) -> str:
         """The caller's principal first, then the canonical read: equal keys get equal answers."""
         if self._key is None:
-            canonical = "\0".join((self.path, *(text for pair in sorted(self.parameters) for text in pair)))
-            digest = hashlib.blake2b(canonical.encode(), digest_size=16).hexdigest()
-            self._key = f"{self.caller.principal}:{digest}"
+            self._key = key_of(self.errand.caller, digest_of(self.path, self.parameters))
         return self._key
 
     def having(self, known: Reply[T]) -> Read[T]:
         """The same read by one who has an older answer, and needs another only if that has changed."""
-        return self._same(self.errand, known)
+        return self._same(known)
 
     def during(self, patience: Patience) -> Read[T]:
         """The same read with a patience of its own."""
-        errand = Errand(self.errand.caller, self.errand.tally, self.errand.traceparent, patience)
-        return self._same(errand, self.known)
+        same = self._same(self.known)
+        same.patience = patience
+        return same
 
-    def _same(self, errand: Errand, known: Reply[T] | None) -> Read[T]:
-        same = Read(errand, self.resource, self.path, self.model, self.parameters, self.parts, known, self.view)
-        same._key = self._key
+    def _same(self, known: Reply[T] | None) -> Read[T]:
+        same = Read(self.errand, self.resource, self.path, self.model, self.parameters, self.parts, known, self.view)
+        same._key, same.patience = self._key, self.patience
         return same
 
 
@@ -195,7 +209,7 @@ class Rate(NamedTuple):
     reset: float
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Reply(Generic[T]):
     """A decoded answer; `value` is None where the upstream says 404. `size` is the body's length in bytes."""
 
@@ -210,6 +224,12 @@ class Fetcher(Protocol):
     """Takes a read to its reply, or raises one of our errors; fetchers stack without knowing each other."""
 
     async def fetch(self, read: Read[T]) -> Reply[T]: ...
+
+
+class ManyFetcher(Fetcher, Protocol):
+    """Takes many reads of one request to their replies or errors, in order, at most so many at a time."""
+
+    async def fetch_all(self, reads: Sequence[Read[T]], at_a_time: int) -> list[Reply[T] | BaseException]: ...
 
 
 Clock = Callable[[], float]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from collections.abc import Mapping
 from typing import cast
 
 import aiohappyeyeballs
@@ -17,14 +18,14 @@ import httptools
 import httpx
 
 from gateway.settings import UpstreamSettings
-from gateway.upstream.answers import Get, answer
+from gateway.upstream.answers import Fields, Get, answer, plain
 
 # Bytes of an answer's status line and headers; interim answers count, too.
 HEAD_BYTES_MAX = 64 * 1024
 # Seconds before the next of a host's addresses is tried beside the one before.
 NEXT_ADDRESS = 0.25
 FRAMED = (b"content-length", b"transfer-encoding")
-Fields = list[tuple[bytes, bytes]]
+ODD = "The request holds what no request may."
 Parts = tuple[int, Fields, list[bytes]]
 
 
@@ -56,33 +57,52 @@ class Http1(httpx.AsyncBaseTransport):
         url = httpx.URL(settings.url)
         self._host, self._port = url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80)
         self._path = url.raw_path.decode("ascii").rstrip("/")
+        self._start = f"GET {self._path}".encode("ascii")
         self._rest = f" HTTP/1.1\r\nHost: {url.netloc.decode('ascii')}\r\n"
         self._tls = (context or ssl.create_default_context()) if url.scheme == "https" else None
         self._idle: dict[Connection, None] = {}
         self._connections: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._queue: deque[Call] = deque()
+        self._unsent: list[Connection] = []
         self._clock: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        status, fields, body = await self._asked(self._head_of(request))
+        return answer(status, fields, body, self.settings.response_bytes_max)
+
+    def prepared(self, fields: Mapping[str, str]) -> bytes:
+        """Header fields as `get` takes them, made once for many calls."""
+        lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
+        _check(lines, len(fields))
+        return f"{self._rest}{lines}\r\n".encode("ascii")
+
+    async def get(self, target: str, prepared: bytes) -> tuple[int, Fields, bytes]:
+        """Status, header fields and body of an answer, past httpx's requests and responses; `target` is of ASCII."""
+        if not target.isprintable() or " " in target:
+            raise httpx.LocalProtocolError(ODD)
+        status, fields, body = await self._asked(b"".join((self._start, target.encode("ascii"), prepared)))
+        fields, body = plain(fields, body, self.settings.response_bytes_max)
+        return status, fields, body
+
+    async def _asked(self, head: bytes) -> tuple[int, Fields, bytes]:
         loop = asyncio.get_running_loop()
         now, settings = loop.time(), self.settings
         ends = now + settings.total_timeout
         future: asyncio.Future[Parts] = loop.create_future()
-        call = Call(self._head_of(request), future, min(now + settings.pool_timeout, ends), ends)
+        call = Call(head, future, min(now + settings.pool_timeout, ends), ends)
         if self._idle:
             self._idle.popitem()[0].ask(call, now)
         else:
             self._wait_for_connection(call, loop)
         try:
-            status, headers, chunks = await future
+            status, fields, chunks = await future
         finally:
             # Left before its answer was there: what still comes of it is nobody's.
             if call.connection is not None:
                 call.connection.close()
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        return answer(status, headers, body, settings.response_bytes_max)
+        return status, fields, chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def aclose(self) -> None:
         """Closes every connection; calls under way fail."""
@@ -98,6 +118,20 @@ class Http1(httpx.AsyncBaseTransport):
             connection.fail(httpx.ReadError("The transport is closed."))
         if self._connecting or lost:
             await asyncio.wait([*self._connecting, *lost], timeout=1)
+
+    def send_soon(self, connection: Connection) -> None:
+        """Has a connection send in the next turn of the loop, with all others that are to send until then.
+
+        One after the other they find the fleet API's machine awake.
+        """
+        if not self._unsent:
+            asyncio.get_running_loop().call_soon(self._send)
+        self._unsent.append(connection)
+
+    def _send(self) -> None:
+        unsent, self._unsent = self._unsent, []
+        for connection in unsent:
+            connection.send()
 
     def free(self, connection: Connection, now: float) -> None:
         """A connection can take the next call."""
@@ -127,10 +161,9 @@ class Http1(httpx.AsyncBaseTransport):
         else:
             target = request.url.raw_path.decode("ascii")
         head = f"GET {target}{self._rest}{''.join(lines)}\r\n"
-        # Whatever holds a line break would be read as further headers, or as a further request.
-        breaks = len(lines) + 3
-        if head.count("\n") != breaks or head.count("\r") != breaks or " " in target or not head.isascii():
-            raise httpx.LocalProtocolError("The request holds what no request may.")
+        _check(head, len(lines) + 3)
+        if " " in target:
+            raise httpx.LocalProtocolError(ODD)
         return head.encode("ascii")
 
     def _wait_for_connection(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
@@ -204,6 +237,12 @@ class Http1(httpx.AsyncBaseTransport):
             call.fail(failure)
 
 
+def _check(head: str, breaks: int) -> None:
+    # Whatever holds a line break would be read as further headers, or as a further request.
+    if head.count("\n") != breaks or head.count("\r") != breaks or not head.isascii():
+        raise httpx.LocalProtocolError(ODD)
+
+
 class Connection(asyncio.Protocol):
     """One connection: idle, or with one call under way."""
 
@@ -235,6 +274,13 @@ class Connection(asyncio.Protocol):
         self._head_is_whole = self._is_whole = self._is_last = False
         self._asked = now
         self._due = min(now + self._first_timeout, call.ends)
+        self._pool.send_soon(self)
+
+    def send(self) -> None:
+        """Sends what it was asked last."""
+        call = self._call
+        if call is None:
+            return  # it was closed meanwhile
         if self._transport.is_closing():  # and uvloop has not yet told so
             self.fail(httpx.RemoteProtocolError("The connection ended before the request was sent."))
             return

@@ -63,6 +63,9 @@ class Window:
 class Paces(Protocol):
     """The windows of all clients."""
 
+    def knows(self, client: str) -> bool:
+        """Whether anything may be known of a client, so that it has to be asked for."""
+
     async def take(self, client: str, at: float, patience: float) -> float: ...
 
     async def learn(self, client: str, told: Rate) -> None: ...
@@ -76,6 +79,9 @@ class LocalPaces:
     def __init__(self, settings: PacingSettings) -> None:
         self._settings = settings
         self._windows: OrderedDict[str, Window] = OrderedDict()
+
+    def knows(self, client: str) -> bool:
+        return client in self._windows
 
     async def take(self, client: str, at: float, patience: float) -> float:
         window = self._windows.get(client)
@@ -104,13 +110,14 @@ class Pacing:
         self._clock = clock
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
-        client = read.caller.client
-        patience = read.errand.patience.left
-        wait = await self._paces.take(client, self._clock(), patience)
-        if wait >= patience:
-            raise RateLimited(retry_after=math.ceil(wait))
-        if wait > 0:
-            await asyncio.sleep(wait)
+        client = read.errand.caller.client
+        if self._paces.knows(client):
+            patience = read.patience.left
+            wait = await self._paces.take(client, self._clock(), patience)
+            if wait >= patience:
+                raise RateLimited(retry_after=math.ceil(wait))
+            if wait > 0:
+                await asyncio.sleep(wait)
         try:
             reply = await self._following.fetch(read)
         except UpstreamError as failure:

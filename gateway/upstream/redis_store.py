@@ -53,6 +53,10 @@ class RedisStore:
         self._encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
         self._decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
+    def peek(self, key: str) -> Entry[Any] | None:
+        """What memory has."""
+        return self._memory.peek(key)
+
     async def get(self, key: str, model: type[T]) -> Entry[T] | None:
         return (await self.get_many([key], model))[0]
 

@@ -78,7 +78,7 @@ class Retrying:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(PASSING),
             wait=self._pause,
-            stop=partial(self._gives_up, read.errand.patience),
+            stop=partial(self._gives_up, read.patience),
             sleep=asyncio.sleep,
             reraise=True,
         )

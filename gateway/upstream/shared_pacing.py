@@ -68,6 +68,9 @@ class SharedPaces:
         self._scripts = scripts
         self._local = LocalPaces(settings)
 
+    def knows(self, client: str) -> bool:
+        return True  # other processes may have heard of it
+
     async def take(self, client: str, at: float, patience: float) -> float:
         numbers = (at, min(patience, FOREVER), self._settings.share, self._settings.reserve)
         here = await self._local.take(client, at, patience)

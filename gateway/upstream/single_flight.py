@@ -3,70 +3,54 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
+from gateway.errors import DeadlineExceeded
 from gateway.upstream.fetching import Fetcher, Patience, Read, Reply
 
 T = TypeVar("T")
 
 
 class Flight(Generic[T]):
-    """A read under way. Who waits may leave, or run out of time; when the last has gone, the flight is cancelled."""
+    """A read under way. Who waits may leave, or run out of time; when the last has gone, the flight is cancelled.
 
-    def __init__(self, following: Fetcher, read: Read[T]) -> None:
-        self._patience = Patience(read.errand.patience.deadline)
+    The read is the flight's from now on; it has the patience of the most patient who waits.
+    """
+
+    __slots__ = ("_patience", "_waiting", "task")
+
+    def __init__(self, following: Fetcher, read: Read[T], landed: Callable[[asyncio.Task[Any]], object]) -> None:
+        self._patience = read.patience = Patience(read.errand.patience.deadline)
         self._waiting = 0
-        self.task: asyncio.Task[Reply[T]] = asyncio.create_task(following.fetch(read.during(self._patience)))
-        self.task.add_done_callback(look_at_error)
+        self.task: asyncio.Task[Reply[T]] = asyncio.get_running_loop().create_task(following.fetch(read))
+        self.task.add_done_callback(landed)
 
     @property
     def abandoned(self) -> bool:
         """Whether the last who waited has gone."""
         return self.task.cancelling() > 0
 
-    async def wait(self, patience: Patience) -> Reply[T]:
-        """Its reply or error, unless the patience ends first."""
+    def join(self, patience: Patience) -> None:
+        """One more waits."""
         self._waiting += 1
         self._patience.extend(patience.deadline)
+
+    def leave(self) -> None:
+        """One who waited goes, with the reply or without."""
+        self._waiting -= 1
+        if not self._waiting and not self.task.done():
+            self.task.cancel()
+
+    async def wait(self, patience: Patience) -> Reply[T]:
+        """Its reply or error, unless the patience ends first."""
+        self.join(patience)
         try:
             return await patience.wait(self.task)
         finally:
-            self._waiting -= 1
-            if not self._waiting and not self.task.done():
-                self.task.cancel()
-
-
-class SingleFlight:
-    """Lets one of several equal reads through; all get its reply, or its error."""
-
-    def __init__(self, following: Fetcher) -> None:
-        self._following = following
-        self._flights: dict[str, Flight[Any]] = {}
-
-    def __len__(self) -> int:
-        return len(self._flights)
-
-    async def fetch(self, read: Read[T]) -> Reply[T]:
-        key = read.key
-        read.errand.patience.check()
-        flight: Flight[T] | None = self._flights.get(key)
-        if flight is None or flight.abandoned:
-            flight = self._flights[key] = Flight(self._following, read)
-            flight.task.add_done_callback(partial(self._landed, key))
-        else:
-            read.tally.coalesced += 1
-        return await flight.wait(read.errand.patience)
-
-    async def settle(self) -> None:
-        """Waits for the flights under way."""
-        if self._flights:
-            await asyncio.wait([flight.task for flight in self._flights.values()])
-
-    def _landed(self, key: str, task: asyncio.Task[Any]) -> None:
-        flight = self._flights.get(key)
-        if flight is not None and flight.task is task:
-            del self._flights[key]
+            self.leave()
 
 
 class OwnFlight:
@@ -80,16 +64,105 @@ class OwnFlight:
         return len(self._tasks)
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
-        read.errand.patience.check()
-        flight = Flight(self._following, read)
+        patience = read.errand.patience
+        patience.check()
+        return await self.board(read).wait(patience)
+
+    async def fetch_all(self, reads: Sequence[Read[T]], at_a_time: int) -> list[Reply[T] | BaseException]:
+        """The reply or the error of each of a request's reads, in order; at most so many are under way at a time."""
+        if not reads:
+            return []
+        patience = reads[0].errand.patience
+        try:
+            patience.check()
+        except DeadlineExceeded as late:
+            return [late] * len(reads)
+        together = _Together(self.board, reads, at_a_time, patience)
+        try:
+            await patience.wait(together.whole)
+        except DeadlineExceeded as late:
+            return [late if outcome is None else outcome for outcome in together.outcomes]
+        finally:
+            together.leave()
+        return together.outcomes  # type: ignore[return-value]
+
+    def board(self, read: Read[T]) -> Flight[T]:
+        """The flight that takes this read."""
+        flight = Flight(self._following, read, self._landed)
         self._tasks.add(flight.task)
-        flight.task.add_done_callback(self._tasks.discard)
-        return await flight.wait(read.errand.patience)
+        return flight
 
     async def settle(self) -> None:
         """Waits for the flights under way."""
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _landed(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        look_at_error(task)
+
+
+class SingleFlight(OwnFlight):
+    """Lets one of several equal reads through; all get its reply, or its error."""
+
+    def __init__(self, following: Fetcher) -> None:
+        super().__init__(following)
+        self._flights: dict[str, Flight[Any]] = {}
+
+    def board(self, read: Read[T]) -> Flight[T]:
+        key = read.key
+        flight: Flight[T] | None = self._flights.get(key)
+        if flight is not None and not flight.abandoned:
+            read.errand.tally.coalesced += 1
+            return flight
+        flight = self._flights[key] = Flight(self._following, read, partial(self._landed_as, key))
+        self._tasks.add(flight.task)
+        return flight
+
+    def _landed_as(self, key: str, task: asyncio.Task[Any]) -> None:
+        self._landed(task)
+        flight = self._flights.get(key)
+        if flight is not None and flight.task is task:
+            del self._flights[key]
+
+
+class _Together(Generic[T]):
+    """Flights that one request waits for; when one lands, the next read boards."""
+
+    def __init__(
+        self, board: Callable[[Read[T]], Flight[T]], reads: Sequence[Read[T]], at_a_time: int, patience: Patience
+    ) -> None:
+        self._board = board
+        self._patience = patience
+        self._left = iter(enumerate(reads))
+        self._under_way: dict[int, Flight[T]] = {}
+        self.outcomes: list[Reply[T] | BaseException | None] = [None] * len(reads)
+        self.whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for index, read in islice(self._left, at_a_time):
+            self._begin(index, read)
+
+    def leave(self) -> None:
+        """Whatever has not landed is waited for no longer."""
+        under_way, self._under_way = self._under_way, {}
+        for flight in under_way.values():
+            flight.leave()
+
+    def _begin(self, index: int, read: Read[T]) -> None:
+        flight = self._under_way[index] = self._board(read)
+        flight.join(self._patience)
+        flight.task.add_done_callback(partial(self._landed, index))
+
+    def _landed(self, index: int, task: asyncio.Task[Reply[T]]) -> None:
+        flight = self._under_way.pop(index, None)
+        if flight is None:
+            return  # it was left
+        flight.leave()
+        failure = asyncio.CancelledError() if task.cancelled() else task.exception()
+        self.outcomes[index] = task.result() if failure is None else failure
+        for following in islice(self._left, 1):
+            self._begin(*following)
+        if not self._under_way and not self.whole.done():
+            self.whole.set_result(None)
 
 
 def look_at_error(call: asyncio.Task[Any]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -49,6 +50,8 @@ EVERY_REQUEST = {
     "Content-Type": "application/json",
     "User-Agent": f"invers-graphql-gateway/{__version__}",
 }
+# Callers whose headers are remembered.
+PREPARED_MAX = 1024
 # Of a number in a header: more says nothing of time or calls.
 DIGITS_MAX = 12
 
@@ -60,6 +63,8 @@ class HttpTransport:
         self._settings = settings
         self._headers = EVERY_REQUEST | ({"X-INVERS-Fleet-Id": settings.fleet_id} if settings.fleet_id else {})
         self._wire = wire or wire_of(settings)
+        self._http1 = self._wire if isinstance(self._wire, Http1) else None
+        self._prepared: OrderedDict[str, bytes] = OrderedDict()
         timeouts = httpx.Timeout(
             connect=settings.connect_timeout,
             read=settings.read_timeout,
@@ -71,26 +76,26 @@ class HttpTransport:
     async def fetch(self, read: Read[T]) -> Reply[T]:
         read.tally.upstream_calls += 1
         target = f"{read.path}?{urlencode(read.parameters)}" if read.parameters else read.path
-        request = Get(self._settings.url, target, self._headers_of(read), self._extensions)
         try:
-            if isinstance(self._wire, OURS):
-                response = await self._wire.handle_async_request(request)
+            if self._http1 is not None and target.isascii() and target.isprintable():
+                status, fields, body = await self._http1.get(target, self._prepared_for(read, self._http1))
             else:
-                response = await self._whole(request)
+                request = Get(self._settings.url, target, self._headers_of(read), self._extensions)
+                response = await self._given(request)
+                assert isinstance(response.stream, Whole)
+                status, fields, body = response.status_code, response.headers.raw, response.stream.body
         except (httpx.TimeoutException, TimeoutError) as late:
             raise UpstreamTimeout from late
         except (httpx.DecodingError, UnicodeDecodeError) as garbled:
             raise UpstreamInvalidResponse from garbled
         except (httpx.TransportError, httpx.StreamError, OSError) as broken:
             raise UpstreamUnavailable from broken
-        assert isinstance(response.stream, Whole)
-        status, headers, body = response.status_code, response.headers, response.stream.body
         if len(body) > self._settings.response_bytes_max:
-            raise UpstreamInvalidResponse(_problem_of(status, headers, b""))
+            raise UpstreamInvalidResponse(_problem_of(status, httpx.Headers(fields), b""))
         if status == 200:
             # One look at all headers costs less than httpx's look for each.
-            told = {name.lower(): value for name, value in headers.raw}
-            rate = rate_of(headers) if b"x-rate-limit-limit" in told else None
+            told = {name.lower(): value for name, value in fields}
+            rate = rate_of(httpx.Headers(fields)) if b"x-rate-limit-limit" in told else None
             etag, flow_id = told.get(b"etag"), told.get(FLOW_ID_BYTES)
             return Reply(
                 self._decoded(read, body),
@@ -99,6 +104,7 @@ class HttpTransport:
                 None if flow_id is None else flow_id.decode("latin-1"),
                 rate,
             )
+        headers = httpx.Headers(fields)
         if status == 304 and read.known is not None:
             return replace(read.known, rate=rate_of(headers))
         if status == 404:
@@ -116,6 +122,23 @@ class HttpTransport:
         if read.known is not None and read.known.etag is not None:
             headers["If-None-Match"] = read.known.etag
         return headers
+
+    def _prepared_for(self, read: Read[Any], wire: Http1) -> bytes:
+        """The headers of a read; what every read of a caller has in common is made once."""
+        if read.errand.traceparent is not None or read.known is not None:
+            return wire.prepared(self._headers_of(read))
+        authorization = read.errand.caller.authorization()
+        prepared = self._prepared.get(authorization)
+        if prepared is None:
+            prepared = self._prepared[authorization] = wire.prepared(self._headers_of(read))
+            if len(self._prepared) > PREPARED_MAX:
+                self._prepared.popitem(last=False)
+        return prepared
+
+    async def _given(self, request: Get) -> httpx.Response:
+        if isinstance(self._wire, OURS):
+            return await self._wire.handle_async_request(request)
+        return await self._whole(request)
 
     async def _whole(self, request: httpx.Request) -> httpx.Response:
         """What a transport gives that is none of ours: read to its end, within the bounds that ours keep themselves."""

@@ -7,6 +7,7 @@ beside them is passed over by the decoder without making an object of it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from typing import Any, Optional, Union
 
@@ -40,8 +41,9 @@ MADE_OF: Mapping[type, Mapping[str, tuple[str, ...]]] = {
     MasterData: {
         "fuel_type_raw": ("fuel_type",),
         "vehicle_type_raw": ("vehicle_type",),
+        # The year is looked at with these; alone it needs nobody: a number is a text in the end.
         **dict.fromkeys(
-            ("transmission", "transmission_raw", "year_of_production"),
+            ("transmission", "transmission_raw"),
             ("transmission", "transmission_raw", "gear_box", "year_of_production"),
         ),
     },
@@ -53,8 +55,6 @@ ALWAYS: Mapping[type, tuple[str, ...]] = {
     Vehicle: ("vehicle_id", "fleet_id"),
     TelematicsUnit: ("unit_id", "vehicle_id"),
 }
-# The member whose presence means that `__post_init__` has something to do.
-WORKED_ON: Mapping[type, str] = {Vehicle: "telematics_unit", MasterData: "gear_box"}
 # Views that are remembered; callers' selections make them, so there is no end to them.
 VIEWS_MAX = 1024
 FORMS: Mapping[type, tuple[type, ...]] = {Vehicle: (VehicleForm,), TelematicsUnit: (UnitForm,)}
@@ -75,19 +75,33 @@ def _view(model: type, needs: Frozen) -> Any:
     made_of = MADE_OF[model]
     inner = dict(needs)
     wanted = {*ALWAYS.get(model, ()), *(part for name in inner for part in made_of.get(name, (name,)))}
-    members = [_member(known, inner) for known in msgspec.structs.fields(model) if known.name in wanted]
+    # A unit without an id is left out, which only the whole vehicle can do: the view refuses it.
+    strict = {"unit_id"} if model is TelematicsUnit and "vehicle_id" not in inner else set()
+    members = [_member(known, inner, strict) for known in msgspec.structs.fields(model) if known.name in wanted]
     namespace: dict[str, Any] = {
         name: getattr(model, name) for name in inner if isinstance(getattr(model, name, None), property)
     }
-    if WORKED_ON.get(model) in wanted:
+    if _is_worked_on(model, inner):
         namespace["__post_init__"] = vars(model)["__post_init__"]
     return msgspec.defstruct(
         f"{model.__name__}View", members, namespace=namespace, bases=FORMS.get(model, ()), gc=False
     )
 
 
-def _member(known: msgspec.structs.FieldInfo, needs: Mapping[str, Frozen | None]) -> tuple[str, Any, Any]:
+def _is_worked_on(model: type, needs: Mapping[str, Frozen | None]) -> bool:
+    """Whether `__post_init__` has something to do."""
+    if model is MasterData:
+        return "transmission" in needs or "transmission_raw" in needs
+    unit = needs.get("telematics_unit")
+    return model is Vehicle and "telematics_unit" in needs and (unit is None or "vehicle_id" in dict(unit))
+
+
+def _member(
+    known: msgspec.structs.FieldInfo, needs: Mapping[str, Frozen | None], strict: AbstractSet[str]
+) -> tuple[str, Any, Any]:
     kind, within = known.type, needs.get(known.name)
+    if known.name in strict:
+        return known.name, str, field(name=known.encode_name)
     if within is not None and known.name in PARTS:
         kind = Optional[_view(PARTS[known.name], within)]  # noqa: UP045 - made at run time
     elif within is not None and known.name == "latest_state":

@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections import Counter, OrderedDict, deque
 
-from gateway.errors import Overloaded
+from gateway.errors import DeadlineExceeded, Overloaded
 from gateway.settings import LimitSettings
 from gateway.upstream.fetching import Patience
 
@@ -95,7 +95,7 @@ class Admission:
         return True
 
     async def enter(self, principal: str, patience: Patience) -> None:
-        """Takes a place, now or in turn; raises Overloaded where there is none in time."""
+        """Takes a place, now or in turn; raises Overloaded where there is none before the patience ends."""
         if self.enter_at_once(principal):
             return
         if not self._may_wait(principal):
@@ -106,14 +106,13 @@ class Admission:
         self._queues.setdefault(principal, deque()).append(turn)
         self._waiting += 1
         try:
-            async with asyncio.timeout(patience.left if patience.deadline is not None else None):
-                await turn
+            await patience.wait(turn)
         except BaseException as left:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 self.leave(principal)
             else:
                 self._forget(principal, turn)
-            if isinstance(left, TimeoutError):
+            if isinstance(left, DeadlineExceeded):
                 raise Overloaded from left
             raise
 

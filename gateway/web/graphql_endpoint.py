@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -20,17 +22,20 @@ from gateway.engine.plans import Prepared
 from gateway.errors import Overloaded
 from gateway.identity import Caller
 from gateway.schema.build import Schema
+from gateway.schema.connections import Place
 from gateway.schema.context import Context
 from gateway.schema.error_masking import is_unauthenticated, presented
 from gateway.schema.execution import Execution
 from gateway.schema.pricing import Price, Prices, bound_of, price_of
-from gateway.schema.starting import start
+from gateway.schema.starting import finish
 from gateway.settings import GraphQLSettings, LimitSettings
+from gateway.upstream.cache import Held
 from gateway.upstream.fetching import Clock, Patience, Tally
 from gateway.web.admission import Admission
 from gateway.web.answers import CHALLENGE, INVALID_TOKEN, NO_TOKEN, busy, refusal
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_over_http import (
+    JSON,
     RESPONSE,
     Asked,
     Refused,
@@ -57,15 +62,29 @@ class Told:
     ran: bool = True
 
 
-class Ready(NamedTuple):
-    """An operation with a plan, that has been let in."""
+class Planned(NamedTuple):
+    """What a body asks for, where it has a plan and is within all limits; `places` are where answers may be kept."""
 
     document: Document
     name: str | None
     variables: Mapping[str, Any]
     prepared: Prepared
-    caller: Caller
-    patience: Patience
+    places: dict[str | None, Place | None]
+
+
+class AtHand(NamedTuple):
+    """An answer's body that needed no waiting, and its freshness headers."""
+
+    body: bytes
+    headers: Mapping[str, str]
+
+
+PageAtHand = Callable[[Caller, str | None, str | None], Held | None]
+# Bodies whose meaning is remembered, and the longest of them in bytes.
+BODIES_MAX = 512
+BODY_BYTES_MAX = 4096
+# Fleets for which it is remembered where a body's answer may be kept.
+FLEETS_MAX = 64
 
 
 class Answer(NamedTuple):
@@ -103,6 +122,7 @@ class GraphQLEndpoint:
         self._limits = limits
         self.admission = Admission(limits)
         self._execution = Execution(schema, projection=settings.projection)
+        self._planned: OrderedDict[bytes, Planned] = OrderedDict()
         self._documents = Documents(
             schema.core,
             settings.documents_max,
@@ -142,7 +162,7 @@ class GraphQLEndpoint:
         else:
             asked = asked_by_get(request.query_params)
         self._check_variables(asked)
-        await self.admission.enter(principal, patience)
+        await self._enter(principal, patience, request.receive)
         try:
             told = await self._tell(request, asked, caller, patience)
         finally:
@@ -151,54 +171,113 @@ class GraphQLEndpoint:
         answer = self._answer(told, media_type)
         return Response(answer.body, answer.status, answer.headers, answer.content_type)
 
-    async def ready(self, asked: Asked, body_bytes: int, caller: Caller) -> Ready | None:
-        """What the short road may run, let in; None where anything about it needs the long road.
+    def planned(self, body: bytes) -> Planned | None:
+        """What the short road may run for the body of a POST; None where anything about it needs the long road.
 
-        Raises Overloaded for whoever waited in vain.
+        Raises Refused for what is no request.
         """
-        if not asked.query or self._trusted is not None or asked.extensions is not None or self._may_exceed(body_bytes):
+        known = self._planned.get(body)
+        if known is not None:
+            self._planned.move_to_end(body)
+            return known
+        asked = asked_by_post(JSON, body)
+        if not asked.query or self._trusted is not None or asked.extensions is not None:
             return None
-        patience = Patience.of(self._limits.deadline)
-        principal = caller.principal
-        if not self.admission.enter_at_once(principal):
-            if self.admission.is_full(principal):
-                return None
-            await self.admission.enter(principal, patience)
-        ready = None
-        try:
-            ready = self._planned(asked, asked.query, caller, patience)
-        finally:
-            if ready is None:
-                self.admission.leave(principal)
-        return ready
-
-    def _planned(self, asked: Asked, query: str, caller: Caller, patience: Patience) -> Ready | None:
+        # Written anew a number may be longer than it came, but not this much.
+        if len(body) * 8 > self._limits.variables_bytes:
+            return None
         name, variables = asked.operation_name or None, asked.variables or {}
-        document = self._documents.read(query)
-        if document.errors:
+        document = self._documents.sent(asked.query)
+        if document is None or document.errors:
             return None
         prepared = self._execution.prepared(document, name, variables)
-        if prepared is None or not self._is_bounded(document, name):
+        if prepared is None or not self._is_bounded(document, name, variables):
             return None
-        return Ready(document, name, variables, prepared, caller, patience)
+        planned = Planned(document, name, variables, prepared, {})
+        if len(body) <= BODY_BYTES_MAX:
+            self._planned[body] = planned
+            if len(self._planned) > BODIES_MAX:
+                self._planned.popitem(last=False)
+        return planned
+
+    def at_hand(self, planned: Planned, caller: Caller, page_at_hand: PageAtHand) -> AtHand | None:
+        """The answer, if it is made of one connection that was kept, and every page it was made of is there and fresh.
+
+        It costs no more than a refusal does, so it needs no place.
+        """
+        place = self._place_for(planned, caller.fleet)
+        if place is None:
+            return None
+        held = page_at_hand(caller, place.token, None if place.token else place.search)
+        kept = held.value.kept(place.key) if held is not None else None
+        if held is None or kept is None:
+            return None
+        stored_at, fresh_until = held.stored_at, held.fresh_until
+        for token, page in kept.others:
+            other = page_at_hand(caller, token, None if token else place.search)
+            if other is None or other.value is not page():
+                return None
+            stored_at, fresh_until = min(stored_at, other.stored_at), min(fresh_until, other.fresh_until)
+        now = self._clock()
+        headers = _freshness_headers(int(max(0.0, now - stored_at)), max(0, int(fresh_until - now)))
+        (key,) = planned.prepared.plan.keys
+        return AtHand(b"".join((b'{"data":{"', key.encode(), b'":', kept.rendered, b"}}")), headers)
+
+    def _place_for(self, planned: Planned, fleet: str | None) -> Place | None:
+        places = planned.places
+        if fleet not in places:
+            if len(places) >= FLEETS_MAX:
+                places.clear()
+            places[fleet] = self._execution.place_of(planned.prepared, self._prices.limits, fleet)
+        return places[fleet]
+
+    def patience(self) -> Patience:
+        """How long an operation may take whose caller asks for nothing else."""
+        return Patience.of(self._limits.deadline)
+
+    async def let_in(self, caller: Caller, patience: Patience, receive: Receive) -> bool:
+        """Takes a place for a caller; False where the long road has to send them away.
+
+        Raises Overloaded for whoever waited in vain, CallerLeft for whoever waited no longer.
+        """
+        if self.admission.is_full(caller.principal):
+            return False
+        await self._enter(caller.principal, patience, receive)
+        return True
+
+    async def _enter(self, principal: str, patience: Patience, receive: Receive) -> None:
+        if self.admission.enter_at_once(principal):
+            return
+        leaving = asyncio.get_running_loop().create_task(_leave(receive, patience))
+        try:
+            await self.admission.enter(principal, patience)
+        except Overloaded:
+            if leaving.done():
+                raise CallerLeft from None
+            raise
+        finally:
+            leaving.cancel()
 
     async def answer(
-        self, ready: Ready, receive: Receive, media_type: str, *, request_id: str, context_of: ContextOf
+        self,
+        planned: Planned,
+        caller: Caller,
+        patience: Patience,
+        receive: Receive,
+        media_type: str,
+        *,
+        request_id: str,
+        context_of: ContextOf,
     ) -> Answer:
-        """The answer to what is ready; its place is given back."""
-        patience = ready.patience
+        """The answer for a caller who was let in; the place is given back."""
         try:
-            context = context_of(ready.caller, request_id, None, patience)
-            work = self._execution.of(ready.document, ready.name, ready.variables, context, ready.prepared)
+            context = context_of(caller, request_id, None, patience)
+            work = self._execution.of(planned.document, planned.name, planned.variables, context, planned.prepared)
             result = await _while_there(work, receive, patience)
             return self._answer(self._told(result, context, request_id, None), media_type)
         finally:
             patience.close()
-            self.admission.leave(ready.caller.principal)
-
-    def _may_exceed(self, body_bytes: int) -> bool:
-        # Written anew a number may be longer than it came, but not this much.
-        return body_bytes * 8 > self._limits.variables_bytes
+            self.admission.leave(caller.principal)
 
     def _check_variables(self, asked: Asked) -> None:
         maximum = self._limits.variables_bytes
@@ -308,7 +387,7 @@ class GraphQLEndpoint:
             }
         if cost is not None or tally.stale:
             extensions["freshness"] = {"oldestAge": self._age(tally), "stale": tally.stale}
-        headers = {"Cache-Control": "no-store"} if errors else self._freshness_headers(tally)
+        headers = {"Cache-Control": "no-store"} if errors else self._headers_of(tally)
         return Told(ExecutionResult(result.data, errors or None, extensions or None), headers)
 
     def _answer(self, told: Told, media_type: str) -> Answer:
@@ -325,15 +404,20 @@ class GraphQLEndpoint:
         status = 400 if not told.ran and media_type == RESPONSE else 200
         return Answer(status, f"{media_type}; charset=utf-8", told.headers, _encoded(members))
 
-    def _is_bounded(self, document: Document, name: str | None) -> bool:
-        """Whether an operation is within its limits whatever its variables are."""
-        bounded = document.bounded.get(name)
+    def _is_bounded(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> bool:
+        """Whether an operation is within its limits with lists as long as these, whatever else its variables are."""
+        longest = max((len(value) for value in variables.values() if value.__class__ is list), default=1)
+        if longest > self._nodes_max:
+            return False
+        # Few lengths, so that few bounds have to be worked out.
+        length = min(self._nodes_max, max(16, 1 << (longest - 1).bit_length()))
+        bounded = document.bounded.get((name, length))
         if bounded is None:
             assert document.ast is not None
-            most = bound_of(self._schema, document.ast, name, self._prices, self._nodes_max)
+            most = bound_of(self._schema, document.ast, name, self._prices, length)
             limits = self._limits
             bounded = most is not None and most.upstream_calls <= limits.upstream_calls and most.nodes <= limits.nodes
-            document.bounded[name] = bounded
+            document.bounded[name, length] = bounded
         return bounded
 
     def _price(self, document: Document, asked: Asked) -> Price:
@@ -351,10 +435,15 @@ class GraphQLEndpoint:
         """How old the oldest part of the answer is, in seconds."""
         return 0.0 if tally.oldest is None else max(0.0, round(self._clock() - tally.oldest, 3))
 
-    def _freshness_headers(self, tally: Tally) -> dict[str, str]:
-        age = int(self._age(tally))
+    def _headers_of(self, tally: Tally) -> Mapping[str, str]:
         left = 0 if tally.fresh_until is None or tally.stale else max(0, int(tally.fresh_until - self._clock()))
-        return {"Cache-Control": f"private, max-age={age + left if left else 0}", "Age": str(age)}
+        return _freshness_headers(int(self._age(tally)), left)
+
+
+@lru_cache(1024)
+def _freshness_headers(age: int, left: int) -> Mapping[str, str]:
+    """How old an answer is and for how long it is fresh, in seconds."""
+    return {"Cache-Control": f"private, max-age={age + left if left else 0}", "Age": str(age)}
 
 
 class CallerLeft(Exception):
@@ -363,27 +452,28 @@ class CallerLeft(Exception):
 
 async def _while_there(operation: Coroutine[Any, Any, R], receive: Receive, patience: Patience) -> R:
     """An operation's result; if the caller leaves meanwhile, its waits end and CallerLeft is raised."""
-    running = start(operation)
-    if running.done():
-        return running.result()
-    leaving = asyncio.ensure_future(_left(receive))
     try:
-        await asyncio.wait((running, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not running.done():
-            patience.leave()
-            await asyncio.wait((running,))
-            raise CallerLeft
-        return running.result()
+        awaited = operation.send(None)
+    except StopIteration as done:
+        return done.value  # type: ignore[no-any-return]
+    leaving = asyncio.get_running_loop().create_task(_leave(receive, patience))
+    try:
+        result = await finish(operation, awaited)
+    except Exception:
+        if leaving.done():
+            raise CallerLeft from None
+        raise
     finally:
         leaving.cancel()
-        if not running.done():
-            patience.leave()
-            running.cancel()
+    if leaving.done():
+        raise CallerLeft
+    return result
 
 
-async def _left(receive: Receive) -> None:
+async def _leave(receive: Receive, patience: Patience) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
+    patience.leave()
 
 
 def document_limits_of(settings: LimitSettings) -> DocumentLimits:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from itertools import count
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
@@ -92,8 +93,12 @@ class RequestId:
 
 
 def new_request_id() -> str:
-    """An id that nobody has used."""
-    return os.urandom(16).hex()
+    """An id that nobody has used: this process' own start, and a count."""
+    return f"{_PROCESS}{next(_COUNT):016x}"
+
+
+_PROCESS = os.urandom(8).hex()
+_COUNT = count()
 
 
 class Hardening:

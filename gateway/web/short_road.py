@@ -16,10 +16,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.errors import GatewayError, Overloaded
 from gateway.identity import Caller
 from gateway.telemetry import RequestLog
-from gateway.web.answers import busy
-from gateway.web.graphql_endpoint import Answer, CallerLeft, GraphQLEndpoint, Ready
-from gateway.web.graphql_over_http import JSON, Refused, asked_by_post, media_type_for
+from gateway.web.answers import busy, refusal
+from gateway.web.graphql_endpoint import Answer, CallerLeft, GraphQLEndpoint, Planned
+from gateway.web.graphql_over_http import Refused, media_type_for
 from gateway.web.middleware import BEARER, HARDENING, REQUEST_ID, new_request_id
+from gateway.web.protocol import WHOLE_ANSWER
 
 PATH = "/graphql"
 SAYING = frozenset((b"authorization", b"content-type", b"accept", b"host"))
@@ -59,22 +60,25 @@ class ShortRoad:
         if head is None:
             await self._app(scope, receive, send)
             return
-        token, media_type = head
         read = [await receive()]
         while read[-1].get("more_body") and sum(len(part["body"]) for part in read) <= self._bytes_max:
             read.append(await receive())
         try:
-            ready = await self._ready(read, token)
-        except Overloaded as overloaded:
-            self._log.refused()
-            refused = busy(overloaded, overloaded.retry_after)
-            refused.raw_headers.extend(HARDENING)
-            await refused(scope, receive, send)
-            return
-        if ready is None:
+            identified = await self._identified(read, head[0])
+        except (Refused, GatewayError):
+            identified = None
+        if identified is None:
             await self._app(scope, _again(read, receive), send)
             return
-        await self._answer(receive, send, ready, media_type, began)
+        planned, caller = identified
+        at_hand = self._endpoint.at_hand(planned, caller, self._state.page_at_hand)
+        if at_hand is not None:
+            request_id = new_request_id()
+            content_type = f"{head[1]}; charset=utf-8"
+            await _send(scope, send, Answer(200, content_type, at_hand.headers, at_hand.body), request_id)
+            self._log.write(request_id, "POST", 200, began)
+            return
+        await self._run(scope, _again(read, receive), receive, send, (planned, caller, head[1], began))
 
     def _plain_head(self, scope: Scope) -> tuple[str, str] | None:
         """The bearer token and the form of answer of a request whose head asks for nothing else."""
@@ -86,55 +90,94 @@ class ShortRoad:
                 said[name] = value
             elif name in ASKING:
                 return None
-        token = said.get(b"authorization")
-        if token is None or said.get(b"content-type") not in PLAIN_KINDS:
+        authorization = said.get(b"authorization")
+        if authorization is None or said.get(b"content-type") not in PLAIN_KINDS:
             return None
         if self._hosts and said.get(b"host") not in self._hosts:
             return None
-        bearer = BEARER.fullmatch(token.decode("latin-1"))
+        bearer = BEARER.fullmatch(authorization.decode("latin-1"))
         form = self._media_type(said.get(b"accept"))
         return (bearer[1], form) if bearer is not None and form is not None else None
 
-    async def _ready(self, read: list[Message], token: str) -> Ready | None:
-        """What to run, with a place to run it; None where the long road has to see to it."""
+    async def _identified(self, read: list[Message], token: str) -> tuple[Planned, Caller] | None:
+        """What to run and for whom; None where the long road has to see to it. Raises what makes a request wrong."""
         last = read[-1]
         body = last.get("body", b"") if len(read) == 1 else b"".join(part.get("body", b"") for part in read)
         if last["type"] != "http.request" or last.get("more_body") or len(body) > self._bytes_max:
             return None
-        try:
-            asked = asked_by_post(JSON, body)
-            identify = getattr(self._state, "identify", None)
-            if identify is None:
-                return None
-            caller: Caller = await identify(token)
-        except (Refused, GatewayError):
+        identify = getattr(self._state, "identify", None)
+        if identify is None:
             return None
-        return await self._endpoint.ready(asked, len(body), caller)
+        planned = self._endpoint.planned(body)
+        return None if planned is None else (planned, await identify(token))
 
-    async def _answer(self, receive: Receive, send: Send, ready: Ready, media_type: str, began: float) -> None:
+    async def _run(
+        self,
+        scope: Scope,
+        again: Receive,
+        receive: Receive,
+        send: Send,
+        wanted: tuple[Planned, Caller, str, float],
+    ) -> None:
+        """Runs what has to be read for, in its turn."""
+        planned, caller, media_type, began = wanted
         request_id = new_request_id()
+        patience = self._endpoint.patience()
         status = 499
         try:
+            if not await self._endpoint.let_in(caller, patience, receive):
+                status = 0  # the long road has its own line
+                await self._app(scope, again, send)
+                return
             answer = await self._endpoint.answer(
-                ready, receive, media_type, request_id=request_id, context_of=self._state.context_of
+                planned,
+                caller,
+                patience,
+                receive,
+                media_type,
+                request_id=request_id,
+                context_of=self._state.context_of,
             )
             status = answer.status
-            await send({"type": "http.response.start", "status": status, "headers": _headers(answer, request_id)})
-            await send({"type": "http.response.body", "body": answer.body})
+            await _send(scope, send, answer, request_id)
+        except Overloaded as overloaded:
+            status = 0
+            self._log.refused()
+            refused = busy(overloaded, overloaded.retry_after)
+            refused.raw_headers.extend(HARDENING)
+            await refused(scope, receive, send)
         except CallerLeft:
             pass
+        except Exception:
+            status = 500
+            await refusal(500, "INTERNAL", "Internal error.")(scope, receive, send)
+            raise
         finally:
-            self._log.write(request_id, "POST", status, began)
+            if status:
+                self._log.write(request_id, "POST", status, began)
 
 
-def _headers(answer: Answer, request_id: str) -> list[tuple[bytes, bytes]]:
-    return [
-        (b"content-length", str(len(answer.body)).encode()),
-        (b"content-type", answer.content_type.encode()),
-        *((name.lower().encode(), value.encode()) for name, value in answer.headers.items()),
-        (b"x-request-id", request_id.encode()),
+async def _send(scope: Scope, send: Send, answer: Answer, request_id: str) -> None:
+    fields, lines = _head(answer.content_type, tuple(answer.headers.items()))
+    extension = scope.get("extensions", {}).get(WHOLE_ANSWER)
+    if extension is not None and answer.status == 200:  # noqa: PLR2004 - all others are seldom
+        own_lines = f"content-length: {len(answer.body)}\r\nx-request-id: {request_id}\r\n".encode("ascii")
+        if extension["send"](scope, own_lines + lines, answer.body):
+            return
+    own = [(b"content-length", str(len(answer.body)).encode()), (b"x-request-id", request_id.encode())]
+    await send({"type": "http.response.start", "status": answer.status, "headers": [*own, *fields]})
+    await send({"type": "http.response.body", "body": answer.body})
+
+
+@lru_cache(1024)
+def _head(content_type: str, headers: tuple[tuple[str, str], ...]) -> tuple[list[tuple[bytes, bytes]], bytes]:
+    """What answers have in common: the fields, and the same as lines."""
+    fields = [
+        (b"content-type", content_type.encode()),
+        *((name.lower().encode(), value.encode()) for name, value in headers),
         *HARDENING,
     ]
+    return fields, b"".join(b"%b: %b\r\n" % field for field in fields)
 
 
 PLAIN_KINDS = frozenset((b"application/json", b"application/json; charset=utf-8", b"application/json;charset=utf-8"))

@@ -18,7 +18,7 @@ from gateway.errors import (
     WalkLimitExceeded,
 )
 from gateway.schema.cursors import Position
-from gateway.schema.pagination import Entry, Limits, Page, Slice, Steps, Window, read_slice
+from gateway.schema.pagination import Limits, Page, Slice, Steps, Window, read_slice
 
 R = TypeVar("R")
 LIMITS = Limits(page_default=5, page_max=200, walk_pages_max=500, empty_pages_max=3)
@@ -40,7 +40,7 @@ class Upstream:
         self.reads.append(token)
         if token is not None and token.startswith("hole"):
             at = int(token[4:])
-            return Page(token, [], str(at - self.page_size) if at else None, str(at), self._last())
+            return Page(token, [], [], str(at - self.page_size) if at else None, str(at), self._last())
         start = int(token or 0)
         shown = self.items[start : start + self.page_size]
         end = start + len(shown)
@@ -53,8 +53,7 @@ class Upstream:
                 if start in self.holes and start < len(self.items)
                 else str(max(0, start - self.page_size))
             )
-        entries = [Entry(item, item) for item in shown]
-        return Page(None if start == 0 else str(start), entries, previous, following, self._last())
+        return Page(None if start == 0 else str(start), shown, shown, previous, following, self._last())
 
     def _last(self) -> str | None:
         if not self.has_last:
@@ -301,7 +300,7 @@ def test_endless_empty_pages_end_in_an_error():
     def endless(token: str | None) -> Page[str]:
         nonlocal reads
         reads += 1
-        return Page(token, [], None, f"t{reads}")
+        return Page(token, [], [], None, f"t{reads}")
 
     with pytest.raises(UpstreamInvalidResponse):
         drive(read_slice(Window(first=1), LIMITS), endless)
@@ -312,7 +311,7 @@ def test_a_page_that_leads_back_to_itself_ends_in_an_error():
     """A next cursor that names its own page, or pages in a circle, is an error."""
 
     def itself(token: str | None) -> Page[str]:
-        return Page(token, [Entry("a", "a")], None, "t")
+        return Page(token, ["a"], ["a"], None, "t")
 
     with pytest.raises(UpstreamInvalidResponse):
         drive(read_slice(Window(first=3), LIMITS), itself)

@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import BackwardPagingUnsupported, CursorExpired, UpstreamInvalidResponse
-from gateway.schema.pagination import Entry, Limits, Page, Window, read_slice
+from gateway.schema.pagination import Limits, Page, Window, read_slice
 from gateway.simulator import CursorRefused, Fleet, Switches, list_page
 from tests.schema.test_pagination import Answer, by_the_specification, drive
 
@@ -39,9 +39,8 @@ class Api:
         ids, beside = list_page(self.fleet, self.switches, limit=limit, cursor=token, now=self.now)
         cursors = beside["cursors"]
         first = token is None or token == cursors.get("first")
-        entries = [Entry(vehicle_id, vehicle_id) for vehicle_id in ids]
         previous = None if first else cursors.get("prev")
-        return Page(None if first else token, entries, previous, cursors.get("next"), cursors.get("last"))
+        return Page(None if first else token, ids, ids, previous, cursors.get("next"), cursors.get("last"))
 
     def ask(self, window: Window) -> Answer:
         cut = drive(read_slice(window, LIMITS), self.page)

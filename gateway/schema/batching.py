@@ -1,0 +1,68 @@
+"""What is wanted in one turn of the event loop is read together, and each key once in a request.
+
+As Strawberry's DataLoader does it, but for many keys at a time: a list of a thousand ids is one wait, not a thousand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+from gateway.upstream.single_flight import look_at_error
+
+V = TypeVar("V")
+Outcomes = dict[str, V | BaseException]
+# Reads keys, each once, and gives their values or errors in order.
+ReadMany = Callable[[list[str]], Awaitable[Sequence[V | BaseException]]]
+
+
+class Batches(Generic[V]):
+    """The values of keys, for one request."""
+
+    def __init__(self, read: ReadMany[V]) -> None:
+        self._read = read
+        self._batch_of: dict[str, asyncio.Future[Outcomes[V]]] = {}
+        self._next: asyncio.Future[Outcomes[V]] | None = None
+        self._wanted: list[str] = []
+
+    async def one(self, key: str) -> V:
+        """The value of a key; raises its error."""
+        (value,) = await self.many((key,))
+        if isinstance(value, BaseException):
+            raise value
+        return value
+
+    async def many(self, keys: Sequence[str]) -> list[V | BaseException]:
+        """Values by key, in order, errors in their places."""
+        batches = {self._batch_of.get(key) or self._wants(key) for key in keys}
+        for batch in batches:
+            if not batch.done():
+                await asyncio.shield(batch)  # others wait for it, too
+        return [self._batch_of[key].result()[key] for key in keys]
+
+    def _wants(self, key: str) -> asyncio.Future[Outcomes[V]]:
+        if self._next is None:
+            loop = asyncio.get_running_loop()
+            self._next, self._wanted = loop.create_future(), []
+            # Whatever else is about to run may want something, too.
+            loop.call_soon(loop.call_soon, self._begin)
+        self._wanted.append(key)
+        self._batch_of[key] = self._next
+        return self._next
+
+    def _begin(self) -> None:
+        batch, self._next = self._next, None
+        assert batch is not None
+        reading = asyncio.get_running_loop().create_task(_fill(batch, self._wanted, self._read))
+        reading.add_done_callback(look_at_error)
+
+
+async def _fill(batch: asyncio.Future[Outcomes[V]], keys: list[str], read: ReadMany[V]) -> None:
+    try:
+        values = await read(keys)
+    except BaseException as failed:
+        if not batch.done():
+            batch.set_result(dict.fromkeys(keys, failed))
+        raise
+    batch.set_result(dict(zip(keys, values, strict=True)))
