@@ -117,7 +117,7 @@ def measured(
     pid: int, url: str, body: Body, fleet: FleetProcess, *, seconds: int, token: str = "token", limit: int | None = None
 ) -> Cost:
     """What the server of this process is paid and pays under that load."""
-    calls, used = fleet.calls(), processor_seconds(pid)
+    calls, used = settled(fleet), processor_seconds(pid)
     result = wrk(url, body, seconds=seconds, fleet=fleet.vehicles, token=token, limit=limit)
     used, answers = processor_seconds(pid) - used, result["answers"]
     return Cost(
@@ -126,6 +126,16 @@ def measured(
         used / answers * 1e6,
         (fleet.calls() - calls) / answers,
     )
+
+
+def settled(fleet: FleetProcess) -> int:
+    """The calls so far, once nobody goes on reading for callers who have left."""
+    calls = fleet.calls()
+    while True:
+        time.sleep(0.1)
+        before, calls = calls, fleet.calls()
+        if calls == before:
+            return calls
 
 
 def warm_up(url: str, body: Body, fleet: FleetProcess, token: str = "token") -> None:
