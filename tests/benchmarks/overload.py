@@ -46,7 +46,7 @@ TIMES = 10
 # Those whose requests are in the queue, of 256 places as shipped, do not ask meanwhile.
 FLOODING_CONNECTIONS, QUEUEING_CONNECTIONS = 2000, 256
 WARM_SECONDS = 2
-# What shares the processor with the load goes first: the fleet API and the prober shall not wait for it.
+# What shares the processor with a flood goes first: the fleet API and the prober shall not wait for it.
 YIELDING = ("nice", "-n", "15")
 # More than the descriptors of either side; those of the gateway are inherited.
 DESCRIPTORS = 10_000
@@ -95,7 +95,7 @@ async def wrk(pid: int, url: str, body: bytes, seconds: int, connections: int, p
         "CONNECTIONS": str(connections),
     }
     command = [
-        *YIELDING, "wrk", "-t1", f"-c{connections}", f"-d{seconds + WARM_SECONDS + 1}s", "--timeout", "60s",
+        *(YIELDING if pause else ()), "wrk", "-t1", f"-c{connections}", f"-d{seconds + WARM_SECONDS + 1}s", "--timeout", "60s",
         "-s", str(Path(__file__).with_name("overload.lua")), url,
     ]  # fmt: skip
     process = await asyncio.create_subprocess_exec(*command, env=os.environ | told, stdout=subprocess.PIPE)
