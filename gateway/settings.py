@@ -181,6 +181,12 @@ class LimitSettings(Slice):
     root_fields: int = Field(default=50, ge=1, description="Fields of an operation's root.")
     aliases: int = Field(default=100, ge=0, description="Fields with an alias, fragments counted each time.")
     directives: int = Field(default=50, ge=0, description="Directives, fragments counted each time.")
+    overlaps: int = Field(
+        default=10_000,
+        ge=1,
+        description="Pairs of fields with one name at one place of the answer, and of fragments there; in all of a "
+        "document.",
+    )
     upstream_calls: int = Field(default=1000, ge=1, description="Upstream calls by the price of an operation.")
     nodes: int = Field(default=20_000, ge=1, description="Vehicles and units an answer may hold by its price.")
     concurrency: int = Field(default=64, ge=1, description="Operations run at the same time, per process.")

@@ -7,6 +7,10 @@ import time
 import httpx
 from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 ISSUER = "https://issuer.test"
 
@@ -29,6 +33,17 @@ class FakeIssuer:
             return httpx.Response(200, json={"jwks_uri": f"{ISSUER}/keys"})
         self.fetches += 1
         return httpx.Response(200, json=KeySet([self.key]).as_dict(private=False))
+
+    def app(self) -> Starlette:
+        """The same over a socket, where an issuer that is down answers 503."""
+
+        async def answer(request: Request) -> Response:
+            if self.down:
+                return Response(status_code=503)
+            told = self.handle(httpx.Request("GET", str(request.url)))
+            return Response(told.content, told.status_code, media_type="application/json")
+
+        return Starlette(routes=[Route("/{path:path}", answer)])
 
     def token(self, key: RSAKey | None = None, **claims: object) -> str:
         """A token with sound claims, but for those given; None leaves one out."""

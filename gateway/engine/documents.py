@@ -28,6 +28,8 @@ from gateway.engine.limits import DocumentLimits, LimitExceeded, check
 # How graphql-core ends the message of a document that is too long.
 TOO_MANY_TOKENS = "tokens. Parsing aborted."
 UNLIMITED = DocumentLimits()
+# As many faults are told; finding what a misspelt name may have meant takes a millisecond for each.
+FAULTS_MAX = 20
 # What a schema tells of itself; `_service` is how a federation router asks.
 INTROSPECTION = frozenset(("__schema", "__type", "_service"))
 
@@ -68,7 +70,10 @@ def digest_of(text: str) -> str:
 
 
 class Documents:
-    """Documents by digest, the least recently used forgotten first; bounded by number and by characters."""
+    """Documents by digest, the least recently used forgotten first; bounded by number and by characters.
+
+    Without `suggestions`, faults do not tell of names that may have been meant.
+    """
 
     def __init__(
         self,
@@ -76,8 +81,11 @@ class Documents:
         documents_max: int = 1000,
         characters_max: int = 4 * 2**20,
         limits: DocumentLimits = UNLIMITED,
+        *,
+        suggestions: bool = True,
     ) -> None:
         self._limits = limits
+        self._suggestions = suggestions
         self._schema = schema
         self._documents_max = documents_max
         self._characters_max = characters_max
@@ -130,7 +138,8 @@ class Documents:
                 raise LimitExceeded("documentBytes", self._limits.document_bytes, size)
             ast = self._parsed(text)
             check(ast, self._limits)
-            return Document(text, digest, ast, tuple(map(_told, validate(self._schema, ast))))
+            faults = validate(self._schema, ast, max_errors=FAULTS_MAX, hide_suggestions=not self._suggestions)
+            return Document(text, digest, ast, tuple(map(_told, faults)))
         except GraphQLError as invalid:
             return Document(text, digest, None, (invalid,))
         except RecursionError:

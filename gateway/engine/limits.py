@@ -4,6 +4,7 @@ make slow. A fragment counts wherever it is used; one that uses itself counts on
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -13,9 +14,12 @@ from graphql import (
     FragmentDefinitionNode,
     FragmentSpreadNode,
     GraphQLError,
+    InlineFragmentNode,
     OperationDefinitionNode,
     SelectionSetNode,
 )
+
+Fragments = Mapping[str, FragmentDefinitionNode]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,7 @@ class DocumentLimits:
     root_fields: int = 2**62
     aliases: int = 2**62
     directives: int = 2**62
+    overlaps: int = 2**62
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ _WORDS = {
     "rootFields": "number of root fields",
     "aliases": "number of aliases",
     "directives": "number of directives",
+    "overlaps": "number of overlapping selections",
     "upstreamCalls": "price in upstream calls",
     "nodes": "price in nodes",
 }
@@ -66,7 +72,8 @@ _WORDS = {
 
 def check(document: DocumentNode, limits: DocumentLimits) -> None:
     """Raises LimitExceeded for the first limit that an operation of the document, or a fragment, is beyond."""
-    measured = _Measure(document)
+    fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
+    measured = _Measure(document, fragments)
     for size in measured.all():
         for limit, maximum, actual in (
             ("depth", limits.depth, size.depth),
@@ -76,16 +83,15 @@ def check(document: DocumentNode, limits: DocumentLimits) -> None:
         ):
             if actual > maximum:
                 raise LimitExceeded(limit, maximum, actual)
+    _Overlaps(fragments, limits.overlaps).count_in(document)
 
 
 class _Measure:
     """Sizes of a document's parts; each fragment is measured once."""
 
-    def __init__(self, document: DocumentNode) -> None:
+    def __init__(self, document: DocumentNode, fragments: Fragments) -> None:
         self._document = document
-        self._fragments: Mapping[str, FragmentDefinitionNode] = {
-            node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)
-        }
+        self._fragments = fragments
         self._sizes: dict[str, Size] = {}
         self._measuring: set[str] = set()
 
@@ -131,3 +137,77 @@ class _Measure:
             self._measuring.discard(name)
             self._sizes[name] = size
         return size
+
+
+class _Overlaps:
+    """Pairs of fields with one name at one place of the answer, and of spreads there, each with itself, too: what
+    validation compares to know whether they can be merged. Counting ends at the limit and costs no more than that.
+    """
+
+    def __init__(self, fragments: Fragments, maximum: int) -> None:
+        self._fragments = fragments
+        self._maximum = maximum
+        self._count = 0
+        self._reached: set[str] = set()
+
+    def count_in(self, document: DocumentNode) -> None:
+        """Raises LimitExceeded; operations come first, fragments that none of them uses count by themselves."""
+        for node in document.definitions:
+            if isinstance(node, OperationDefinitionNode):
+                self._count_under(node.selection_set)
+        for node in document.definitions:
+            if isinstance(node, FragmentDefinitionNode) and not self._is_counted(node):
+                self._reached.add(node.name.value)
+                self._count_under(node.selection_set, node.name.value)
+
+    def _is_counted(self, fragment: FragmentDefinitionNode) -> bool:
+        name = fragment.name.value
+        # Of several with one name, which validation will tell of, the others were not looked into.
+        return name in self._reached and self._fragments[name] is fragment
+
+    def _count_under(self, selections: SelectionSetNode, *names: str) -> None:
+        places = [[(selections, frozenset(names))]]
+        while places:
+            places += self._place(places.pop())
+
+    def _place(self, merged: list[Within]) -> list[list[Within]]:
+        """Counts what meets at one place; the selections that meet one level below, by their field."""
+        below: defaultdict[str, list[Within]] = defaultdict(list)
+        seen: Counter[str] = Counter()
+        spread: set[str] = set()
+        while merged:
+            selections, inside = merged.pop()
+            for selection in selections.selections:
+                if isinstance(selection, FieldNode):
+                    name = (selection.alias or selection.name).value
+                    self._meets(seen, name)
+                    if selection.selection_set:
+                        below[name].append((selection.selection_set, inside))
+                elif isinstance(selection, FragmentSpreadNode):
+                    self._meets(seen, SPREADS)
+                    name = selection.name.value
+                    fragment = self._fragments.get(name)
+                    # Merged once at each place, as when it is run; what spreads itself is left to validation.
+                    if fragment is not None and name not in spread and name not in inside:
+                        spread.add(name)
+                        self._reached.add(name)
+                        merged.append((fragment.selection_set, inside | {name}))
+                elif isinstance(selection, InlineFragmentNode):
+                    self._add(1)
+                    merged.append((selection.selection_set, inside))
+        return list(below.values())
+
+    def _meets(self, seen: Counter[str], name: str) -> None:
+        seen[name] += 1
+        self._add(seen[name])
+
+    def _add(self, pairs: int) -> None:
+        self._count += pairs
+        if self._count > self._maximum:
+            raise LimitExceeded("overlaps", self._maximum)
+
+
+# No name of a field.
+SPREADS = "..."
+# A selection, and the names of the fragments around it.
+Within = tuple[SelectionSetNode, frozenset[str]]

@@ -123,7 +123,13 @@ class GraphQLEndpoint:
         self.admission = Admission(limits)
         self._execution = Execution(schema, projection=settings.projection)
         self._planned: OrderedDict[bytes, Planned] = OrderedDict()
-        self._documents = Documents(schema.core, settings.documents_max, limits=document_limits_of(limits))
+        self._documents = Documents(
+            schema.core,
+            settings.documents_max,
+            limits=document_limits_of(limits),
+            # They would tell the schema, name by name.
+            suggestions=settings.introspection != "off",
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -479,6 +485,7 @@ def document_limits_of(settings: LimitSettings) -> DocumentLimits:
         settings.root_fields,
         settings.aliases,
         settings.directives,
+        settings.overlaps,
     )
 
 

@@ -1,135 +1,214 @@
-"""How the gateway bears more than it can carry: `uv run python tests/benchmarks/overload.py [--seconds 8]`.
+"""How the gateway bears more than it can carry: `uv run python tests/benchmarks/overload.py [--seconds 8]
+[--operations page,large,aliases,cached]`.
 
-Gateway on one processor, callers on another, simulator warmed up and out of the way. First the peak: as many answers a
-second as sixteen callers of two principals get. Then ten times that many requests a second arrive, whatever becomes of
-those before. Last, one well-behaved principal asks ten times a second, alone and beside a flood.
+Gateway on one processor; `wrk`, a made-up fleet API and a prober on the other. First the peak: as many answers a second
+as sixteen callers of two principals get, each asking again when it is answered. Then ten times that many requests a
+second arrive over 2,256 connections, whatever becomes of those before. Meanwhile the prober asks as a third principal
+ten times a second, and as a flooding one twenty times; alone it has asked as the third before. A probe's time counts
+from when it was due.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
+import json
 import os
+import resource
 import statistics
+import subprocess
 import sys
-import tempfile
 import time
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import aiohttp
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from gateway.simulator import Client, FleetPlan, Simulator, Switches
-from tests.gateway_process import GatewayProcess
-from tests.gateways import serving
+from tests.benchmarks.load import (
+    CONNECTIONS,
+    FORMS,
+    LOADING,
+    Body,
+    gateway,
+    heading,
+    pin,
+    prepare,
+    processor_seconds,
+    table,
+)
+from tests.benchmarks.made_fleet import made_fleet
+from tests.benchmarks.operations import FIELDS, OPERATIONS
 
-QUERY = "{ vehicles(first: 50) { edges { cursor node { id vehicleId status masterData { vin brand model } latestState { mileageInKilometers { value } } } } } }"
-FLOODS = [f"flood-{number}" for number in range(2)]
-QUIET = "quiet"
+FLOODS, QUIET = ("flood-0", "flood-1"), "quiet"
+TIMES = 10
+# Those whose requests are in the queue, of 256 places as shipped, do not ask meanwhile.
+FLOODING_CONNECTIONS, QUEUEING_CONNECTIONS = 2000, 256
+WARM_SECONDS = 2
+# What shares the processor with a flood goes first: the fleet API and the prober shall not wait for it.
+YIELDING = ("nice", "-n", "15")
+# More than the descriptors of either side; those of the gateway are inherited.
+DESCRIPTORS = 10_000
+LARGE = Body(f"{{ vehicles(first: 500) {{ nodes {{ {FIELDS} }} }} }}", {})
+CASES = {
+    "page": ("50 vehicles, uncached", OPERATIONS["page"].body, "uncached"),
+    "large": ("500 vehicles, uncached", LARGE, "uncached"),
+    "aliases": ("20 by id, uncached", OPERATIONS["aliases"].body, "uncached"),
+    "cached": ("50 vehicles, cached", OPERATIONS["page"].body, "cached"),
+}
+
+
+@dataclass(frozen=True)
+class Borne:
+    """What came of a load, a second: good answers, refusals, others, what the gateway used of its processor; and
+    connections that broke in all.
+    """
+
+    good: float
+    refused: float
+    other: float
+    processor: float
+    broken: int
 
 
 @dataclass
-class Seen:
-    """Answers and refusals, with their seconds."""
+class Probed:
+    """How long good answers and refusals took, in milliseconds from when they were due."""
 
-    answers: list[float] = field(default_factory=list)
-    refusals: list[float] = field(default_factory=list)
-    broken: int = 0
-
-
-def percentile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))] * 1000 if values else float("nan")
+    good: list[float] = field(default_factory=list)
+    refused: list[float] = field(default_factory=list)
 
 
-async def ask(http: aiohttp.ClientSession, url: str, token: str, seen: Seen) -> None:
-    began = time.perf_counter()
-    try:
-        async with http.post(
-            f"{url}/graphql", json={"query": QUERY}, headers={"Authorization": f"Bearer {token}"}
-        ) as answer:
-            await answer.read()
-            (seen.answers if answer.status == 200 else seen.refusals).append(time.perf_counter() - began)
-    except aiohttp.ClientError:
-        seen.broken += 1
+def at(values: Iterable[float], share: float) -> str:
+    """A percentile, as it is printed."""
+    ordered = sorted(values)
+    return f"{ordered[min(len(ordered) - 1, int(share * len(ordered)))]:.1f}" if ordered else "-"
 
 
-async def keep_asking(http: aiohttp.ClientSession, url: str, token: str, until: float, seen: Seen) -> None:
-    while time.perf_counter() < until:
-        await ask(http, url, token, seen)
+async def wrk(pid: int, url: str, body: bytes, seconds: int, connections: int, pause: float = 0) -> Borne:
+    """The load of so many connections; the first seconds, in which they are opened, and the last do not count."""
+    told = {
+        "BODY": body.decode(),
+        "TOKENS": " ".join(FLOODS),
+        "PAUSE": str(pause * 1000),
+        "CONNECTIONS": str(connections),
+    }
+    command = [
+        *(YIELDING if pause else ()), "wrk", "-t1", f"-c{connections}", f"-d{seconds + WARM_SECONDS + 1}s", "--timeout", "60s",
+        "-s", str(Path(__file__).with_name("overload.lua")), url,
+    ]  # fmt: skip
+    process = await asyncio.create_subprocess_exec(*command, env=os.environ | told, stdout=subprocess.PIPE)
+    pin(process.pid, LOADING)
+    await asyncio.sleep(WARM_SECONDS)
+    used = processor_seconds(pid)
+    await asyncio.sleep(seconds)
+    used = processor_seconds(pid) - used
+    output, _ = await process.communicate()
+    result = json.loads(output.decode().rpartition("result ")[2])
+    counted = result["seconds"][WARM_SECONDS:-1][:seconds]
+    statuses: Counter[str] = Counter()
+    for second in counted:
+        statuses.update(second)
+    good, refused = statuses.pop("200", 0), statuses.pop("503", 0)
+    of = max(1, len(counted))
+    return Borne(good / of, refused / of, statuses.total() / of, used / seconds, result["broken"])
 
 
-async def arriving(
-    http: aiohttp.ClientSession, url: str, tokens: list[str], rate: float, seconds: float, seen: Seen
-) -> None:
-    """Requests that arrive at a rate, whatever becomes of those before."""
-    began, sent, tasks = time.perf_counter(), 0, set()
-    while (passed := time.perf_counter() - began) < seconds:
-        while sent < passed * rate:
-            task = asyncio.create_task(ask(http, url, tokens[sent % len(tokens)], seen))
-            tasks.add(task)
-            task.add_done_callback(tasks.discard)
-            sent += 1
-        await asyncio.sleep(0.005)
-    answered = len(seen.answers)
-    await asyncio.gather(*tasks)
-    del seen.answers[answered:]
+class Probe:
+    """One principal who asks at a steady rate over kept connections, and what became of it."""
 
+    def __init__(self, url: str, body: bytes, token: str, rate: float, connections: int = 8) -> None:
+        host, _, port = url.removeprefix("http://").partition("/")[0].partition(":")
+        self._address = host, int(port)
+        head = f"POST /graphql HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {token}\r\n"
+        kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        self._request = (head + kind).encode() + body
+        self._every = connections / rate
+        self._connections = connections
+        self.probed = Probed()
 
-async def measure(url: str, seconds: float) -> None:
-    connector = aiohttp.TCPConnector(limit=0)
-    async with aiohttp.ClientSession(connector=connector) as http:
-        warm = Seen()
-        for token in (*FLOODS, QUIET):
-            await ask(http, url, token, warm)
-        peak = Seen()
-        until = time.perf_counter() + seconds
-        await asyncio.gather(*(keep_asking(http, url, FLOODS[n % 2], until, peak) for n in range(16)))
-        capacity = len(peak.answers) / seconds
-        flood = Seen()
-        await arriving(http, url, FLOODS, 10 * capacity, 2, warm)  # opens the connections
-        await arriving(http, url, FLOODS, 10 * capacity, seconds, flood)
-        print(f"peak: {capacity:.0f} answers a second")
-        print(
-            f"10 times as many arrive: goodput {len(flood.answers) / seconds / capacity:.2f} of the peak; "
-            f"{len(flood.refusals)} refused, p50 {percentile(flood.refusals, 0.5):.1f} ms, p99 {percentile(flood.refusals, 0.99):.1f} ms; "
-            f"{flood.broken} connections broken"
+    async def run(self, seconds: float, wait: float = 0) -> Probed:
+        """Asks for so long, after a wait."""
+        opened = [await asyncio.open_connection(*self._address) for _ in range(self._connections)]
+        start = time.perf_counter() + wait
+        asking = (
+            self._ask(*streams, start + number * self._every / self._connections, start + seconds)
+            for number, streams in enumerate(opened)
         )
-        await asyncio.sleep(2)
-        alone, beside, rest = Seen(), Seen(), Seen()
-        await arriving(http, url, [QUIET], 10, seconds, alone)
-        await asyncio.gather(
-            arriving(http, url, FLOODS[:1], 10 * capacity, seconds, rest),
-            arriving(http, url, [QUIET], 10, seconds, beside),
-        )
-        for name, seen in (("alone", alone), ("beside a flood", beside)):
-            print(
-                f"a well-behaved principal {name}: p50 {percentile(seen.answers, 0.5):.1f} ms, p95 {percentile(seen.answers, 0.95):.1f} ms, "
-                f"{len(seen.refusals)} of {len(seen.answers) + len(seen.refusals)} refused"
-            )
-        if alone.answers and beside.answers:
-            print(f"median beside / alone: {statistics.median(beside.answers) / statistics.median(alone.answers):.1f}")
+        await asyncio.gather(*asking)
+        return self.probed
+
+    async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, due: float, until: float) -> None:
+        while due < until:
+            await asyncio.sleep(max(0, due - time.perf_counter()))
+            writer.write(self._request)
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            await reader.readexactly(int(head.partition(b"content-length:")[2].split(b"\r\n")[0]))
+            took = (time.perf_counter() - due) * 1000
+            (self.probed.good if head.startswith(b"http/1.1 200") else self.probed.refused).append(took)
+            due += self._every
+        writer.close()
+
+
+async def measure(pid: int, url: str, body: bytes, seconds: int) -> list[str]:
+    """A row of the table."""
+    for token in (*FLOODS, QUIET):
+        await Probe(url, body, token, 10, 1).run(0.5)
+    peak = await wrk(pid, url, body, seconds, CONNECTIONS)
+    assert not peak.refused, "the peak is what is answered, not refused"
+    await asyncio.sleep(1)
+    alone = await Probe(url, body, QUIET, 10).run(seconds)
+    pause = FLOODING_CONNECTIONS / (TIMES * peak.good)
+    flood, beside, flooding = await asyncio.gather(
+        wrk(pid, url, body, seconds, FLOODING_CONNECTIONS + QUEUEING_CONNECTIONS, pause),
+        Probe(url, body, QUIET, 10).run(seconds, WARM_SECONDS),
+        Probe(url, body, FLOODS[0], 20).run(seconds, WARM_SECONDS),
+    )
+    assert not flood.other, "a flood has answers and refusals, nothing else"
+    refusing = flood.processor - flood.good * peak.processor / peak.good
+    arrived = flood.good + flood.refused
+    ratio = statistics.median(beside.good) / statistics.median(alone.good) if beside.good and alone.good else 0
+    return [
+        f"{peak.good:.0f}",
+        f"{arrived / peak.good:.1f}",
+        f"{flood.good / peak.good:.2f}",
+        f"{peak.processor:.0%}, {flood.processor:.0%}",
+        f"{refusing / flood.refused * 1e6:.0f}" if flood.refused else "-",
+        f"{at(flooding.refused, 0.5)}, {at(flooding.refused, 0.99)}",
+        f"{at(alone.good, 0.5)}, {at(alone.good, 0.99)}",
+        f"{at(beside.good, 0.5)}, {at(beside.good, 0.99)}",
+        f"{ratio:.1f}",
+        f"{len(beside.refused)} of {len(beside.good) + len(beside.refused)}",
+        f"{flood.broken}",
+    ]
+
+
+HEAD = [
+    "", "peak, answers a second", "arriving, of the peak", "goodput, of the peak",
+    "processor used at the peak, beyond", "a refusal costs (µs)", "refusal p50, p99 (ms)",
+    "quiet alone p50, p99 (ms)", "beside the flood p50, p99 (ms)", "p50 beside / alone", "quiet refused", "broken",
+]  # fmt: skip
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=8)
-    seconds = parser.parse_args().seconds
-    clients = tuple(Client(f"T7K2M#{token}", token=token) for token in (*FLOODS, QUIET))
-    simulator = Simulator([FleetPlan("T7K2M", 1000, clients=clients)], Switches(rate_limit_requests=0))
-    with tempfile.TemporaryDirectory() as folder, serving(simulator.app) as upstream:
-        os.environ.pop("GATEWAY_UPSTREAM_URL", None)
-        gateway = GatewayProcess(Path(folder), upstream_url=upstream, cache_vehicles_ttl="600")
-        with contextlib.suppress(AttributeError, OSError):
-            os.sched_setaffinity(gateway.process.pid, {0})
-            os.sched_setaffinity(0, {1})
-        try:
-            gateway.wait_until_ready()
-            asyncio.run(measure(gateway.url, seconds))
-        finally:
-            gateway.stop()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=int, default=8)
+    parser.add_argument("--operations", default=",".join(CASES))
+    chosen = parser.parse_args()
+    prepare()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(DESCRIPTORS, most), most))
+    rows = []
+    with made_fleet(10_000, processor=LOADING) as fleet:
+        for name in chosen.operations.split(","):
+            told, body, form = CASES[name]
+            asked = body.turned(fleet.vehicles)
+            with gateway(fleet.url, **FORMS[form]) as process:
+                rows.append(
+                    [told, *asyncio.run(measure(process.process.pid, f"{process.url}/graphql", asked, chosen.seconds))]
+                )
+    print(f"{heading()}\n\n{table(HEAD, rows)}")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,14 @@ DEEP = "{ vehicles { nodes { " + "telematicsUnit { vehicle { " * 8 + "id" + " } 
         ("aliases", "{ vehicles { nodes {" + "".join(f" a{n}: vehicleId" for n in range(120)) + " } } }"),
         ("aliases", "{ vehicles { nodes { ...A } } } fragment A on Vehicle {" + " ...B" * 20 + " } fragment B on Vehicle {" + "".join(f" a{n}: vehicleId" for n in range(10)) + " }"),
         ("directives", "{ __typename" + " @skip(if: false)" * 60 + " }"),
+        ("overlaps", "{ vehicles { nodes {" + " id" * 450 + " } } }"),
+        ("overlaps", "{ vehicles { nodes {" + " a: masterData { brand }" * 90 + " b: masterData { brand }" * 9 + " ...A" * 110 + " } } } fragment A on Vehicle { id }"),
+        ("overlaps", "{ vehicles { nodes {" + (" telematicsUnit { vehicle {" + " id" * 12 + " } }") * 12 + " } } }"),
+        ("overlaps", "{ vehicles { nodes {" + (" ... { ... on Vehicle {" + " id" * 12 + " } }") * 12 + " } } }"),
+        ("overlaps", "{ vehicles { nodes {" + " ...A ...B" + " } } }" + "".join(f" fragment A{n or ''} on Vehicle {{ ...A{n + 1} }} fragment B{n or ''} on Vehicle {{ ...B{n + 1} }}" for n in range(90)) + " fragment A90 on Vehicle { id } fragment B90 on Vehicle { id }"),
+        ("overlaps", "{ __typename } fragment A on Vehicle {" + " id" * 450 + " }"),
+        ("overlaps", "{ vehicles { nodes { ...A } } } fragment A on Vehicle {" + " id" * 450 + " } fragment A on Vehicle { id }"),
+        ("overlaps", " ".join(f"query Q{n} {{ vehicles {{ nodes {{ ...A }} }} }}" for n in range(9)) + " fragment A on Vehicle {" + " id" * 50 + " }"),
         ("upstreamCalls", "{" + "".join(f' a{n}: vehicles(first: 500, search: "{n}") {{ nodes {{ id }} }}' for n in range(45)) + " }"),
         ("nodes", "{" + "".join(f" a{n}: vehicles(first: 500) {{ nodes {{ id telematicsUnit {{ id }} }} edges {{ node {{ id }} }} }}" for n in range(40)) + " }"),
     ],
@@ -39,6 +47,39 @@ async def test_each_limit_is_named(start, limit, query):
     assert extensions.get("actual", extensions["maximum"] + 1) > extensions["maximum"]
     assert str(extensions["maximum"]) in error["message"]
     assert gateway.simulator.requests.total == 0
+
+
+async def test_a_field_may_be_repeated_within_reason(gateway):
+    """What twenty components ask for by themselves, through fragments of fragments, is merged and answered."""
+    parts = "".join(
+        f" fragment P{n} on Vehicle {{ id masterData {{ brand model }} ...P telematicsUnit {{ id vehicle {{ ...P }} }} }}"
+        for n in range(20)
+    )
+    spreads = "".join(f" ...P{n}" for n in range(20))
+    query = f"{{ vehicles(first: 1) {{ nodes {{{spreads} }} }} }}{parts} fragment P on Vehicle {{ vehicleId }}"
+    (vehicle,) = (await gateway.data(query))["vehicles"]["nodes"]
+    assert sorted(vehicle) == ["id", "masterData", "telematicsUnit", "vehicleId"]
+    assert vehicle["telematicsUnit"]["vehicle"] == {"vehicleId": vehicle["vehicleId"]}
+
+
+async def test_of_many_faults_some_are_told(gateway):
+    """A document of a thousand misspelt names is refused with a few of them, and with the words that they are not all."""
+    response = await gateway.post("{ vehicles { nodes {" + "".join(f" vehicleIds{n}" for n in range(1000)) + " } } }")
+    errors = response.json()["errors"]
+    assert len(errors) == 21
+    assert "vehicleIds0" in errors[0]["message"]
+    assert "Validation aborted" in errors[-1]["message"]
+    assert {error["extensions"]["code"] for error in errors} == {"GRAPHQL_VALIDATION_FAILED"}
+
+
+@pytest.mark.parametrize(("introspection", "told"), [("authenticated", True), ("off", False)])
+async def test_a_fault_tells_nothing_of_a_schema_that_is_not_told(start, introspection, told):
+    """Names that may have been meant are told with the faults, unless introspection is off."""
+    gateway = await start(graphql__introspection=introspection)
+    query = "{ vehicles(frist: 1) { nodes { vehicleIt ... on Vehicel { id } } } }"
+    errors = (await gateway.ask(query))["errors"]
+    assert len(errors) == 3
+    assert ("Did you mean" in str(errors)) == told
 
 
 async def test_variables_have_a_limit(gateway):
@@ -64,10 +105,13 @@ async def test_the_page_size_has_a_limit(gateway, arguments):
         "{ vehicles { nodes { ...f0 } } }" + "".join(f" fragment f{n} on Vehicle {{" + f" telematicsUnit {{ vehicle {{ ...f{n + 1} }} }}" * 30 + " }" for n in range(6)) + " fragment f6 on Vehicle { id }",
         "{ ...a } fragment a on Query { ...b } fragment b on Query { ...a }",
         "{ ...a } fragment a on Query { ...a __typename }",
+        "{ vehicles { nodes { ...a } } } fragment a on Vehicle { telematicsUnit { vehicle { ...a ...b } } } fragment b on Vehicle { telematicsUnit { vehicle { ...b ...a } } }",
+        "{ vehicles { nodes { ...f0 } } }" + "".join(f" fragment f{n} on Vehicle {{" + "".join(f" ...f{m}" for m in range(n + 1, 36)) + " id }" for n in range(36)),
+        "{ vehicles { nodes { ...f0 } } }" + "".join(f" fragment f{n} on Vehicle {{ telematicsUnit {{ a: vehicle {{ ...f{n + 1} }} b: vehicle {{ ...f{n + 1} }} }} }}" for n in range(6)) + " fragment f6 on Vehicle { id }",
         "{ " + "[" * 1000,
         "query(" + "$a: " + "[" * 900 + "Int" + "]" * 900 + ") { __typename }",
     ],
-    ids=["doubling", "doubling below the root", "repeating", "circle", "self", "brackets", "types"],
+    ids=["doubling", "doubling below the root", "repeating", "circle", "self", "circle below", "each in each", "both ways", "brackets", "types"],
 )  # fmt: skip
 async def test_bombs_go_off_nowhere(gateway, bomb):
     """Fragments that double, repeat or circle, and nests of brackets, are told or answered at once, never a 500."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import signal
+import time
+from collections.abc import Awaitable, Callable
 
 import httpx
+from joserfc.jwk import RSAKey
 
 from gateway.simulator import Client, FleetPlan, Simulator, Switches
 from tests.gateway_process import GatewayProcess
+from tests.issuer import ISSUER, FakeIssuer
 from tests.journeys.test_every_fault import FAULTS, SHAPES
 
 CANARY = "canary7f3a9"
@@ -15,6 +21,28 @@ GOOD = f"{CANARY}-good.abc~def+x/y=="
 REFUSED = f"{CANARY}-refused"
 FORBIDDEN = f"{CANARY}-forbidden"
 JWT = f"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.{CANARY}"
+IMPATIENT = {
+    "upstream_read_timeout": "0.2",
+    "upstream_total_timeout": "0.3",
+    "upstream_response_bytes_max": str(2**20),
+    "log_level": "debug",
+    "retry_pause": "0.01",
+    "limits_deadline": "1",
+    "breaker_pause": "0.001",  # open, and half open for the next request
+    "breaker_pause_max": "0.001",
+}
+Ask = Callable[[str, object], Awaitable[object]]
+
+
+async def through_every_fault(simulator: Simulator, tokens: dict[str, str], ask: Ask) -> None:
+    """Every fault of the fleet API, each for a token of its own."""
+    for fault, (rule, _) in FAULTS.items():
+        simulator.faults.rules[:] = [rule]
+        before = simulator.requests.total
+        for shape in SHAPES[:1] if rule.kind in ("latency", "stall") else SHAPES:
+            await ask(tokens[fault], {"query": shape.query, "variables": shape.variables})
+        assert simulator.requests.total > before
+    simulator.faults.rules.clear()
 
 
 async def test_no_token_is_ever_told(redis, tmp_path, serve):
@@ -27,19 +55,7 @@ async def test_no_token_is_ever_told(redis, tmp_path, serve):
         *(Client(f"T7K2M#{fault}", token=token) for fault, token in struck.items()),
     )
     simulator = Simulator([FleetPlan("T7K2M", 250, clients=clients)], Switches(rate_limit_requests=0))
-    gateway = GatewayProcess(
-        tmp_path,
-        upstream_url=serve(simulator.app),
-        upstream_read_timeout="0.2",
-        upstream_total_timeout="0.3",
-        upstream_response_bytes_max=str(2**20),
-        redis_url=redis.url,
-        log_level="debug",
-        retry_pause="0.01",
-        limits_deadline="1",
-        breaker_pause="0.001",  # open, and half open for the next request
-        breaker_pause_max="0.001",
-    )
+    gateway = GatewayProcess(tmp_path, upstream_url=serve(simulator.app), redis_url=redis.url, **IMPATIENT)
     gateway.wait_until_ready()
     told = []
     try:
@@ -51,13 +67,7 @@ async def test_no_token_is_ever_told(redis, tmp_path, serve):
                 )
                 told.append(str(response.headers) + response.text)
 
-            for fault, (rule, _) in FAULTS.items():
-                simulator.faults.rules[:] = [rule]
-                before = simulator.requests.total
-                for shape in SHAPES[:1] if rule.kind in ("latency", "stall") else SHAPES:
-                    await ask(struck[fault], {"query": shape.query, "variables": shape.variables})
-                assert simulator.requests.total > before
-            simulator.faults.rules.clear()
+            await through_every_fault(simulator, struck, ask)
             for token in (GOOD, REFUSED, FORBIDDEN, JWT):
                 for shape in SHAPES:
                     await ask(
@@ -90,6 +100,96 @@ async def test_no_token_is_ever_told(redis, tmp_path, serve):
     keys = redis.dump()
     assert keys
     assert [key for key, value in keys.items() if CANARY.encode() in key or CANARY.encode() in value] == []
+
+
+async def test_no_verified_token_is_ever_told(redis, tmp_path, serve):
+    """Tokens of an issuer, sound and unsound, with the issuer up and down: no claim, payload or signature is anywhere."""
+    clients = tuple(Client(f"T7K2M#{name}") for name in ("cl1", *FAULTS))
+    simulator = Simulator([FleetPlan("T7K2M", 250, clients=clients)], Switches(rate_limit_requests=0))
+    issuer = FakeIssuer()
+    issuer.down = True
+    issued: list[str] = []
+
+    def token(key: RSAKey | None = None, **claims: object) -> str:
+        issued.append(issuer.token(key, jti=f"{CANARY}-{len(issued)}", **claims))
+        simulator.accept(issued[-1], f"T7K2M#{claims.get('sub') or 'cl1'}")
+        return issued[-1]
+
+    gateway = GatewayProcess(
+        tmp_path,
+        upstream_url=serve(simulator.app),
+        redis_url=redis.url,
+        oidc_issuer=ISSUER,
+        oidc_audience="fleet",
+        oidc_keys_url=serve(issuer.app()) + "/keys",
+        oidc_keys_pause="0",
+        **IMPATIENT,
+    )
+    gateway.wait_until_ready()
+    told = []
+    try:
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as http:
+
+            async def ask(bearer: str, body: object) -> int:
+                response = await http.post("/graphql", json=body, headers={"Authorization": f"Bearer {bearer}"})
+                told.append(str(response.headers) + response.text)
+                return response.status_code
+
+            async def statuses(bearer: str) -> set[int]:
+                return {await ask(bearer, {"query": one.query, "variables": one.variables}) for one in SHAPES}
+
+            assert await statuses(token()) == {503}
+            issuer.down = False
+            assert await statuses(token()) == {200}
+            header, payload, signature = token().split(".")
+            unsound = {
+                "expired": token(exp=int(time.time()) - 60),
+                "not yet": token(nbf=int(time.time()) + 600),
+                "other audience": token(aud="other"),
+                "other issuer": token(iss="https://evil.test"),
+                "nobody": token(sub=None),
+                "unknown key": token(RSAKey.generate_key(2048, {"kid": "unknown"})),
+                "another's signature": token(RSAKey.generate_key(2048, {"kid": "one"})),
+                "cut": f"{header}.{payload}.{signature[:-20]}",
+                "in four parts": f"{header}.{payload}.{signature}.{signature}",
+                "unsigned": f"{_encoded({'alg': 'none'})}.{payload}.",
+                "its own header": f"{_encoded({'alg': 'RS256', 'kid': CANARY})}.{payload}.{signature}",
+                "no JSON": f"{header}.{_encoded(CANARY)[:-1]}.{signature}",
+            }
+            before = simulator.requests.total
+            assert {name: await statuses(bearer) for name, bearer in unsound.items()} == {
+                name: {401} for name in unsound
+            }
+            assert simulator.requests.total == before
+            # Sound, but the fleet API does not know it.
+            issued.append(issuer.token(jti=f"{CANARY}-unheard", sub="unheard"))
+            assert await statuses(issued[-1]) == {401}
+            await through_every_fault(simulator, {fault: token(sub=fault) for fault in FAULTS}, ask)
+            issuer.rotate("two")
+            issuer.down = True
+            assert await statuses(token()) == {401}
+            issuer.down = False
+            assert await statuses(issued[-1]) == {200}
+    finally:
+        code = gateway.stop()
+    assert code in (0, -signal.SIGTERM)
+    # What each token has of its own: its claims in words, the end of its payload, both ends of its signature.
+    secrets = {CANARY}
+    for bearer in issued:
+        _, payload, signature = bearer.split(".")
+        secrets |= {payload[-40:], signature[:40], signature[-40:]}
+    assert len(told) > 250
+    assert [answer for answer in told if any(secret in answer for secret in secrets)] == []
+    assert [secret for secret in secrets if secret in gateway.output] == []
+    assert '"event": "request"' in gateway.output
+    keys = redis.dump()
+    assert keys
+    kept = b"".join(key + value for key, value in keys.items())
+    assert [secret for secret in secrets if secret.encode() in kept] == []
+
+
+def _encoded(part: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
 
 
 def test_a_log_line_quotes_no_exception(capsys):
