@@ -26,7 +26,6 @@ from gateway.settings import ConnectionSettings, HttpSettings, OidcSettings, Set
 from gateway.telemetry import RequestLog, configure_logs
 from gateway.upstream.connect import connect
 from gateway.upstream.fetching import Clock, Errand, Patience, Tally, now
-from gateway.upstream.issuer import Issuer
 from gateway.upstream.transport import Wire
 from gateway.web import health
 from gateway.web.admission import Admission
@@ -35,7 +34,7 @@ from gateway.web.explorer import Explorer
 from gateway.web.graphql_endpoint import COST, TIMEOUT, GraphQLEndpoint
 from gateway.web.middleware import REQUEST_ID, BearerToken, BodyLimit, Hardening, RequestId, Shedding
 from gateway.web.short_road import ShortRoad
-from gateway.web.tokens import Identify, VerifiedClaims, by_digest
+from gateway.web.tokens import Identify, by_digest
 
 
 def create_app(
@@ -164,6 +163,10 @@ async def identify_by(settings: OidcSettings, wire: Wire | None) -> AsyncIterato
     if settings.issuer is None:
         yield by_digest
         return
+    # What they bring along takes ten megabytes, which most gateways need not have.
+    from gateway.upstream.issuer import Issuer  # noqa: PLC0415
+    from gateway.web.verified_claims import VerifiedClaims  # noqa: PLC0415
+
     issuer = Issuer(settings, wire)
     try:
         yield VerifiedClaims(settings, issuer)

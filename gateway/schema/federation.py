@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.errors import InputInvalid
+from gateway.errors import GatewayError, InputInvalid
 from gateway.schema.context import Context
 from gateway.schema.global_ids import TELEMATICS_UNIT, VEHICLE, UnitKey, parse_global_id
-from gateway.schema.queries import unit_of
-from gateway.upstream.models import TelematicsUnit, Vehicle
+from gateway.schema.queries import Key, objects_of
 
 
 async def entities_of(context: Context, representations: Sequence[Any]) -> list[Any]:
-    """One read for each entity, all at once, so that the loaders see them together; errors in their places."""
-    reads = (entity_of(context, representation) for representation in representations)
-    return await asyncio.gather(*reads, return_exceptions=True)
+    """The entities that representations stand for: null where there is none, errors in their places."""
+    keys: list[Key] = []
+    for representation in representations:
+        try:
+            keys.append(_key_of(representation))
+        except GatewayError as invalid:
+            keys.append(invalid)
+    return await objects_of(context, keys)
 
 
-async def entity_of(context: Context, representation: Any) -> Vehicle | TelematicsUnit | None:
-    """The entity a representation stands for; null where there is none, an error of its own where it is no key."""
+def _key_of(representation: Any) -> str | UnitKey:
     if not isinstance(representation, Mapping):
         raise InputInvalid("A representation is an object.", "representations")
     kind = representation.get("__typename")
     if kind == VEHICLE:
-        return await context.loaders.vehicles.one(_vehicle_id_of(representation))
+        return _vehicle_id_of(representation)
     if kind == TELEMATICS_UNIT:
-        return await unit_of(context, _unit_key_of(representation))
+        return _unit_key_of(representation)
     raise InputInvalid("There is no entity of this type here.", "representations")
 
 

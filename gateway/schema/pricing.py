@@ -38,7 +38,14 @@ from graphql.execution.values import VariableValues
 from strawberry.federation.schema_directives import ListSize
 
 from gateway.errors import GlobalIdInvalid
-from gateway.schema.global_ids import TELEMATICS_UNIT, UnitKey, parse_global_id, vehicle_global_id
+from gateway.schema.global_ids import (
+    TELEMATICS_UNIT,
+    VEHICLE,
+    UnitKey,
+    parse_global_id,
+    unit_global_id,
+    vehicle_global_id,
+)
 from gateway.schema.pagination import Limits
 
 Fragments = Mapping[str, FragmentDefinitionNode]
@@ -134,8 +141,14 @@ def _worst_of(kind: Any, name: str, page_max: int, nodes_max: int) -> Any:
     bare = get_nullable_type(kind)
     if is_list_type(bare):
         of = get_nullable_type(bare.of_type)
-        known = getattr(of, "name", None) == "ID"
-        return [f"{vehicle_global_id(f'{name} {number}')}" for number in range(nodes_max)] if known else None
+        # With one unit, for whose sake the fleet is walked; further ones cost no more.
+        if getattr(of, "name", None) == "ID":
+            ids = [vehicle_global_id(f"{name} {number}") for number in range(nodes_max)]
+            return [*ids, unit_global_id(UnitKey(None, None, "any"))]
+        if getattr(of, "name", None) == "_Any":
+            vehicles = [{"__typename": VEHICLE, "vehicleId": f"{name} {number}"} for number in range(nodes_max)]
+            return [*vehicles, {"__typename": TELEMATICS_UNIT}]
+        return None
     return {"Int": page_max, "Boolean": True, "ID": name, "String": name}.get(getattr(bare, "name", ""))
 
 

@@ -10,7 +10,7 @@ import strawberry
 from strawberry import UNSET
 from strawberry.federation.schema_directives import Cost, ListSize
 
-from gateway.errors import GlobalIdInvalid, InputInvalid
+from gateway.errors import GatewayError, GlobalIdInvalid, InputInvalid
 from gateway.schema.connections import (
     Arguments,
     Connection,
@@ -172,17 +172,29 @@ async def nodes_of(context: Context, global_ids: Sequence[str]) -> list[Any]:
         message = f"`ids` has {len(global_ids)} ids; at most {context.nodes_max} are allowed."
         raise InputInvalid(message, "ids")
     # An id that can't be read fails alone, in its own place.
-    keys: list[str | UnitKey | GlobalIdInvalid] = []
+    keys: list[Key] = []
     for global_id in global_ids:
         try:
             keys.append(parse_global_id(global_id))
         except GlobalIdInvalid as invalid:
             keys.append(invalid)
+    return await objects_of(context, keys)
+
+
+# A vehicle's id, a unit's key, or what is wrong with what should have been one.
+Key = str | UnitKey | GatewayError
+
+
+async def objects_of(context: Context, keys: Sequence[Key]) -> list[Any]:
+    """The objects of keys, read together, in order, errors in their places."""
     vehicles = [key for key in dict.fromkeys(keys) if isinstance(key, str)]
     units = [key for key in dict.fromkeys(keys) if isinstance(key, UnitKey)]
-    found, walked = await asyncio.gather(
-        context.loaders.vehicles.many(vehicles),
-        asyncio.gather(*(unit_of(context, key) for key in units), return_exceptions=True),
-    )
-    read: dict[Any, Any] = {**dict(zip(vehicles, found, strict=True)), **dict(zip(units, walked, strict=True))}
-    return [key if isinstance(key, GlobalIdInvalid) else read[key] for key in keys]
+    if not units:
+        read: dict[Any, Any] = dict(zip(vehicles, await context.loaders.vehicles.many(vehicles), strict=True))
+    else:
+        found, walked = await asyncio.gather(
+            context.loaders.vehicles.many(vehicles),
+            asyncio.gather(*(unit_of(context, key) for key in units), return_exceptions=True),
+        )
+        read = {**dict(zip(vehicles, found, strict=True)), **dict(zip(units, walked, strict=True))}
+    return [key if isinstance(key, GatewayError) else read[key] for key in keys]

@@ -9,10 +9,10 @@ import httpx
 import yarl
 
 from gateway.settings import UpstreamSettings
-from gateway.upstream.answers import Get, answer
+from gateway.upstream.answers import Get, WholeAnswers, answer
 
 
-class AiohttpWire(httpx.AsyncBaseTransport):
+class AiohttpWire(WholeAnswers):
     """One session; every answer is whole when it is given, within all bounds of the settings. Raises httpx's errors."""
 
     def __init__(self, settings: UpstreamSettings, context: ssl.SSLContext | None = None) -> None:

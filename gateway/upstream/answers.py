@@ -13,6 +13,10 @@ _NOTHING = httpx.ByteStream(b"")
 Fields = list[tuple[bytes, bytes]]
 
 
+class WholeAnswers(httpx.AsyncBaseTransport):
+    """A transport that gives answers whole, as `answer` makes them, within the bounds of its settings."""
+
+
 class Get(httpx.Request):
     """A GET whose URL and headers are made only if somebody looks at them."""
 

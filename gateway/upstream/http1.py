@@ -18,7 +18,7 @@ import httptools
 import httpx
 
 from gateway.settings import UpstreamSettings
-from gateway.upstream.answers import Fields, Get, answer, plain
+from gateway.upstream.answers import Fields, Get, WholeAnswers, answer, plain
 
 # Bytes of an answer's status line and headers; interim answers count, too.
 HEAD_BYTES_MAX = 64 * 1024
@@ -46,7 +46,7 @@ class Call:
             self.answer.set_exception(failure)
 
 
-class Http1(httpx.AsyncBaseTransport):
+class Http1(WholeAnswers):
     """A pool of connections to one origin; every answer is whole when it is given, within all bounds of the settings.
 
     Raises httpx's errors. An answer that is too large is cut one byte after its bound.

@@ -31,8 +31,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.settings import UpstreamSettings
-from gateway.upstream.aiohttp_wire import AiohttpWire
-from gateway.upstream.answers import Get, Whole
+from gateway.upstream.answers import Get, Whole, WholeAnswers
 from gateway.upstream.fetching import Rate, Read, Reply
 from gateway.upstream.http1 import Http1
 from gateway.upstream.models import ProblemBody, Vehicle, decoded
@@ -40,7 +39,6 @@ from gateway.upstream.pages import VehiclePage
 
 T = TypeVar("T")
 Wire = httpx.AsyncBaseTransport
-OURS = (Http1, AiohttpWire)
 FLOW_ID = "X-INVERS-Flow-ID"
 FLOW_ID_BYTES = FLOW_ID.lower().encode()
 # The vendor's examples send a content type on every request and its documents ask for it.
@@ -137,7 +135,7 @@ class HttpTransport:
         return prepared
 
     async def _given(self, request: Get) -> httpx.Response:
-        if isinstance(self._wire, OURS):
+        if isinstance(self._wire, WholeAnswers):
             return await self._wire.handle_async_request(request)
         return await self._whole(request)
 
@@ -167,7 +165,11 @@ class HttpTransport:
 
 def wire_of(settings: UpstreamSettings) -> Wire:
     """The network, moved by what the settings name."""
-    return Http1(settings) if settings.transport == "wire" else AiohttpWire(settings)
+    if settings.transport == "wire":
+        return Http1(settings)
+    from gateway.upstream.aiohttp_wire import AiohttpWire  # noqa: PLC0415 - ten megabytes that the other has no use for
+
+    return AiohttpWire(settings)
 
 
 def failure_of(status: int, headers: Mapping[str, str], body: bytes, now: float | None = None) -> UpstreamError:

@@ -1,88 +1,14 @@
-"""From a bearer token to a `Caller`: by its digest alone, or by its claims once they are verified.
-
-Unverified claims are never looked at.
-"""
+"""From a bearer token to a `Caller` by its digest alone: nothing of it is verified, and none of its claims looked at."""
 
 from __future__ import annotations
 
-import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
 
-from joserfc import jwt
-from joserfc.errors import InvalidKeyIdError, JoseError
-from joserfc.jwk import KeySet
-
-from gateway.errors import Unauthenticated
-from gateway.identity import Caller, principal_of
-from gateway.settings import OidcSettings
+from gateway.identity import Caller
 
 Identify = Callable[[str], Awaitable[Caller]]
-# Signatures by public keys only: with a shared secret, whoever verifies could also sign.
-ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-VERIFIED_MAX = 10_000
 
 
 async def by_digest(token: str) -> Caller:
     """The caller a token stands for when nothing of it is verified: each token is a principal of its own."""
     return Caller(token)
-
-
-class Keys(Protocol):
-    """Where an issuer's keys come from."""
-
-    async def keys(self, *, refresh: bool = False) -> KeySet: ...
-
-
-class VerifiedClaims:
-    """Callers by verified claims: a principal is issuer, subject or client, fleet and scopes, whatever the token."""
-
-    def __init__(self, settings: OidcSettings, keys: Keys, clock: Callable[[], float] = time.time) -> None:
-        self._settings = settings
-        self._keys = keys
-        self._clock = clock
-        self._verified: OrderedDict[str, Caller] = OrderedDict()
-        required: dict[str, Any] = {"iss": {"essential": True, "value": settings.issuer}, "exp": {"essential": True}}
-        if settings.audience is not None:
-            required["aud"] = {"essential": True, "value": settings.audience}
-        self._registry = jwt.JWTClaimsRegistry(now=lambda: int(clock()), leeway=settings.leeway, **required)
-
-    async def __call__(self, token: str) -> Caller:
-        digest = principal_of(token)
-        caller = self._verified.get(digest)
-        if caller is not None and caller.expires_at is not None and self._clock() < caller.expires_at:
-            return caller
-        caller = self._caller_of(token, await self._claims_of(token))
-        self._verified[digest] = caller
-        if len(self._verified) > VERIFIED_MAX:
-            self._verified.popitem(last=False)
-        return caller
-
-    async def _claims_of(self, token: str) -> dict[str, Any]:
-        try:
-            try:
-                claims = _decoded(token, await self._keys.keys())
-            except InvalidKeyIdError:
-                claims = _decoded(token, await self._keys.keys(refresh=True))
-            self._registry.validate(claims)
-        except (JoseError, ValueError, TypeError) as refused:
-            raise Unauthenticated("The bearer token is not valid here.") from refused
-        return claims
-
-    def _caller_of(self, token: str, claims: dict[str, Any]) -> Caller:
-        who = claims.get("sub") or claims.get("client_id") or claims.get("azp")
-        if not isinstance(who, str):
-            raise Unauthenticated("The bearer token names no subject.")
-        fleet = claims.get(self._settings.fleet_claim)
-        fleet = fleet if isinstance(fleet, str) else None
-        scope = claims.get("scope") or claims.get("scp") or ""
-        scopes = sorted(scope.split() if isinstance(scope, str) else map(str, scope))
-        kinds = "\x01".join(str(claims.get(name, "")) for name in ("client_id", "azp"))
-        principal = principal_of("oidc", str(claims["iss"]), who, kinds, fleet or "", " ".join(scopes))
-        client = principal_of("client", str(claims["iss"]), str(claims.get("client_id") or claims.get("azp") or who))
-        return Caller(token, principal, float(claims["exp"]), fleet, client)
-
-
-def _decoded(token: str, keys: KeySet) -> dict[str, Any]:
-    return dict(jwt.decode(token, keys, algorithms=ALGORITHMS).claims)

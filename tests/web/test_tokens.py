@@ -12,7 +12,7 @@ from joserfc.jwk import OctKey, RSAKey
 from gateway.errors import IssuerUnavailable, Unauthenticated
 from gateway.settings import OidcSettings
 from gateway.upstream.issuer import Issuer
-from gateway.web.tokens import VerifiedClaims
+from gateway.web.verified_claims import VerifiedClaims
 from tests.issuer import ISSUER, FakeIssuer
 
 
