@@ -28,11 +28,10 @@ from gateway.upstream.connect import connect
 from gateway.upstream.fetching import Clock, Errand, Patience, Tally, now
 from gateway.upstream.transport import Wire
 from gateway.web import health
-from gateway.web.admission import Admission
 from gateway.web.answers import refusal, too_large
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_endpoint import COST, TIMEOUT, GraphQLEndpoint
-from gateway.web.middleware import REQUEST_ID, BearerToken, BodyLimit, Hardening, RequestId, Shedding
+from gateway.web.middleware import REQUEST_ID, BearerToken, BodyLimit, Hardening, Refusals, RequestId, Shedding
 from gateway.web.short_road import ShortRoad
 from gateway.web.tokens import Identify, by_digest
 
@@ -90,6 +89,7 @@ def create_app(
                 await asyncio.wait((watching,))
 
     log = RequestLog(settings.log)
+    refusals = Refusals(graphql.admission, log)
     app = Starlette(
         routes=[
             Route("/", _home),
@@ -98,10 +98,12 @@ def create_app(
             Route("/health/live", health.live),
             Route("/health/ready", health.ready),
         ],
-        middleware=_middleware(settings.http, graphql.admission, log),
+        middleware=_middleware(settings.http, refusals, log),
         exception_handlers={404: _not_found, 405: _not_allowed, 413: _too_large, 500: _broken},
         lifespan=lifespan,
     )
+    # A page of another origin can read a refusal only if it passed what lets it.
+    app.state.refusals = None if settings.http.cors_origins else refusals
     if settings.http.short_road:
         # In front of all layers, also of the one that turns what nobody expected into a 500: it does so itself.
         app.middleware_stack = ShortRoad(
@@ -115,11 +117,10 @@ def create_app(
     return app
 
 
-def _middleware(settings: HttpSettings, admission: Admission, log: RequestLog) -> list[Middleware]:
-    shedding, crossing = Middleware(Shedding, admission=admission, log=log), cross_origin(settings)
+def _middleware(settings: HttpSettings, refusals: Refusals, log: RequestLog) -> list[Middleware]:
+    shedding, crossing = Middleware(Shedding, refusals=refusals), cross_origin(settings)
     named = [Middleware(RequestId, log=log), Middleware(Hardening, hosts=_names(settings.hosts))]
     limit = Middleware(BodyLimit, bytes_max=settings.body_bytes_max)
-    # A page of another origin can read a refusal only if it passed what lets it.
     return [*named, *crossing, shedding, limit] if crossing else [shedding, *named, limit]
 
 

@@ -30,36 +30,49 @@ HARDENING = (
 BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)")
 
 
-class Shedding:
-    """Sends away at once, and almost for nothing, whoever has flooded the queue already, known by their credentials.
+class Refusals:
+    """Who has flooded the queue already, known by their credentials, and what they are told.
 
-    Under a flood what a refusal costs is what is missing for answers, so it is made before all else.
+    Under a flood what a refusal costs is what is missing for answers, so it is made before all else, and of what is
+    ready: by the gateway's own server before there is a request, by `Shedding` under any other.
     """
 
-    def __init__(self, app: ASGIApp, admission: Admission, log: RequestLog) -> None:
-        self._app = app
+    def __init__(self, admission: Admission, log: RequestLog) -> None:
         self._admission = admission
-        self._log = log
+        self.count = log.refused
         refused = busy(Overloaded(), Overloaded.retry_after)
-        self._status = refused.status_code
-        self._body = bytes(refused.body)
-        self._headers = [*refused.raw_headers, *HARDENING]
+        self.status = refused.status_code
+        self.body = bytes(refused.body)
+        self.headers = [*refused.raw_headers, *HARDENING]
+
+    def are_due(self, headers: list[tuple[bytes, bytes]]) -> bytes | None:
+        """The credentials among a request's headers, if their principal is sent away at once."""
+        if self._admission.waiting:
+            for name, value in headers:
+                if name == b"authorization":
+                    return value if self._admission.is_full_for(value) else None
+        return None
+
+    def are_due_to(self, credentials: bytes) -> bool:
+        """Whether whoever has these credentials is sent away at once."""
+        return self._admission.waiting > 0 and self._admission.is_full_for(credentials)
+
+
+class Shedding:
+    """Sends away at once whoever has flooded the queue already."""
+
+    def __init__(self, app: ASGIApp, refusals: Refusals) -> None:
+        self._app = app
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not self._is_full(scope):
+        refusals = self._refusals
+        if scope["type"] != "http" or refusals.are_due(scope["headers"]) is None:
             await self._app(scope, receive, send)
             return
-        self._log.refused()
-        await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
-        await send({"type": "http.response.body", "body": self._body})
-
-    def _is_full(self, scope: Scope) -> bool:
-        if not self._admission.waiting:
-            return False
-        for name, value in scope["headers"]:
-            if name == b"authorization":
-                return self._admission.is_full_for(value)
-        return False
+        refusals.count()
+        await send({"type": "http.response.start", "status": refusals.status, "headers": refusals.headers})
+        await send({"type": "http.response.body", "body": refusals.body})
 
 
 class RequestId:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.settings import Settings
 from gateway.web.answers import problem
+from gateway.web.middleware import Refusals
 
 # The extension of a request's scope whose `send` sends a whole answer.
 WHOLE_ANSWER = "gateway.whole_answer"
@@ -40,8 +42,23 @@ class HeadersTooLarge(Exception):
     """A request's line and headers are beyond their limit."""
 
 
+# Stands for the request that is being read, until it is known whether it is all that came.
+WHOLE = b"whole"
+
+
+@lru_cache(8)
+def _lines_of(refusals: Refusals) -> bytes:
+    """A refusal as it is sent."""
+    fields = b"".join(b"%b: %b\r\n" % field for field in refusals.headers)
+    return b"HTTP/1.1 503 Service Unavailable\r\n" + fields + b"\r\n" + refusals.body
+
+
 class BoundedProtocol(HttpToolsProtocol):
-    """Refuses a head that is too large with 431, and a request that takes too long to arrive with 408."""
+    """Refuses a head that is too large with 431, and a request that takes too long to arrive with 408.
+
+    Whoever floods the gateway is sent away here, with 503, where the application has `refusals` in its state. A request
+    that comes again to the byte after it was refused is not even parsed while its sender is still to be refused.
+    """
 
     def __init__(self, config: ServerConfig, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
@@ -52,6 +69,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_message = False
         self._too_large = False
         self._timer: asyncio.TimerHandle | None = None
+        self._refusals: Refusals | None = getattr(getattr(self.app, "state", None), "refusals", None)
+        self._refusing: bytes | None = None  # the credentials of the request that is being read
+        self._refused: tuple[bytes, bytes] = (b"", b"")  # a whole request, as it came, and its credentials
+        self._begun = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -59,6 +80,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._request_is_here()
+        self._refused = (b"", b"")
         super().connection_lost(exc)
         if self.scope is not None:
             self.scope.pop("extensions", None)  # which knows this protocol: a circle
@@ -66,8 +88,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        was_in_head = self._in_head
+        if data == self._refused[0] and self._refuse_again():
+            return
+        was_in_head, self._begun = self._in_head, 0
         super().data_received(data)
+        if self._refused[0] is WHOLE:
+            # It was refused in this turn; remembered if it is all that came in it.
+            self._refused = (data if self._begun == 1 and not self._in_message else b"", self._refused[1])
         if self._in_message:
             self._await_request()
         if was_in_head and self._in_head and not self.transport.is_closing():
@@ -76,6 +103,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._begun += 1
         self._in_message = True
         self.scope["extensions"] = {WHOLE_ANSWER: {"send": self._answer_whole}}
 
@@ -91,13 +119,44 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head, self._head_bytes = False, 0
+        if self._refusals is not None and (self.cycle is None or self.cycle.response_complete):
+            self._refusing = self._refusals.are_due(self.headers)
+            if self._refusing is not None:
+                return  # so there is no cycle for it
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        if self._refusing is None:
+            super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_head, self._in_message = True, False
         if self._timer is not None:
             self._request_is_here()
-        super().on_message_complete()
+        if self._refusing is None:
+            super().on_message_complete()
+            return
+        keeps_open = self.parser.should_keep_alive() and not self.expect_100_continue
+        self._refused, self._refusing = (WHOLE if keeps_open else b"", self._refusing), None
+        self._send_refusal()
+        if not keeps_open:
+            self.transport.close()
+
+    def _refuse_again(self) -> bool:
+        """Refuses the same request once more, if its sender is still to be refused."""
+        if self._in_message or self._refusals is None or not self._refusals.are_due_to(self._refused[1]):
+            return False
+        if self.cycle is not None and not self.cycle.response_complete:
+            return False
+        self._send_refusal()
+        return True
+
+    def _send_refusal(self) -> None:
+        assert self._refusals is not None
+        self._refusals.count()
+        self.transport.write(_lines_of(self._refusals))
+        self._unset_keepalive_if_required()
+        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
 
     def _answer_whole(self, scope: Any, lines: bytes, body: bytes) -> bool:
         """Sends a whole answer, status 200, its header fields given as lines; False where it has to go the usual way.

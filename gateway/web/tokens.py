@@ -1,4 +1,4 @@
-"""From a bearer token to a `Caller` by its digest alone: nothing of it is verified, and none of its claims looked at."""
+"""From a bearer token to a `Caller` by its digest alone: nothing of it is verified, none of its claims looked at."""
 
 from __future__ import annotations
 

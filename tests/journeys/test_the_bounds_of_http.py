@@ -207,3 +207,59 @@ async def test_too_many_at_once_are_told_to_come_back(server):
     extensions = refused.json()["errors"][0]["extensions"]
     assert extensions == {"code": "OVERLOADED", "retryable": True, "retryAfter": 1}
     assert refused.elapsed.total_seconds() < 0.9
+
+
+QUESTION = b'{"query": "{ vehicles(first: 1) { nodes { vehicleId } } }"}'
+
+
+def question(body: bytes = QUESTION) -> bytes:
+    head = f"POST /graphql HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKENS['alice']}\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+class Talk:
+    """One connection that is kept open."""
+
+    def __init__(self, server: Served) -> None:
+        self.connection = socket.create_connection(server.address, timeout=10)
+        self.file = self.connection.makefile("rb")
+
+    def ask(self, *parts: bytes) -> int:
+        """The status of the answer, which is read whole."""
+        for part in parts:
+            self.connection.sendall(part)
+        status = int(self.file.readline().split()[1])
+        fields = dict(line.lower().split(b": ", 1) for line in iter(self.file.readline, b"\r\n"))
+        assert (status == 503) == (b"retry-after" in fields)
+        body = json.loads(self.file.read(int(fields[b"content-length"])))
+        assert (status == 503) == ("errors" in body)
+        return status
+
+    def close(self) -> None:
+        self.file.close()
+        self.connection.close()
+
+
+def test_who_floods_is_sent_away_on_a_connection_that_stays_usable(server):
+    """The same request again, another, one in pieces, two at once: refused while the house is full, answered after."""
+    limits = {"concurrency": 1, "queue": 1, "principal_concurrency": 1, "principal_queue": 1}
+    one = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
+    one.simulator.faults.rules = [Fault("latency", seconds=1.5)]
+    busy, talk = [Talk(one) for _ in range(2)], Talk(one)
+    running = [threading.Thread(target=each.ask, args=(question(),)) for each in busy]
+    for each in running:
+        each.start()
+        time.sleep(0.2)
+    other = question(QUESTION.replace(b"first: 1", b"first: 2"))
+    parted = question()
+    assert [talk.ask(question()) for _ in range(4)] == [503] * 4
+    assert [talk.ask(other), talk.ask(question()), talk.ask(question())] == [503] * 3
+    assert talk.ask(parted[:50], parted[50:-10], parted[-10:]) == 503
+    assert talk.ask(question() + question()) == 503
+    assert talk.ask() == 503
+    for each in running:
+        each.join()
+    one.simulator.faults.rules = []
+    assert [talk.ask(question()), talk.ask(other), talk.ask(question())] == [200] * 3
+    for each in (*busy, talk):
+        each.close()
