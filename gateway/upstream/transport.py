@@ -12,6 +12,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -32,7 +33,7 @@ from gateway.errors import (
 )
 from gateway.settings import UpstreamSettings
 from gateway.upstream.answers import Get, Whole, WholeAnswers
-from gateway.upstream.fetching import Rate, Read, Reply
+from gateway.upstream.fetching import Parameters, Rate, Read, Reply
 from gateway.upstream.http1 import Http1
 from gateway.upstream.models import ProblemBody, Vehicle, decoded
 from gateway.upstream.pages import VehiclePage
@@ -73,7 +74,7 @@ class HttpTransport:
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
         read.tally.upstream_calls += 1
-        target = f"{read.path}?{urlencode(read.parameters)}" if read.parameters else read.path
+        target = _target(read.path, read.parameters) if read.parameters else read.path
         try:
             if self._http1 is not None and target.isascii() and target.isprintable():
                 status, fields, body = await self._http1.get(target, self._prepared_for(read, self._http1))
@@ -161,6 +162,11 @@ class HttpTransport:
             return decoded(body, read.model)  # type: ignore[no-any-return]
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as unreadable:
             raise UpstreamInvalidResponse(Problem(200)) from unreadable
+
+
+@lru_cache(1024)
+def _target(path: str, parameters: Parameters) -> str:
+    return f"{path}?{urlencode(parameters)}"
 
 
 def wire_of(settings: UpstreamSettings) -> Wire:

@@ -50,6 +50,7 @@ class Admission:
         self._waiting = 0
         self._introduced: OrderedDict[bytes, str] = OrderedDict()
         self._places = float(settings.concurrency)
+        self._open_at: dict[str, int] = {}
         self._latest = ""
         self._contested_until = 0.0
 
@@ -81,9 +82,22 @@ class Admission:
         return not self._may_run(principal) and not self._may_wait(principal)
 
     def is_full_for(self, credentials: bytes) -> bool:
-        """The same for whoever sent these credentials, if they were introduced lately."""
+        """The same for whoever sent these credentials, if they were introduced lately.
+
+        Once it is so it stays so until a quarter of their queue is gone: else each place that comes free would have all
+        who come at that moment try for it.
+        """
         principal = self._introduced.get(hashlib.sha256(credentials).digest())
-        return principal is not None and self.is_full(principal)
+        if principal is None:
+            return False
+        waiting = len(self._queues.get(principal, ()))
+        if self.is_full(principal):
+            self._open_at[principal] = waiting * 3 // 4
+            return True
+        if waiting > self._open_at.get(principal, waiting):
+            return True
+        self._open_at.pop(principal, None)
+        return False
 
     def introduce(self, credentials: bytes, principal: str) -> None:
         """Remembers by a digest, for a while, whose credentials these are: only those who have to wait need it."""

@@ -235,15 +235,15 @@ class GraphQLEndpoint:
         """How long an operation may take whose caller asks for nothing else."""
         return Patience.of(self._limits.deadline)
 
-    async def let_in(self, caller: Caller, patience: Patience, receive: Receive) -> bool:
-        """Takes a place for a caller; False where the long road has to send them away.
+    async def let_in(self, caller: Caller, patience: Patience, receive: Receive, credentials: bytes) -> None:
+        """Takes a place for a caller, who will be known by their credentials if there is none.
 
-        Raises Overloaded for whoever waited in vain, CallerLeft for whoever waited no longer.
+        Raises Overloaded for whoever can't wait or waited in vain, CallerLeft for whoever waited no longer.
         """
         if self.admission.is_full(caller.principal):
-            return False
+            self.admission.introduce(credentials, caller.principal)
+            raise Overloaded
         await self._enter(caller.principal, patience, receive)
-        return True
 
     async def _enter(self, principal: str, patience: Patience, receive: Receive) -> None:
         if self.admission.enter_at_once(principal):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections import OrderedDict
 from itertools import count
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
@@ -30,6 +31,11 @@ HARDENING = (
 BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)")
 
 
+# Refused requests that are known again, and the longest of them in bytes.
+REQUESTS_MAX = 256
+REQUEST_BYTES_MAX = 4096
+
+
 class Refusals:
     """Who has flooded the queue already, known by their credentials, and what they are told.
 
@@ -44,6 +50,7 @@ class Refusals:
         self.status = refused.status_code
         self.body = bytes(refused.body)
         self.headers = [*refused.raw_headers, *HARDENING]
+        self._requests: OrderedDict[bytes, bytes] = OrderedDict()
 
     def are_due(self, headers: list[tuple[bytes, bytes]]) -> bytes | None:
         """The credentials among a request's headers, if their principal is sent away at once."""
@@ -53,9 +60,19 @@ class Refusals:
                     return value if self._admission.is_full_for(value) else None
         return None
 
-    def are_due_to(self, credentials: bytes) -> bool:
-        """Whether whoever has these credentials is sent away at once."""
-        return self._admission.waiting > 0 and self._admission.is_full_for(credentials)
+    def are_due_again(self, request: bytes) -> bool:
+        """Whether this is, to the byte, a request that was refused before, and its sender is sent away at once."""
+        if not self._admission.waiting:
+            return False
+        credentials = self._requests.get(request)
+        return credentials is not None and self._admission.is_full_for(credentials)
+
+    def remember(self, request: bytes, credentials: bytes) -> None:
+        """A whole request, as it came, that was refused: a flood has many of the same."""
+        if len(request) <= REQUEST_BYTES_MAX:
+            self._requests[request] = credentials
+            if len(self._requests) > REQUESTS_MAX:
+                self._requests.popitem(last=False)
 
 
 class Shedding:

@@ -42,10 +42,6 @@ class HeadersTooLarge(Exception):
     """A request's line and headers are beyond their limit."""
 
 
-# Stands for the request that is being read, until it is known whether it is all that came.
-WHOLE = b"whole"
-
-
 @lru_cache(8)
 def _lines_of(refusals: Refusals) -> bytes:
     """A refusal as it is sent."""
@@ -71,7 +67,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._timer: asyncio.TimerHandle | None = None
         self._refusals: Refusals | None = getattr(getattr(self.app, "state", None), "refusals", None)
         self._refusing: bytes | None = None  # the credentials of the request that is being read
-        self._refused: tuple[bytes, bytes] = (b"", b"")  # a whole request, as it came, and its credentials
+        self._refused: bytes | None = None  # those of the request that was refused just now
         self._begun = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -80,7 +76,6 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._request_is_here()
-        self._refused = (b"", b"")
         super().connection_lost(exc)
         if self.scope is not None:
             self.scope.pop("extensions", None)  # which knows this protocol: a circle
@@ -88,13 +83,16 @@ class BoundedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
-        if data == self._refused[0] and self._refuse_again():
+        refusals = self._refusals
+        if refusals is not None and self._is_between() and refusals.are_due_again(data):
+            self._send_refusal()
             return
         was_in_head, self._begun = self._in_head, 0
         super().data_received(data)
-        if self._refused[0] is WHOLE:
-            # It was refused in this turn; remembered if it is all that came in it.
-            self._refused = (data if self._begun == 1 and not self._in_message else b"", self._refused[1])
+        if refusals is not None and self._refused is not None:
+            if self._begun == 1 and not self._in_message:
+                refusals.remember(data, self._refused)
+            self._refused = None
         if self._in_message:
             self._await_request()
         if was_in_head and self._in_head and not self.transport.is_closing():
@@ -137,19 +135,14 @@ class BoundedProtocol(HttpToolsProtocol):
             super().on_message_complete()
             return
         keeps_open = self.parser.should_keep_alive() and not self.expect_100_continue
-        self._refused, self._refusing = (WHOLE if keeps_open else b"", self._refusing), None
+        self._refused, self._refusing = self._refusing if keeps_open else None, None
         self._send_refusal()
         if not keeps_open:
             self.transport.close()
 
-    def _refuse_again(self) -> bool:
-        """Refuses the same request once more, if its sender is still to be refused."""
-        if self._in_message or self._refusals is None or not self._refusals.are_due_to(self._refused[1]):
-            return False
-        if self.cycle is not None and not self.cycle.response_complete:
-            return False
-        self._send_refusal()
-        return True
+    def _is_between(self) -> bool:
+        """Whether all that came was answered, so that what comes next begins a request."""
+        return not self._in_message and not self._head_bytes and (self.cycle is None or self.cycle.response_complete)
 
     def _send_refusal(self) -> None:
         assert self._refusals is not None

@@ -78,7 +78,7 @@ class ShortRoad:
             await _send(scope, send, Answer(200, content_type, at_hand.headers, at_hand.body), request_id)
             self._log.write(request_id, "POST", 200, began)
             return
-        await self._run(scope, _again(read, receive), receive, send, (planned, caller, head[1], began))
+        await self._run(scope, receive, send, (planned, caller, head[1], began))
 
     def _plain_head(self, scope: Scope) -> tuple[str, str] | None:
         """The bearer token and the form of answer of a request whose head asks for nothing else."""
@@ -114,7 +114,6 @@ class ShortRoad:
     async def _run(
         self,
         scope: Scope,
-        again: Receive,
         receive: Receive,
         send: Send,
         wanted: tuple[Planned, Caller, str, float],
@@ -125,10 +124,7 @@ class ShortRoad:
         patience = self._endpoint.patience()
         status = 499
         try:
-            if not await self._endpoint.let_in(caller, patience, receive):
-                status = 0  # the long road has its own line
-                await self._app(scope, again, send)
-                return
+            await self._endpoint.let_in(caller, patience, receive, _credentials_of(scope))
             answer = await self._endpoint.answer(
                 planned,
                 caller,
@@ -155,6 +151,10 @@ class ShortRoad:
         finally:
             if status:
                 self._log.write(request_id, "POST", status, began)
+
+
+def _credentials_of(scope: Scope) -> bytes:
+    return next((value for name, value in scope["headers"] if name == b"authorization"), b"")
 
 
 async def _send(scope: Scope, send: Send, answer: Answer, request_id: str) -> None:
