@@ -1,9 +1,10 @@
 """Who may run now, who waits, and who is sent away at once: bounded for the process and for each principal.
 
 Those who wait are let in turn by turn between principals, so one that floods the gateway delays itself alone. Where the
-queue is full, whoever has fewer waiting takes the last place of whoever has most. While the processor is the bound,
-many operations of one principal at a time only make those of others slow: fewer are run then. Where there are no
-others, nobody is to be protected, and equal reads at the same time are one.
+queue is full, those with less than their share of it may wait still: at most it grows to twice its length.
+
+While the processor is the bound, many operations of one principal at a time only make those of others slow: fewer are
+run then. Where there are no others, nobody is to be protected, and equal reads at the same time are one.
 """
 
 from __future__ import annotations
@@ -120,8 +121,6 @@ class Admission:
             return
         if not self._may_wait(principal):
             raise Overloaded
-        if self._waiting >= self._settings.queue:
-            self._send_away_last_of(self._longest())
         turn: Turn = asyncio.get_running_loop().create_future()
         self._queues.setdefault(principal, deque()).append(turn)
         self._waiting += 1
@@ -174,18 +173,11 @@ class Admission:
         return self._running < places and self._running_for[principal] < share
 
     def _may_wait(self, principal: str) -> bool:
-        own = len(self._queues.get(principal, ()))
-        if own >= self._settings.principal_queue:
+        own, limits = len(self._queues.get(principal, ())), self._settings
+        if own >= limits.principal_queue:
             return False
-        return self._waiting < self._settings.queue or own + 1 < len(self._queues.get(self._longest(), ()))
-
-    def _longest(self) -> str:
-        return max(self._queues, key=lambda principal: len(self._queues[principal]), default="")
-
-    def _send_away_last_of(self, principal: str) -> None:
-        turn = self._queues[principal][-1]
-        self._forget(principal, turn)
-        turn.set_exception(Overloaded())
+        # A full queue is full for those who fill it; nobody who waits already is sent away for others.
+        return self._waiting < limits.queue or own < limits.queue // (len(self._queues) + 1)
 
     def _forget(self, principal: str, turn: Turn) -> None:
         queue = self._queues.get(principal)

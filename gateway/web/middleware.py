@@ -61,7 +61,7 @@ class Refusals:
         return None
 
     def are_due_again(self, request: bytes) -> bool:
-        """Whether this is, to the byte, a request that was refused before, and its sender is sent away at once."""
+        """Whether this is, to the byte, a request that was refused before, and whose sender is sent away at once."""
         if not self._admission.waiting:
             return False
         credentials = self._requests.get(request)

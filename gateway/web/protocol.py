@@ -69,6 +69,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refusing: bytes | None = None  # the credentials of the request that is being read
         self._refused: bytes | None = None  # those of the request that was refused just now
         self._begun = 0
+        self._active_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -148,8 +149,20 @@ class BoundedProtocol(HttpToolsProtocol):
         assert self._refusals is not None
         self._refusals.count()
         self.transport.write(_lines_of(self._refusals))
-        self._unset_keepalive_if_required()
-        self.timeout_keep_alive_task = self.loop.call_later(self.timeout_keep_alive, self.timeout_keep_alive_handler)
+        self._active_at = self.loop.time()
+        if self.timeout_keep_alive_task is None:
+            self._keep_alive_for(self.timeout_keep_alive)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """Looks again later where something was refused meanwhile: a refusal need not set a timer of its own."""
+        left = self._active_at + self.timeout_keep_alive - self.loop.time()
+        if left > 0:
+            self._keep_alive_for(left)
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _keep_alive_for(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def _answer_whole(self, scope: Any, lines: bytes, body: bytes) -> bool:
         """Sends a whole answer, status 200, its header fields given as lines; False where it has to go the usual way.
