@@ -22,7 +22,7 @@ from gateway.schema.context import Context
 from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
 from gateway.schema.pricing import Prices
-from gateway.settings import ConnectionSettings, HttpSettings, OidcSettings, Settings
+from gateway.settings import CacheSettings, ConnectionSettings, HttpSettings, OidcSettings, Settings
 from gateway.telemetry import RequestLog, configure_logs
 from gateway.upstream.connect import connect
 from gateway.upstream.fetching import Clock, Errand, Patience, Tally, now
@@ -34,6 +34,7 @@ from gateway.web.graphql_endpoint import COST, TIMEOUT, GraphQLEndpoint
 from gateway.web.middleware import REQUEST_ID, BearerToken, BodyLimit, Hardening, Refusals, RequestId, Shedding
 from gateway.web.short_road import ShortRoad
 from gateway.web.tokens import Identify, by_digest
+from gateway.web.whole_answers import WholeAnswers
 
 
 def create_app(
@@ -55,6 +56,7 @@ def create_app(
         trusted=read_manifest(Path(settings.graphql.manifest)) if settings.graphql.manifest else None,
         clock=clock,
         nodes_max=settings.connections.nodes_max,
+        whole_answers=_whole_answers(settings.cache),
     )
     endpoint = BearerToken(graphql, anonymous=settings.graphql.introspection == "public")
 
@@ -79,7 +81,7 @@ def create_app(
 
             app.state.load = load
             app.state.context_of = context_of
-            app.state.page_at_hand = client.page_at_hand
+            app.state.client = client
             watching = asyncio.create_task(graphql.admission.watch())
             try:
                 yield
@@ -178,6 +180,12 @@ async def identify_by(settings: OidcSettings, wire: Wire | None) -> AsyncIterato
 def limits_of(settings: ConnectionSettings) -> Limits:
     """The connection limits of the settings."""
     return Limits(settings.page_default, settings.page_max, settings.walk_pages_max, settings.empty_pages_max)
+
+
+def _whole_answers(settings: CacheSettings) -> WholeAnswers | None:
+    if not (settings.enabled and settings.answers):
+        return None
+    return WholeAnswers(bytes_max=settings.answers_bytes_max, gzip=settings.answers_gzip)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -108,6 +108,15 @@ class CacheSettings(Slice):
         default=300, ge=0, description="How long after that it is still given while the fleet API fails."
     )
     negative_ttl: float = Field(default=10, ge=0, description="How long it is known that something does not exist.")
+    answers: bool = Field(
+        default=False, description="Whether whole answers are kept, too, for as long as what they were made of."
+    )
+    answers_bytes_max: int = Field(
+        default=64 * 2**20, ge=2**16, description="Bytes of memory for whole answers, per process."
+    )
+    answers_gzip: bool = Field(
+        default=False, description="Whether whole answers are also kept as gzip, for callers who take that."
+    )
     prefetch: bool = Field(
         default=False, description="Whether the next page of a connection is read ahead while this one is answered."
     )

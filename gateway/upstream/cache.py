@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
+from math import inf
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from gateway.errors import (
@@ -20,7 +21,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.upstream.bounded_memory import BoundedMemoryCache
-from gateway.upstream.fetching import Clock, Fetcher, ManyFetcher, Patience, Read, Reply, Resource
+from gateway.upstream.fetching import Clock, Fetcher, ManyFetcher, Patience, Read, Reply, Resource, Used
 from gateway.upstream.pages import ROOM_FACTOR, Packed, Part
 from gateway.upstream.single_flight import look_at_error
 
@@ -117,6 +118,11 @@ class Entry(Generic[T]):
         body = packed.body if isinstance(packed, Packed) else None
         return Entry(value, self.stored_at, self.body, self.etag, self.ends_at, body)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether the whole that it may be a part of is there."""
+        return not isinstance(self.value, Part) or self.value.page() is not None
+
     def reply(self) -> Reply[T]:
         return Reply(self.value, self.body, self.etag, body=self.came_as)
 
@@ -129,8 +135,25 @@ class Held(NamedTuple):
     fresh_until: float
 
 
+class Made(NamedTuple):
+    """An entry that something was made of."""
+
+    key: str
+    resource: Resource
+    stored_at: float
+
+
+class Standing(NamedTuple):
+    """Since when something is known and until when it is fresh, in epoch seconds."""
+
+    stored_at: float
+    fresh_until: float
+
+
 class Store(Protocol):
     """Holds entries by key; may forget any at any time, and never fails."""
+
+    def peek_packed(self, key: str) -> Entry[Any] | None: ...
 
     def peek(self, key: str) -> Entry[Any] | None: ...
 
@@ -148,6 +171,11 @@ class MemoryStore:
 
     def __init__(self, cache: BoundedMemoryCache) -> None:
         self._cache = cache
+
+    def peek_packed(self, key: str) -> Entry[Any] | None:
+        """What is there without waiting, in the form that it is kept in."""
+        entry: Entry[Any] | None = self._cache.peek(key)
+        return entry
 
     def peek(self, key: str) -> Entry[Any] | None:
         return _whole(self._cache.peek(key))
@@ -234,6 +262,29 @@ class Cache:
             return None
         return Held(entry.value, entry.stored_at, entry.stored_at + lifetime.fresh)
 
+    def made_of(self, reads: Sequence[Used]) -> list[Made] | None:
+        """The entries that hold what was read; None where one has gone, or been replaced, since it was used."""
+        made = []
+        for key, resource, at in reads:
+            entry = self._store.peek_packed(key)
+            if entry is None or entry.stored_at > at:
+                return None
+            made.append(Made(key, resource, entry.stored_at))
+        return made
+
+    def standing_of(self, made: Sequence[Made]) -> Standing | None:
+        """How fresh something is that was made of entries, if all of them are the same still, and fresh."""
+        now, oldest, fresh_until = self._clock(), inf, inf
+        for key, resource, stored_at in made:
+            entry = self._store.peek_packed(key)
+            if entry is None or entry.stored_at != stored_at or not entry.is_there:
+                return None
+            lifetime = self._lifetimes.for_entry(resource, entry)
+            if age_of(entry, lifetime, now) is not Age.FRESH:
+                return None
+            oldest, fresh_until = min(oldest, stored_at), min(fresh_until, stored_at + lifetime.fresh)
+        return Standing(oldest, fresh_until) if made else None
+
     async def settle(self) -> None:
         """Waits for the refreshes under way."""
         if self._refreshing:
@@ -261,13 +312,18 @@ class Cache:
     def _noted(self, read: Read[T], reply: Reply[T]) -> Reply[T]:
         at = self._clock()
         lifetime = self._lifetimes.negative if reply.value is None else self._lifetimes.of[read.resource]
-        read.tally.used(at, at + lifetime.fresh, stale=False)
+        tally = read.errand.tally
+        tally.used(at, at + lifetime.fresh, stale=False)
+        if tally.reads is not None:
+            tally.reads.append(Used(read.key, read.resource, at))
         return reply
 
     def _hit(self, read: Read[T], entry: Entry[T], *, stale: bool) -> Reply[T]:
-        read.tally.cache_hits += 1
-        lifetime = self._lifetimes.for_entry(read.resource, entry)
-        read.tally.used(entry.stored_at, entry.stored_at + lifetime.fresh, stale=stale)
+        lifetime, tally = self._lifetimes.for_entry(read.resource, entry), read.errand.tally
+        tally.cache_hits += 1
+        tally.used(entry.stored_at, entry.stored_at + lifetime.fresh, stale=stale)
+        if tally.reads is not None:
+            tally.reads.append(Used(read.key, read.resource, entry.stored_at))
         return entry.reply()
 
     def _refresh(self, read: Read[Any]) -> None:

@@ -19,7 +19,7 @@ from gateway.errors import (
 )
 from gateway.identity import Caller
 from gateway.settings import UpstreamSettings
-from gateway.upstream.cache import REFRESH_SECONDS, Held
+from gateway.upstream.cache import REFRESH_SECONDS, Held, Made, Standing
 from gateway.upstream.fetching import (
     Errand,
     ManyFetcher,
@@ -29,6 +29,7 @@ from gateway.upstream.fetching import (
     Reply,
     Resource,
     Tally,
+    Used,
     digest_of,
     key_of,
 )
@@ -53,6 +54,10 @@ class Holder(Protocol):
     """Knows what is there without a call."""
 
     def at_hand(self, key: str, resource: Resource) -> Held | None: ...
+
+    def made_of(self, reads: Sequence[Used]) -> list[Made] | None: ...
+
+    def standing_of(self, made: Sequence[Made]) -> Standing | None: ...
 
     async def held(self, reads: Sequence[Read[T]]) -> list[Reply[T] | None]: ...
 
@@ -110,6 +115,14 @@ class FleetClient:
         if self._cache is None or self._prefetch:
             return None
         return self._cache.at_hand(key_of(caller, self._page_digest(cursor, search)), Resource.VEHICLES)
+
+    def made_of(self, reads: Sequence[Used]) -> list[Made] | None:
+        """What holds what was read, if it is kept and the same still."""
+        return None if self._cache is None else self._cache.made_of(reads)
+
+    def standing_of(self, made: Sequence[Made]) -> Standing | None:
+        """How fresh something is that was made of what is kept, if that is the same still."""
+        return None if self._cache is None else self._cache.standing_of(made)
 
     async def vehicle(self, errand: Errand, vehicle_id: str) -> Vehicle | None:
         """One vehicle, or None where there is none (or none that the caller may know of)."""

@@ -25,9 +25,17 @@ class Resource(Enum):
     LATEST_STATE = "latest_state"
 
 
+class Used(NamedTuple):
+    """A read whose answer was used, by its key, and when that was known, in epoch seconds."""
+
+    key: str
+    resource: Resource
+    at: float
+
+
 @dataclass(slots=True)
 class Tally:
-    """What one request has cost so far, and how old its oldest part is."""
+    """What one request has cost so far, and how old its oldest part is; `reads` are noted where somebody asks."""
 
     upstream_calls: int = 0
     cache_hits: int = 0
@@ -35,6 +43,7 @@ class Tally:
     oldest: float | None = None
     fresh_until: float | None = None
     stale: bool = False
+    reads: list[Used] | None = None
 
     def used(self, stored_at: float, fresh_until: float, *, stale: bool) -> None:
         """Notes a part of the answer: since when it is known and until when it is fresh, in epoch seconds."""

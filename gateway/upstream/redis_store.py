@@ -53,6 +53,10 @@ class RedisStore:
         self._encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
         self._decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
+    def peek_packed(self, key: str) -> Entry[Any] | None:
+        """What memory has, in the form that it is kept in."""
+        return self._memory.peek_packed(key)
+
     def peek(self, key: str) -> Entry[Any] | None:
         """What memory has."""
         return self._memory.peek(key)

@@ -30,6 +30,7 @@ from gateway.schema.pricing import Price, Prices, bound_of, price_of
 from gateway.schema.starting import finish
 from gateway.settings import GraphQLSettings, LimitSettings
 from gateway.upstream.cache import Held
+from gateway.upstream.client import FleetClient
 from gateway.upstream.fetching import Clock, Patience, Tally
 from gateway.web.admission import Admission
 from gateway.web.answers import CHALLENGE, INVALID_TOKEN, NO_TOKEN, busy, refusal
@@ -44,6 +45,7 @@ from gateway.web.graphql_over_http import (
     asks_for_page,
     media_type_for,
 )
+from gateway.web.whole_answers import WholeAnswers
 
 R = TypeVar("R")
 ContextOf = Callable[[Caller, str, str | None, Patience], Context]
@@ -70,6 +72,7 @@ class Planned(NamedTuple):
     variables: Mapping[str, Any]
     prepared: Prepared
     places: dict[str | None, Place | None]
+    body: bytes  # empty where it is too long to be remembered
 
 
 class AtHand(NamedTuple):
@@ -110,6 +113,7 @@ class GraphQLEndpoint:
         trusted: Mapping[str, str] | None,
         clock: Clock,
         nodes_max: int,
+        whole_answers: WholeAnswers | None = None,
     ) -> None:
         self._nodes_max = nodes_max
         self._schema = schema.core
@@ -122,6 +126,7 @@ class GraphQLEndpoint:
         self._limits = limits
         self.admission = Admission(limits)
         self._execution = Execution(schema, projection=settings.projection)
+        self.whole_answers = whole_answers
         self._planned: OrderedDict[bytes, Planned] = OrderedDict()
         self._documents = Documents(
             schema.core,
@@ -193,8 +198,9 @@ class GraphQLEndpoint:
         prepared = self._execution.prepared(document, name, variables)
         if prepared is None or not self._is_bounded(document, name, variables):
             return None
-        planned = Planned(document, name, variables, prepared, {})
-        if len(body) <= BODY_BYTES_MAX:
+        remembered = len(body) <= BODY_BYTES_MAX
+        planned = Planned(document, name, variables, prepared, {}, body if remembered else b"")
+        if remembered:
             self._planned[body] = planned
             if len(self._planned) > BODIES_MAX:
                 self._planned.popitem(last=False)
@@ -218,8 +224,7 @@ class GraphQLEndpoint:
             if other is None or other.value is not page():
                 return None
             stored_at, fresh_until = min(stored_at, other.stored_at), min(fresh_until, other.fresh_until)
-        now = self._clock()
-        headers = _freshness_headers(int(max(0.0, now - stored_at)), max(0, int(fresh_until - now)))
+        headers = self._freshness_of(stored_at, fresh_until)
         (key,) = planned.prepared.plan.keys
         return AtHand(b"".join((b'{"data":{"', key.encode(), b'":', kept.rendered, b"}}")), headers)
 
@@ -268,16 +273,41 @@ class GraphQLEndpoint:
         *,
         request_id: str,
         context_of: ContextOf,
+        client: FleetClient,
     ) -> Answer:
         """The answer for a caller who was let in; the place is given back."""
         try:
             context = context_of(caller, request_id, None, patience)
             work = self._execution.of(planned.document, planned.name, planned.variables, context, planned.prepared)
+            tally = context.errand.tally
+            if self.whole_answers is not None:
+                tally.reads = []
             result = await _while_there(work, receive, patience)
-            return self._answer(self._told(result, context, request_id, None), media_type)
+            answer = self._answer(self._told(result, context, request_id, None), media_type)
         finally:
             patience.close()
             self.admission.leave(caller.principal)
+        if self.whole_answers is not None and not result.errors and not tally.stale and planned.body:
+            made_of = client.made_of(tally.reads or ())
+            if made_of:
+                self.whole_answers.keep((caller.principal, planned.body), answer.body, made_of)
+        return answer
+
+    def whole(self, body: bytes, caller: Caller, client: FleetClient, *, takes_gzip: bool) -> AtHand | None:
+        """A whole answer that was kept for this caller and body, if it still stands."""
+        if self.whole_answers is None:
+            return None
+        whole = self.whole_answers.get((caller.principal, body), client.standing_of, takes_gzip=takes_gzip)
+        if whole is None:
+            return None
+        headers = self._freshness_of(whole.standing.stored_at, whole.standing.fresh_until)
+        if self.whole_answers.gzip:
+            headers = {**headers, "Vary": "Accept-Encoding", **({"Content-Encoding": "gzip"} if whole.is_gzip else {})}
+        return AtHand(whole.body, headers)
+
+    def _freshness_of(self, stored_at: float, fresh_until: float) -> Mapping[str, str]:
+        now = self._clock()
+        return _freshness_headers(int(max(0.0, now - stored_at)), max(0, int(fresh_until - now)))
 
     def _check_variables(self, asked: Asked) -> None:
         maximum = self._limits.variables_bytes

@@ -6,6 +6,7 @@ plan, a full house) takes the long road, which begins as if nothing had been her
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from functools import lru_cache
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.errors import GatewayError, Overloaded
 from gateway.identity import Caller
 from gateway.telemetry import RequestLog
+from gateway.upstream.client import FleetClient
 from gateway.web.answers import busy, refusal
 from gateway.web.graphql_endpoint import Answer, CallerLeft, GraphQLEndpoint, Planned
 from gateway.web.graphql_over_http import Refused, media_type_for
@@ -71,7 +73,11 @@ class ShortRoad:
             await self._app(scope, _again(read, receive), send)
             return
         planned, caller = identified
-        at_hand = self._endpoint.at_hand(planned, caller, self._state.page_at_hand)
+        client: FleetClient = self._state.client
+        if self._endpoint.whole_answers is not None and planned.body:
+            at_hand = self._endpoint.whole(planned.body, caller, client, takes_gzip=_takes_gzip(scope))
+        else:
+            at_hand = self._endpoint.at_hand(planned, caller, client.page_at_hand)
         if at_hand is not None:
             request_id = new_request_id()
             content_type = f"{head[1]}; charset=utf-8"
@@ -133,6 +139,7 @@ class ShortRoad:
                 media_type,
                 request_id=request_id,
                 context_of=self._state.context_of,
+                client=self._state.client,
             )
             status = answer.status
             await _send(scope, send, answer, request_id)
@@ -155,6 +162,22 @@ class ShortRoad:
 
 def _credentials_of(scope: Scope) -> bytes:
     return next((value for name, value in scope["headers"] if name == b"authorization"), b"")
+
+
+def _takes_gzip(scope: Scope) -> bool:
+    said = b",".join(value for name, value in scope["headers"] if name == b"accept-encoding")
+    return _accepts_gzip(said)
+
+
+@lru_cache(64)
+def _accepts_gzip(accept: bytes) -> bool:
+    """Whether `Accept-Encoding` names gzip, or anything, without refusing it."""
+    qualities: dict[str, str] = {}
+    for wish in accept.decode("latin-1").lower().split(","):
+        coding, _, parameters = (part.strip() for part in wish.partition(";"))
+        qualities[coding] = parameters.replace(" ", "")
+    quality = qualities.get("gzip", qualities.get("*", "q=0"))
+    return not re.fullmatch(r"q=0(\.0*)?", quality)
 
 
 async def _send(scope: Scope, send: Send, answer: Answer, request_id: str) -> None:
