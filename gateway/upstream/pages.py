@@ -15,7 +15,7 @@ from gateway.upstream.models import Cursors, Vehicle, decoded
 from gateway.upstream.views import vehicle_view
 
 V = TypeVar("V")
-# Pages that stay decoded, in the process: those of walks that go on. Others are decoded again.
+# Stored pages that stay decoded, in the process: those of walks that go on. Others are decoded again.
 DECODED_MAX = 8
 # What parts of answers may take beside a page, in units of the page: with every field an answer is twice as long.
 ROOM_FACTOR = 3
@@ -60,7 +60,18 @@ def _decoder(view: type) -> msgspec.json.Decoder[Any]:
 class VehiclePage:
     """Vehicles and the upstream's cursors; decoded in whatever form they are asked for, whole or as a view."""
 
-    __slots__ = ("__weakref__", "_body", "_form", "_items", "_kept", "_raws", "_room", "cursors", "next_page_token")
+    __slots__ = (
+        "__weakref__",
+        "_body",
+        "_form",
+        "_is_stored",
+        "_items",
+        "_kept",
+        "_raws",
+        "_room",
+        "cursors",
+        "next_page_token",
+    )
 
     def __init__(
         self,
@@ -75,6 +86,7 @@ class VehiclePage:
         # What it was decoded to last.
         self._form: type | None = None if items is None else Vehicle
         self._items: Sequence[Any] = items or ()
+        self._is_stored = False
         self._raws: list[Raw] | None = None
         # Parts of answers that were made of this page, beside the page itself and for as long.
         self._kept: dict[Hashable, Kept] = {}
@@ -129,7 +141,10 @@ class VehiclePage:
         return self._body
 
     def parts(self) -> list[Part]:
-        """The vehicles, each as a part of this page."""
+        """The vehicles, each as a part of this page, which is to be stored."""
+        self._is_stored = True
+        if self._form is not None:
+            self.holds(self._form, self._items)
         here = weakref.ref(self)
         return [Part(here, place, vehicle_id) for place, vehicle_id in enumerate(self.ids)]
 
@@ -167,7 +182,7 @@ class VehiclePage:
     def holds(self, form: type, items: Sequence[Any]) -> None:
         """It has been decoded to these."""
         self._form, self._items = form, items
-        if not _lately or _lately[-1] is not self:
+        if self._is_stored and (not _lately or _lately[-1] is not self):
             _lately.append(self)
             if len(_lately) > DECODED_MAX:
                 oldest = _lately.popleft()

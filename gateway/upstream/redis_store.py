@@ -22,7 +22,7 @@ from redis.exceptions import RedisError
 
 from gateway.settings import RedisSettings
 from gateway.upstream.cache import Entry, MemoryStore
-from gateway.upstream.pages import VehiclePage
+from gateway.upstream.pages import IDS, VehiclePage
 from gateway.upstream.single_flight import look_at_error
 
 T = TypeVar("T")
@@ -162,7 +162,7 @@ def _plain(value: object) -> object:
 
 def _page(kind: type, stored: bytes) -> VehiclePage:
     assert kind is VehiclePage
-    return VehiclePage.of_body(stored)
+    return VehiclePage.of_body(stored, IDS)
 
 
 def _redis_of(settings: RedisSettings) -> RedisCache:
