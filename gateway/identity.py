@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 
 def principal_of(*parts: str) -> str:
@@ -17,7 +18,7 @@ class Caller:
     it opens, if that is verified.
     """
 
-    __slots__ = ("__authorization", "client", "expires_at", "fleet", "principal")
+    __slots__ = ("__authorization", "__head", "client", "expires_at", "fleet", "principal")
 
     def __init__(
         self,
@@ -28,14 +29,21 @@ class Caller:
         client: str | None = None,
     ) -> None:
         self.__authorization = f"Bearer {token}"
+        self.__head: bytes | None = None
         self.principal = principal or principal_of(token)
         self.client = client or self.principal
         self.expires_at = expires_at
         self.fleet = fleet
 
     def authorization(self) -> str:
-        """The `Authorization` header for the upstream: the only way out for the token."""
+        """The `Authorization` header for the upstream: this and `head` are the only ways out for the token."""
         return self.__authorization
+
+    def head(self, render: Callable[[str], bytes]) -> bytes:
+        """What the upstream is sent with that header in it, rendered once for all calls of a request."""
+        if self.__head is None:
+            self.__head = render(self.__authorization)
+        return self.__head
 
     def __repr__(self) -> str:
         return f"Caller(principal={self.principal[:8]}…)"

@@ -202,16 +202,18 @@ class _Pages(Generic[N]):
         return page
 
 
-@lru_cache(1024)
 def vehicle_set(search: str | None, fleet: str | None) -> bytes:
     """What a connection of vehicles walks."""
-    return set_of("vehicles", search, fleet)
+    # Callers make the words that are searched for, and may make them long.
+    return _known_set("vehicles", None, fleet) if search is None else set_of("vehicles", search, fleet)
 
 
-@lru_cache(1024)
 def unit_set(fleet: str | None) -> bytes:
     """What a connection of telematics units walks."""
-    return set_of("telematicsUnits", fleet)
+    return _known_set("telematicsUnits", fleet)
+
+
+_known_set = lru_cache(1024)(set_of)
 
 
 async def vehicle_connection(

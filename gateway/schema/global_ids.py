@@ -19,8 +19,9 @@ TELEMATICS_UNIT = "TelematicsUnit"
 LENGTH_MAX = 2048
 
 
-# Ids that are remembered with what they stand for; they tell nothing of any caller.
+# Ids that are remembered with what they stand for, if they are short: callers make them. They tell nothing of any.
 IDS_MAX = 16_384
+SHORT = 64
 
 
 class UnitKey(NamedTuple):
@@ -31,9 +32,12 @@ class UnitKey(NamedTuple):
     unit_id: str
 
 
-@lru_cache(IDS_MAX)
 def vehicle_global_id(vehicle_id: str) -> str:
     """The global id of a vehicle."""
+    return _known_id(vehicle_id) if len(vehicle_id) <= SHORT else _id_of(vehicle_id)
+
+
+def _id_of(vehicle_id: str) -> str:
     return base64.b64encode(f"{VEHICLE}:{vehicle_id}".encode()).decode()
 
 
@@ -43,9 +47,12 @@ def unit_global_id(key: UnitKey) -> str:
     return base64.b64encode(f"{TELEMATICS_UNIT}:{parts}".encode()).decode()
 
 
-@lru_cache(IDS_MAX)
 def parse_global_id(text: str) -> str | UnitKey:
     """A vehicle's id or a unit's key; raises GlobalIdInvalid for anything this schema did not give out."""
+    return _remembered(text) if len(text) <= SHORT else _parsed(text)
+
+
+def _parsed(text: str) -> str | UnitKey:
     try:
         if len(text) > LENGTH_MAX:
             raise GlobalIdInvalid("This is not a global id of this gateway.", "id")
@@ -59,3 +66,7 @@ def parse_global_id(text: str) -> str | UnitKey:
         if unit_id:
             return UnitKey(manufacturer or None, brand or None, unit_id)
     raise GlobalIdInvalid("This is not a global id of this gateway.", "id")
+
+
+_remembered = lru_cache(IDS_MAX)(_parsed)
+_known_id = lru_cache(IDS_MAX)(_id_of)

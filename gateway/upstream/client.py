@@ -44,8 +44,10 @@ Found = dict[str, Vehicle | BaseException | None]
 # Marks a next_page_token among cursors; no upstream cursor holds a line break.
 PAGE_TOKEN = "page_token\n"  # noqa: S105 - a mark, no secret
 ID_LENGTH_MAX = 256
-# Pages whose digests are remembered; those of all callers, for a digest knows of none.
+# Pages whose digests are remembered, those of all callers, for a digest knows of none; and how long the cursor or the
+# words may be that they are asked for with.
 DIGESTS_MAX = 4096
+SHORT = 512
 # These would be the answer to every further read of the same caller, too.
 FINAL = (UpstreamUnauthenticated, UpstreamForbidden, RateLimited)
 
@@ -79,9 +81,7 @@ class FleetClient:
         self._settings = settings
         self._vehicle_path = _PathOf(settings.vehicle_path)
         self._state_path = _PathOf(settings.latest_state_path)
-        self._page_digest = lru_cache(DIGESTS_MAX)(
-            lambda cursor, search: digest_of(settings.vehicles_path, self._page_parameters(cursor, search))
-        )
+        self._known_digest = lru_cache(DIGESTS_MAX)(self._digest_of_page)
         self._cache = cache
         self._prefetch = prefetch and cache is not None
         self._ahead: set[asyncio.Task[Any]] = set()
@@ -114,7 +114,9 @@ class FleetClient:
         """A page of the fleet that is there and fresh; `search` goes with the first alone."""
         if self._cache is None or self._prefetch:
             return None
-        return self._cache.at_hand(key_of(caller, self._page_digest(cursor, search)), Resource.VEHICLES)
+        is_short = len(cursor or "") + len(search or "") <= SHORT
+        digest = (self._known_digest if is_short else self._digest_of_page)(cursor, search)
+        return self._cache.at_hand(key_of(caller, digest), Resource.VEHICLES)
 
     def made_of(self, reads: Sequence[Used]) -> list[Made] | None:
         """What holds what was read, if it is kept and the same still."""
@@ -173,6 +175,9 @@ class FleetClient:
 
         path, parameters = self._settings.vehicles_path, self._page_parameters(cursor, search)
         return Read(errand, Resource.VEHICLES, path, VehiclePage, parameters, parts, view=view)
+
+    def _digest_of_page(self, cursor: str | None, search: str | None) -> str:
+        return digest_of(self._settings.vehicles_path, self._page_parameters(cursor, search))
 
     def _page_parameters(self, cursor: str | None, search: str | None) -> Parameters:
         names = self._settings

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import time
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -49,8 +48,8 @@ EVERY_REQUEST = {
     "Content-Type": "application/json",
     "User-Agent": f"invers-graphql-gateway/{__version__}",
 }
-# Callers whose headers are remembered.
-PREPARED_MAX = 1024
+# How long a parameter may be whose call's target is remembered: the last, which may be a cursor or words of a caller's.
+SHORT = 512
 # Of a number in a header: more says nothing of time or calls.
 DIGITS_MAX = 12
 
@@ -63,7 +62,6 @@ class HttpTransport:
         self._headers = EVERY_REQUEST | ({"X-INVERS-Fleet-Id": settings.fleet_id} if settings.fleet_id else {})
         self._wire = wire or wire_of(settings)
         self._http1 = self._wire if isinstance(self._wire, Http1) else None
-        self._prepared: OrderedDict[str, bytes] = OrderedDict()
         timeouts = httpx.Timeout(
             connect=settings.connect_timeout,
             read=settings.read_timeout,
@@ -74,7 +72,9 @@ class HttpTransport:
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
         read.tally.upstream_calls += 1
-        target = _target(read.path, read.parameters) if read.parameters else read.path
+        target = read.path
+        if read.parameters:
+            target = (_known_target if len(read.parameters[-1][1]) <= SHORT else _target)(read.path, read.parameters)
         try:
             if self._http1 is not None and target.isascii() and target.isprintable():
                 status, fields, body = await self._http1.get(target, self._prepared_for(read, self._http1))
@@ -124,16 +124,10 @@ class HttpTransport:
         return headers
 
     def _prepared_for(self, read: Read[Any], wire: Http1) -> bytes:
-        """The headers of a read; what every read of a caller has in common is made once."""
+        """The headers of a read; what all reads of a request have in common is made once."""
         if read.errand.traceparent is not None or read.known is not None:
             return wire.prepared(self._headers_of(read))
-        authorization = read.errand.caller.authorization()
-        prepared = self._prepared.get(authorization)
-        if prepared is None:
-            prepared = self._prepared[authorization] = wire.prepared(self._headers_of(read))
-            if len(self._prepared) > PREPARED_MAX:
-                self._prepared.popitem(last=False)
-        return prepared
+        return read.errand.caller.head(lambda bearer: wire.prepared({**self._headers, "Authorization": bearer}))
 
     async def _given(self, request: Get) -> httpx.Response:
         if isinstance(self._wire, WholeAnswers):
@@ -164,9 +158,11 @@ class HttpTransport:
             raise UpstreamInvalidResponse(Problem(200)) from unreadable
 
 
-@lru_cache(1024)
 def _target(path: str, parameters: Parameters) -> str:
     return f"{path}?{urlencode(parameters)}"
+
+
+_known_target = lru_cache(1024)(_target)
 
 
 def wire_of(settings: UpstreamSettings) -> Wire:

@@ -82,15 +82,15 @@ class Admission:
         """Whether this principal would be sent away at once."""
         return not self._may_run(principal) and not self._may_wait(principal)
 
-    def is_full_for(self, credentials: bytes) -> bool:
-        """The same for whoever sent these credentials, if they were introduced lately.
+    def introduced(self, credentials: bytes) -> str | None:
+        """Whose credentials these are, if they were introduced lately."""
+        return self._introduced.get(hashlib.sha256(credentials).digest())
 
-        Once it is so it stays so until a quarter of their queue is gone: else each place that comes free would have all
-        who come at that moment try for it.
+    def is_shut(self, principal: str) -> bool:
+        """The same as `is_full`, but once it is so it stays so until a quarter of the principal's queue is gone.
+
+        Else each place that comes free would have all who come at that moment try for it.
         """
-        principal = self._introduced.get(hashlib.sha256(credentials).digest())
-        if principal is None:
-            return False
         waiting = len(self._queues.get(principal, ()))
         if self.is_full(principal):
             self._open_at[principal] = waiting * 3 // 4

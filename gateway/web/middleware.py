@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import time
@@ -50,29 +51,34 @@ class Refusals:
         self.status = refused.status_code
         self.body = bytes(refused.body)
         self.headers = [*refused.raw_headers, *HARDENING]
-        self._requests: OrderedDict[bytes, bytes] = OrderedDict()
+        self._requests: OrderedDict[bytes, str] = OrderedDict()
 
-    def are_due(self, headers: list[tuple[bytes, bytes]]) -> bytes | None:
-        """The credentials among a request's headers, if their principal is sent away at once."""
+    def are_due(self, headers: list[tuple[bytes, bytes]]) -> str | None:
+        """The principal whose credentials are among a request's headers, if it is sent away at once."""
         if self._admission.waiting:
             for name, value in headers:
                 if name == b"authorization":
-                    return value if self._admission.is_full_for(value) else None
+                    principal = self._admission.introduced(value)
+                    return principal if principal is not None and self._admission.is_shut(principal) else None
         return None
 
     def are_due_again(self, request: bytes) -> bool:
         """Whether this is, to the byte, a request that was refused before, and whose sender is sent away at once."""
-        if not self._admission.waiting:
+        if not self._admission.waiting or not self._requests or len(request) > REQUEST_BYTES_MAX:
             return False
-        credentials = self._requests.get(request)
-        return credentials is not None and self._admission.is_full_for(credentials)
+        principal = self._requests.get(_digest_of(request))
+        return principal is not None and self._admission.is_shut(principal)
 
-    def remember(self, request: bytes, credentials: bytes) -> None:
-        """A whole request, as it came, that was refused: a flood has many of the same."""
+    def remember(self, request: bytes, principal: str) -> None:
+        """A whole request, as it came, that was refused: a flood has many of the same. Only its digest is kept."""
         if len(request) <= REQUEST_BYTES_MAX:
-            self._requests[request] = credentials
+            self._requests[_digest_of(request)] = principal
             if len(self._requests) > REQUESTS_MAX:
                 self._requests.popitem(last=False)
+
+
+def _digest_of(request: bytes) -> bytes:
+    return hashlib.blake2b(request, digest_size=16).digest()
 
 
 class Shedding:

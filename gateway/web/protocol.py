@@ -66,8 +66,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._too_large = False
         self._timer: asyncio.TimerHandle | None = None
         self._refusals: Refusals | None = getattr(getattr(self.app, "state", None), "refusals", None)
-        self._refusing: bytes | None = None  # the credentials of the request that is being read
-        self._refused: bytes | None = None  # those of the request that was refused just now
+        self._refusing: str | None = None  # whose request it is that is being read, if it is to be refused
+        self._refused: str | None = None  # whose request was refused just now
         self._begun = 0
         self._active_at = 0.0
 

@@ -159,6 +159,21 @@ async def test_who_leaves_the_queue_gives_up_the_place_in_it():
     assert (admission.running, admission.waiting) == (2, 0)
 
 
+async def test_who_was_refused_is_refused_until_a_quarter_of_the_queue_is_gone():
+    """A place that comes free does not let a flood through; a quarter of the queue does."""
+    admission = Admission(LimitSettings(concurrency=1, queue=8, principal_concurrency=1, principal_queue=8))
+    await admission.enter("flood", Patience.of(5))
+    waiting = [await waiting_for(admission, "flood") for _ in range(8)]
+    shut = []
+    for _ in range(4):
+        shut.append(admission.is_shut("flood"))
+        admission.leave("flood")
+        await asyncio.sleep(0)
+    assert shut == [True, True, False, False]
+    for task in waiting:
+        task.cancel()
+
+
 async def test_a_processor_that_is_shared_counts_as_busy_too(monkeypatch, tmp_path):
     """Time spent waiting for a processor takes places away as time spent using it does."""
     told = tmp_path / "schedstat"
@@ -184,8 +199,9 @@ async def test_who_was_refused_is_known_by_their_credentials():
     await admission.enter("flood", Patience.of(5))
     waiting = await waiting_for(admission, "flood")
     admission.introduce(b"Bearer one", "flood")
-    assert admission.is_full_for(b"Bearer one")
-    assert not admission.is_full_for(b"Bearer two")
+    assert admission.introduced(b"Bearer one") == "flood"
+    assert admission.is_shut("flood")
+    assert admission.introduced(b"Bearer two") is None
     admission.leave("flood")
     await waiting
-    assert not admission.is_full_for(b"Bearer one")
+    assert not admission.is_shut("flood")
