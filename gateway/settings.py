@@ -56,7 +56,7 @@ class UpstreamSettings(Slice):
     total_timeout: float = Field(
         default=15.0, gt=0, description="Seconds until an answer that is still arriving is given up."
     )
-    connections_max: int = Field(default=100, ge=1, description="Open connections to the upstream, per process.")
+    connections_max: int = Field(default=256, ge=1, description="Open connections to the upstream, per process.")
     keepalive_expiry: float = Field(default=60.0, ge=0, description="Seconds an idle connection is kept.")
     response_bytes_max: int = Field(default=32 * 2**20, ge=1024, description="Bytes of an answer, decompressed.")
 

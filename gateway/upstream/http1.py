@@ -18,7 +18,7 @@ import httptools
 import httpx
 
 from gateway.settings import UpstreamSettings
-from gateway.upstream.answers import Fields, Get, WholeAnswers, answer, plain
+from gateway.upstream.answers import Fields, Get, WholeAnswers, answer
 
 # Bytes of an answer's status line and headers; interim answers count, too.
 HEAD_BYTES_MAX = 64 * 1024
@@ -60,6 +60,7 @@ class Http1(WholeAnswers):
         self._start = f"GET {self._path}".encode("ascii")
         self._rest = f" HTTP/1.1\r\nHost: {url.netloc.decode('ascii')}\r\n"
         self._tls = (context or ssl.create_default_context()) if url.scheme == "https" else None
+        self._gives_up_after = min(settings.pool_timeout, settings.total_timeout)
         # Asked for once: in Python 3.11 it costs a system call each time.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._idle: dict[Connection, None] = {}
@@ -81,21 +82,18 @@ class Http1(WholeAnswers):
         return f"{self._rest}{lines}\r\n".encode("ascii")
 
     async def get(self, target: str, prepared: bytes) -> tuple[int, Fields, bytes]:
-        """Status, header fields and body of an answer, past httpx's requests and responses; `target` is of ASCII."""
+        """Status, header fields and body of an answer as it came, past httpx's objects; `target` is of ASCII."""
         if not target.isprintable() or " " in target:
             raise httpx.LocalProtocolError(ODD)
-        status, fields, body = await self._asked(b"".join((self._start, target.encode("ascii"), prepared)))
-        fields, body = plain(fields, body, self.settings.response_bytes_max)
-        return status, fields, body
+        return await self._asked(b"".join((self._start, target.encode("ascii"), prepared)))
 
     async def _asked(self, head: bytes) -> tuple[int, Fields, bytes]:
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
-        now, settings = loop.time(), self.settings
-        ends = now + settings.total_timeout
+        now = loop.time()
         future: asyncio.Future[Parts] = loop.create_future()
-        call = Call(head, future, min(now + settings.pool_timeout, ends), ends)
+        call = Call(head, future, now + self._gives_up_after, now + self.settings.total_timeout)
         if self._idle:
             self._idle.popitem()[0].ask(call, now)
         else:

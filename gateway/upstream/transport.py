@@ -31,7 +31,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.settings import UpstreamSettings
-from gateway.upstream.answers import Get, Whole, WholeAnswers
+from gateway.upstream.answers import Fields, Get, Whole, WholeAnswers, plain
 from gateway.upstream.fetching import Parameters, Rate, Read, Reply
 from gateway.upstream.http1 import Http1
 from gateway.upstream.models import ProblemBody, Vehicle, decoded
@@ -76,13 +76,7 @@ class HttpTransport:
         if read.parameters:
             target = (_known_target if len(read.parameters[-1][1]) <= SHORT else _target)(read.path, read.parameters)
         try:
-            if self._http1 is not None and target.isascii() and target.isprintable():
-                status, fields, body = await self._http1.get(target, self._prepared_for(read, self._http1))
-            else:
-                request = Get(self._settings.url, target, self._headers_of(read), self._extensions)
-                response = await self._given(request)
-                assert isinstance(response.stream, Whole)
-                status, fields, body = response.status_code, response.headers.raw, response.stream.body
+            status, fields, body = await self._asked(read, target)
         except (httpx.TimeoutException, TimeoutError) as late:
             raise UpstreamTimeout from late
         except (httpx.DecodingError, UnicodeDecodeError) as garbled:
@@ -110,6 +104,17 @@ class HttpTransport:
         if status == 404:
             return Reply(None, len(body), flow_id=headers.get(FLOW_ID), rate=rate_of(headers))
         raise failure_of(status, headers, body)
+
+    async def _asked(self, read: Read[Any], target: str) -> tuple[int, Fields, bytes]:
+        """Status, header fields and inflated body of an answer; raises httpx's errors."""
+        if self._http1 is None or not target.isascii() or not target.isprintable():
+            request = Get(self._settings.url, target, self._headers_of(read), self._extensions)
+            response = await self._given(request)
+            assert isinstance(response.stream, Whole)
+            return response.status_code, response.headers.raw, response.stream.body
+        status, fields, body = await self._http1.get(target, self._prepared_for(read, self._http1))
+        fields, body = plain(fields, body, self._settings.response_bytes_max)
+        return status, fields, body
 
     async def close(self) -> None:
         """Closes the pool."""
