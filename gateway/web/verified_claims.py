@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from joserfc import jwt
 from joserfc.errors import InvalidKeyIdError, JoseError
@@ -21,6 +21,15 @@ from gateway.settings import OidcSettings
 # Signatures by public keys only: with a shared secret, whoever verifies could also sign.
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 VERIFIED_MAX = 10_000
+
+
+class Claimed(NamedTuple):
+    """What verified claims say of a caller, as `Caller` takes it; the token itself is not remembered."""
+
+    principal: str
+    expires_at: float
+    fleet: str | None
+    client: str
 
 
 class Keys(Protocol):
@@ -36,7 +45,7 @@ class VerifiedClaims:
         self._settings = settings
         self._keys = keys
         self._clock = clock
-        self._verified: OrderedDict[str, Caller] = OrderedDict()
+        self._verified: OrderedDict[str, Claimed] = OrderedDict()
         required: dict[str, Any] = {"iss": {"essential": True, "value": settings.issuer}, "exp": {"essential": True}}
         if settings.audience is not None:
             required["aud"] = {"essential": True, "value": settings.audience}
@@ -44,14 +53,12 @@ class VerifiedClaims:
 
     async def __call__(self, token: str) -> Caller:
         digest = principal_of(token)
-        caller = self._verified.get(digest)
-        if caller is not None and caller.expires_at is not None and self._clock() < caller.expires_at:
-            return caller
-        caller = self._caller_of(token, await self._claims_of(token))
-        self._verified[digest] = caller
-        if len(self._verified) > VERIFIED_MAX:
-            self._verified.popitem(last=False)
-        return caller
+        claimed = self._verified.get(digest)
+        if claimed is None or self._clock() >= claimed.expires_at:
+            claimed = self._verified[digest] = self._claimed_by(await self._claims_of(token))
+            if len(self._verified) > VERIFIED_MAX:
+                self._verified.popitem(last=False)
+        return Caller(token, *claimed)
 
     async def _claims_of(self, token: str) -> dict[str, Any]:
         try:
@@ -64,7 +71,7 @@ class VerifiedClaims:
             raise Unauthenticated("The bearer token is not valid here.") from refused
         return claims
 
-    def _caller_of(self, token: str, claims: dict[str, Any]) -> Caller:
+    def _claimed_by(self, claims: dict[str, Any]) -> Claimed:
         who = claims.get("sub") or claims.get("client_id") or claims.get("azp")
         if not isinstance(who, str):
             raise Unauthenticated("The bearer token names no subject.")
@@ -75,7 +82,7 @@ class VerifiedClaims:
         kinds = "\x01".join(str(claims.get(name, "")) for name in ("client_id", "azp"))
         principal = principal_of("oidc", str(claims["iss"]), who, kinds, fleet or "", " ".join(scopes))
         client = principal_of("client", str(claims["iss"]), str(claims.get("client_id") or claims.get("azp") or who))
-        return Caller(token, principal, float(claims["exp"]), fleet, client)
+        return Claimed(principal, float(claims["exp"]), fleet, client)
 
 
 def _decoded(token: str, keys: KeySet) -> dict[str, Any]:
