@@ -105,7 +105,7 @@ class Entry(Generic[T]):
         """What it is accounted with in memory, in bytes; a part shares the memory of the whole."""
         if isinstance(self.value, Part):
             return OVERHEAD
-        return OVERHEAD + self.body * (1 if isinstance(self.value, Packed) else MEMORY_FACTOR)
+        return OVERHEAD + int(self.body * (1 if isinstance(self.value, Packed) else MEMORY_FACTOR))
 
     def whole(self) -> Entry[Any] | None:
         """The entry with its value in place of a part, or of what is packed; None where that is gone."""

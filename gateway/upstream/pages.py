@@ -17,8 +17,8 @@ from gateway.upstream.views import vehicle_view
 V = TypeVar("V")
 # Stored pages that stay decoded, in the process: those of walks that go on. Others are decoded again.
 DECODED_MAX = 8
-# What parts of answers may take beside a page, in units of the page: with every field an answer is twice as long.
-ROOM_FACTOR = 3
+# What parts of answers may take beside a page, in units of the page: with every field an answer is 2.04 times as long.
+ROOM_FACTOR = 2.2
 
 
 class Kept(NamedTuple):
@@ -90,7 +90,7 @@ class VehiclePage:
         self._raws: list[Raw] | None = None
         # Parts of answers that were made of this page, beside the page itself and for as long.
         self._kept: dict[Hashable, Kept] = {}
-        self._room = ROOM_FACTOR * len(self._body)
+        self._room = int(ROOM_FACTOR * len(self._body))
 
     @classmethod
     def of_body(cls, body: bytes, view: type[Vehicle] | None = None) -> VehiclePage:
