@@ -13,6 +13,8 @@ from enum import Enum
 from math import inf
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from msgspec import Struct
+
 from gateway.errors import (
     RateLimited,
     UpstreamForbidden,
@@ -85,12 +87,12 @@ def age_of(entry: Entry[Any], lifetime: Lifetime, at: float) -> Age:
     return Age.IF_ERROR if age < lifetime.fresh + lifetime.if_error else Age.DEAD
 
 
-@dataclass(slots=True)
-class Entry(Generic[T]):
+class Entry(Struct, Generic[T], gc=False):
     """An answer that is kept; `body` is its length as JSON in bytes, `ends_at` when its token expires.
 
     The value of a part of a larger answer, which is kept, too, is a `Part`: the vehicle where its page is still there.
-    That of a small answer is `Packed`.
+    That of a small answer is `Packed`. There may be a hundred thousand of them, which the collector need not know: they
+    hold no circles.
     """
 
     value: T | None

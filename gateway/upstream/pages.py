@@ -202,7 +202,7 @@ IDS = vehicle_view({})
 _lately: deque[VehiclePage] = deque()
 
 
-class Part(NamedTuple):
+class Part(Struct, gc=False):
     """A vehicle of a page, for as long as that lasts."""
 
     page: weakref.ref[VehiclePage]
@@ -215,7 +215,7 @@ class Part(NamedTuple):
         return None if page is None else page.vehicle(self.place)
 
 
-class Packed(NamedTuple):
+class Packed(Struct, gc=False):
     """An answer as it came, to be decoded when it is looked at: decoded it takes four times as much memory."""
 
     body: bytes
