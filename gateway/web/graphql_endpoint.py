@@ -257,6 +257,7 @@ class GraphQLEndpoint:
         try:
             await self.admission.enter(principal, patience)
         except Overloaded:
+            patience.close()
             if leaving.done():
                 raise CallerLeft from None
             raise
