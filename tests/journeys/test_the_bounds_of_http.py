@@ -263,3 +263,29 @@ def test_who_floods_is_sent_away_on_a_connection_that_stays_usable(server):
     assert [talk.ask(question()), talk.ask(other), talk.ask(question())] == [200] * 3
     for each in (*busy, talk):
         each.close()
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_who_leaves_while_waiting_gives_up_their_turn(server, short):
+    """A caller who hangs up in the queue is out of it at once, while the one before still runs."""
+    one = server(
+        limits={"concurrency": 1, "principal_concurrency": 1}, cache={"enabled": False}, http={"short_road": short}
+    )
+    warm = Talk(one)
+    assert warm.ask(question()) == 200
+    one.simulator.faults.rules = [Fault("latency", seconds=2)]
+    running, waiting = Talk(one), Talk(one)
+    asking = threading.Thread(target=running.ask, args=(question(),))
+    asking.start()
+    time.sleep(0.2)
+    waiting.connection.sendall(question())
+    time.sleep(0.2)
+    load = httpx.get(f"{one.url}/health/ready").json()
+    assert (load["operations"], load["queued"]) == (1, 1)
+    waiting.close()
+    time.sleep(0.2)
+    load = httpx.get(f"{one.url}/health/ready").json()
+    assert (load["operations"], load["queued"]) == (1, 0)
+    asking.join()
+    running.close()
+    warm.close()
