@@ -110,7 +110,7 @@ class CacheSettings(Slice):
     negative_ttl: float = Field(default=10, ge=0, description="How long it is known that something does not exist.")
     answers: bool = Field(
         default=False,
-        description="Whether whole answers are kept, too, for as long as what they were made of; on the short road only.",
+        description="Whether whole answers of plain queries by POST are kept, for as long as what they were made of.",
     )
     answers_bytes_max: int = Field(
         default=64 * 2**20, ge=2**16, description="Bytes of memory for whole answers, per process."
