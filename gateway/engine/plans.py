@@ -16,7 +16,6 @@ from graphql import (
     DocumentNode,
     FieldNode,
     FragmentDefinitionNode,
-    GraphQLArgument,
     GraphQLError,
     GraphQLField,
     GraphQLNonNull,
@@ -252,10 +251,6 @@ def arguments_of(definition: GraphQLField, node: FieldNode, values: VariableValu
         for name, variable in from_variables.items()
     ]
 
-    if not constants and len(wanted) == 1:
-        (only,) = wanted
-        return _only_argument(*only)
-
     def arguments(coerced: Mapping[str, Any]) -> dict[str, Any]:
         found = dict(constants)
         for name, variable, argument, required in wanted:
@@ -267,20 +262,6 @@ def arguments_of(definition: GraphQLField, node: FieldNode, values: VariableValu
             elif argument.default is not None or required:
                 raise Unusual  # seldom enough
         return found
-
-    return arguments
-
-
-def _only_argument(name: str, variable: str, argument: GraphQLArgument, required: bool) -> Arguments:  # noqa: FBT001
-    def arguments(coerced: Mapping[str, Any]) -> dict[str, Any]:
-        value = coerced.get(variable, Undefined)
-        if value is None and required:
-            raise Unusual
-        if value is not Undefined:
-            return {name: value}
-        if argument.default is not None or required:
-            raise Unusual
-        return {}
 
     return arguments
 

@@ -18,7 +18,6 @@ import msgspec
 from gateway.errors import CursorForeign, CursorInvalid
 
 VERSION = 2
-FINGERPRINT = 0xFFFF
 # A position within its page: the item, its place, how many are behind it, its neighbour's fingerprint, its fleet's.
 InPage = tuple[str, int, int, int | None, bytes | None]
 CHECKSUM_LENGTH = 4
@@ -71,7 +70,7 @@ def fleet_of(fleet_id: str | None) -> bytes | None:
 
 def fingerprint_of(item_id: str) -> int:
     """Sixteen bits of an item's id: enough to tell it from its neighbours."""
-    return zlib.crc32(item_id.encode()) & FINGERPRINT
+    return zlib.crc32(item_id.encode()) & 0xFFFF
 
 
 class CursorWriter:

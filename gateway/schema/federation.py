@@ -5,21 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway.errors import GatewayError, InputInvalid
+from gateway.errors import InputInvalid
 from gateway.schema.context import Context
 from gateway.schema.global_ids import TELEMATICS_UNIT, VEHICLE, UnitKey, parse_global_id
-from gateway.schema.queries import Key, objects_of
+from gateway.schema.queries import objects_of
 
 
 async def entities_of(context: Context, representations: Sequence[Any]) -> list[Any]:
     """The entities that representations stand for: null where there is none, errors in their places."""
-    keys: list[Key] = []
-    for representation in representations:
-        try:
-            keys.append(_key_of(representation))
-        except GatewayError as invalid:
-            keys.append(invalid)
-    return await objects_of(context, keys)
+    return await objects_of(context, representations, _key_of)
 
 
 def _key_of(representation: Any) -> str | UnitKey:

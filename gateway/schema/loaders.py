@@ -49,14 +49,10 @@ async def _vehicles(
     # What a page of this request has told already is not asked for again.
     told = {vehicle_id: (page, place) for page in _read(pages) for place, vehicle_id in enumerate(page.ids)}
     found = await client.vehicles_by_id(errand, [i for i in ids if i not in told])
-    return [_told(*told[vehicle_id]) if vehicle_id in told else found[vehicle_id] for vehicle_id in ids]
+    return [VehiclePage.vehicle(*told[vehicle_id]) if vehicle_id in told else found[vehicle_id] for vehicle_id in ids]
 
 
 def _read(pages: Mapping[PageKey, asyncio.Future[VehiclePage]]) -> Iterator[VehiclePage]:
     for page in pages.values():
         if page.done() and not page.cancelled() and page.exception() is None:
             yield page.result()
-
-
-def _told(page: VehiclePage, place: int) -> Vehicle:
-    return page.vehicle(place)

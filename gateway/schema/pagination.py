@@ -16,7 +16,6 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, Generic, NamedTuple, TypeVar
-from zlib import crc32
 
 from gateway.errors import (
     BackwardPagingUnsupported,
@@ -26,7 +25,7 @@ from gateway.errors import (
     UpstreamInvalidResponse,
     WalkLimitExceeded,
 )
-from gateway.schema.cursors import FINGERPRINT, CursorWriter, InPage, Position, fingerprint_of
+from gateway.schema.cursors import CursorWriter, InPage, Position, fingerprint_of
 
 N = TypeVar("N")
 R = TypeVar("R")
@@ -70,7 +69,7 @@ class Page(Generic[N]):
         ids = self.ids
         behind = len(ids) - index - 1
         neighbour = index + 1 if behind else index - 1
-        beside = crc32(ids[neighbour].encode()) & FINGERPRINT if neighbour >= 0 else None
+        beside = fingerprint_of(ids[neighbour]) if neighbour >= 0 else None
         return ids[index], index, behind, beside, self.fleet_at(index)
 
 

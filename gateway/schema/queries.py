@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import strawberry
 from strawberry import UNSET
 from strawberry.federation.schema_directives import Cost, ListSize
 
-from gateway.errors import GatewayError, GlobalIdInvalid, InputInvalid
+from gateway.errors import GatewayError, InputInvalid
 from gateway.schema.connections import (
     Arguments,
     Connection,
@@ -171,22 +171,17 @@ async def nodes_of(context: Context, global_ids: Sequence[str]) -> list[Any]:
     if len(global_ids) > context.nodes_max:
         message = f"`ids` has {len(global_ids)} ids; at most {context.nodes_max} are allowed."
         raise InputInvalid(message, "ids")
-    # An id that can't be read fails alone, in its own place.
-    keys: list[Key] = []
-    for global_id in global_ids:
+    return await objects_of(context, global_ids, parse_global_id)
+
+
+async def objects_of(context: Context, given: Sequence[Any], key_of: Callable[[Any], str | UnitKey]) -> list[Any]:
+    """The objects that are meant, a vehicle by its id or a unit by its key; read together, errors in their places."""
+    keys: list[str | UnitKey | GatewayError] = []
+    for each in given:
         try:
-            keys.append(parse_global_id(global_id))
-        except GlobalIdInvalid as invalid:
-            keys.append(invalid)
-    return await objects_of(context, keys)
-
-
-# A vehicle's id, a unit's key, or what is wrong with what should have been one.
-Key = str | UnitKey | GatewayError
-
-
-async def objects_of(context: Context, keys: Sequence[Key]) -> list[Any]:
-    """The objects of keys, read together, in order, errors in their places."""
+            keys.append(key_of(each))
+        except GatewayError as invalid:
+            keys.append(invalid)  # what can't be read fails alone
     vehicles = [key for key in dict.fromkeys(keys) if isinstance(key, str)]
     units = [key for key in dict.fromkeys(keys) if isinstance(key, UnitKey)]
     if not units:

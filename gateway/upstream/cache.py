@@ -180,13 +180,14 @@ class MemoryStore:
         return entry
 
     def peek(self, key: str) -> Entry[Any] | None:
-        return _whole(self._cache.peek(key))
+        entry = self.peek_packed(key)
+        return None if entry is None else entry.whole()
 
     async def get(self, key: str, model: type[T]) -> Entry[T] | None:
         return self.peek(key)
 
     async def get_many(self, keys: Sequence[str], model: type[T]) -> list[Entry[T] | None]:
-        return [_whole(self._cache.peek(key)) for key in keys]
+        return [self.peek(key) for key in keys]
 
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None:
         for key, entry, _ in entries:
@@ -194,10 +195,6 @@ class MemoryStore:
 
     async def drop(self, key: str) -> None:
         await self._cache.delete(key)
-
-
-def _whole(held: Entry[Any] | None) -> Entry[Any] | None:
-    return None if held is None else held.whole()
 
 
 class _Known(NamedTuple, Generic[T]):

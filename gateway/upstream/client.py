@@ -145,14 +145,8 @@ class FleetClient:
         values = await self._values(self._vehicle_read(errand, vehicle_id) for vehicle_id in missing)
         return found | dict(zip(missing, values, strict=True))
 
-    async def latest_state(self, errand: Errand, vehicle_id: str) -> State | None:
-        """A vehicle's latest state as property by name."""
-        if not _possible(vehicle_id):
-            return None
-        return (await self._fetcher.fetch(self._state_read(errand, vehicle_id))).value
-
     async def latest_states(self, errand: Errand, ids: Sequence[str]) -> list[State | BaseException | None]:
-        """The latest states of vehicles, each with its own error if it has one."""
+        """The latest states of vehicles as property by name, each with its own error if it has one."""
         possible = [vehicle_id for vehicle_id in dict.fromkeys(ids) if _possible(vehicle_id)]
         values = await self._values(self._state_read(errand, vehicle_id) for vehicle_id in possible)
         found = dict(zip(possible, values, strict=True))
