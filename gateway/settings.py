@@ -45,6 +45,12 @@ class UpstreamSettings(Slice):
     page_size: int = Field(
         default=100, ge=1, le=1000, description="Vehicles in an upstream page, whatever `first` says."
     )
+    unchanged_bytes_max: int = Field(
+        default=33_554_432,
+        ge=0,
+        description="Bytes that the pages read last may take, by process: a page that comes again as it was is not "
+        "decoded again. 0 keeps none.",
+    )
     unit_search: bool = Field(
         default=False, description="Whether search finds a vehicle by the id of its telematics unit."
     )

@@ -64,11 +64,11 @@ class VehiclePage:
         "__weakref__",
         "_body",
         "_form",
-        "_is_stored",
         "_items",
         "_kept",
         "_raws",
         "_room",
+        "_stays",
         "cursors",
         "next_page_token",
     )
@@ -86,7 +86,7 @@ class VehiclePage:
         # What it was decoded to last.
         self._form: type | None = None if items is None else Vehicle
         self._items: Sequence[Any] = items or ()
-        self._is_stored = False
+        self._stays = False
         self._raws: list[Raw] | None = None
         # Parts of answers that were made of this page, beside the page itself and for as long.
         self._kept: dict[Hashable, Kept] = {}
@@ -142,9 +142,7 @@ class VehiclePage:
 
     def parts(self) -> list[Part]:
         """The vehicles, each as a part of this page, which is to be stored."""
-        self._is_stored = True
-        if self._form is not None:
-            self.holds(self._form, self._items)
+        self.stays()
         here = weakref.ref(self)
         return [Part(here, place, vehicle_id) for place, vehicle_id in enumerate(self.ids)]
 
@@ -175,6 +173,18 @@ class VehiclePage:
             self.forget(next(iter(self._kept)))
         self._room -= size
 
+    @property
+    def bytes_taken(self) -> int:
+        """What it takes with all that is kept beside it, but for what it is decoded to."""
+        return len(self._body) + int(ROOM_FACTOR * len(self._body)) - self._room
+
+    def stays(self) -> None:
+        """It is to be kept longer than for one request, so what it was decoded to may have to go before it."""
+        if not self._stays:
+            self._stays = True
+            if self._form is not None:
+                self.holds(self._form, self._items)
+
     def let_go(self) -> None:
         """Forgets what it was decoded to."""
         self._form, self._items = None, ()
@@ -182,12 +192,12 @@ class VehiclePage:
     def holds(self, form: type, items: Sequence[Any]) -> None:
         """It has been decoded to these."""
         self._form, self._items = form, items
-        if self._is_stored and (not _lately or _lately[-1] is not self):
-            _lately.append(self)
-            if len(_lately) > DECODED_MAX:
-                oldest = _lately.popleft()
-                if oldest is not self:
-                    oldest.let_go()
+        here = weakref.ref(self)
+        if self._stays and (not _lately or _lately[-1] is not here):
+            _lately.append(here)
+            oldest = _lately.popleft()() if len(_lately) > DECODED_MAX else None
+            if oldest is not None and oldest is not self:
+                oldest.let_go()
 
     def _decoded(self, form: type[Vehicle]) -> Sequence[Any]:
         if form is Vehicle:
@@ -199,7 +209,7 @@ class VehiclePage:
 
 
 IDS = vehicle_view({})
-_lately: deque[VehiclePage] = deque()
+_lately: deque[weakref.ref[VehiclePage]] = deque()
 
 
 class Part(Struct, gc=False):

@@ -36,6 +36,7 @@ from gateway.upstream.fetching import Parameters, Rate, Read, Reply
 from gateway.upstream.http1 import Http1
 from gateway.upstream.models import ProblemBody, Vehicle, decoded
 from gateway.upstream.pages import VehiclePage
+from gateway.upstream.unchanged import UnchangedPages
 
 T = TypeVar("T")
 Wire = httpx.AsyncBaseTransport
@@ -62,6 +63,7 @@ class HttpTransport:
         self._headers = EVERY_REQUEST | ({"X-INVERS-Fleet-Id": settings.fleet_id} if settings.fleet_id else {})
         self._wire = wire or wire_of(settings)
         self._http1 = self._wire if isinstance(self._wire, Http1) else None
+        self._pages = UnchangedPages(settings.unchanged_bytes_max)
         timeouts = httpx.Timeout(
             connect=settings.connect_timeout,
             read=settings.read_timeout,
@@ -91,7 +93,7 @@ class HttpTransport:
             rate = rate_of(httpx.Headers(fields)) if b"x-rate-limit-limit" in told else None
             etag, flow_id = told.get(b"etag"), told.get(FLOW_ID_BYTES)
             return Reply(
-                self._decoded(read, body),
+                self._decoded(read, target, body),
                 len(body),
                 None if etag is None else etag.decode("latin-1"),
                 None if flow_id is None else flow_id.decode("latin-1"),
@@ -154,10 +156,10 @@ class HttpTransport:
                 await response.aclose()
         return httpx.Response(response.status_code, headers=response.headers, stream=Whole(b"".join(chunks)))
 
-    def _decoded(self, read: Read[T], body: bytes) -> T:
+    def _decoded(self, read: Read[T], target: str, body: bytes) -> T:
         try:
             if read.model is VehiclePage:
-                return VehiclePage.of_body(body, read.view)  # type: ignore[return-value]
+                return self._pages.page_of((read.caller.principal, target), body, read.view)  # type: ignore[return-value]
             return decoded(body, read.model)  # type: ignore[no-any-return]
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as unreadable:
             raise UpstreamInvalidResponse(Problem(200)) from unreadable

@@ -3,7 +3,8 @@
 
 `GET /vehicles` with `limit` or `cursor`, `/vehicles/{id}`, and `/__stats`: the calls so far, `{"total": n}`. Every vehicle
 is the same one of the simulator's, about 1.8 kB, with a number in its ids, VIN and plate; none is held, so a million cost
-what one does. It reads no headers: any token will do, and nobody is paced.
+what one does. It reads no headers: any token will do, and nobody is paced. Under `/moving` are the same vehicles, but the
+first of each answer has another VIN each time.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from functools import lru_cache
+from itertools import count
 from pathlib import Path
 from urllib.parse import parse_qs
 from urllib.request import urlopen
@@ -33,6 +35,8 @@ from gateway.simulator import Client, FleetPlan, Simulator, Switches
 
 VEHICLES_MAX = 1_000_000
 VEHICLE_BYTES = 1800
+VIN = b"WAUZZZGY4N"
+MOVING = "/moving"
 PAGES_REMEMBERED = 64
 HEAD = (
     "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\nDate: Wed, 25 Nov 2026 09:00:00 GMT\r\n"
@@ -52,8 +56,12 @@ class MadeFleet:
         self._vehicles = vehicles
         self._pieces = _template()
         self._page = lru_cache(PAGES_REMEMBERED)(self._rendered)
+        self._turns = count()
 
     def answer_to(self, target: bytes) -> bytes:
+        if target.startswith(MOVING.encode()):
+            answer = self.answer_to(target[len(MOVING) :])
+            return answer.replace(VIN, b"WAUZ%06d" % (next(self._turns) % 1_000_000), 1)
         path, _, query = target.partition(b"?")
         if path == b"/vehicles":
             return self._list(query)
@@ -166,7 +174,7 @@ def _template() -> list[bytes]:
     usual = [one for one in vehicles if one.get("telematics_unit") and one.get("latest_state")]
     vehicle = min(usual, key=lambda one: abs(len(msgspec.json.encode(one)) - VEHICLE_BYTES))
     vehicle["id"] = "V@"
-    vehicle["master_data"] |= {"vin": "WAUZZZGY4N@", "license_plate": "SI-@"}
+    vehicle["master_data"] |= {"vin": f"{VIN.decode()}@", "license_plate": "SI-@"}
     vehicle["telematics_unit"] |= {"id": "38429DA4@"}
     return msgspec.json.encode(vehicle).split(b"@")
 

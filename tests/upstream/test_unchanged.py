@@ -1,0 +1,76 @@
+"""What came again as it was is known already; what has changed by a byte, or came to somebody else, is not."""
+
+from __future__ import annotations
+
+import weakref
+
+import msgspec
+
+from gateway.upstream.pages import IDS
+from gateway.upstream.unchanged import UnchangedPages
+
+ROOM = 100_000
+HERE = ("alice", "/vehicles?limit=100")
+
+
+def body(brand: str = "VW", vehicles: int = 3) -> bytes:
+    items = [{"id": f"V{number}", "master_data": {"brand": brand}} for number in range(vehicles)]
+    return msgspec.json.encode({"items": items, "cursors": {"next": None}})
+
+
+def test_a_page_that_came_again_is_the_same_with_all_that_was_made_of_it():
+    """Decoded once, however often it comes, and in whatever form it is wanted then."""
+    pages = UnchangedPages(ROOM)
+    first = pages.page_of(HERE, body(), None)
+    assert pages.page_of(HERE, body(), IDS) is first
+    assert [vehicle.master_data.brand for vehicle in first.items] == ["VW"] * 3
+
+
+def test_a_page_that_has_changed_is_another_and_then_is_the_known_one():
+    pages = UnchangedPages(ROOM)
+    old = pages.page_of(HERE, body("VW"), None)
+    new = pages.page_of(HERE, body("BMW"), None)
+    assert [vehicle.master_data.brand for vehicle in new.items] == ["BMW"] * 3
+    assert [vehicle.master_data.brand for vehicle in old.items] == ["VW"] * 3
+    assert pages.page_of(HERE, body("BMW"), None) is new
+    assert pages.page_of(HERE, body("VW"), None) is not old
+
+
+def test_what_one_caller_or_place_was_answered_is_not_known_for_another():
+    pages = UnchangedPages(ROOM)
+    page = pages.page_of(HERE, body(), None)
+    assert pages.page_of(("bob", HERE[1]), body(), None) is not page
+    assert pages.page_of((HERE[0], "/vehicles?cursor=2"), body(), None) is not page
+
+
+def test_no_more_is_kept_than_may_be_and_the_least_recently_read_goes_first():
+    pages = UnchangedPages(2 * len(body()))
+    kept = {name: weakref.ref(pages.page_of((name, "/vehicles"), body(), None)) for name in ("alice", "bob")}
+    assert pages.page_of(("alice", "/vehicles"), body(), None) is kept["alice"]()
+    kept["eve"] = weakref.ref(pages.page_of(("eve", "/vehicles"), body(), None))
+    assert {name: page() is not None for name, page in kept.items()} == {"alice": True, "bob": False, "eve": True}
+
+
+def test_what_is_too_large_is_found_while_others_hold_it():
+    pages = UnchangedPages(10)
+    held = pages.page_of(HERE, body(), None)
+    assert pages.page_of(HERE, body(), None) is held
+    gone = weakref.ref(held)
+    del held
+    assert gone() is None
+
+
+def test_where_nothing_may_be_kept_nothing_is_known_again():
+    pages = UnchangedPages(0)
+    assert pages.page_of(HERE, body(), None) is not pages.page_of(HERE, body(), None)
+
+
+async def test_a_change_is_seen_at_once(gateway):
+    """Nothing is out of date: without a cache each answer is that of the fleet API, changed or not."""
+    query = "{ vehicles(first: 3) { nodes { vehicleId masterData { customName } } } }"
+    fleet = gateway.simulator.fleets["T7K2M"]
+    for name in ("one", "one", "two", "two", "one"):
+        fleet.edit(fleet.ids[1], custom_name=name)
+        data, calls = await gateway.data(query), gateway.simulator.requests.total
+        assert data["vehicles"]["nodes"][1]["masterData"]["customName"] == name
+    assert calls == 5
