@@ -31,7 +31,8 @@ from gateway.web import health
 from gateway.web.answers import refusal, too_large
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_endpoint import COST, TIMEOUT, GraphQLEndpoint
-from gateway.web.middleware import REQUEST_ID, BearerToken, BodyLimit, Hardening, Refusals, RequestId, Shedding
+from gateway.web.middleware import REQUEST_ID, BearerToken, BodyLimit, Hardening, RequestId
+from gateway.web.refusals import Refusals, Shedding
 from gateway.web.short_road import ShortRoad
 from gateway.web.tokens import Identify, by_digest
 from gateway.web.whole_answers import WholeAnswers
@@ -91,7 +92,7 @@ def create_app(
                 await asyncio.wait((watching,))
 
     log = RequestLog(settings.log)
-    refusals = Refusals(graphql.admission, log)
+    refusals = Refusals(graphql.admission, log, settings.limits.refusals)
     app = Starlette(
         routes=[
             Route("/", _home),

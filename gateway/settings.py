@@ -214,6 +214,12 @@ class LimitSettings(Slice):
         default=32, ge=1, description="Operations run at the same time for one principal."
     )
     principal_queue: int = Field(default=224, ge=0, description="Operations of one principal that wait their turn.")
+    refusals: int = Field(
+        default=3000,
+        ge=1,
+        description="Refusals a second, by process, that are sent at once; those beyond follow in turn, and leave time "
+        "for answers.",
+    )
 
 
 class OidcSettings(Slice):

@@ -51,7 +51,8 @@ class Admission:
         self._waiting = 0
         self._introduced: OrderedDict[bytes, str] = OrderedDict()
         self._places = float(settings.concurrency)
-        self._open_at: dict[str, int] = {}
+        # Who is sent away at once, and from how many who wait on no more.
+        self.shut: dict[str, int] = {}
         self._latest = ""
         self._contested_until = 0.0
 
@@ -78,6 +79,11 @@ class Admission:
     def waiting(self) -> int:
         return self._waiting
 
+    @property
+    def is_contested(self) -> bool:
+        """Whether there are several principals, of whom some may have to be protected from others."""
+        return time.monotonic() < self._contested_until
+
     def is_full(self, principal: str) -> bool:
         """Whether this principal would be sent away at once."""
         return not self._may_run(principal) and not self._may_wait(principal)
@@ -91,14 +97,13 @@ class Admission:
 
         Else each place that comes free would have all who come at that moment try for it.
         """
-        waiting = len(self._queues.get(principal, ()))
-        if self.is_full(principal):
-            self._open_at[principal] = waiting * 3 // 4
+        if principal in self.shut:
             return True
-        if waiting > self._open_at.get(principal, waiting):
-            return True
-        self._open_at.pop(principal, None)
-        return False
+        if not self.is_full(principal):
+            return False
+        if waiting := len(self._queues.get(principal, ())):
+            self.shut[principal] = waiting * 3 // 4
+        return True
 
     def introduce(self, credentials: bytes, principal: str) -> None:
         """Remembers by a digest, for a while, whose credentials these are: only those who have to wait need it."""
@@ -108,7 +113,7 @@ class Admission:
 
     def enter_at_once(self, principal: str) -> bool:
         """Takes a place, if there is one."""
-        self._notice(principal)
+        self.notice(principal)
         if not self._may_run(principal):
             return False
         self._running += 1
@@ -151,16 +156,15 @@ class Admission:
     def _let_in(self, principal: str) -> None:
         queue = self._queues[principal]
         turn = queue.popleft()
-        self._waiting -= 1
+        self._is_shorter(principal, queue)
         if queue:
             self._queues.move_to_end(principal)
-        else:
-            del self._queues[principal]
         self._running += 1
         self._running_for[principal] += 1
         turn.set_result(None)
 
-    def _notice(self, principal: str) -> None:
+    def notice(self, principal: str) -> None:
+        """A principal asks for something."""
         if principal != self._latest:
             if self._latest:
                 self._contested_until = time.monotonic() + PRESENT
@@ -168,7 +172,7 @@ class Admission:
 
     def _may_run(self, principal: str) -> bool:
         limits = self._settings
-        places = self._places if time.monotonic() < self._contested_until else limits.concurrency
+        places = self._places if self.is_contested else limits.concurrency
         share = min(limits.principal_concurrency, max(1.0, places * limits.principal_concurrency / limits.concurrency))
         return self._running < places and self._running_for[principal] < share
 
@@ -184,6 +188,11 @@ class Admission:
         if queue is None or turn not in queue:
             return
         queue.remove(turn)
+        self._is_shorter(principal, queue)
+
+    def _is_shorter(self, principal: str, queue: deque[Turn]) -> None:
         self._waiting -= 1
+        if len(queue) <= self.shut.get(principal, -1):
+            del self.shut[principal]
         if not queue:
             del self._queues[principal]

@@ -41,6 +41,13 @@ def busy(failure: Overloaded | IssuerUnavailable, seconds: int) -> Response:
     return refusal(503, failure.code, str(failure), {"Retry-After": str(seconds)}, failure.extensions())
 
 
+# Sent with every answer.
+HARDENING = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
 NO_TOKEN = "A bearer token is required in the Authorization header."  # noqa: S105 - words
 
 

@@ -2,100 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import time
-from collections import OrderedDict
 from itertools import count
 
 from starlette.datastructures import Headers, MutableHeaders, QueryParams
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.errors import IssuerUnavailable, Overloaded, Unauthenticated
+from gateway.errors import IssuerUnavailable, Unauthenticated
 from gateway.telemetry import RequestLog
-from gateway.web.admission import Admission
-from gateway.web.answers import NO_TOKEN, busy, refusal, too_large, unauthenticated
+from gateway.web.answers import HARDENING, NO_TOKEN, busy, refusal, too_large, unauthenticated
 from gateway.web.graphql_over_http import asks_for_page
 from gateway.web.tokens import Identify
 
 REQUEST_ID = "X-Request-Id"
 _SOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-HARDENING = (
-    (b"x-content-type-options", b"nosniff"),
-    (b"x-frame-options", b"DENY"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
-)
 # The token68 of RFC 9110, which also keeps line breaks out of the header that goes upstream.
 BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)")
-
-
-# Refused requests that are known again, and the longest of them in bytes.
-REQUESTS_MAX = 256
-REQUEST_BYTES_MAX = 4096
-
-
-class Refusals:
-    """Who has flooded the queue already, known by their credentials, and what they are told.
-
-    Under a flood what a refusal costs is what is missing for answers, so it is made before all else, and of what is
-    ready: by the gateway's own server before there is a request, by `Shedding` under any other.
-    """
-
-    def __init__(self, admission: Admission, log: RequestLog) -> None:
-        self._admission = admission
-        self.count = log.refused
-        refused = busy(Overloaded(), Overloaded.retry_after)
-        self.status = refused.status_code
-        self.body = bytes(refused.body)
-        self.headers = [*refused.raw_headers, *HARDENING]
-        self._requests: OrderedDict[bytes, str] = OrderedDict()
-
-    def are_due(self, headers: list[tuple[bytes, bytes]]) -> str | None:
-        """The principal whose credentials are among a request's headers, if it is sent away at once."""
-        if self._admission.waiting:
-            for name, value in headers:
-                if name == b"authorization":
-                    principal = self._admission.introduced(value)
-                    return principal if principal is not None and self._admission.is_shut(principal) else None
-        return None
-
-    def are_due_again(self, request: bytes) -> bool:
-        """Whether this is, to the byte, a request that was refused before, and whose sender is sent away at once."""
-        if not self._admission.waiting or not self._requests or len(request) > REQUEST_BYTES_MAX:
-            return False
-        principal = self._requests.get(_digest_of(request))
-        return principal is not None and self._admission.is_shut(principal)
-
-    def remember(self, request: bytes, principal: str) -> None:
-        """A whole request, as it came, that was refused: a flood has many of the same. Only its digest is kept."""
-        if len(request) <= REQUEST_BYTES_MAX:
-            self._requests[_digest_of(request)] = principal
-            if len(self._requests) > REQUESTS_MAX:
-                self._requests.popitem(last=False)
-
-
-def _digest_of(request: bytes) -> bytes:
-    return hashlib.blake2b(request, digest_size=16).digest()
-
-
-class Shedding:
-    """Sends away at once whoever has flooded the queue already."""
-
-    def __init__(self, app: ASGIApp, refusals: Refusals) -> None:
-        self._app = app
-        self._refusals = refusals
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusals = self._refusals
-        if scope["type"] != "http" or refusals.are_due(scope["headers"]) is None:
-            await self._app(scope, receive, send)
-            return
-        refusals.count()
-        await send({"type": "http.response.start", "status": refusals.status, "headers": refusals.headers})
-        await send({"type": "http.response.body", "body": refusals.body})
 
 
 class RequestId:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -12,7 +11,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from gateway.settings import Settings
 from gateway.web.answers import problem
-from gateway.web.middleware import Refusals
+from gateway.web.refusals import Refusals
 
 # The extension of a request's scope whose `send` sends a whole answer.
 WHOLE_ANSWER = "gateway.whole_answer"
@@ -42,13 +41,6 @@ class HeadersTooLarge(Exception):
     """A request's line and headers are beyond their limit."""
 
 
-@lru_cache(8)
-def _lines_of(refusals: Refusals) -> bytes:
-    """A refusal as it is sent."""
-    fields = b"".join(b"%b: %b\r\n" % field for field in refusals.headers)
-    return b"HTTP/1.1 503 Service Unavailable\r\n" + fields + b"\r\n" + refusals.body
-
-
 class BoundedProtocol(HttpToolsProtocol):
     """Refuses a head that is too large with 431, and a request that takes too long to arrive with 408.
 
@@ -68,6 +60,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._refusals: Refusals | None = getattr(getattr(self.app, "state", None), "refusals", None)
         self._refusing: str | None = None  # whose request it is that is being read, if it is to be refused
         self._refused: str | None = None  # whose request was refused just now
+        self._owes_refusal = False
         self._begun = 0
         self._active_at = 0.0
 
@@ -85,9 +78,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         refusals = self._refusals
-        if refusals is not None and self._is_between() and refusals.are_due_again(data):
-            self._send_refusal()
-            return
+        if refusals is not None:
+            if self._owes_refusal:
+                self._pay_refusal()  # answers keep the order of their requests
+            if refusals.are_due_again(data) and self._is_between():
+                self._owe_refusal(refusals)
+                return
         was_in_head, self._begun = self._in_head, 0
         super().data_received(data)
         if refusals is not None and self._refused is not None:
@@ -96,7 +92,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refused = None
         if self._in_message:
             self._await_request()
-        if was_in_head and self._in_head and not self.transport.is_closing():
+        if was_in_head and self._in_head and not self._begun and not self.transport.is_closing():
             # A line without an end never reaches the callbacks below.
             self._count(len(data), again=True)
 
@@ -137,27 +133,44 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         keeps_open = self.parser.should_keep_alive() and not self.expect_100_continue
         self._refused, self._refusing = self._refusing if keeps_open else None, None
-        self._send_refusal()
+        assert self._refusals is not None
+        if self._owes_refusal:
+            self._pay_refusal()
+        self._owe_refusal(self._refusals)
         if not keeps_open:
+            self._pay_refusal()
             self.transport.close()
 
     def _is_between(self) -> bool:
         """Whether all that came was answered, so that what comes next begins a request."""
         return not self._in_message and not self._head_bytes and (self.cycle is None or self.cycle.response_complete)
 
-    def _send_refusal(self) -> None:
-        assert self._refusals is not None
-        self._refusals.count()
-        self.transport.write(_lines_of(self._refusals))
-        self._active_at = self.loop.time()
+    def _owe_refusal(self, refusals: Refusals) -> None:
+        """Refuses what came, now or in turn."""
+        refusals.count()
+        self._active_at = now = self.loop.time()
         if self.timeout_keep_alive_task is None:
             self._keep_alive_for(self.timeout_keep_alive)
+        if self._timer is not None:
+            self._request_is_here()
+        if refusals.pace.at_once(now):
+            self.transport.write(refusals.whole)
+        else:
+            self._owes_refusal = True
+            refusals.pace.in_turn(self._pay_refusal, self.loop)
+
+    def _pay_refusal(self) -> None:
+        if self._owes_refusal:
+            self._owes_refusal = False
+            assert self._refusals is not None
+            if not self.transport.is_closing():
+                self.transport.write(self._refusals.whole)
 
     def timeout_keep_alive_handler(self) -> None:
         """Looks again later where something was refused meanwhile: a refusal need not set a timer of its own."""
         left = self._active_at + self.timeout_keep_alive - self.loop.time()
-        if left > 0:
-            self._keep_alive_for(left)
+        if self._owes_refusal or left > 0:
+            self._keep_alive_for(max(left, 1))
         else:
             super().timeout_keep_alive_handler()
 

@@ -18,11 +18,12 @@ from gateway.errors import GatewayError, Overloaded
 from gateway.identity import Caller
 from gateway.telemetry import RequestLog
 from gateway.upstream.client import FleetClient
-from gateway.web.answers import busy, refusal
+from gateway.web.answers import HARDENING, busy, refusal
 from gateway.web.graphql_endpoint import Answer, CallerLeft, GraphQLEndpoint, Planned
 from gateway.web.graphql_over_http import Refused, media_type_for
-from gateway.web.middleware import BEARER, HARDENING, REQUEST_ID, new_request_id
+from gateway.web.middleware import BEARER, REQUEST_ID, new_request_id
 from gateway.web.protocol import WHOLE_ANSWER
+from gateway.web.turns import Turns
 
 PATH = "/graphql"
 SAYING = frozenset((b"authorization", b"content-type", b"accept", b"host"))
@@ -51,6 +52,8 @@ class ShortRoad:
         self._bytes_max = bytes_max
         self._hosts = frozenset(host.encode() for host in hosts)
         self._log = log
+        self._admission = endpoint.admission
+        self._turns = Turns()
         self._media_type = lru_cache(64)(_media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -79,6 +82,9 @@ class ShortRoad:
         else:
             at_hand = self._endpoint.at_hand(planned, caller, client.page_at_hand)
         if at_hand is not None:
+            self._admission.notice(caller.principal)
+            if self._admission.is_contested and not self._turns.at_once(caller.principal):
+                await self._turns.wait(caller.principal)
             request_id = new_request_id()
             content_type = f"{head[1]}; charset=utf-8"
             await _send(scope, send, Answer(200, content_type, at_hand.headers, at_hand.body), request_id)

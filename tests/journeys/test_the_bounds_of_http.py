@@ -265,6 +265,41 @@ def test_who_floods_is_sent_away_on_a_connection_that_stays_usable(server):
         each.close()
 
 
+def test_a_flood_is_sent_away_at_a_pace_and_in_order(server):
+    """Beyond so many a second refusals come later, each of them; what is asked behind one is answered behind it."""
+    limits = {"concurrency": 1, "queue": 1, "principal_concurrency": 1, "principal_queue": 1, "refusals": 10}
+    one = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
+    one.simulator.faults.rules = [Fault("latency", seconds=2.5)]
+    busy, talk, other = [Talk(one) for _ in range(2)], Talk(one), Talk(one)
+    running = [threading.Thread(target=each.ask, args=(question(),)) for each in busy]
+    for each in running:
+        each.start()
+        time.sleep(0.2)
+    began = time.monotonic()
+    assert [talk.ask(question()) for _ in range(8)] == [503] * 8
+    assert time.monotonic() - began >= 0.5
+    talk.connection.sendall(question())
+    other.connection.sendall(question())
+    time.sleep(0.02)
+    assert talk.ask(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n") == 503
+    assert talk.file.readline().split()[1] == b"200"
+    assert other.ask() == 503
+    for each in running:
+        each.join()
+    for each in (*busy, talk, other):
+        each.close()
+
+
+def test_a_body_that_comes_with_its_head_is_no_head(server):
+    """The limit of the head is not that of what follows it at once, on a new connection and on a kept one."""
+    one = server(http={"header_bytes_max": 1024})
+    talk = Talk(one)
+    large = question(QUESTION + b" " * 8000)
+    assert [talk.ask(large) for _ in range(3)] == [200] * 3
+    assert [talk.ask(question()), talk.ask(large)] == [200] * 2
+    talk.close()
+
+
 @pytest.mark.parametrize("short", [True, False])
 def test_who_leaves_while_waiting_gives_up_their_turn(server, short):
     """A caller who hangs up in the queue is out of it at once, while the one before still runs."""

@@ -27,6 +27,7 @@ def test_a_page_that_came_again_is_the_same_with_all_that_was_made_of_it():
 
 
 def test_a_page_that_has_changed_is_another_and_then_is_the_known_one():
+    """A byte makes it another; only the last one is known."""
     pages = UnchangedPages(ROOM)
     old = pages.page_of(HERE, body("VW"), None)
     new = pages.page_of(HERE, body("BMW"), None)
@@ -37,6 +38,7 @@ def test_a_page_that_has_changed_is_another_and_then_is_the_known_one():
 
 
 def test_what_one_caller_or_place_was_answered_is_not_known_for_another():
+    """Neither another principal nor another target finds it."""
     pages = UnchangedPages(ROOM)
     page = pages.page_of(HERE, body(), None)
     assert pages.page_of(("bob", HERE[1]), body(), None) is not page
@@ -44,6 +46,7 @@ def test_what_one_caller_or_place_was_answered_is_not_known_for_another():
 
 
 def test_no_more_is_kept_than_may_be_and_the_least_recently_read_goes_first():
+    """What was read again stays; what was not makes room."""
     pages = UnchangedPages(2 * len(body()))
     kept = {name: weakref.ref(pages.page_of((name, "/vehicles"), body(), None)) for name in ("alice", "bob")}
     assert pages.page_of(("alice", "/vehicles"), body(), None) is kept["alice"]()
@@ -52,6 +55,7 @@ def test_no_more_is_kept_than_may_be_and_the_least_recently_read_goes_first():
 
 
 def test_what_is_too_large_is_found_while_others_hold_it():
+    """It costs nothing then, and it goes with them."""
     pages = UnchangedPages(10)
     held = pages.page_of(HERE, body(), None)
     assert pages.page_of(HERE, body(), None) is held
@@ -61,6 +65,7 @@ def test_what_is_too_large_is_found_while_others_hold_it():
 
 
 def test_where_nothing_may_be_kept_nothing_is_known_again():
+    """Zero bytes turn it off."""
     pages = UnchangedPages(0)
     assert pages.page_of(HERE, body(), None) is not pages.page_of(HERE, body(), None)
 
