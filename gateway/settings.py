@@ -48,8 +48,8 @@ class UpstreamSettings(Slice):
     unchanged_bytes_max: int = Field(
         default=33_554_432,
         ge=0,
-        description="Bytes that the pages read last may take, by process: a page that comes again as it was is not "
-        "decoded again. 0 keeps none.",
+        description="Bytes that the pages read last may take where no cache keeps them, per process: one that comes "
+        "again as it was is not decoded again. 0: each is.",
     )
     unit_search: bool = Field(
         default=False, description="Whether search finds a vehicle by the id of its telematics unit."

@@ -17,9 +17,11 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
-import structlog
-
+from gateway.lean_imports import without
 from gateway.settings import LogSettings
+
+with without("rich"):  # six megabytes that would colour tracebacks, of which none is logged
+    import structlog
 
 # What may be a credential or an address, wherever it stands.
 SECRET = re.compile(r"(?i)bearer\s+\S+|eyJ[\w-]{5,}\.[\w-]+\.[\w-]*|[a-z][a-z0-9+.-]*://\S+")
@@ -53,6 +55,7 @@ def configure_logs(settings: LogSettings) -> None:
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
 
+get_logger = structlog.get_logger
 SERVICE_UNAVAILABLE = 503
 
 
@@ -75,7 +78,7 @@ class RequestLog:
     """
 
     def __init__(self, settings: LogSettings) -> None:
-        self._log = structlog.get_logger("gateway.web")
+        self._log = get_logger("gateway.web")
         self._by_hand = settings.format == "json"
         self._is_on = settings.level in ("debug", "info")
         self._second = 0

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import structlog
 from graphql import GraphQLError, GraphQLSyntaxError
 
 from gateway.errors import GatewayError
+from gateway.telemetry import get_logger
 
-log = structlog.get_logger("gateway.schema")
+log = get_logger("gateway.schema")
 
 
 def presented(error: GraphQLError, request_id: str) -> GraphQLError:

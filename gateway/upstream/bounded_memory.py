@@ -8,7 +8,10 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-from aiocache import SimpleMemoryCache
+from gateway.lean_imports import without
+
+with without("redis"):  # seven megabytes that only `redis_store` needs
+    from aiocache import SimpleMemoryCache
 
 
 class BoundedMemoryCache(SimpleMemoryCache):  # type: ignore[misc]

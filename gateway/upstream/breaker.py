@@ -10,14 +10,13 @@ import math
 from collections import deque
 from typing import TypeVar
 
-import structlog
-
 from gateway.errors import GatewayError, RateLimited, UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
 from gateway.settings import BreakerSettings
+from gateway.telemetry import get_logger
 from gateway.upstream.fetching import Clock, Fetcher, Read, Reply
 
 T = TypeVar("T")
-log = structlog.get_logger("gateway.upstream")
+log = get_logger("gateway.upstream")
 
 # A 5xx of these types is one vehicle's: its unit is busy, or can't be reached.
 ONE_VEHICLE = ("/problems/telematics-unit", "/problems/vehicle/")

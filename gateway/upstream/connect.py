@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import TYPE_CHECKING
 
 from gateway.settings import CacheSettings, Settings
 from gateway.upstream.bounded_memory import BoundedMemoryCache
@@ -13,18 +14,22 @@ from gateway.upstream.client import FleetClient
 from gateway.upstream.fetching import Clock, Fetcher, Resource, now
 from gateway.upstream.lease import Leased
 from gateway.upstream.pacing import LocalPaces, Pacing
-from gateway.upstream.redis_store import RedisStore
 from gateway.upstream.retrying import Retrying
 from gateway.upstream.shared_pacing import SharedPaces
 from gateway.upstream.single_flight import OwnFlight, SingleFlight
 from gateway.upstream.transport import HttpTransport, Wire
+
+if TYPE_CHECKING:
+    from gateway.upstream.redis_store import RedisStore
 
 
 @asynccontextmanager
 async def connect(settings: Settings, wire: Wire | None = None, clock: Clock = now) -> AsyncIterator[FleetClient]:
     """A client over the configured stack; leaving it waits for the calls under way and closes all connections."""
     async with AsyncExitStack() as closing:
-        transport = HttpTransport(settings.upstream, wire)
+        lifetimes = lifetimes_of(settings.cache)
+        pages_stay = settings.cache.enabled and lifetimes.of[Resource.VEHICLES].kept > 0
+        transport = HttpTransport(settings.upstream, wire, pages_stay=pages_stay)
         closing.push_async_callback(transport.close)
         redis = _redis_of(settings, closing)
         fetcher: Fetcher = transport
@@ -36,7 +41,6 @@ async def connect(settings: Settings, wire: Wire | None = None, clock: Clock = n
         if settings.breaker.enabled:
             fetcher = Breaker(fetcher, settings.breaker, clock)
         store: Store | None = None
-        lifetimes = lifetimes_of(settings.cache)
         if settings.cache.enabled:
             store = redis or _memory_of(settings.cache)
             fetcher = Filling(fetcher, store, lifetimes, clock)
@@ -82,6 +86,8 @@ def _memory_of(settings: CacheSettings) -> MemoryStore:
 def _redis_of(settings: Settings, closing: AsyncExitStack) -> RedisStore | None:
     if settings.redis.url is None:
         return None
+    from gateway.upstream.redis_store import RedisStore  # noqa: PLC0415 - redis is seven megabytes, and seldom used
+
     redis = RedisStore(settings.redis, _memory_of(settings.cache))
     closing.push_async_callback(redis.close)
     return redis

@@ -13,20 +13,20 @@ from collections.abc import Awaitable, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
-import structlog
-from aiocache import RedisCache
+from aiocache.backends.redis import RedisCache
 from aiocache.serializers import NullSerializer
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
 from gateway.settings import RedisSettings
+from gateway.telemetry import get_logger
 from gateway.upstream.cache import Entry, MemoryStore
 from gateway.upstream.pages import IDS, VehiclePage
 from gateway.upstream.single_flight import look_at_error
 
 T = TypeVar("T")
-log = structlog.get_logger("gateway.upstream")
+log = get_logger("gateway.upstream")
 
 # Raised whenever the stored form changes: what an older version wrote is then not found.
 FORMAT = 2

@@ -16,14 +16,14 @@ Place = tuple[str, str]
 
 
 class UnchangedPages:
-    """The last page of each read; the least recently read are given up where all take more than `bytes_max` bytes."""
+    """The last page of each read, as long as somebody holds it: itself the most recently read, in `bytes_max` bytes."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
         # With each what it took when it was read last.
         self._lately: OrderedDict[Place, tuple[VehiclePage, int]] = OrderedDict()
-        # Those that others hold, such as the cache, are found here, too.
+        # What the cache holds need not be held here, too.
         self._held: weakref.WeakValueDictionary[Place, VehiclePage] = weakref.WeakValueDictionary()
 
     def page_of(self, place: Place, body: bytes, view: type[Vehicle] | None) -> VehiclePage:
@@ -31,9 +31,8 @@ class UnchangedPages:
         page = self._held.get(place)
         if page is None or page.body != body:
             page = VehiclePage.of_body(body, view)
-            if self._bytes_max:
-                page.stays()
-                self._held[place] = page
+            page.stays()
+            self._held[place] = page
         if self._bytes_max:
             self._keep(place, page)
         return page

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import weakref
 
+import httpx
 import msgspec
+import pytest
 
+from gateway.settings import Settings
+from gateway.simulator import Simulator, Switches
+from gateway.upstream.connect import connect
 from gateway.upstream.pages import IDS
 from gateway.upstream.unchanged import UnchangedPages
+from tests.gateways import PLANS, TOKENS
+from tests.upstream.fakes import Clock, errand
 
 ROOM = 100_000
 HERE = ("alice", "/vehicles?limit=100")
@@ -64,10 +71,28 @@ def test_what_is_too_large_is_found_while_others_hold_it():
     assert gone() is None
 
 
-def test_where_nothing_may_be_kept_nothing_is_known_again():
-    """Zero bytes turn it off."""
-    pages = UnchangedPages(0)
-    assert pages.page_of(HERE, body(), None) is not pages.page_of(HERE, body(), None)
+@pytest.mark.parametrize(("bytes_max", "same"), [(0, False), (10_000_000, True)])
+async def test_where_nothing_may_be_kept_nothing_is(bytes_max, same):
+    """Zero bytes turn it off: each page is decoded by itself."""
+    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+    settings = Settings(
+        upstream={"url": "http://fleet.test", "unchanged_bytes_max": bytes_max}, cache={"enabled": False}
+    )
+    async with connect(settings, httpx.ASGITransport(simulator.app)) as client:
+        by = errand(TOKENS["alice"])
+        assert (await client.vehicles(by) is await client.vehicles(by)) is same
+
+
+async def test_with_a_cache_what_has_aged_and_comes_again_is_held_once():
+    """A page that is read again after its time, and has not changed, is the one that was kept."""
+    simulator, time = Simulator(PLANS, Switches(rate_limit_requests=0)), Clock()
+    settings = Settings(upstream={"url": "http://fleet.test"}, cache={"vehicles_stale_while_revalidate": 0})
+    async with connect(settings, httpx.ASGITransport(simulator.app), time) as client:
+        by = errand(TOKENS["alice"])
+        page = await client.vehicles(by)
+        time.time += 3600
+        assert await client.vehicles(by) is page
+        assert simulator.requests.total == 2
 
 
 async def test_a_change_is_seen_at_once(gateway):

@@ -1,0 +1,28 @@
+"""What is left out of an import is there for everybody else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from gateway.lean_imports import without
+
+
+def test_a_package_is_out_of_reach_in_the_block_alone():
+    """What was not imported can't be there, and can afterwards; what was imported before stays."""
+    with without("sched"), without("sys"):
+        with pytest.raises(ImportError):
+            import sched
+        import sys as still
+    import sched
+
+    assert (sched.__name__, still) == ("sched", sys)
+
+
+def test_a_gateway_without_redis_does_not_load_it():
+    """It is seven megabytes; aiocache would take it along."""
+    told = "import sys, gateway.app; print([name for name in ('redis', 'aiohttp') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
