@@ -108,11 +108,11 @@ class Breaker:
 
     def __init__(self, following: Fetcher, settings: BreakerSettings, clock: Clock) -> None:
         self._following = following
-        self._circuit = Circuit(settings)
+        self.circuit = Circuit(settings)
         self._clock = clock
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
-        wait = self._circuit.wait(self._clock())
+        wait = None if read.given is not None else self.circuit.wait(self._clock())
         if wait is not None:
             raise UpstreamUnavailable(retry_after=math.ceil(wait * 10) / 10)
         outage: bool | None = None
@@ -123,8 +123,8 @@ class Breaker:
             outage = is_outage(failure)
             raise
         finally:
-            was_open = self._circuit.is_open
-            self._circuit.ended(self._clock(), outage=outage)
-            if self._circuit.is_open != was_open:
-                log.warning("circuit opened" if self._circuit.is_open else "circuit closed")
+            was_open = self.circuit.is_open
+            self.circuit.ended(self._clock(), outage=outage)
+            if self.circuit.is_open != was_open:
+                log.warning("circuit opened" if self.circuit.is_open else "circuit closed")
         return reply

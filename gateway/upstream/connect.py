@@ -14,6 +14,7 @@ from gateway.upstream.client import FleetClient
 from gateway.upstream.fetching import Clock, Fetcher, Resource, now
 from gateway.upstream.lease import Leased
 from gateway.upstream.pacing import LocalPaces, Pacing
+from gateway.upstream.quick_calls import QuickCalls
 from gateway.upstream.retrying import Retrying
 from gateway.upstream.shared_pacing import SharedPaces
 from gateway.upstream.single_flight import OwnFlight, SingleFlight
@@ -32,21 +33,37 @@ async def connect(settings: Settings, wire: Wire | None = None, clock: Clock = n
         transport = HttpTransport(settings.upstream, wire, pages_stay=pages_stay)
         closing.push_async_callback(transport.close)
         redis = _redis_of(settings, closing)
+        paces: LocalPaces | None = None
+        retrying: Retrying | None = None
+        breaker: Breaker | None = None
+        store: Store | None = None
         fetcher: Fetcher = transport
         if settings.pacing.enabled:
-            paces = LocalPaces(settings.pacing) if redis is None else SharedPaces(settings.pacing, redis)
-            fetcher = Pacing(fetcher, paces, clock)
+            paces = LocalPaces(settings.pacing)
+            shared = None if redis is None else SharedPaces(settings.pacing, redis)
+            fetcher = Pacing(fetcher, shared or paces, clock)
         if settings.retry.attempts > 1:
-            fetcher = Retrying(fetcher, settings.retry)
+            fetcher = retrying = Retrying(fetcher, settings.retry)
         if settings.breaker.enabled:
-            fetcher = Breaker(fetcher, settings.breaker, clock)
-        store: Store | None = None
+            fetcher = breaker = Breaker(fetcher, settings.breaker, clock)
         if settings.cache.enabled:
             store = redis or _memory_of(settings.cache)
             fetcher = Filling(fetcher, store, lifetimes, clock)
-            if redis is not None and settings.coalescing.enabled:
-                fetcher = Leased(fetcher, redis, settings.coalescing.lease, clock)
-        flights = SingleFlight(fetcher) if settings.coalescing.enabled else OwnFlight(fetcher)
+        if redis is not None and settings.cache.enabled and settings.coalescing.enabled:
+            fetcher = Leased(fetcher, redis, settings.coalescing.lease, clock)
+        kept = [resource for resource in Resource if settings.cache.enabled and lifetimes.of[resource].kept > 0]
+        quick = QuickCalls(
+            fetcher,
+            transport,
+            None if breaker is None else breaker.circuit,
+            None if retrying is None else retrying.budget,
+            paces,
+            clock,
+            kept,
+        )
+        kind = SingleFlight if settings.coalescing.enabled else OwnFlight
+        # What other processes share needs waiting for.
+        flights = kind(fetcher, quick.begin) if redis is None else kind(fetcher)
         closing.push_async_callback(flights.settle)
         cache = None
         if store is not None:

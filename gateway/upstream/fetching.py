@@ -156,10 +156,23 @@ class Read(Generic[T]):
     """One GET for one caller.
 
     `model` is what its 200 decodes to, `view` in which form at first, `parts` which other reads that answers too,
-    `known` an older answer. `patience` is the errand's until the read is part of something that others wait for, too.
+    `known` an older answer, `given` what the first attempt has brought already. `patience` is the errand's until the
+    read is part of something that others wait for, too.
     """
 
-    __slots__ = ("_key", "errand", "known", "model", "parameters", "parts", "path", "patience", "resource", "view")
+    __slots__ = (
+        "_key",
+        "errand",
+        "given",
+        "known",
+        "model",
+        "parameters",
+        "parts",
+        "path",
+        "patience",
+        "resource",
+        "view",
+    )
 
     def __init__(
         self,
@@ -181,6 +194,7 @@ class Read(Generic[T]):
         self.parts = parts
         self.known = known
         self.view = view
+        self.given: Reply[T] | Exception | None = None
         self._key: str | None = None
 
     @property

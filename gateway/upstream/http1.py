@@ -11,7 +11,7 @@ import asyncio
 import ssl
 from collections import deque
 from collections.abc import Mapping
-from typing import cast
+from typing import Protocol, cast
 
 import aiohappyeyeballs
 import httptools
@@ -29,12 +29,22 @@ ODD = "The request holds what no request may."
 Parts = tuple[int, Fields, list[bytes]]
 
 
+class Answer(Protocol):
+    """Who is told what comes of a call, such as a future."""
+
+    def done(self) -> bool: ...
+
+    def set_result(self, parts: Parts, /) -> None: ...
+
+    def set_exception(self, failure: Exception, /) -> None: ...
+
+
 class Call:
-    """A question, and the future of its answer's parts; times in seconds of the loop's clock."""
+    """A question, and who is told its answer's parts; times in seconds of the loop's clock."""
 
     __slots__ = ("answer", "connection", "ends", "gives_up", "head")
 
-    def __init__(self, head: bytes, answer: asyncio.Future[Parts], gives_up: float, ends: float) -> None:
+    def __init__(self, head: bytes, answer: Answer, gives_up: float, ends: float) -> None:
         self.head = head
         self.answer = answer
         self.gives_up = gives_up
@@ -87,17 +97,27 @@ class Http1(WholeAnswers):
             raise httpx.LocalProtocolError(ODD)
         return await self._asked(b"".join((self._start, target.encode("ascii"), prepared)))
 
-    async def _asked(self, head: bytes) -> tuple[int, Fields, bytes]:
+    def begin(self, target: str, prepared: bytes, answer: Answer) -> Call:
+        """The same as `get`, but the answer is told in the turn in which it comes; who gives up closes `connection`."""
+        if not target.isprintable() or " " in target:
+            raise httpx.LocalProtocolError(ODD)
+        return self._begin(b"".join((self._start, target.encode("ascii"), prepared)), answer)
+
+    def _begin(self, head: bytes, answer: Answer) -> Call:
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
         now = loop.time()
-        future: asyncio.Future[Parts] = loop.create_future()
-        call = Call(head, future, now + self._gives_up_after, now + self.settings.total_timeout)
+        call = Call(head, answer, now + self._gives_up_after, now + self.settings.total_timeout)
         if self._idle:
             self._idle.popitem()[0].ask(call, now)
         else:
             self._wait_for_connection(call, loop)
+        return call
+
+    async def _asked(self, head: bytes) -> tuple[int, Fields, bytes]:
+        future: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
+        call = self._begin(head, future)
         try:
             status, fields, chunks = await future
         finally:

@@ -18,6 +18,8 @@ from gateway.settings import PacingSettings
 from gateway.upstream.fetching import Clock, Fetcher, Rate, Read, Reply
 
 T = TypeVar("T")
+# Seconds that are no wait.
+AT_ONCE = 1e-9
 
 
 @dataclass(slots=True)
@@ -83,12 +85,21 @@ class LocalPaces:
     def knows(self, client: str) -> bool:
         return client in self._windows
 
+    def takes_at_once(self, client: str, at: float) -> bool:
+        """Counts a call, if it may be made now."""
+        window = self._windows.get(client)
+        return window is None or window.take(at, AT_ONCE, self._settings) <= 0
+
+    def learn_at_once(self, client: str, told: Rate) -> None:
+        """The same as `learn`."""
+        self._of(client).learn(told)
+
     async def take(self, client: str, at: float, patience: float) -> float:
         window = self._windows.get(client)
         return 0.0 if window is None else window.take(at, patience, self._settings)
 
     async def learn(self, client: str, told: Rate) -> None:
-        self._of(client).learn(told)
+        self.learn_at_once(client, told)
 
     async def block(self, client: str, until: float) -> None:
         self._of(client).block(until)
@@ -111,7 +122,7 @@ class Pacing:
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
         client = read.errand.caller.client
-        if self._paces.knows(client):
+        if read.given is None and self._paces.knows(client):
             patience = read.patience.left
             wait = await self._paces.take(client, self._clock(), patience)
             if wait >= patience:

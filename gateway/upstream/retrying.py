@@ -57,11 +57,11 @@ class Retrying:
     ) -> None:
         self._following = following
         self._settings = settings
-        self._budget = Budget(settings.share, settings.reserve)
+        self.budget = Budget(settings.share, settings.reserve)
         self._dice = dice
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
-        self._budget.save()
+        self.budget.save()
         try:
             return await self._following.fetch(read)
         except PASSING as failure:
@@ -92,4 +92,4 @@ class Retrying:
 
     def _gives_up(self, patience: Patience, state: RetryCallState) -> bool:
         tried_enough = state.attempt_number >= self._settings.attempts
-        return tried_enough or state.upcoming_sleep >= patience.left or not self._budget.spend()
+        return tried_enough or state.upcoming_sleep >= patience.left or not self.budget.spend()

@@ -6,12 +6,26 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from gateway.errors import DeadlineExceeded
 from gateway.upstream.fetching import Fetcher, Patience, Read, Reply
 
 T = TypeVar("T")
+
+
+class QuickCall(Protocol):
+    """A read under way without a task."""
+
+    future: asyncio.Future[Reply[Any]]
+
+    def cancel(self) -> None: ...
+
+
+# Begins a read that needs nothing but the call.
+Quickly = Callable[[Read[Any]], QuickCall | None]
+# Begins a read; with what comes of it, and what ends it.
+Begin = Callable[[Read[T]], tuple[asyncio.Future[Reply[T]], Callable[[], object]]]
 
 
 class Flight(Generic[T]):
@@ -20,18 +34,20 @@ class Flight(Generic[T]):
     The read is the flight's from now on; it has the patience of the most patient who waits.
     """
 
-    __slots__ = ("_patience", "_waiting", "task")
+    __slots__ = ("_cancel", "_patience", "_then", "_waiting", "abandoned", "read", "work")
 
-    def __init__(self, following: Fetcher, read: Read[T], landed: Callable[[asyncio.Task[Any]], object]) -> None:
+    def __init__(self, read: Read[T], begin: Begin[T], landed: Callable[[Flight[Any]], None]) -> None:
+        self.read = read
         self._patience = read.patience = Patience(read.errand.patience.deadline)
         self._waiting = 0
-        self.task: asyncio.Task[Reply[T]] = asyncio.get_running_loop().create_task(following.fetch(read))
-        self.task.add_done_callback(landed)
+        self._then = [landed]
+        self.abandoned = False  # whether the last who waited has gone
+        self.work, self._cancel = begin(read)
+        self.work.add_done_callback(self._landed)
 
-    @property
-    def abandoned(self) -> bool:
-        """Whether the last who waited has gone."""
-        return self.task.cancelling() > 0
+    def then(self, do: Callable[[Flight[Any]], None]) -> None:
+        """Does something when it has landed."""
+        self._then.append(do)
 
     def join(self, patience: Patience) -> None:
         """One more waits."""
@@ -41,27 +57,35 @@ class Flight(Generic[T]):
     def leave(self) -> None:
         """One who waited goes, with the reply or without."""
         self._waiting -= 1
-        if not self._waiting and not self.task.done():
-            self.task.cancel()
+        if not self._waiting and not self.work.done():
+            self.abandoned = True
+            self._cancel()
 
     async def wait(self, patience: Patience) -> Reply[T]:
         """Its reply or error, unless the patience ends first."""
         self.join(patience)
         try:
-            return await patience.wait(self.task)
+            return await patience.wait(self.work)
         finally:
             self.leave()
+
+    def _landed(self, work: asyncio.Future[Reply[T]]) -> None:
+        look_at_error(work)
+        then, self._then = self._then, []
+        for do in then:
+            do(self)
 
 
 class OwnFlight:
     """Every read has a flight of its own: what is left of a single flight where coalescing is off."""
 
-    def __init__(self, following: Fetcher) -> None:
+    def __init__(self, following: Fetcher, quickly: Quickly = lambda _: None) -> None:
         self._following = following
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._quickly = quickly
+        self._under_way: set[Flight[Any]] = set()
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._under_way)
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
         patience = read.errand.patience
@@ -88,25 +112,31 @@ class OwnFlight:
 
     def board(self, read: Read[T]) -> Flight[T]:
         """The flight that takes this read."""
-        flight = Flight(self._following, read, self._landed)
-        self._tasks.add(flight.task)
+        flight = Flight(read, self._begin, self._landed)
+        self._under_way.add(flight)
         return flight
 
     async def settle(self) -> None:
         """Waits for the flights under way."""
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._under_way:
+            await asyncio.wait([flight.work for flight in self._under_way])
 
-    def _landed(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        look_at_error(task)
+    def _begin(self, read: Read[T]) -> tuple[asyncio.Future[Reply[T]], Callable[[], object]]:
+        quick = self._quickly(read)
+        if quick is not None:
+            return quick.future, quick.cancel
+        task = asyncio.get_running_loop().create_task(self._following.fetch(read))
+        return task, task.cancel
+
+    def _landed(self, flight: Flight[Any]) -> None:
+        self._under_way.discard(flight)
 
 
 class SingleFlight(OwnFlight):
     """Lets one of several equal reads through; all get its reply, or its error."""
 
-    def __init__(self, following: Fetcher) -> None:
-        super().__init__(following)
+    def __init__(self, following: Fetcher, quickly: Quickly = lambda _: None) -> None:
+        super().__init__(following, quickly)
         self._flights: dict[str, Flight[Any]] = {}
 
     def board(self, read: Read[T]) -> Flight[T]:
@@ -115,15 +145,13 @@ class SingleFlight(OwnFlight):
         if flight is not None and not flight.abandoned:
             read.errand.tally.coalesced += 1
             return flight
-        flight = self._flights[key] = Flight(self._following, read, partial(self._landed_as, key))
-        self._tasks.add(flight.task)
+        flight = self._flights[key] = super().board(read)
         return flight
 
-    def _landed_as(self, key: str, task: asyncio.Task[Any]) -> None:
-        self._landed(task)
-        flight = self._flights.get(key)
-        if flight is not None and flight.task is task:
-            del self._flights[key]
+    def _landed(self, flight: Flight[Any]) -> None:
+        super()._landed(flight)
+        if self._flights.get(flight.read.key) is flight:
+            del self._flights[flight.read.key]
 
 
 class _Together(Generic[T]):
@@ -150,22 +178,22 @@ class _Together(Generic[T]):
     def _begin(self, index: int, read: Read[T]) -> None:
         flight = self._under_way[index] = self._board(read)
         flight.join(self._patience)
-        flight.task.add_done_callback(partial(self._landed, index))
+        flight.then(partial(self._landed, index))
 
-    def _landed(self, index: int, task: asyncio.Task[Reply[T]]) -> None:
-        flight = self._under_way.pop(index, None)
-        if flight is None:
+    def _landed(self, index: int, flight: Flight[T]) -> None:
+        if self._under_way.pop(index, None) is None:
             return  # it was left
         flight.leave()
-        failure = asyncio.CancelledError() if task.cancelled() else task.exception()
-        self.outcomes[index] = task.result() if failure is None else failure
+        work = flight.work
+        failure = asyncio.CancelledError() if work.cancelled() else work.exception()
+        self.outcomes[index] = work.result() if failure is None else failure
         for following in islice(self._left, 1):
             self._begin(*following)
         if not self._under_way and not self.whole.done():
             self.whole.set_result(None)
 
 
-def look_at_error(call: asyncio.Task[Any]) -> None:
-    """Marks a task's error as seen: whoever waited may have left, and the loop would report it as lost."""
+def look_at_error(call: asyncio.Future[Any]) -> None:
+    """Marks an error as seen: whoever waited may have left, and the loop would report it as lost."""
     if not call.cancelled():
         call.exception()

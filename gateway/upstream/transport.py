@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import urlencode
 
 import httpx
@@ -33,12 +33,13 @@ from gateway.errors import (
 from gateway.settings import UpstreamSettings
 from gateway.upstream.answers import Fields, Get, Whole, WholeAnswers, plain
 from gateway.upstream.fetching import Parameters, Rate, Read, Reply
-from gateway.upstream.http1 import Http1
+from gateway.upstream.http1 import Answer, Call, Http1, Parts
 from gateway.upstream.models import ProblemBody, Vehicle, decoded
 from gateway.upstream.pages import VehiclePage
 from gateway.upstream.unchanged import UnchangedPages
 
 T = TypeVar("T")
+Q = TypeVar("Q", bound="Beginning")
 Wire = httpx.AsyncBaseTransport
 FLOW_ID = "X-INVERS-Flow-ID"
 FLOW_ID_BYTES = FLOW_ID.lower().encode()
@@ -53,6 +54,16 @@ EVERY_REQUEST = {
 SHORT = 512
 # Of a number in a header: more says nothing of time or calls.
 DIGITS_MAX = 12
+
+
+# What transports raise.
+BROKEN = (httpx.TransportError, httpx.StreamError, httpx.DecodingError, UnicodeDecodeError, OSError)
+
+
+class Beginning(Answer, Protocol):
+    """Who is told what comes of a call that was begun."""
+
+    call: Call | None
 
 
 class HttpTransport:
@@ -74,18 +85,43 @@ class HttpTransport:
         self._extensions = {"timeout": timeouts.as_dict()}
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
+        given, read.given = read.given, None
+        if given is not None:
+            if isinstance(given, Exception):
+                raise given
+            return given
         read.tally.upstream_calls += 1
-        target = read.path
-        if read.parameters:
-            target = (_known_target if len(read.parameters[-1][1]) <= SHORT else _target)(read.path, read.parameters)
+        target = _target_of(read)
         try:
             status, fields, body = await self._asked(read, target)
-        except (httpx.TimeoutException, TimeoutError) as late:
-            raise UpstreamTimeout from late
-        except (httpx.DecodingError, UnicodeDecodeError) as garbled:
-            raise UpstreamInvalidResponse from garbled
-        except (httpx.TransportError, httpx.StreamError, OSError) as broken:
-            raise UpstreamUnavailable from broken
+        except BROKEN as broken:
+            raise meaning_of(broken) from broken
+        return self._reply_of(read, target, status, fields, body)
+
+    def begin(self, read: Read[T], quick_call: Callable[[Read[T], str], Q]) -> Q | None:
+        """Makes the call, and tells `quick_call` of the read what comes of it; None where it has to be waited for."""
+        target = _target_of(read)
+        if self._http1 is None or not target.isascii() or not target.isprintable():
+            return None
+        quick = quick_call(read, target)
+        read.tally.upstream_calls += 1
+        try:
+            quick.call = self._http1.begin(target, self._prepared_for(read, self._http1), quick)
+        except BROKEN as broken:
+            quick.set_exception(broken)
+        return quick
+
+    def reply_to(self, read: Read[T], target: str, parts: Parts) -> Reply[T]:
+        """What the parts of an answer say; raises our errors."""
+        status, fields, chunks = parts
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        try:
+            fields, body = plain(fields, body, self._settings.response_bytes_max)
+        except BROKEN as garbled:
+            raise meaning_of(garbled) from garbled
+        return self._reply_of(read, target, status, fields, body)
+
+    def _reply_of(self, read: Read[T], target: str, status: int, fields: Fields, body: bytes) -> Reply[T]:
         if len(body) > self._settings.response_bytes_max:
             raise UpstreamInvalidResponse(_problem_of(status, httpx.Headers(fields), b""))
         if status == 200:
@@ -166,6 +202,21 @@ class HttpTransport:
             return decoded(body, read.model)  # type: ignore[no-any-return]
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as unreadable:
             raise UpstreamInvalidResponse(Problem(200)) from unreadable
+
+
+def meaning_of(broken: Exception) -> UpstreamError:
+    """Which of our errors it is that there is no answer, or none that can be read."""
+    if isinstance(broken, (httpx.TimeoutException, TimeoutError)):
+        return UpstreamTimeout()
+    if isinstance(broken, (httpx.DecodingError, UnicodeDecodeError)):
+        return UpstreamInvalidResponse()
+    return UpstreamUnavailable()
+
+
+def _target_of(read: Read[Any]) -> str:
+    if not read.parameters:
+        return read.path
+    return (_known_target if len(read.parameters[-1][1]) <= SHORT else _target)(read.path, read.parameters)
 
 
 def _target(path: str, parameters: Parameters) -> str:
