@@ -38,9 +38,11 @@ class QuickCall:
         return self.future.done()
 
     def set_result(self, parts: Parts) -> None:
+        self.call = None  # which knows this object: a circle
         self._calls.answered(self, parts)
 
     def set_exception(self, failure: Exception) -> None:
+        self.call = None
         self._calls.broken(self, failure)
 
     def cancel(self) -> None:
