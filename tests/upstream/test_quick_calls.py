@@ -1,0 +1,180 @@
+"""Calls past the layers: what goes well is answered without them, all else as if they had made the call, which is once."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import random
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gateway.errors import (
+    GatewayError,
+    RateLimited,
+    UpstreamForbidden,
+    UpstreamInvalidResponse,
+    UpstreamRejected,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
+from gateway.settings import Settings
+from gateway.upstream.breaker import Breaker
+from gateway.upstream.connect import connect
+from gateway.upstream.fetching import Errand, Patience, Tally
+from gateway.upstream.models import Vehicle
+from tests.upstream.fakes import errand
+from tests.upstream.test_wires import CLOSE, OK, PAUSE, PLAIN, Server
+
+
+def told(status: str, body: bytes = b"{}", fields: bytes = b"") -> list[bytes]:
+    return [b"HTTP/1.1 %b\r\n%bContent-Length: %d\r\n\r\n%b" % (status.encode(), fields, len(body), body)]
+
+
+@asynccontextmanager
+async def client_of(*answers, **slices):
+    """A client over a server that gives these answers; its retries pause for a moment only."""
+    server = Server(*answers)
+    async with server.listening() as url:
+        slices = {"cache": {"enabled": False}, "retry": {"pause": 0.001, "attempts": 3}} | slices
+        upstream = {"url": url, **slices.pop("upstream", {})}
+        async with connect(Settings(upstream=upstream, **slices)) as client:
+            yield client, server
+
+
+@pytest.fixture
+def layers(monkeypatch):
+    """Counts the reads that go through the layers."""
+    passed = []
+
+    fetch = Breaker.fetch
+
+    async def counted(self, read):
+        passed.append(read.path)
+        return await fetch(self, read)
+
+    monkeypatch.setattr(Breaker, "fetch", counted)
+    return passed
+
+
+async def test_what_goes_well_passes_no_layer(layers):
+    """One by one and many together: a plain 200 is its own answer."""
+    async with client_of([PLAIN]) as (client, server):
+        by = errand()
+        assert (await client.vehicle(by, "JQ7RP")).vehicle_id == "JQ7RP"
+        found = await client.vehicles_by_id(by, ["A", "B", "C"])
+        assert [vehicle.vehicle_id for vehicle in found.values()] == ["JQ7RP"] * 3
+        assert (layers, by.tally.upstream_calls, len(server.heads), client.under_way()) == ([], 4, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("answer", "calls", "outcome"),
+    [
+        (told("404 Not Found"), 1, None),
+        (told("403 Forbidden"), 1, UpstreamForbidden),
+        (told("400 Bad Request"), 1, UpstreamRejected),
+        (told("200 OK", b"{"), 1, UpstreamInvalidResponse),
+        (told("200 OK", b"xx", b"Content-Encoding: gzip\r\n"), 1, UpstreamInvalidResponse),
+        (told("503 Service Unavailable"), 3, UpstreamUnavailable),
+        (told("429 Too Many Requests"), 3, RateLimited),
+        ([PLAIN[:20], CLOSE], 3, UpstreamUnavailable),
+    ],
+    ids=["404", "403", "400", "malformed", "garbled", "503", "429", "dropped"],
+)
+async def test_what_does_not_go_well_is_for_the_layers_and_is_asked_no_more_often(answer, calls, outcome, layers):
+    """They are given the first attempt's outcome, and try again what may pass, three times in all."""
+    async with client_of(answer) as (client, server):
+        by = errand()
+        (came,) = await asyncio.gather(client.vehicle(by, "JQ7RP"), return_exceptions=True)
+        assert came is None if outcome is None else type(came) is outcome
+        assert (by.tally.upstream_calls, len(server.heads), len(layers)) == (calls, calls, 1)
+        assert client.under_way() == 0
+
+
+async def test_a_first_failure_that_passes_is_made_good():
+    """The second attempt is the layers' own."""
+    async with client_of(told("502 Bad Gateway"), [PLAIN]) as (client, server):
+        assert isinstance(await client.vehicle(errand(), "JQ7RP"), Vehicle)
+        assert len(server.heads) == 2
+
+
+async def test_an_outage_opens_the_circuit_and_an_answer_closes_it():
+    """While it is open nothing is called; the probe that closes it goes through the layers."""
+    settings = {"retry": {"attempts": 1}, "breaker": {"failures": 3, "pause": 0.2}}
+    async with client_of(*[told("500 Internal Server Error")] * 3, [PLAIN], **settings) as (client, server):
+        for _ in range(5):
+            with pytest.raises(UpstreamUnavailable):
+                await client.vehicle(errand(), "JQ7RP")
+        assert len(server.heads) == 3
+        await asyncio.sleep(0.25)
+        for _ in range(3):
+            assert await client.vehicle(errand(), "JQ7RP") is not None
+        assert len(server.heads) == 6
+
+
+async def test_a_client_s_limit_is_learnt_and_kept():
+    """When an answer says that nothing is left until a time, the next call is made then."""
+    reset = int(time.time()) + 2
+    limit = b"X-Rate-Limit-Limit: 10\r\nX-Rate-Limit-Remaining: 0\r\nX-Rate-Limit-Reset: %d\r\n" % reset
+    async with client_of(told("200 OK", b'{"id":"JQ7RP"}', limit), [PLAIN]) as (client, server):
+        assert await client.vehicle(errand(), "JQ7RP") is not None
+        assert await client.vehicle(errand(), "JQ7RP") is not None
+        assert time.time() >= reset
+        assert len(server.heads) == 2
+
+
+@pytest.mark.parametrize("coalescing", [True, False])
+async def test_who_leaves_costs_no_connection(coalescing):
+    """Hundreds of reads over three connections, given up at random: all others get their answers, and the next do."""
+    slices = {"upstream": {"connections_max": 3, "pool_timeout": 15}, "coalescing": {"enabled": coalescing}}
+    async with client_of([OK, PLAIN[len(OK) :]], **slices) as (client, _):
+        dice = random.Random(7)
+        for _ in range(4):
+            reads = [asyncio.create_task(client.vehicle(errand(), f"V{number}")) for number in range(60)]
+            for left in dice.sample(reads, 40):
+                await asyncio.sleep(dice.choice((0, 0, 0.001)))
+                left.cancel()
+            outcomes = await asyncio.gather(*reads, return_exceptions=True)
+            assert sum(isinstance(outcome, Vehicle) for outcome in outcomes) >= 20
+            assert all(isinstance(outcome, (Vehicle, asyncio.CancelledError)) for outcome in outcomes)
+        assert client.under_way() == 0
+        assert await client.vehicle(errand(), "last") is not None
+
+
+async def test_who_has_no_time_left_is_told_and_leaves_nothing_under_way():
+    """At the deadline the call is given up, with its connection."""
+    async with client_of([PAUSE], [PLAIN]) as (client, server):
+        by = Errand(errand().caller, Tally(), patience=Patience.of(0.1))
+        with pytest.raises(GatewayError) as late:
+            await client.vehicle(by, "JQ7RP")
+        assert late.value.code == "DEADLINE_EXCEEDED"
+        await asyncio.sleep(0.01)
+        assert client.under_way() == 0
+        assert await client.vehicle(errand(), "JQ7RP") is not None
+        assert server.connections == 2
+
+
+async def test_too_late_or_too_large_is_told_as_ever():
+    """The wire's own bounds end in the layers' errors."""
+    async with client_of([PAUSE], upstream={"read_timeout": 0.1}, retry={"attempts": 1}) as (client, _):
+        with pytest.raises(UpstreamTimeout):
+            await client.vehicle(errand(), "JQ7RP")
+    async with client_of(told("200 OK", b" " * 5000), upstream={"response_bytes_max": 1024}) as (client, _):
+        with pytest.raises(UpstreamInvalidResponse):
+            await client.vehicle(errand(), "JQ7RP")
+
+
+async def test_a_quick_call_leaves_nothing_to_the_collector():
+    """Nothing of it is in a circle."""
+    async with client_of([PLAIN]) as (client, _):
+        await client.vehicles_by_id(errand(), ["A", "B"])
+        while gc.collect():
+            pass
+        gc.disable()
+        try:
+            await client.vehicles_by_id(errand(), ["A", "B"])
+            await client.vehicle(errand(), "A")
+            assert gc.collect() == 0
+        finally:
+            gc.enable()
