@@ -7,7 +7,7 @@ context, in which what was read is known.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -147,12 +147,18 @@ FORMS_MAX = 16
 
 
 class Engine:
-    """Plans operations of one schema; `roots` says how its root fields are read, `shapes` in which shape."""
+    """Plans operations of one schema; `roots` says how its root fields are read, `shapes` in which shape.
 
-    def __init__(self, types: Types, roots: Mapping[str, Root], shapes: Mapping[str, Shape]) -> None:
+    Those of `one_shape` read the same things: theirs counts only if no other is needed in the operation.
+    """
+
+    def __init__(
+        self, types: Types, roots: Mapping[str, Root], shapes: Mapping[str, Shape], one_shape: Collection[str] = ()
+    ) -> None:
         self.types = types
         self.roots = roots
         self.shapes = shapes
+        self.one_shape = one_shape
 
     def prepare(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> Prepared | None:
         """What to run for a valid document; None if that is for the generic executor."""
@@ -219,7 +225,14 @@ class _Planner:
             fields.setdefault(name, []).append(Field(key, name, arguments, projection, shape))
         if not fields:
             raise Unusual
-        return Plan(list(collected.grouped_field_set), constants, list(fields.values()), self._engine.roots)
+        groups = [self._in_one_shape(name, group, is_alone=len(fields) == 1) for name, group in fields.items()]
+        return Plan(list(collected.grouped_field_set), constants, groups, self._engine.roots)
+
+    def _in_one_shape(self, name: str, group: list[Field], *, is_alone: bool) -> list[Field]:
+        shape = group[0].shape
+        if name not in self._engine.one_shape or (is_alone and all(each.shape is shape for each in group)):
+            return group
+        return [each._replace(shape=None) for each in group]
 
     def _subfields(self, kind: Any, details: Details) -> Mapping[str, Details]:
         schema, values, operation = self._types.schema, self._values, self._operation

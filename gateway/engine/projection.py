@@ -43,6 +43,8 @@ Collect = Callable[[GraphQLObjectType, Details], Mapping[str, Details]]
 Append = Callable[[tuple[Any, dict[str, Any]]], None]
 Complete = Callable[[Any, Sequence[Append]], Any]
 
+# Stands before the name of a type in what is read of an object that may be of several.
+ON = "on "
 # Distinct texts of a scalar that are remembered as checked; a page of vehicles has about two thousand timestamps.
 CHECKED_MAX = 16_384
 # Code that is too large to compile quickly is none that anybody's client sends.
@@ -131,6 +133,19 @@ def compile_field(types: Types, collect: Collect, kind: GraphQLOutputType, detai
         raise Unusual from unfit  # the last three are what Python says of code that nests too deeply
 
 
+class Choice(dict[type, Any]):
+    """What is made of an object of an abstract type, by its class; `of` says that by the forms that classes have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: dict[type, Any] = {}
+
+    def __missing__(self, kind: type) -> Any:
+        found = next((function for form, function in self.of.items() if issubclass(kind, form)), unusual)
+        self[kind] = found
+        return found
+
+
 class Reading:
     """What is read of an object, as it becomes known."""
 
@@ -161,7 +176,7 @@ class _Compiler:
         self._functions: list[str] = []
         self._names: dict[str, Any] = {"unusual": unusual, "LISTS": (list, tuple)}
         self._holes: list[Hole] = []
-        self._choices: list[tuple[dict[type, Any], dict[type, str]]] = []
+        self._choices: list[tuple[Choice, dict[type, str]]] = []
         self._fields = 0
 
     def projection(self, kind: GraphQLOutputType, details: Details) -> Projection:
@@ -170,7 +185,7 @@ class _Compiler:
         source = "\n".join(self._functions)
         exec(compile(source, "<projection>", "exec"), self._names)  # noqa: S102 - of a caller's text it holds GraphQL names alone
         for choice, functions in self._choices:
-            choice.update({owner: self._names[name] for owner, name in functions.items()})
+            choice.of.update({form: self._names[name] for form, name in functions.items()})
         holes = [(hole, self._names[hole.complete]) for hole in self._holes]
         return Projection(self._names[complete], holes, needs.told())
 
@@ -193,8 +208,7 @@ class _Compiler:
             item = self._function(kind.of_type, details, reading)
             body = f"[{item}(i, h) for i in {v}] if {v}.__class__ in LISTS else unusual()"
         elif is_abstract_type(kind):
-            reading.all()
-            body = self._chosen(kind, details, v)
+            body = self._chosen(kind, details, v, reading)
         elif is_object_type(kind):
             body = self._object(kind, details, v, reading)
         else:
@@ -213,15 +227,16 @@ class _Compiler:
         known = self._constant(checked.known)
         return f"({known}.get({v}) or {coerce}({v}) if {bound}.__class__ is str else {otherwise})"
 
-    def _chosen(self, kind: Any, details: Details, v: str) -> str:
+    def _chosen(self, kind: Any, details: Details, v: str, reading: Reading) -> str:
         functions = {}
         for owner in self._types.schema.get_possible_types(kind):
             if owner.name not in self._backing:
                 raise Unusual
-            functions[self._backing[owner.name]] = self._function(owner, details, Reading())
-        choice: dict[type, Any] = {}
+            form = self._types.forms[owner.name]
+            functions[form] = self._function(owner, details, reading.member(ON + owner.name))
+        choice = Choice()
         self._choices.append((choice, functions))
-        return f"{self._constant(choice)}.get({v}.__class__, unusual)({v}, h)"
+        return f"{self._constant(choice)}[{v}.__class__]({v}, h)"
 
     def _object(self, kind: GraphQLObjectType, details: Details, v: str, reading: Reading) -> str:
         parts, left = [], []

@@ -9,11 +9,12 @@ from gateway.errors import InputInvalid
 from gateway.schema.context import Context
 from gateway.schema.global_ids import TELEMATICS_UNIT, VEHICLE, UnitKey, parse_global_id
 from gateway.schema.queries import objects_of
+from gateway.upstream.models import Vehicle
 
 
-async def entities_of(context: Context, representations: Sequence[Any]) -> list[Any]:
+async def entities_of(context: Context, representations: Sequence[Any], view: type[Vehicle] | None = None) -> list[Any]:
     """The entities that representations stand for: null where there is none, errors in their places."""
-    return await objects_of(context, representations, _key_of)
+    return await objects_of(context, representations, _key_of, view)
 
 
 def _key_of(representation: Any) -> str | UnitKey:

@@ -8,7 +8,7 @@ from functools import partial
 
 from gateway.schema.batching import Batches
 from gateway.schema.starting import start
-from gateway.upstream.client import FleetClient
+from gateway.upstream.client import FleetClient, Found, in_form
 from gateway.upstream.fetching import Errand
 from gateway.upstream.models import State, Vehicle
 from gateway.upstream.pages import VehiclePage
@@ -24,9 +24,19 @@ class Loaders:
         self._client = client
         self._errand = errand
         self._pages: dict[PageKey, asyncio.Future[VehiclePage]] = {}
-        # Neither of them knows this object: in a circle, what was read would stay until the collector comes by.
-        self.vehicles: Batches[Vehicle | None] = Batches(partial(_vehicles, client, errand, self._pages))
+        self._views: dict[type[Vehicle], Batches[Vehicle | None]] = {}
+        self._viewed: Found = {}
+        # None of them knows this object: in a circle, what was read would stay until the collector comes by.
+        self.vehicles: Batches[Vehicle | None] = Batches(partial(_vehicles, client, errand, self._pages, self._viewed))
         self.latest_states: Batches[State | None] = Batches(partial(client.latest_states, errand))
+
+    def vehicles_as(self, view: type[Vehicle] | None) -> Batches[Vehicle | None]:
+        """Vehicles in a form, or whole; what was read in one need not be read again to be whole, but in another."""
+        if view is None:
+            return self.vehicles
+        if view not in self._views:
+            self._views[view] = Batches(partial(_in_view, self._client, self._errand, self._viewed, view))
+        return self._views[view]
 
     async def page(
         self, token: str | None, search: str | None = None, view: type[Vehicle] | None = None
@@ -40,9 +50,26 @@ class Loaders:
         return await reading
 
 
-async def _vehicles(
-    client: FleetClient, errand: Errand, pages: Mapping[PageKey, asyncio.Future[VehiclePage]], ids: list[str]
+async def _in_view(
+    client: FleetClient, errand: Errand, viewed: Found, view: type[Vehicle], ids: list[str]
 ) -> list[Vehicle | BaseException | None]:
+    found = await client.vehicles_by_id(errand, ids, view)
+    viewed.update(found)
+    return [found[vehicle_id] for vehicle_id in ids]
+
+
+async def _vehicles(
+    client: FleetClient,
+    errand: Errand,
+    pages: Mapping[PageKey, asyncio.Future[VehiclePage]],
+    viewed: Found,
+    ids: list[str],
+) -> list[Vehicle | BaseException | None]:
+    if viewed:
+        known = {vehicle_id: in_form(viewed[vehicle_id], None) for vehicle_id in ids if vehicle_id in viewed}
+        others = await _vehicles(client, errand, pages, {}, [i for i in ids if i not in known])
+        read = iter(others)
+        return [known[vehicle_id] if vehicle_id in known else next(read) for vehicle_id in ids]
     if not pages:
         found = await client.vehicles_by_id(errand, ids)
         return [found[vehicle_id] for vehicle_id in ids]

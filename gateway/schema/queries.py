@@ -160,21 +160,23 @@ async def unit_of(context: Context, key: UnitKey) -> models.TelematicsUnit | Non
     return await find_unit(_pages(context, search), context.limits, *key)
 
 
-async def node_of(context: Context, global_id: str) -> models.Vehicle | models.TelematicsUnit | None:
+async def node_of(context: Context, global_id: str, view: View = None) -> models.Vehicle | models.TelematicsUnit | None:
     """The object of a global id."""
     key = parse_global_id(global_id)
-    return await (unit_of(context, key) if isinstance(key, UnitKey) else context.loaders.vehicles.one(key))
+    return await (unit_of(context, key) if isinstance(key, UnitKey) else context.loaders.vehicles_as(view).one(key))
 
 
-async def nodes_of(context: Context, global_ids: Sequence[str]) -> list[Any]:
+async def nodes_of(context: Context, global_ids: Sequence[str], view: View = None) -> list[Any]:
     """The objects of global ids, in order, errors in their places."""
     if len(global_ids) > context.nodes_max:
         message = f"`ids` has {len(global_ids)} ids; at most {context.nodes_max} are allowed."
         raise InputInvalid(message, "ids")
-    return await objects_of(context, global_ids, parse_global_id)
+    return await objects_of(context, global_ids, parse_global_id, view)
 
 
-async def objects_of(context: Context, given: Sequence[Any], key_of: Callable[[Any], str | UnitKey]) -> list[Any]:
+async def objects_of(
+    context: Context, given: Sequence[Any], key_of: Callable[[Any], str | UnitKey], view: View = None
+) -> list[Any]:
     """The objects that are meant, a vehicle by its id or a unit by its key; read together, errors in their places."""
     keys: list[str | UnitKey | GatewayError] = []
     for each in given:
@@ -185,10 +187,10 @@ async def objects_of(context: Context, given: Sequence[Any], key_of: Callable[[A
     vehicles = [key for key in dict.fromkeys(keys) if isinstance(key, str)]
     units = [key for key in dict.fromkeys(keys) if isinstance(key, UnitKey)]
     if not units:
-        read: dict[Any, Any] = dict(zip(vehicles, await context.loaders.vehicles.many(vehicles), strict=True))
+        read: dict[Any, Any] = dict(zip(vehicles, await context.loaders.vehicles_as(view).many(vehicles), strict=True))
     else:
         found, walked = await asyncio.gather(
-            context.loaders.vehicles.many(vehicles),
+            context.loaders.vehicles_as(view).many(vehicles),
             asyncio.gather(*(unit_of(context, key) for key in units), return_exceptions=True),
         )
         read = {**dict(zip(vehicles, found, strict=True)), **dict(zip(units, walked, strict=True))}

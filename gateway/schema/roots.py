@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from gateway.engine.plans import Asked, Engine, Root, Shape
-from gateway.engine.projection import Needs, Projection, Types
+from gateway.engine.projection import ON, Needs, Projection, Types
 from gateway.schema.build import Schema
 from gateway.schema.connections import Arguments, Place, place_of, unit_set, vehicle_set
 from gateway.schema.context import Context
@@ -26,11 +26,11 @@ FORMS: Mapping[str, type] = {"Vehicle": models.VehicleForm, "TelematicsUnit": mo
 
 def engine_of(schema: Schema) -> Engine:
     """The engine for the gateway's schema."""
-    return Engine(Types(schema.core, BACKING, FORMS), ROOTS, SHAPES)
+    return Engine(Types(schema.core, BACKING, FORMS), ROOTS, SHAPES, BY_ID)
 
 
 async def _vehicle(context: Context, asked: Sequence[Asked]) -> Sequence[Any]:
-    return await context.loaders.vehicles.many([each.arguments["id"] for each in asked])
+    return await context.loaders.vehicles_as(asked[0].shape).many([each.arguments["id"] for each in asked])
 
 
 def _each(read: Callable[[Context, Asked], Awaitable[Any]]) -> Root:
@@ -103,19 +103,34 @@ def _view_of_units(needs: Needs | None) -> Any:
     return None if units is None else vehicle_view({"telematics_unit": units})
 
 
+def _view_of_vehicle(needs: Needs | None) -> Any:
+    return None if needs is None else vehicle_view(needs)
+
+
+def _view_of_node(needs: Needs | None) -> Any:
+    return _view_of_vehicle(None if needs is None else needs.get(f"{ON}Vehicle"))
+
+
 # In which view the vehicles behind a connection are needed.
-SHAPES: Mapping[str, Shape] = {"vehicles": _view_of_vehicles, "telematicsUnits": _view_of_units}
+SHAPES: Mapping[str, Shape] = {
+    "vehicles": _view_of_vehicles,
+    "telematicsUnits": _view_of_units,
+    "vehicle": _view_of_vehicle,
+    **dict.fromkeys(("node", "nodes", "_entities"), _view_of_node),
+}
+# What reads vehicles by their ids, which for an operation happens once for each.
+BY_ID = ("vehicle", "node", "nodes", "_entities")
 # Where the answer of a connection may be kept.
 PLACES: Mapping[str, Callable[[Limits, str | None, Asked, Projection], Place]] = {
     "vehicles": _place_of_vehicles,
     "telematicsUnits": _place_of_units,
 }
 ROOTS: Mapping[str, Root] = {
-    "node": _each(lambda context, asked: node_of(context, asked.arguments["id"])),
-    "nodes": _each(lambda context, asked: nodes_of(context, asked.arguments["ids"])),
+    "node": _each(lambda context, asked: node_of(context, asked.arguments["id"], asked.shape)),
+    "nodes": _each(lambda context, asked: nodes_of(context, asked.arguments["ids"], asked.shape)),
     "vehicle": _vehicle,
     "vehicles": _each(_vehicles),
     "telematicsUnit": _each(_telematics_unit),
     "telematicsUnits": _each(_telematics_units),
-    "_entities": _each(lambda context, asked: entities_of(context, asked.arguments["representations"])),
+    "_entities": _each(lambda context, asked: entities_of(context, asked.arguments["representations"], asked.shape)),
 }

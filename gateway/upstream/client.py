@@ -33,10 +33,11 @@ from gateway.upstream.fetching import (
     digest_of,
     key_of,
 )
-from gateway.upstream.models import Cursors, State, Vehicle
+from gateway.upstream.models import Cursors, State, Vehicle, VehicleForm
 from gateway.upstream.pages import IDS, Part, VehiclePage
 from gateway.upstream.planning import Walked, walk_on
 from gateway.upstream.single_flight import look_at_error
+from gateway.upstream.views import whole
 
 T = TypeVar("T")
 Found = dict[str, Vehicle | BaseException | None]
@@ -130,10 +131,14 @@ class FleetClient:
         """One vehicle, or None where there is none (or none that the caller may know of)."""
         if not _possible(vehicle_id):
             return None
-        return (await self._fetcher.fetch(self._vehicle_read(errand, vehicle_id))).value
+        vehicle = (await self._fetcher.fetch(self._vehicle_read(errand, vehicle_id))).value
+        return None if vehicle is None else whole(vehicle)
 
-    async def vehicles_by_id(self, errand: Errand, ids: Iterable[str]) -> Found:
-        """Vehicles by id, each with its own error if it has one, in as few upstream calls as the plan allows."""
+    async def vehicles_by_id(self, errand: Errand, ids: Iterable[str], view: type[Vehicle] | None = None) -> Found:
+        """Vehicles by id, each with its own error if it has one, in as few upstream calls as the plan allows.
+
+        `view` is the form they are needed in; some may be whole.
+        """
         wanted = list(dict.fromkeys(ids))
         found: Found = {vehicle_id: None for vehicle_id in wanted if not _possible(vehicle_id)}
         fleet_size = self._fleet_sizes.get(errand.caller.principal)
@@ -142,8 +147,8 @@ class FleetClient:
             await self._take_held(errand, [i for i in wanted if i not in found], found)
             await self._walk(errand, {i for i in wanted if i not in found}, found)
         missing = [i for i in wanted if i not in found]
-        values = await self._values(self._vehicle_read(errand, vehicle_id) for vehicle_id in missing)
-        return found | dict(zip(missing, values, strict=True))
+        values = await self._values(self._vehicle_read(errand, vehicle_id, view) for vehicle_id in missing)
+        return found | dict(zip(missing, (in_form(value, view) for value in values), strict=True))
 
     async def latest_states(self, errand: Errand, ids: Sequence[str]) -> list[State | BaseException | None]:
         """The latest states of vehicles as property by name, each with its own error if it has one."""
@@ -182,8 +187,8 @@ class FleetClient:
             return ((names.page_token_parameter, cursor.removeprefix(PAGE_TOKEN)),)
         return ((names.cursor_parameter, cursor),)
 
-    def _vehicle_read(self, errand: Errand, vehicle_id: str) -> Read[Vehicle]:
-        return Read(errand, Resource.VEHICLE, self._vehicle_path.of(vehicle_id), Vehicle)
+    def _vehicle_read(self, errand: Errand, vehicle_id: str, view: type[Vehicle] | None = None) -> Read[Vehicle]:
+        return Read(errand, Resource.VEHICLE, self._vehicle_path.of(vehicle_id), Vehicle, view=view)
 
     def _state_read(self, errand: Errand, vehicle_id: str) -> Read[State]:
         return Read(errand, Resource.LATEST_STATE, self._state_path.of(vehicle_id), State)
@@ -224,6 +229,16 @@ class FleetClient:
         self._ahead.add(ahead)
         ahead.add_done_callback(self._ahead.discard)
         ahead.add_done_callback(look_at_error)
+
+
+def in_form(outcome: Vehicle | BaseException | None, view: type[Vehicle] | None) -> Vehicle | BaseException | None:
+    """A vehicle in a view, or whole: another caller's read, which this one shared, may have asked for another view."""
+    if outcome is None or outcome.__class__ is view or not isinstance(outcome, VehicleForm):
+        return outcome
+    try:
+        return whole(outcome)
+    except GatewayError as unreadable:
+        return unreadable
 
 
 class _PathOf:

@@ -37,6 +37,7 @@ from gateway.upstream.http1 import Answer, Call, Http1, Parts
 from gateway.upstream.models import ProblemBody, Vehicle, decoded
 from gateway.upstream.pages import VehiclePage
 from gateway.upstream.unchanged import UnchangedPages
+from gateway.upstream.views import viewed
 
 T = TypeVar("T")
 Q = TypeVar("Q", bound="Beginning")
@@ -199,6 +200,8 @@ class HttpTransport:
                 if self._pages is None:
                     return VehiclePage.of_body(body, read.view)  # type: ignore[return-value]
                 return self._pages.page_of((read.caller.principal, target), body, read.view)  # type: ignore[return-value]
+            if read.view is not None and read.model is Vehicle:
+                return viewed(body, read.view)  # type: ignore[return-value]
             return decoded(body, read.model)  # type: ignore[no-any-return]
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as unreadable:
             raise UpstreamInvalidResponse(Problem(200)) from unreadable

@@ -1,7 +1,8 @@
 """Views: the upstream's structs with only the members that somebody needs, so that only those are decoded.
 
 A view has the names, the types and the computed members of its model, and its checks for what it has. What a page holds
-beside them is passed over by the decoder without making an object of it.
+beside them is passed over by the decoder without making an object of it. One that was read by its id keeps the answer's
+`body`, for whoever needs more of it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import Any, Optional, Union
 import msgspec
 from msgspec import UnsetType, field
 
+from gateway.errors import Problem, UpstreamInvalidResponse
 from gateway.upstream.models import (
     Capabilities,
     MasterData,
@@ -23,6 +25,7 @@ from gateway.upstream.models import (
     UnitForm,
     Vehicle,
     VehicleForm,
+    decoded,
 )
 
 # What is needed of an object: its members, and of each all (None) or what is needed of it in turn.
@@ -83,9 +86,36 @@ def _view(model: type, needs: Frozen) -> Any:
     }
     if _is_worked_on(model, inner):
         namespace["__post_init__"] = vars(model)["__post_init__"]
+    if model is Vehicle:
+        members.append(("body", bytes, field(default=b"", name="$body")))
     return msgspec.defstruct(
         f"{model.__name__}View", members, namespace=namespace, bases=FORMS.get(model, ()), gc=False
     )
+
+
+def viewed(body: bytes, view: type[Vehicle]) -> Vehicle:
+    """A vehicle in a view, or whole where it does not fit that; raises msgspec's errors where it is none."""
+    try:
+        vehicle: Any = _decoder(view).decode(body)
+    except msgspec.ValidationError:
+        return decoded(body, Vehicle)  # type: ignore[no-any-return]
+    vehicle.body = body
+    return vehicle  # type: ignore[no-any-return]
+
+
+def whole(vehicle: Any) -> Vehicle:
+    """A vehicle with all that the answer said of it; raises UpstreamInvalidResponse where that can't be read."""
+    if vehicle.__class__ is Vehicle:
+        return vehicle
+    try:
+        return decoded(vehicle.body, Vehicle)  # type: ignore[no-any-return]
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as unreadable:
+        raise UpstreamInvalidResponse(Problem(200)) from unreadable
+
+
+@lru_cache(VIEWS_MAX)
+def _decoder(view: type[Vehicle]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(view)
 
 
 def _is_worked_on(model: type, needs: Mapping[str, Frozen | None]) -> bool:
