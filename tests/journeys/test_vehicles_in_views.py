@@ -1,0 +1,89 @@
+"""Vehicles by id of which only a part is decoded: whoever needs more of them gets it, and nothing is read twice."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from gateway.schema.global_ids import vehicle_global_id
+from gateway.simulator import Fault, Simulator, Switches
+from tests.gateways import PLANS
+
+BRAND = "{ vehicleId masterData { brand } }"
+PLATE = "{ vehicleId masterData { licensePlate } telematicsUnit { unitId } }"
+BY_ID = {
+    "vehicle": lambda one, fields: f'vehicle(id: "{one}") {fields}',
+    "node": lambda one, fields: f'node(id: "{vehicle_global_id(one)}") {{ ... on Vehicle {fields} }}',
+    "nodes": lambda one, fields: f'nodes(ids: ["{vehicle_global_id(one)}"]) {{ ... on Vehicle {fields} }}',
+    "entities": lambda one, fields: (
+        f'_entities(representations: [{{__typename: "Vehicle", vehicleId: "{one}"}}]) {{ ... on Vehicle {fields} }}'
+    ),
+}
+
+
+def only(value):
+    return value[0] if isinstance(value, list) else value
+
+
+@pytest.mark.parametrize("way", BY_ID)
+async def test_what_a_part_can_t_tell_the_whole_tells_without_another_call(start, way):
+    """A time that is none is told as an error in its place, by the generic executor, from the answer that is there."""
+    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+    gateway = await start(simulator=simulator)
+    fleet = simulator.fleets["T7K2M"]
+    one = fleet.ids[0]
+    brand = fleet.vehicle(one)["master_data"]["brand"]
+    fleet.vehicle(one)["last_contact_at"] = "yesterday"
+    answer = await gateway.ask(f"{{ it: {BY_ID[way](one, '{ vehicleId lastContactAt masterData { brand } }')} }}")
+    assert only(answer["data"]["it"]) == {
+        "vehicleId": one, "lastContactAt": None, "masterData": {"brand": brand},
+    }  # fmt: skip
+    assert len(answer["errors"]) == 1
+    assert simulator.requests.total == 1
+
+
+@pytest.mark.parametrize("way", BY_ID)
+async def test_what_does_not_fit_is_left_out_alone(start, way):
+    """A number where a text should be costs that member, not the vehicle."""
+    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+    gateway = await start(simulator=simulator)
+    fleet = simulator.fleets["T7K2M"]
+    one = fleet.ids[0]
+    plate = fleet.vehicle(one)["master_data"]["license_plate"]
+    fleet.edit(one, brand=7)
+    data = await gateway.data(f"{{ it: {BY_ID[way](one, '{ masterData { brand licensePlate } }')} }}")
+    assert only(data["it"]) == {"masterData": {"brand": None, "licensePlate": plate}}
+
+
+@pytest.mark.parametrize("way", BY_ID)
+async def test_one_vehicle_asked_for_in_two_ways_is_read_once(start, way):
+    """Different selections of one vehicle in one operation, by two root fields or by one, are one call."""
+    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+    gateway = await start(simulator=simulator, coalescing__enabled=False)
+    one = simulator.fleets["T7K2M"].ids[0]
+    asked = f"{{ a: {BY_ID[way](one, BRAND)} b: {BY_ID['vehicle'](one, PLATE)} c: {BY_ID[way](one, PLATE)} }}"
+    data = await gateway.data(asked)
+    assert only(data["c"]) == data["b"]
+    assert only(data["a"])["vehicleId"] == one
+    assert simulator.requests.total == 1
+
+
+async def test_callers_who_share_a_call_each_get_what_they_asked_for(start):
+    """One flight, three selections: none is left with the part that another needed."""
+    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+    gateway = await start(simulator=simulator)
+    simulator.faults.rules = [Fault("latency", seconds=0.2)]
+    one = simulator.fleets["T7K2M"].ids[0]
+    whole = "{ vehicleId masterData { brand licensePlate } telematicsUnit { unitId } }"
+    brand, plate, all_of_it = await asyncio.gather(
+        *(gateway.data(f"{{ {BY_ID['vehicle'](one, fields)} }}") for fields in (BRAND, PLATE, whole))
+    )
+    assert simulator.requests.total == 1
+    told = all_of_it["vehicle"]
+    assert brand["vehicle"] == {"vehicleId": one, "masterData": {"brand": told["masterData"]["brand"]}}
+    assert plate["vehicle"] == {
+        "vehicleId": one,
+        "masterData": {"licensePlate": told["masterData"]["licensePlate"]},
+        "telematicsUnit": told["telematicsUnit"],
+    }
