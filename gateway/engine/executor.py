@@ -33,7 +33,7 @@ class ProjectingExecutor(ExecutorThrowingOnIncremental):
         result: Any,
         position_context: None,
     ) -> AwaitableOrValue[dict[str, Any]]:
-        if return_type.name in self._types.backing:
+        if return_type.name in self._types.forms:
             projection = self._projection(return_type, field_details_list)
             if projection is not None:
                 try:

@@ -108,12 +108,11 @@ class Projection:
 class Types:
     """What is known of a schema's types.
 
-    `backing` says of which class the objects of some are, `forms` what they are in whatever form they come.
+    `forms` says what the objects of some are, in whatever form they come.
     """
 
-    def __init__(self, schema: GraphQLSchema, backing: Mapping[str, type], forms: Mapping[str, type]) -> None:
+    def __init__(self, schema: GraphQLSchema, forms: Mapping[str, type]) -> None:
         self.schema = schema
-        self.backing = backing
         self.forms = forms
         self._leaves: dict[str, Leaf] = {}
 
@@ -171,7 +170,6 @@ class _Compiler:
 
     def __init__(self, types: Types, collect: Collect) -> None:
         self._types = types
-        self._backing = types.backing
         self._collect = collect
         self._functions: list[str] = []
         self._names: dict[str, Any] = {"unusual": unusual, "LISTS": (list, tuple)}
@@ -230,9 +228,9 @@ class _Compiler:
     def _chosen(self, kind: Any, details: Details, v: str, reading: Reading) -> str:
         functions = {}
         for owner in self._types.schema.get_possible_types(kind):
-            if owner.name not in self._backing:
+            form = self._types.forms.get(owner.name)
+            if form is None:
                 raise Unusual
-            form = self._types.forms[owner.name]
             functions[form] = self._function(owner, details, reading.member(ON + owner.name))
         choice = Choice()
         self._choices.append((choice, functions))
@@ -258,7 +256,7 @@ class _Compiler:
         if left:
             d = self._new("d")
             body = f"(({d} := {body}), {', '.join(hole.format(d=d) for hole in left)})[0]"
-        if kind.name in self._backing:
+        if kind.name in self._types.forms:
             form = self._constant(self._types.forms[kind.name])
             body = f"{body} if isinstance({v}, {form}) else unusual()"
         return body

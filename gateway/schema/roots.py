@@ -18,15 +18,13 @@ from gateway.schema.queries import node_of, nodes_of, unit_of, units_of, vehicle
 from gateway.upstream import models
 from gateway.upstream.views import vehicle_view
 
-# Of which class the objects of a type are, where a field may answer objects of several types.
-BACKING: Mapping[str, type] = {"Vehicle": models.Vehicle, "TelematicsUnit": models.TelematicsUnit}
-# What they are in whatever form they come.
+# What the objects of a type are, in whatever form they come.
 FORMS: Mapping[str, type] = {"Vehicle": models.VehicleForm, "TelematicsUnit": models.UnitForm}
 
 
 def engine_of(schema: Schema) -> Engine:
     """The engine for the gateway's schema."""
-    return Engine(Types(schema.core, BACKING, FORMS), ROOTS, SHAPES, BY_ID)
+    return Engine(Types(schema.core, FORMS), ROOTS, SHAPES, BY_ID)
 
 
 async def _vehicle(context: Context, asked: Sequence[Asked]) -> Sequence[Any]:
