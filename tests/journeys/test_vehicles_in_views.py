@@ -7,8 +7,6 @@ import asyncio
 import pytest
 
 from gateway.schema.global_ids import vehicle_global_id
-from gateway.simulator import Fault, Simulator, Switches
-from tests.gateways import PLANS
 
 BRAND = "{ vehicleId masterData { brand } }"
 PLATE = "{ vehicleId masterData { licensePlate } telematicsUnit { unitId } }"
@@ -27,11 +25,9 @@ def only(value):
 
 
 @pytest.mark.parametrize("way", BY_ID)
-async def test_what_a_part_can_t_tell_the_whole_tells_without_another_call(start, way):
+async def test_what_a_part_can_t_tell_the_whole_tells_without_another_call(gateway, way):
     """A time that is none is told as an error in its place, by the generic executor, from the answer that is there."""
-    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
-    gateway = await start(simulator=simulator)
-    fleet = simulator.fleets["T7K2M"]
+    fleet = gateway.simulator.fleets["T7K2M"]
     one = fleet.ids[0]
     brand = fleet.vehicle(one)["master_data"]["brand"]
     fleet.vehicle(one)["last_contact_at"] = "yesterday"
@@ -40,15 +36,13 @@ async def test_what_a_part_can_t_tell_the_whole_tells_without_another_call(start
         "vehicleId": one, "lastContactAt": None, "masterData": {"brand": brand},
     }  # fmt: skip
     assert len(answer["errors"]) == 1
-    assert simulator.requests.total == 1
+    assert gateway.simulator.requests.total == 1
 
 
 @pytest.mark.parametrize("way", BY_ID)
-async def test_what_does_not_fit_is_left_out_alone(start, way):
+async def test_what_does_not_fit_is_left_out_alone(gateway, way):
     """A number where a text should be costs that member, not the vehicle."""
-    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
-    gateway = await start(simulator=simulator)
-    fleet = simulator.fleets["T7K2M"]
+    fleet = gateway.simulator.fleets["T7K2M"]
     one = fleet.ids[0]
     plate = fleet.vehicle(one)["master_data"]["license_plate"]
     fleet.edit(one, brand=7)
@@ -59,27 +53,24 @@ async def test_what_does_not_fit_is_left_out_alone(start, way):
 @pytest.mark.parametrize("way", BY_ID)
 async def test_one_vehicle_asked_for_in_two_ways_is_read_once(start, way):
     """Different selections of one vehicle in one operation, by two root fields or by one, are one call."""
-    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
-    gateway = await start(simulator=simulator, coalescing__enabled=False)
-    one = simulator.fleets["T7K2M"].ids[0]
+    gateway = await start(coalescing__enabled=False)
+    one = gateway.simulator.fleets["T7K2M"].ids[0]
     asked = f"{{ a: {BY_ID[way](one, BRAND)} b: {BY_ID['vehicle'](one, PLATE)} c: {BY_ID[way](one, PLATE)} }}"
     data = await gateway.data(asked)
     assert only(data["c"]) == data["b"]
     assert only(data["a"])["vehicleId"] == one
-    assert simulator.requests.total == 1
+    assert gateway.simulator.requests.total == 1
 
 
-async def test_callers_who_share_a_call_each_get_what_they_asked_for(start):
+async def test_callers_who_share_a_call_each_get_what_they_asked_for(gateway):
     """One flight, three selections: none is left with the part that another needed."""
-    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
-    gateway = await start(simulator=simulator)
-    simulator.faults.rules = [Fault("latency", seconds=0.2)]
-    one = simulator.fleets["T7K2M"].ids[0]
+    gateway.fault("latency", seconds=0.2)
+    one = gateway.simulator.fleets["T7K2M"].ids[0]
     whole = "{ vehicleId masterData { brand licensePlate } telematicsUnit { unitId } }"
     brand, plate, all_of_it = await asyncio.gather(
         *(gateway.data(f"{{ {BY_ID['vehicle'](one, fields)} }}") for fields in (BRAND, PLATE, whole))
     )
-    assert simulator.requests.total == 1
+    assert gateway.simulator.requests.total == 1
     told = all_of_it["vehicle"]
     assert brand["vehicle"] == {"vehicleId": one, "masterData": {"brand": told["masterData"]["brand"]}}
     assert plate["vehicle"] == {

@@ -7,19 +7,19 @@ import asyncio
 from gateway.web.turns import IN_A_TURN, Turns
 
 
+async def ask(turns: Turns, name: str, order: list[str]) -> None:
+    if not turns.at_once(name):
+        await turns.wait(name)
+    order.append(name)
+
+
 async def test_a_flood_waits_for_itself_alone():
     """Of a hundred at once a part goes in each turn; another principal's goes in the same turn as it comes."""
     turns, order = Turns(), []
-
-    async def ask(name: str) -> None:
-        if not turns.at_once(name):
-            await turns.wait(name)
-        order.append(name)
-
-    flood = [asyncio.create_task(ask("flood")) for _ in range(100)]
+    flood = [asyncio.create_task(ask(turns, "flood", order)) for _ in range(100)]
     await asyncio.sleep(0)
     assert order == ["flood"] * IN_A_TURN
-    await ask("quiet")
+    await ask(turns, "quiet", order)
     assert order[IN_A_TURN] == "quiet"
     await asyncio.gather(*flood)
     assert order.count("flood") == 100
@@ -28,13 +28,7 @@ async def test_a_flood_waits_for_itself_alone():
 async def test_floods_take_turns():
     """Those who wait go one of each in turn."""
     turns, order = Turns(), []
-
-    async def ask(name: str) -> None:
-        if not turns.at_once(name):
-            await turns.wait(name)
-        order.append(name)
-
-    await asyncio.gather(*(ask(name) for name in ["one"] * 60 + ["two"] * 60))
+    await asyncio.gather(*(ask(turns, name, order) for name in ["one"] * 60 + ["two"] * 60))
     waited = order[2 * IN_A_TURN :]
     assert [waited[:10].count(name) for name in ("one", "two")] == [5, 5]
 
