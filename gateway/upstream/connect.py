@@ -29,8 +29,8 @@ async def connect(settings: Settings, wire: Wire | None = None, clock: Clock = n
     """A client over the configured stack; leaving it waits for the calls under way and closes all connections."""
     async with AsyncExitStack() as closing:
         lifetimes = lifetimes_of(settings.cache)
-        pages_stay = settings.cache.enabled and lifetimes.of[Resource.VEHICLES].kept > 0
-        transport = HttpTransport(settings.upstream, wire, pages_stay=pages_stay)
+        kept = {resource for resource in Resource if settings.cache.enabled and lifetimes.of[resource].kept > 0}
+        transport = HttpTransport(settings.upstream, wire, pages_stay=Resource.VEHICLES in kept)
         closing.push_async_callback(transport.close)
         redis = _redis_of(settings, closing)
         paces: LocalPaces | None = None
@@ -51,7 +51,6 @@ async def connect(settings: Settings, wire: Wire | None = None, clock: Clock = n
             fetcher = Filling(fetcher, store, lifetimes, clock)
         if redis is not None and settings.cache.enabled and settings.coalescing.enabled:
             fetcher = Leased(fetcher, redis, settings.coalescing.lease, clock)
-        kept = [resource for resource in Resource if settings.cache.enabled and lifetimes.of[resource].kept > 0]
         quick = QuickCalls(
             fetcher,
             transport,

@@ -26,7 +26,7 @@ HEAD_BYTES_MAX = 64 * 1024
 NEXT_ADDRESS = 0.25
 FRAMED = (b"content-length", b"transfer-encoding")
 ODD = "The request holds what no request may."
-Parts = tuple[int, Fields, list[bytes]]
+Parts = tuple[int, Fields, bytes]
 
 
 class Answer(Protocol):
@@ -91,22 +91,26 @@ class Http1(WholeAnswers):
         _check(lines, len(fields))
         return f"{self._rest}{lines}\r\n".encode("ascii")
 
-    async def get(self, target: str, prepared: bytes) -> tuple[int, Fields, bytes]:
+    async def get(self, target: str, prepared: bytes) -> Parts:
         """Status, header fields and body of an answer as it came, past httpx's objects; `target` is of ASCII."""
-        if not target.isprintable() or " " in target:
-            raise httpx.LocalProtocolError(ODD)
-        return await self._asked(b"".join((self._start, target.encode("ascii"), prepared)))
+        return await self._asked(self._head_to(target, prepared))
 
     def begin(self, target: str, prepared: bytes, answer: Answer) -> Call:
         """The same as `get`, but the answer is told in the turn in which it comes; who gives up closes `connection`."""
+        return self._begin(self._head_to(target, prepared), answer)
+
+    def _head_to(self, target: str, prepared: bytes) -> bytes:
         if not target.isprintable() or " " in target:
             raise httpx.LocalProtocolError(ODD)
-        return self._begin(b"".join((self._start, target.encode("ascii"), prepared)), answer)
+        return b"".join((self._start, target.encode("ascii"), prepared))
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def _begin(self, head: bytes, answer: Answer) -> Call:
-        loop = self._loop
-        if loop is None:
-            loop = self._loop = asyncio.get_running_loop()
+        loop = self._running_loop()
         now = loop.time()
         call = Call(head, answer, now + self._gives_up_after, now + self.settings.total_timeout)
         if self._idle:
@@ -115,16 +119,15 @@ class Http1(WholeAnswers):
             self._wait_for_connection(call, loop)
         return call
 
-    async def _asked(self, head: bytes) -> tuple[int, Fields, bytes]:
-        future: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
+    async def _asked(self, head: bytes) -> Parts:
+        future: asyncio.Future[Parts] = self._running_loop().create_future()
         call = self._begin(head, future)
         try:
-            status, fields, chunks = await future
+            return await future
         finally:
             # Left before its answer was there: what still comes of it is nobody's.
             if call.connection is not None:
                 call.connection.close()
-        return status, fields, chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
     async def aclose(self) -> None:
         """Closes every connection; calls under way fail."""
@@ -395,11 +398,11 @@ class Connection(asyncio.Protocol):
         if self._call is not call:
             return  # it has failed
         self._call = call.connection = None
-        chunks = self._chunks
-        if self._size > self._bytes_max:
-            chunks = [b"".join(chunks)[: self._bytes_max + 1]]
         if not call.answer.done():
-            call.answer.set_result((self._status, self._headers, chunks))
+            body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            if len(body) > self._bytes_max:
+                body = body[: self._bytes_max + 1]
+            call.answer.set_result((self._status, self._headers, body))
         expiry = self._pool.settings.keepalive_expiry
         if self._is_whole and expiry and not self._is_last:
             self._due = now + expiry

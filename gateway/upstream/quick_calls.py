@@ -16,7 +16,8 @@ from gateway.upstream.fetching import Clock, Fetcher, Read, Reply, Resource
 from gateway.upstream.http1 import Call, Parts
 from gateway.upstream.pacing import LocalPaces
 from gateway.upstream.retrying import Budget
-from gateway.upstream.transport import HttpTransport, meaning_of
+from gateway.upstream.single_flight import Begun
+from gateway.upstream.transport import BROKEN, HttpTransport, meaning_of
 
 T = TypeVar("T")
 
@@ -24,13 +25,12 @@ T = TypeVar("T")
 class QuickCall:
     """A read under way; the wire tells it the answer's parts or the failure, as it would a future."""
 
-    __slots__ = ("_calls", "call", "future", "read", "target", "task")
+    __slots__ = ("_calls", "call", "future", "read", "task")
 
-    def __init__(self, calls: QuickCalls, read: Read[Any], target: str) -> None:
+    def __init__(self, calls: QuickCalls, read: Read[Any], future: asyncio.Future[Reply[Any]]) -> None:
         self._calls = calls
         self.read = read
-        self.target = target
-        self.future: asyncio.Future[Reply[Any]] = asyncio.get_running_loop().create_future()
+        self.future = future
         self.call: Call | None = None
         self.task: asyncio.Task[Reply[Any]] | None = None
 
@@ -47,11 +47,12 @@ class QuickCall:
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
+        call, self.call = self.call, None
         if self.task is not None:
             self.task.cancel()
-        elif self.future.cancel() and self.call is not None and self.call.connection is not None:
+        elif self.future.cancel() and call is not None and call.connection is not None:
             # What still comes of it is nobody's.
-            self.call.connection.close()
+            call.connection.close()
 
 
 class QuickCalls:
@@ -73,23 +74,29 @@ class QuickCalls:
         self._budget = budget
         self._paces = paces
         self._clock = clock
-        self._kept = frozenset(kept)
+        self._kept = kept
+        # Asked for once: in Python 3.11 it costs a system call each time.
+        self._loop = asyncio.get_running_loop()
 
-    def begin(self, read: Read[T]) -> QuickCall | None:
+    def begin(self, read: Read[T]) -> Begun[T] | None:
         """The read under way; None where it is one for the layers."""
         if read.resource in self._kept or (self._circuit is not None and self._circuit.is_open):
             return None
+        if not self._transport.begins(read):
+            return None
         if self._paces is not None and not self._paces.takes_at_once(read.errand.caller.client, self._clock()):
             return None
-        return self._transport.begin(read, self._quick_call)
-
-    def _quick_call(self, read: Read[Any], target: str) -> QuickCall:
-        return QuickCall(self, read, target)
+        quick = QuickCall(self, read, self._loop.create_future())
+        try:
+            quick.call = self._transport.begin(read, quick)
+        except BROKEN as broken:
+            quick.set_exception(broken)
+        return quick.future, quick.cancel
 
     def answered(self, quick: QuickCall, parts: Parts) -> None:
         """The answer is there."""
         try:
-            outcome: Any = self._transport.reply_to(quick.read, quick.target, parts)
+            outcome: Any = self._transport.reply_to(quick.read, parts)
         except Exception as failure:  # noqa: BLE001 - the layers see to it
             outcome = failure
         if quick.future.done():
@@ -112,7 +119,7 @@ class QuickCalls:
 
     def _go_on(self, quick: QuickCall, outcome: Reply[Any] | Exception) -> None:
         quick.read.given = outcome
-        quick.task = asyncio.get_running_loop().create_task(self._following.fetch(quick.read))
+        quick.task = self._loop.create_task(self._following.fetch(quick.read))
         quick.task.add_done_callback(_into(quick.future))
 
 

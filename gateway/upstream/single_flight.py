@@ -1,4 +1,4 @@
-"""Equal reads at the same time are one. Each flight is a task of its own: it lasts as long as anyone waits for it."""
+"""Equal reads at the same time are one. Each flight goes its own way: it lasts as long as anyone waits for it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 from gateway.errors import DeadlineExceeded
 from gateway.upstream.fetching import Fetcher, Patience, Read, Reply
@@ -14,18 +14,10 @@ from gateway.upstream.fetching import Fetcher, Patience, Read, Reply
 T = TypeVar("T")
 
 
-class QuickCall(Protocol):
-    """A read under way without a task."""
-
-    future: asyncio.Future[Reply[Any]]
-
-    def cancel(self) -> None: ...
-
-
-# Begins a read that needs nothing but the call.
-Quickly = Callable[[Read[Any]], QuickCall | None]
-# Begins a read; with what comes of it, and what ends it.
-Begin = Callable[[Read[T]], tuple[asyncio.Future[Reply[T]], Callable[[], object]]]
+# What comes of a read that was begun, and what gives it up.
+Begun = tuple[asyncio.Future[Reply[T]], Callable[[], object]]
+# Begins a read, if it needs nothing but the call.
+Quickly = Callable[[Read[Any]], Begun[Any] | None]
 
 
 class Flight(Generic[T]):
@@ -36,7 +28,9 @@ class Flight(Generic[T]):
 
     __slots__ = ("_cancel", "_patience", "_then", "_waiting", "abandoned", "read", "work")
 
-    def __init__(self, read: Read[T], begin: Begin[T], landed: Callable[[Flight[Any]], None]) -> None:
+    def __init__(
+        self, read: Read[T], begin: Callable[[Read[T]], Begun[T]], landed: Callable[[Flight[Any]], None]
+    ) -> None:
         self.read = read
         self._patience = read.patience = Patience(read.errand.patience.deadline)
         self._waiting = 0
@@ -121,10 +115,10 @@ class OwnFlight:
         if self._under_way:
             await asyncio.wait([flight.work for flight in self._under_way])
 
-    def _begin(self, read: Read[T]) -> tuple[asyncio.Future[Reply[T]], Callable[[], object]]:
+    def _begin(self, read: Read[T]) -> Begun[T]:
         quick = self._quickly(read)
         if quick is not None:
-            return quick.future, quick.cancel
+            return quick
         task = asyncio.get_running_loop().create_task(self._following.fetch(read))
         return task, task.cancel
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 from urllib.parse import urlencode
 
 import httpx
@@ -40,7 +40,6 @@ from gateway.upstream.unchanged import UnchangedPages
 from gateway.upstream.views import viewed
 
 T = TypeVar("T")
-Q = TypeVar("Q", bound="Beginning")
 Wire = httpx.AsyncBaseTransport
 FLOW_ID = "X-INVERS-Flow-ID"
 FLOW_ID_BYTES = FLOW_ID.lower().encode()
@@ -59,12 +58,6 @@ DIGITS_MAX = 12
 
 # What transports raise.
 BROKEN = (httpx.TransportError, httpx.StreamError, httpx.DecodingError, UnicodeDecodeError, OSError)
-
-
-class Beginning(Answer, Protocol):
-    """Who is told what comes of a call that was begun."""
-
-    call: Call | None
 
 
 class HttpTransport:
@@ -93,36 +86,45 @@ class HttpTransport:
             return given
         read.tally.upstream_calls += 1
         target = _target_of(read)
+        wire = self._wire_for(target)
         try:
-            status, fields, body = await self._asked(read, target)
+            if wire is not None:
+                parts = await wire.get(target, self._prepared_for(read, wire))
+            else:
+                response = await self._given(Get(self._settings.url, target, self._headers_of(read), self._extensions))
         except BROKEN as broken:
             raise meaning_of(broken) from broken
-        return self._reply_of(read, target, status, fields, body)
+        if wire is not None:
+            return self.reply_to(read, parts)
+        assert isinstance(response.stream, Whole)
+        return self._reply_of(read, response.status_code, response.headers.raw, response.stream.body)
 
-    def begin(self, read: Read[T], quick_call: Callable[[Read[T], str], Q]) -> Q | None:
-        """Makes the call, and tells `quick_call` of the read what comes of it; None where it has to be waited for."""
+    def begins(self, read: Read[Any]) -> bool:
+        """Whether `begin` can make the call."""
+        return self._wire_for(_target_of(read)) is not None
+
+    def begin(self, read: Read[Any], answer: Answer) -> Call:
+        """Makes a call without waiting: what comes of it is told; raises one of BROKEN."""
         target = _target_of(read)
-        if self._http1 is None or not target.isascii() or not target.isprintable():
-            return None
-        quick = quick_call(read, target)
+        wire = self._wire_for(target)
+        assert wire is not None
         read.tally.upstream_calls += 1
-        try:
-            quick.call = self._http1.begin(target, self._prepared_for(read, self._http1), quick)
-        except BROKEN as broken:
-            quick.set_exception(broken)
-        return quick
+        return wire.begin(target, self._prepared_for(read, wire), answer)
 
-    def reply_to(self, read: Read[T], target: str, parts: Parts) -> Reply[T]:
-        """What the parts of an answer say; raises our errors."""
-        status, fields, chunks = parts
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    def reply_to(self, read: Read[T], parts: Parts) -> Reply[T]:
+        """What an answer says, given as it came; raises our errors."""
+        status, fields, body = parts
         try:
             fields, body = plain(fields, body, self._settings.response_bytes_max)
         except BROKEN as garbled:
             raise meaning_of(garbled) from garbled
-        return self._reply_of(read, target, status, fields, body)
+        return self._reply_of(read, status, fields, body)
 
-    def _reply_of(self, read: Read[T], target: str, status: int, fields: Fields, body: bytes) -> Reply[T]:
+    def _wire_for(self, target: str) -> Http1 | None:
+        """What takes a target past httpx's objects, if anything does."""
+        return self._http1 if target.isascii() and target.isprintable() else None
+
+    def _reply_of(self, read: Read[T], status: int, fields: Fields, body: bytes) -> Reply[T]:
         if len(body) > self._settings.response_bytes_max:
             raise UpstreamInvalidResponse(_problem_of(status, httpx.Headers(fields), b""))
         if status == 200:
@@ -131,7 +133,7 @@ class HttpTransport:
             rate = rate_of(httpx.Headers(fields)) if b"x-rate-limit-limit" in told else None
             etag, flow_id = told.get(b"etag"), told.get(FLOW_ID_BYTES)
             return Reply(
-                self._decoded(read, target, body),
+                self._decoded(read, body),
                 len(body),
                 None if etag is None else etag.decode("latin-1"),
                 None if flow_id is None else flow_id.decode("latin-1"),
@@ -144,17 +146,6 @@ class HttpTransport:
         if status == 404:
             return Reply(None, len(body), flow_id=headers.get(FLOW_ID), rate=rate_of(headers))
         raise failure_of(status, headers, body)
-
-    async def _asked(self, read: Read[Any], target: str) -> tuple[int, Fields, bytes]:
-        """Status, header fields and inflated body of an answer; raises httpx's errors."""
-        if self._http1 is None or not target.isascii() or not target.isprintable():
-            request = Get(self._settings.url, target, self._headers_of(read), self._extensions)
-            response = await self._given(request)
-            assert isinstance(response.stream, Whole)
-            return response.status_code, response.headers.raw, response.stream.body
-        status, fields, body = await self._http1.get(target, self._prepared_for(read, self._http1))
-        fields, body = plain(fields, body, self._settings.response_bytes_max)
-        return status, fields, body
 
     async def close(self) -> None:
         """Closes the pool."""
@@ -194,12 +185,12 @@ class HttpTransport:
                 await response.aclose()
         return httpx.Response(response.status_code, headers=response.headers, stream=Whole(b"".join(chunks)))
 
-    def _decoded(self, read: Read[T], target: str, body: bytes) -> T:
+    def _decoded(self, read: Read[T], body: bytes) -> T:
         try:
             if read.model is VehiclePage:
                 if self._pages is None:
                     return VehiclePage.of_body(body, read.view)  # type: ignore[return-value]
-                return self._pages.page_of((read.caller.principal, target), body, read.view)  # type: ignore[return-value]
+                return self._pages.page_of(read.key, body, read.view)  # type: ignore[return-value]
             if read.view is not None and read.model is Vehicle:
                 return viewed(body, read.view)  # type: ignore[return-value]
             return decoded(body, read.model)  # type: ignore[no-any-return]

@@ -134,8 +134,7 @@ class BoundedProtocol(HttpToolsProtocol):
         keeps_open = self.parser.should_keep_alive() and not self.expect_100_continue
         self._refused, self._refusing = self._refusing if keeps_open else None, None
         assert self._refusals is not None
-        if self._owes_refusal:
-            self._pay_refusal()
+        self._pay_refusal()  # that of a request before it in the same piece
         self._owe_refusal(self._refusals)
         if not keeps_open:
             self._pay_refusal()

@@ -113,6 +113,22 @@ async def test_an_outage_opens_the_circuit_and_an_answer_closes_it():
         assert len(server.heads) == 6
 
 
+@pytest.mark.parametrize("transport", ["wire", "aiohttp"])
+async def test_a_call_is_counted_once(transport):
+    """Of five calls that are left two may be made at once, whichever transport makes them: none counts twice."""
+    reset = int(time.time()) + 60
+    limit = b"X-Rate-Limit-Limit: 100\r\nX-Rate-Limit-Remaining: 5\r\nX-Rate-Limit-Reset: %d\r\n" % reset
+    settings = {"upstream": {"transport": transport}, "pacing": {"reserve": 3, "share": 0}}
+    async with client_of(told("200 OK", b'{"id":"JQ7RP"}', limit), [PLAIN], **settings) as (client, server):
+        assert await client.vehicle(errand(), "first") is not None
+        for _ in range(2):
+            assert await client.vehicle(errand(), "JQ7RP") is not None
+        by = Errand(errand().caller, Tally(), patience=Patience.of(5))
+        with pytest.raises(RateLimited):
+            await client.vehicle(by, "JQ7RP")
+        assert len(server.heads) == 3
+
+
 async def test_a_client_s_limit_is_learnt_and_kept():
     """When an answer says that nothing is left until a time, the next call is made then."""
     reset = int(time.time()) + 2

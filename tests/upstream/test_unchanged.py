@@ -17,7 +17,7 @@ from tests.gateways import PLANS, TOKENS
 from tests.upstream.fakes import Clock, errand
 
 ROOM = 100_000
-HERE = ("alice", "/vehicles?limit=100")
+HERE = "alice:vehicles"
 
 
 def body(brand: str = "VW", vehicles: int = 3) -> bytes:
@@ -48,16 +48,16 @@ def test_what_one_caller_or_place_was_answered_is_not_known_for_another():
     """Neither another principal nor another target finds it."""
     pages = UnchangedPages(ROOM)
     page = pages.page_of(HERE, body(), None)
-    assert pages.page_of(("bob", HERE[1]), body(), None) is not page
-    assert pages.page_of((HERE[0], "/vehicles?cursor=2"), body(), None) is not page
+    assert pages.page_of("bob:vehicles", body(), None) is not page
+    assert pages.page_of("alice:another page", body(), None) is not page
 
 
 def test_no_more_is_kept_than_may_be_and_the_least_recently_read_goes_first():
     """What was read again stays; what was not makes room."""
     pages = UnchangedPages(2 * len(body()))
-    kept = {name: weakref.ref(pages.page_of((name, "/vehicles"), body(), None)) for name in ("alice", "bob")}
-    assert pages.page_of(("alice", "/vehicles"), body(), None) is kept["alice"]()
-    kept["eve"] = weakref.ref(pages.page_of(("eve", "/vehicles"), body(), None))
+    kept = {name: weakref.ref(pages.page_of(name, body(), None)) for name in ("alice", "bob")}
+    assert pages.page_of("alice", body(), None) is kept["alice"]()
+    kept["eve"] = weakref.ref(pages.page_of("eve", body(), None))
     assert {name: page() is not None for name, page in kept.items()} == {"alice": True, "bob": False, "eve": True}
 
 
