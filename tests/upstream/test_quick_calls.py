@@ -120,10 +120,9 @@ async def test_a_call_is_counted_once(transport):
     limit = b"X-Rate-Limit-Limit: 100\r\nX-Rate-Limit-Remaining: 5\r\nX-Rate-Limit-Reset: %d\r\n" % reset
     settings = {"upstream": {"transport": transport}, "pacing": {"reserve": 3, "share": 0}}
     async with client_of(told("200 OK", b'{"id":"JQ7RP"}', limit), [PLAIN], **settings) as (client, server):
-        assert await client.vehicle(errand(), "first") is not None
-        for _ in range(2):
-            assert await client.vehicle(errand(), "JQ7RP") is not None
         by = Errand(errand().caller, Tally(), patience=Patience.of(5))
+        for _ in range(3):
+            assert await client.vehicle(by, "JQ7RP") is not None
         with pytest.raises(RateLimited):
             await client.vehicle(by, "JQ7RP")
         assert len(server.heads) == 3
