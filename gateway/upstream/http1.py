@@ -279,7 +279,8 @@ class Connection(asyncio.Protocol):
         self._read_timeout = settings.read_timeout
         self._first_timeout = min(settings.read_timeout, settings.write_timeout)
         # The timer goes on from look to look, so that a call need not have one of its own.
-        self._look_apart = max(0.05, min(self._first_timeout, settings.total_timeout, settings.keepalive_expiry))
+        self._expiry = settings.keepalive_expiry
+        self._look_apart = max(0.05, min(self._first_timeout, settings.total_timeout, self._expiry))
         self._bytes_max = settings.response_bytes_max
         self._parser = httptools.HttpResponseParser(self)
         self._call: Call | None = None
@@ -334,7 +335,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._due = self._time() + self._pool.settings.keepalive_expiry
+        self._due = self._time() + self._expiry
         self._look_at(self._time() + self._look_apart)
 
     def data_received(self, data: bytes) -> None:
@@ -398,17 +399,18 @@ class Connection(asyncio.Protocol):
         if self._call is not call:
             return  # it has failed
         self._call = call.connection = None
-        if not call.answer.done():
-            body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-            if len(body) > self._bytes_max:
-                body = body[: self._bytes_max + 1]
-            call.answer.set_result((self._status, self._headers, body))
-        expiry = self._pool.settings.keepalive_expiry
-        if self._is_whole and expiry and not self._is_last:
-            self._due = now + expiry
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+        if len(body) > self._bytes_max:
+            body = body[: self._bytes_max + 1]
+        parts = self._status, self._headers, body
+        # Who is told may ask again at once, and can have this connection.
+        if self._is_whole and self._expiry and not self._is_last:
+            self._due = now + self._expiry
             self._pool.free(self, now)
         else:
             self.close()
+        if not call.answer.done():
+            call.answer.set_result(parts)
 
     def _ended(self, failure: Exception | None) -> None:
         call = self._call

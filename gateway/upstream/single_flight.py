@@ -14,30 +14,33 @@ from gateway.upstream.fetching import Fetcher, Patience, Read, Reply
 T = TypeVar("T")
 
 
-# What comes of a read that was begun, and what gives it up.
-Begun = tuple[asyncio.Future[Reply[T]], Callable[[], object]]
-# Begins a read, if it needs nothing but the call.
-Quickly = Callable[[Read[Any]], Begun[Any] | None]
-
-
 class Flight(Generic[T]):
     """A read under way. Who waits may leave, or run out of time; when the last has gone, the flight is cancelled.
 
-    The read is the flight's from now on; it has the patience of the most patient who waits.
+    The read is the flight's from now on; it has the patience of the most patient who waits. Who begins it says how it is
+    given up, and has it land: with the reply, or the error.
     """
 
-    __slots__ = ("_cancel", "_patience", "_then", "_waiting", "abandoned", "read", "work")
+    __slots__ = ("_patience", "_then", "_waiting", "_work", "abandoned", "give_up", "outcome", "read")
 
-    def __init__(
-        self, read: Read[T], begin: Callable[[Read[T]], Begun[T]], landed: Callable[[Flight[Any]], None]
-    ) -> None:
+    def __init__(self, read: Read[T], landed: Callable[[Flight[Any]], None]) -> None:
         self.read = read
         self._patience = read.patience = Patience(read.errand.patience.deadline)
         self._waiting = 0
         self._then = [landed]
+        self._work: asyncio.Future[Reply[T]] | None = None
         self.abandoned = False  # whether the last who waited has gone
-        self.work, self._cancel = begin(read)
-        self.work.add_done_callback(self._landed)
+        self.outcome: Reply[T] | BaseException | None = None
+        self.give_up: Callable[[], object] = _nothing
+
+    @property
+    def work(self) -> asyncio.Future[Reply[T]]:
+        """The outcome to wait for; it is made when somebody does."""
+        if self._work is None:
+            self._work = asyncio.get_running_loop().create_future()
+            if self.outcome is not None:
+                _tell(self._work, self.outcome)
+        return self._work
 
     def then(self, do: Callable[[Flight[Any]], None]) -> None:
         """Does something when it has landed."""
@@ -51,9 +54,9 @@ class Flight(Generic[T]):
     def leave(self) -> None:
         """One who waited goes, with the reply or without."""
         self._waiting -= 1
-        if not self._waiting and not self.work.done():
+        if not self._waiting and self.outcome is None:
             self.abandoned = True
-            self._cancel()
+            self.give_up()
 
     async def wait(self, patience: Patience) -> Reply[T]:
         """Its reply or error, unless the patience ends first."""
@@ -63,11 +66,37 @@ class Flight(Generic[T]):
         finally:
             self.leave()
 
-    def _landed(self, work: asyncio.Future[Reply[T]]) -> None:
-        look_at_error(work)
+    def land(self, outcome: Reply[T] | BaseException) -> None:
+        """It is over, in this way."""
+        self.outcome = outcome
+        self.give_up = _nothing  # what it was may know this object: a circle
+        if self._work is not None:
+            _tell(self._work, outcome)
         then, self._then = self._then, []
         for do in then:
             do(self)
+
+    def ended(self, task: asyncio.Task[Reply[T]]) -> None:
+        """The same, as a task ended."""
+        self.land(asyncio.CancelledError() if task.cancelled() else task.exception() or task.result())
+
+
+# Begins a flight, if its read needs nothing but the call: what gives it up.
+Quickly = Callable[[Flight[Any]], Callable[[], object] | None]
+
+
+def _nothing() -> None:
+    """Gives up what has not begun."""
+
+
+def _tell(work: asyncio.Future[Reply[T]], outcome: Reply[T] | BaseException) -> None:
+    if isinstance(outcome, asyncio.CancelledError):
+        work.cancel()
+    elif isinstance(outcome, BaseException):
+        work.set_exception(outcome)
+        look_at_error(work)
+    else:
+        work.set_result(outcome)
 
 
 class OwnFlight:
@@ -106,7 +135,13 @@ class OwnFlight:
 
     def board(self, read: Read[T]) -> Flight[T]:
         """The flight that takes this read."""
-        flight = Flight(read, self._begin, self._landed)
+        flight = Flight(read, self._landed)
+        give_up = self._quickly(flight)
+        if give_up is None:
+            task = asyncio.get_running_loop().create_task(self._following.fetch(read))
+            task.add_done_callback(flight.ended)
+            give_up = task.cancel
+        flight.give_up = give_up
         self._under_way.add(flight)
         return flight
 
@@ -114,13 +149,6 @@ class OwnFlight:
         """Waits for the flights under way."""
         if self._under_way:
             await asyncio.wait([flight.work for flight in self._under_way])
-
-    def _begin(self, read: Read[T]) -> Begun[T]:
-        quick = self._quickly(read)
-        if quick is not None:
-            return quick
-        task = asyncio.get_running_loop().create_task(self._following.fetch(read))
-        return task, task.cancel
 
     def _landed(self, flight: Flight[Any]) -> None:
         self._under_way.discard(flight)
@@ -143,9 +171,10 @@ class SingleFlight(OwnFlight):
         return flight
 
     def _landed(self, flight: Flight[Any]) -> None:
-        super()._landed(flight)
-        if self._flights.get(flight.read.key) is flight:
-            del self._flights[flight.read.key]
+        self._under_way.discard(flight)
+        key = flight.read.key
+        if self._flights.get(key) is flight:
+            del self._flights[key]
 
 
 class _Together(Generic[T]):
@@ -178,9 +207,7 @@ class _Together(Generic[T]):
         if self._under_way.pop(index, None) is None:
             return  # it was left
         flight.leave()
-        work = flight.work
-        failure = asyncio.CancelledError() if work.cancelled() else work.exception()
-        self.outcomes[index] = work.result() if failure is None else failure
+        self.outcomes[index] = flight.outcome
         for following in islice(self._left, 1):
             self._begin(*following)
         if not self._under_way and not self.whole.done():

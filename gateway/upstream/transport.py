@@ -99,16 +99,16 @@ class HttpTransport:
         assert isinstance(response.stream, Whole)
         return self._reply_of(read, response.status_code, response.headers.raw, response.stream.body)
 
-    def begins(self, read: Read[Any]) -> bool:
-        """Whether `begin` can make the call."""
-        return self._wire_for(_target_of(read)) is not None
-
-    def begin(self, read: Read[Any], answer: Answer) -> Call:
-        """Makes a call without waiting: what comes of it is told; raises one of BROKEN."""
+    def quick_target(self, read: Read[Any]) -> str | None:
+        """What `begin` is to ask for; None where it can't."""
         target = _target_of(read)
-        wire = self._wire_for(target)
+        return None if self._wire_for(target) is None else target
+
+    def begin(self, read: Read[Any], target: str, answer: Answer) -> Call:
+        """Makes a call without waiting: what comes of it is told; raises one of BROKEN."""
+        wire = self._http1
         assert wire is not None
-        read.tally.upstream_calls += 1
+        read.errand.tally.upstream_calls += 1
         return wire.begin(target, self._prepared_for(read, wire), answer)
 
     def reply_to(self, read: Read[T], parts: Parts) -> Reply[T]:
