@@ -41,9 +41,10 @@ class Caller:
 
     def head(self, render: Callable[[str], bytes]) -> bytes:
         """What the upstream is sent with that header in it, rendered once for all calls of a request."""
-        if self.__head is None:
-            self.__head = render(self.__authorization)
-        return self.__head
+        head = self.__head
+        if head is None:
+            head = self.__head = render(self.__authorization)
+        return head
 
     def __repr__(self) -> str:
         return f"Caller(principal={self.principal[:8]}…)"

@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import os
+import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
+from urllib.parse import quote
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "GATEWAY_"
@@ -22,6 +24,14 @@ class Slice(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def as_sent(path: str) -> str:
+    """A path as a request line can hold it: what can't stand there is percent-encoded."""
+    return quote(path, safe=string.punctuation)
+
+
+SentPath = Annotated[str, AfterValidator(as_sent)]
+
+
 class UpstreamSettings(Slice):
     """The fleet API: where it is, what its paths and parameters are called, how patient we are."""
 
@@ -30,9 +40,9 @@ class UpstreamSettings(Slice):
         default="wire", description="What makes the calls: the gateway's own HTTP/1.1, or aiohttp at a higher cost."
     )
     fleet_id: str | None = Field(default=None, description="Sent as X-INVERS-Fleet-Id when set.")
-    vehicles_path: str = Field(default="/vehicles", description="Path of the paged list.")
-    vehicle_path: str = Field(default="/vehicles/{id}", description="Path of one vehicle.")
-    latest_state_path: str = Field(
+    vehicles_path: SentPath = Field(default="/vehicles", description="Path of the paged list.")
+    vehicle_path: SentPath = Field(default="/vehicles/{id}", description="Path of one vehicle.")
+    latest_state_path: SentPath = Field(
         default="/vehicles/{id}/latest-state", description="Path of one vehicle's latest state."
     )
     limit_parameter: str = Field(default="limit", description="Query parameter for the page size of a first read.")

@@ -216,11 +216,11 @@ class Cache:
         self._refreshing: set[asyncio.Task[Any]] = set()
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
-        known = self._known(read, await self._store.get(read.key, read.model))
+        known = self._known(read, await self._store.get(read.key, read.model), self._clock())
         if known.reply is not None:
             return known.reply
         try:
-            return self._noted(read, await self._following.fetch(known.read))
+            return self._noted(read, await self._following.fetch(known.read), self._clock())
         except OUTAGES:
             if known.fallback is None:
                 raise
@@ -231,10 +231,19 @@ class Cache:
         if not reads:
             return []
         entries = await self._store.get_many([read.key for read in reads], reads[0].model)
-        known = [self._known(read, entry) for read, entry in zip(reads, entries, strict=True)]
-        made = iter(await self._following.fetch_all([each.read for each in known if each.reply is None], at_a_time))
+        at = self._clock()
+        known = [
+            None if entry is None else self._known(read, entry, at) for read, entry in zip(reads, entries, strict=True)
+        ]
+        to_make = [
+            read if each is None else each.read
+            for read, each in zip(reads, known, strict=True)
+            if each is None or each.reply is None
+        ]
+        made = iter(await self._following.fetch_all(to_make, at_a_time))
+        at = self._clock()
         return [
-            self._outcome(read, each, next(made)) if each.reply is None else each.reply
+            self._outcome(read, each, next(made), at) if each is None or each.reply is None else each.reply
             for read, each in zip(reads, known, strict=True)
         ]
 
@@ -289,10 +298,10 @@ class Cache:
         if self._refreshing:
             await asyncio.wait(self._refreshing)
 
-    def _known(self, read: Read[T], entry: Entry[T] | None) -> _Known[T]:
+    def _known(self, read: Read[T], entry: Entry[T] | None, at: float) -> _Known[T]:
         if entry is None:
             return _Known(None, read, None)
-        age = age_of(entry, self._lifetimes.for_entry(read.resource, entry), self._clock())
+        age = age_of(entry, self._lifetimes.for_entry(read.resource, entry), at)
         if age is Age.FRESH:
             return _Known(self._hit(read, entry, stale=False), read, None)
         again = read.having(entry.reply()) if entry.etag and entry.value else read
@@ -301,15 +310,16 @@ class Cache:
             return _Known(self._hit(read, entry, stale=True), again, None)
         return _Known(None, again, None if age is Age.DEAD else entry)
 
-    def _outcome(self, read: Read[T], known: _Known[T], outcome: Reply[T] | BaseException) -> Reply[T] | BaseException:
+    def _outcome(
+        self, read: Read[T], known: _Known[T] | None, outcome: Reply[T] | BaseException, at: float
+    ) -> Reply[T] | BaseException:
         if isinstance(outcome, Reply):
-            return self._noted(read, outcome)
-        if isinstance(outcome, OUTAGES) and known.fallback is not None:
+            return self._noted(read, outcome, at)
+        if known is not None and known.fallback is not None and isinstance(outcome, OUTAGES):
             return self._hit(read, known.fallback, stale=True)
         return outcome
 
-    def _noted(self, read: Read[T], reply: Reply[T]) -> Reply[T]:
-        at = self._clock()
+    def _noted(self, read: Read[T], reply: Reply[T], at: float) -> Reply[T]:
         lifetime = self._lifetimes.negative if reply.value is None else self._lifetimes.of[read.resource]
         tally = read.errand.tally
         tally.used(at, at + lifetime.fresh, stale=False)

@@ -8,8 +8,10 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from msgspec import Struct
 
 from gateway.errors import DeadlineExceeded
 from gateway.identity import Caller
@@ -17,7 +19,7 @@ from gateway.identity import Caller
 T = TypeVar("T")
 
 
-class Resource(Enum):
+class Resource(StrEnum):
     """What kind of thing a read is after; freshness is set for each."""
 
     VEHICLES = "vehicles"
@@ -47,8 +49,10 @@ class Tally:
 
     def used(self, stored_at: float, fresh_until: float, *, stale: bool) -> None:
         """Notes a part of the answer: since when it is known and until when it is fresh, in epoch seconds."""
-        self.oldest = stored_at if self.oldest is None else min(self.oldest, stored_at)
-        self.fresh_until = fresh_until if self.fresh_until is None else min(self.fresh_until, fresh_until)
+        if self.oldest is None or stored_at < self.oldest:
+            self.oldest = stored_at
+        if self.fresh_until is None or fresh_until < self.fresh_until:
+            self.fresh_until = fresh_until
         self.stale = self.stale or stale
 
 
@@ -208,9 +212,10 @@ class Read(Generic[T]):
     @property
     def key(self) -> str:
         """The caller's principal first, then the canonical read: equal keys get equal answers."""
-        if self._key is None:
-            self._key = key_of(self.errand.caller, digest_of(self.path, self.parameters))
-        return self._key
+        key = self._key
+        if key is None:
+            key = self._key = key_of(self.errand.caller, digest_of(self.path, self.parameters))
+        return key
 
     def having(self, known: Reply[T]) -> Read[T]:
         """The same read by one who has an older answer, and needs another only if that has changed."""
@@ -236,8 +241,7 @@ class Rate(NamedTuple):
     reset: float
 
 
-@dataclass(slots=True)
-class Reply(Generic[T]):
+class Reply(Struct, Generic[T], gc=False):
     """A decoded answer; `value` is None where the upstream says 404. `size` is the body's length in bytes.
 
     `body` is there where it may be kept in place of the value.

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
-from typing import Protocol, cast
+from typing import cast
 
 import aiohappyeyeballs
 import httptools
@@ -29,31 +30,51 @@ ODD = "The request holds what no request may."
 Parts = tuple[int, Fields, bytes]
 
 
-class Answer(Protocol):
-    """Who is told what comes of a call, such as a future."""
+class Call(ABC):
+    """A question that is told what comes of it, as a future would be; times in seconds of the loop's clock.
 
-    def done(self) -> bool: ...
+    `connection` is the one that it has, from when it is asked until it is answered.
+    """
 
-    def set_result(self, parts: Parts, /) -> None: ...
+    __slots__ = ("connection", "ends", "gives_up", "head")
+    connection: Connection | None
+    ends: float
+    gives_up: float
+    head: bytes
 
-    def set_exception(self, failure: Exception, /) -> None: ...
+    @abstractmethod
+    def done(self) -> bool:
+        """Whether nobody asks any more."""
 
+    @abstractmethod
+    def set_result(self, parts: Parts) -> None:
+        """The answer is there."""
 
-class Call:
-    """A question, and who is told its answer's parts; times in seconds of the loop's clock."""
-
-    __slots__ = ("answer", "connection", "ends", "gives_up", "head")
-
-    def __init__(self, head: bytes, answer: Answer, gives_up: float, ends: float) -> None:
-        self.head = head
-        self.answer = answer
-        self.gives_up = gives_up
-        self.ends = ends
-        self.connection: Connection | None = None
+    @abstractmethod
+    def set_exception(self, failure: Exception) -> None:
+        """There will be none."""
 
     def fail(self, failure: httpx.TransportError) -> None:
-        if not self.answer.done():
-            self.answer.set_exception(failure)
+        if not self.done():
+            self.set_exception(failure)
+
+
+class _Awaited(Call):
+    """A call whose answer somebody awaits."""
+
+    __slots__ = ("future",)
+
+    def __init__(self, future: asyncio.Future[Parts]) -> None:
+        self.future = future
+
+    def done(self) -> bool:
+        return self.future.done()
+
+    def set_result(self, parts: Parts) -> None:
+        self.future.set_result(parts)
+
+    def set_exception(self, failure: Exception) -> None:
+        self.future.set_exception(failure)
 
 
 class Http1(WholeAnswers):
@@ -71,6 +92,7 @@ class Http1(WholeAnswers):
         self._rest = f" HTTP/1.1\r\nHost: {url.netloc.decode('ascii')}\r\n"
         self._tls = (context or ssl.create_default_context()) if url.scheme == "https" else None
         self._gives_up_after = min(settings.pool_timeout, settings.total_timeout)
+        self._ends_after = settings.total_timeout
         # Asked for once: in Python 3.11 it costs a system call each time.
         self._loop: asyncio.AbstractEventLoop | None = None
         self._idle: dict[Connection, None] = {}
@@ -95,33 +117,36 @@ class Http1(WholeAnswers):
         """Status, header fields and body of an answer as it came, past httpx's objects; `target` is of ASCII."""
         return await self._asked(self._head_to(target, prepared))
 
-    def begin(self, target: str, prepared: bytes, answer: Answer) -> Call:
-        """The same as `get`, but the answer is told in the turn in which it comes; who gives up closes `connection`."""
-        return self._begin(self._head_to(target, prepared), answer)
+    def begin(self, call: Call, target: str, prepared: bytes) -> None:
+        """The same as `get`, but the call is told in the turn in which it comes; who gives up closes `connection`."""
+        self._begin(call, self._head_to(target, prepared))
 
     def _head_to(self, target: str, prepared: bytes) -> bytes:
-        if not target.isprintable() or " " in target:
+        if not target.isascii() or not target.isprintable() or " " in target:
             raise httpx.LocalProtocolError(ODD)
-        return b"".join((self._start, target.encode("ascii"), prepared))
+        return b"".join((self._start, target.encode(), prepared))
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         return self._loop
 
-    def _begin(self, head: bytes, answer: Answer) -> Call:
-        loop = self._running_loop()
+    def _begin(self, call: Call, head: bytes) -> None:
+        loop = self._loop or self._running_loop()
         now = loop.time()
-        call = Call(head, answer, now + self._gives_up_after, now + self.settings.total_timeout)
+        call.connection = None
+        call.head = head
+        call.ends = now + self._ends_after
         if self._idle:
             self._idle.popitem()[0].ask(call, now)
         else:
+            call.gives_up = now + self._gives_up_after
             self._wait_for_connection(call, loop)
-        return call
 
     async def _asked(self, head: bytes) -> Parts:
         future: asyncio.Future[Parts] = self._running_loop().create_future()
-        call = self._begin(head, future)
+        call = _Awaited(future)
+        self._begin(call, head)
         try:
             return await future
         finally:
@@ -203,7 +228,7 @@ class Http1(WholeAnswers):
         # Every call waits equally long, so the oldest is the first to give up.
         loop = asyncio.get_running_loop()
         now, self._clock = loop.time(), None
-        while self._queue and (self._queue[0].answer.done() or self._queue[0].gives_up <= now):
+        while self._queue and (self._queue[0].done() or self._queue[0].gives_up <= now):
             self._queue.popleft().fail(httpx.PoolTimeout("No connection became free."))
         if self._queue:
             self._clock = loop.call_at(self._queue[0].gives_up, self._look_at_queue)
@@ -211,7 +236,7 @@ class Http1(WholeAnswers):
     def _next_call(self) -> Call | None:
         while self._queue:
             call = self._queue.popleft()
-            if not call.answer.done():
+            if not call.done():
                 return call
         return None
 
@@ -220,7 +245,7 @@ class Http1(WholeAnswers):
             return
         room = self.settings.connections_max - len(self._connections) - len(self._connecting)
         if room > 0 and len(self._connecting) < len(self._queue):
-            waiting = sum(not call.answer.done() for call in self._queue)
+            waiting = sum(not call.done() for call in self._queue)
             for _ in range(min(room, waiting - len(self._connecting))):
                 connecting = asyncio.get_running_loop().create_task(self._connect())
                 self._connecting.add(connecting)
@@ -293,11 +318,10 @@ class Connection(asyncio.Protocol):
         """Sends a call's request; its answer, or a failure, goes to the call."""
         self._call = call
         call.connection = self
-        self._status = 0
         self._headers: Fields = []
         self._chunks: list[bytes] = []
         self._size = self._head_bytes = 0
-        self._head_is_whole = self._is_whole = self._is_last = False
+        self._head_is_whole = self._is_whole = False
         self._asked = now
         self._due = min(now + self._first_timeout, call.ends)
         self._pool.send_soon(self)
@@ -343,22 +367,21 @@ class Connection(asyncio.Protocol):
         if call is None:
             self.close()  # an answer to nothing
             return
-        now = self._time()
-        self._due = min(now + self._read_timeout, call.ends)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as garbled:
             self.fail(httpx.RemoteProtocolError(type(garbled).__name__))
         except httptools.HttpParserUpgrade:
             self.fail(httpx.RemoteProtocolError("The server changed the protocol."))
-        if self._is_whole:
+        now = self._time()
+        if self._is_whole or self._size > self._bytes_max:
             self._answer(call, now)
-        elif not self._head_is_whole:
+            return
+        self._due = min(now + self._read_timeout, call.ends)
+        if not self._head_is_whole:
             self._head_bytes += len(data)
             if self._head_bytes > HEAD_BYTES_MAX:
                 self.fail(httpx.RemoteProtocolError("The answer's headers have no end."))
-        elif self._size > self._bytes_max:
-            self._answer(call, now)
 
     def eof_received(self) -> None:
         self._ended(None)
@@ -392,25 +415,26 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._is_whole = self._head_is_whole
-        self._is_last = not self._parser.should_keep_alive()  # known here alone
+        self._lasts = self._expiry > 0 and self._parser.should_keep_alive()  # known here alone
 
     def _answer(self, call: Call, now: float) -> None:
         """Gives the call its answer, whole or as far as it may be large, and the pool the connection."""
         if self._call is not call:
             return  # it has failed
         self._call = call.connection = None
-        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
-        if len(body) > self._bytes_max:
+        chunks = self._chunks
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        if self._size > self._bytes_max:
             body = body[: self._bytes_max + 1]
         parts = self._status, self._headers, body
         # Who is told may ask again at once, and can have this connection.
-        if self._is_whole and self._expiry and not self._is_last:
+        if self._is_whole and self._lasts:
             self._due = now + self._expiry
             self._pool.free(self, now)
         else:
             self.close()
-        if not call.answer.done():
-            call.answer.set_result(parts)
+        if not call.done():
+            call.set_result(parts)
 
     def _ended(self, failure: Exception | None) -> None:
         call = self._call

@@ -20,38 +20,34 @@ from gateway.upstream.single_flight import Flight
 from gateway.upstream.transport import BROKEN, HttpTransport, meaning_of
 
 
-class QuickCall:
-    """A flight's call under way; the wire tells it the answer's parts or the failure, as it would a future."""
+class QuickCall(Call):
+    """A flight's call; `task` is what goes on from it, if it takes more than the call."""
 
-    __slots__ = ("_calls", "call", "flight", "task")
+    __slots__ = ("_calls", "flight", "task")
 
     def __init__(self, calls: QuickCalls, flight: Flight[Any]) -> None:
         self._calls = calls
         self.flight = flight
-        self.call: Call | None = None
         self.task: asyncio.Task[Reply[Any]] | None = None
 
     def done(self) -> bool:
         return self.flight.outcome is not None
 
     def set_result(self, parts: Parts) -> None:
-        self.call = None  # which knows this object: a circle
         self._calls.answered(self, parts)
 
     def set_exception(self, failure: Exception) -> None:
-        self.call = None
         self._calls.go_on(self, meaning_of(failure))
 
     def cancel(self) -> None:
         """Nobody waits for it any more."""
-        call, self.call = self.call, None
         if self.task is not None:
             self.task.cancel()
             return
         self.flight.land(asyncio.CancelledError())
-        if call is not None and call.connection is not None:
+        if self.connection is not None:
             # What still comes of it is nobody's.
-            call.connection.close()
+            self.connection.close()
 
 
 class QuickCalls:
@@ -82,14 +78,11 @@ class QuickCalls:
         read = flight.read
         if read.resource in self._kept or (self._circuit is not None and self._circuit.is_open):
             return None
-        target = self._transport.quick_target(read)
-        if target is None:
-            return None
         if self._paces is not None and not self._paces.takes_at_once(read.errand.caller.client, self._clock()):
             return None
         quick = QuickCall(self, flight)
         try:
-            quick.call = self._transport.begin(read, target, quick)
+            self._transport.begin(read, quick)
         except BROKEN as broken:
             quick.set_exception(broken)
         return quick.cancel

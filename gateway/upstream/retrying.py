@@ -7,13 +7,13 @@ import random
 from collections.abc import Callable
 from functools import partial
 from itertools import chain, repeat
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type
 
 from gateway.errors import RateLimited, UpstreamError, UpstreamTimeout, UpstreamUnavailable
 from gateway.settings import RetrySettings
-from gateway.upstream.fetching import Fetcher, Patience, Read, Reply
+from gateway.upstream.fetching import Fetcher, Read, Reply
 
 T = TypeVar("T")
 PASSING = (UpstreamUnavailable, UpstreamTimeout, RateLimited)
@@ -78,7 +78,7 @@ class Retrying:
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(PASSING),
             wait=self._pause,
-            stop=partial(self._gives_up, read.patience),
+            stop=partial(self._gives_up, read),
             sleep=asyncio.sleep,
             reraise=True,
         )
@@ -90,6 +90,6 @@ class Retrying:
         assert isinstance(failure, PASSING)
         return pause_before(state.attempt_number + 1, failure, self._settings, self._dice)
 
-    def _gives_up(self, patience: Patience, state: RetryCallState) -> bool:
+    def _gives_up(self, read: Read[Any], state: RetryCallState) -> bool:
         tried_enough = state.attempt_number >= self._settings.attempts
-        return tried_enough or state.upcoming_sleep >= patience.left or not self.budget.spend()
+        return tried_enough or state.upcoming_sleep >= read.patience.left or not self.budget.spend()

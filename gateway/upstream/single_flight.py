@@ -17,15 +17,15 @@ T = TypeVar("T")
 class Flight(Generic[T]):
     """A read under way. Who waits may leave, or run out of time; when the last has gone, the flight is cancelled.
 
-    The read is the flight's from now on; it has the patience of the most patient who waits. Who begins it says how it is
-    given up, and has it land: with the reply, or the error.
+    The read is the flight's from now on; it has the patience of the most patient who waits. Who begins it says how it
+    is given up, and has it land: with the reply, or the error.
     """
 
-    __slots__ = ("_patience", "_then", "_waiting", "_work", "abandoned", "give_up", "outcome", "read")
+    __slots__ = ("_is_shared", "_then", "_waiting", "_work", "abandoned", "give_up", "outcome", "read")
 
     def __init__(self, read: Read[T], landed: Callable[[Flight[Any]], None]) -> None:
         self.read = read
-        self._patience = read.patience = Patience(read.errand.patience.deadline)
+        self._is_shared = False  # whether the read's patience is no longer that of one who waits
         self._waiting = 0
         self._then = [landed]
         self._work: asyncio.Future[Reply[T]] | None = None
@@ -49,7 +49,10 @@ class Flight(Generic[T]):
     def join(self, patience: Patience) -> None:
         """One more waits."""
         self._waiting += 1
-        self._patience.extend(patience.deadline)
+        if patience is not self.read.patience:
+            if not self._is_shared:
+                self._is_shared, self.read.patience = True, Patience(self.read.patience.deadline)
+            self.read.patience.extend(patience.deadline)
 
     def leave(self) -> None:
         """One who waited goes, with the reply or without."""
@@ -72,8 +75,7 @@ class Flight(Generic[T]):
         self.give_up = _nothing  # what it was may know this object: a circle
         if self._work is not None:
             _tell(self._work, outcome)
-        then, self._then = self._then, []
-        for do in then:
+        for do in self._then:
             do(self)
 
     def ended(self, task: asyncio.Task[Reply[T]]) -> None:
@@ -111,7 +113,7 @@ class OwnFlight:
         return len(self._under_way)
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
-        patience = read.errand.patience
+        patience = read.patience
         patience.check()
         return await self.board(read).wait(patience)
 
@@ -119,7 +121,7 @@ class OwnFlight:
         """The reply or the error of each of a request's reads, in order; at most so many are under way at a time."""
         if not reads:
             return []
-        patience = reads[0].errand.patience
+        patience = reads[0].patience
         try:
             patience.check()
         except DeadlineExceeded as late:

@@ -10,7 +10,6 @@ import asyncio
 import email.utils
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -33,7 +32,7 @@ from gateway.errors import (
 from gateway.settings import UpstreamSettings
 from gateway.upstream.answers import Fields, Get, Whole, WholeAnswers, plain
 from gateway.upstream.fetching import Parameters, Rate, Read, Reply
-from gateway.upstream.http1 import Answer, Call, Http1, Parts
+from gateway.upstream.http1 import Call, Http1, Parts
 from gateway.upstream.models import ProblemBody, Vehicle, decoded
 from gateway.upstream.pages import VehiclePage
 from gateway.upstream.unchanged import UnchangedPages
@@ -86,63 +85,61 @@ class HttpTransport:
             return given
         read.tally.upstream_calls += 1
         target = _target_of(read)
-        wire = self._wire_for(target)
         try:
-            if wire is not None:
-                parts = await wire.get(target, self._prepared_for(read, wire))
+            if self._http1 is not None:
+                parts = await self._http1.get(target, self._prepared_for(read, self._http1))
             else:
                 response = await self._given(Get(self._settings.url, target, self._headers_of(read), self._extensions))
+                assert isinstance(response.stream, Whole)
+                parts = response.status_code, response.headers.raw, response.stream.body
         except BROKEN as broken:
             raise meaning_of(broken) from broken
-        if wire is not None:
-            return self.reply_to(read, parts)
-        assert isinstance(response.stream, Whole)
-        return self._reply_of(read, response.status_code, response.headers.raw, response.stream.body)
+        return self.reply_to(read, parts)
 
-    def quick_target(self, read: Read[Any]) -> str | None:
-        """What `begin` is to ask for; None where it can't."""
-        target = _target_of(read)
-        return None if self._wire_for(target) is None else target
+    @property
+    def is_quick(self) -> bool:
+        """Whether it can `begin` a call."""
+        return self._http1 is not None
 
-    def begin(self, read: Read[Any], target: str, answer: Answer) -> Call:
-        """Makes a call without waiting: what comes of it is told; raises one of BROKEN."""
-        wire = self._http1
+    def begin(self, read: Read[Any], call: Call) -> None:
+        """Makes a call without waiting: it is told what comes of it; raises one of BROKEN."""
+        wire, errand = self._http1, read.errand
         assert wire is not None
-        read.errand.tally.upstream_calls += 1
-        return wire.begin(target, self._prepared_for(read, wire), answer)
+        errand.tally.upstream_calls += 1
+        if errand.traceparent is None and read.known is None:
+            prepared = errand.caller.head(self._rendered)
+        else:
+            prepared = self._prepared_for(read, wire)
+        wire.begin(call, _target_of(read) if read.parameters else read.path, prepared)
 
     def reply_to(self, read: Read[T], parts: Parts) -> Reply[T]:
         """What an answer says, given as it came; raises our errors."""
         status, fields, body = parts
-        try:
-            fields, body = plain(fields, body, self._settings.response_bytes_max)
-        except BROKEN as garbled:
-            raise meaning_of(garbled) from garbled
-        return self._reply_of(read, status, fields, body)
+        # One look at all headers costs less than httpx's look for each.
+        told = {name.lower(): value for name, value in fields}
+        if b"content-encoding" in told:
+            try:
+                fields, body = plain(fields, body, self._settings.response_bytes_max)
+            except BROKEN as garbled:
+                raise meaning_of(garbled) from garbled
+        if status != 200 or len(body) > self._settings.response_bytes_max:
+            return self._unusual(read, status, fields, body)
+        etag, flow_id = told.get(b"etag"), told.get(FLOW_ID_BYTES)
+        return Reply(
+            self._decoded(read, body),
+            len(body),
+            None if etag is None else etag.decode("latin-1"),
+            None if flow_id is None else flow_id.decode("latin-1"),
+            rate_of(httpx.Headers(fields)) if b"x-rate-limit-limit" in told else None,
+            body if read.model is Vehicle else None,
+        )
 
-    def _wire_for(self, target: str) -> Http1 | None:
-        """What takes a target past httpx's objects, if anything does."""
-        return self._http1 if target.isascii() and target.isprintable() else None
-
-    def _reply_of(self, read: Read[T], status: int, fields: Fields, body: bytes) -> Reply[T]:
-        if len(body) > self._settings.response_bytes_max:
-            raise UpstreamInvalidResponse(_problem_of(status, httpx.Headers(fields), b""))
-        if status == 200:
-            # One look at all headers costs less than httpx's look for each.
-            told = {name.lower(): value for name, value in fields}
-            rate = rate_of(httpx.Headers(fields)) if b"x-rate-limit-limit" in told else None
-            etag, flow_id = told.get(b"etag"), told.get(FLOW_ID_BYTES)
-            return Reply(
-                self._decoded(read, body),
-                len(body),
-                None if etag is None else etag.decode("latin-1"),
-                None if flow_id is None else flow_id.decode("latin-1"),
-                rate,
-                body if read.model is Vehicle else None,
-            )
+    def _unusual(self, read: Read[T], status: int, fields: Fields, body: bytes) -> Reply[T]:
         headers = httpx.Headers(fields)
+        if len(body) > self._settings.response_bytes_max:
+            raise UpstreamInvalidResponse(_problem_of(status, headers, b""))
         if status == 304 and read.known is not None:
-            return replace(read.known, rate=rate_of(headers))
+            return msgspec.structs.replace(read.known, rate=rate_of(headers))
         if status == 404:
             return Reply(None, len(body), flow_id=headers.get(FLOW_ID), rate=rate_of(headers))
         raise failure_of(status, headers, body)
@@ -163,7 +160,11 @@ class HttpTransport:
         """The headers of a read; what all reads of a request have in common is made once."""
         if read.errand.traceparent is not None or read.known is not None:
             return wire.prepared(self._headers_of(read))
-        return read.errand.caller.head(lambda bearer: wire.prepared({**self._headers, "Authorization": bearer}))
+        return read.errand.caller.head(self._rendered)
+
+    def _rendered(self, bearer: str) -> bytes:
+        assert self._http1 is not None
+        return self._http1.prepared({**self._headers, "Authorization": bearer})
 
     async def _given(self, request: Get) -> httpx.Response:
         if isinstance(self._wire, WholeAnswers):
@@ -183,7 +184,9 @@ class HttpTransport:
                         break
             finally:
                 await response.aclose()
-        return httpx.Response(response.status_code, headers=response.headers, stream=Whole(b"".join(chunks)))
+        # The chunks are inflated.
+        fields = [field for field in response.headers.raw if field[0].lower() != b"content-encoding"]
+        return httpx.Response(response.status_code, headers=fields, stream=Whole(b"".join(chunks)))
 
     def _decoded(self, read: Read[T], body: bytes) -> T:
         try:

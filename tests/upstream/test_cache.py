@@ -77,6 +77,25 @@ async def test_a_stale_answer_is_given_while_it_is_read_again():
     assert stack.fleet.total == 2
 
 
+async def test_a_refresh_goes_on_when_its_caller_has_left():
+    """Whoever was given the stale answer is not waited for: their leaving ends nothing."""
+    stack = Stack()
+    await stack.fetch(vehicle_read())
+    stack.clock.time += 12
+    stack.fleet.gate = asyncio.Event()
+    stale = vehicle_read()
+    await stack.fetch(stale)
+    while stack.fleet.total < 2:
+        await asyncio.sleep(0)
+    stale.errand.patience.leave()
+    await asyncio.sleep(0)
+    stack.fleet.gate.set()
+    await stack.cache.settle()
+    again = vehicle_read()
+    await stack.fetch(again)
+    assert not again.tally.stale
+
+
 @pytest.mark.parametrize("outage", [UpstreamUnavailable(), UpstreamTimeout(), RateLimited()])
 async def test_a_stale_answer_is_better_than_an_outage(outage):
     """While the fleet API is down, slow or limiting, an old answer is given within its bound, marked stale."""

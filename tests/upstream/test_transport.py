@@ -264,3 +264,11 @@ async def test_a_cursor_is_sent_alone():
         {"limit": "100", "q": "audi"},
         {"cursor": "abc=="},
     ]
+
+
+async def test_a_configured_path_is_sent_percent_encoded():
+    """What a request line can't hold is encoded once; what is encoded already stays."""
+    settings = UpstreamSettings(url=SETTINGS.url, vehicle_path="/fahrzeuge für%20alle/{id}")
+    transport = transport_over(httpx.Response(404), settings)
+    await FleetClient(transport, settings).vehicle(ERRAND, "V1")
+    assert transport.requests[0].url.raw_path == b"/fahrzeuge%20f%C3%BCr%20alle/V1"
