@@ -24,6 +24,7 @@ from gateway.errors import (
 )
 from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.fetching import Clock, Fetcher, ManyFetcher, Patience, Read, Reply, Resource, Used
+from gateway.upstream.models import Vehicle
 from gateway.upstream.pages import ROOM_FACTOR, Packed, Part
 from gateway.upstream.single_flight import look_at_error
 
@@ -109,12 +110,15 @@ class Entry(Struct, Generic[T], gc=False):
             return OVERHEAD
         return OVERHEAD + int(self.body * (1 if isinstance(self.value, Packed) else MEMORY_FACTOR))
 
-    def whole(self) -> Entry[Any] | None:
-        """The entry with its value in place of a part, or of what is packed; None where that is gone."""
+    def unpacked(self, view: type[Vehicle] | None = None) -> Entry[Any] | None:
+        """The entry with its value in place of a part, or of what is packed; None where that is gone.
+
+        A vehicle that is packed is decoded in the form of the view.
+        """
         packed = self.value
         if not isinstance(packed, PACKED):
             return self
-        value = packed.unpacked()
+        value = packed.unpacked(view)
         if value is None:
             return None
         body = packed.body if isinstance(packed, Packed) else None
@@ -153,15 +157,20 @@ class Standing(NamedTuple):
 
 
 class Store(Protocol):
-    """Holds entries by key; may forget any at any time, and never fails."""
+    """Holds entries by key; may forget any at any time, and never fails.
+
+    `view` is the form that vehicles are needed in; some may be whole.
+    """
 
     def peek_packed(self, key: str) -> Entry[Any] | None: ...
 
     def peek(self, key: str) -> Entry[Any] | None: ...
 
-    async def get(self, key: str, model: type[T]) -> Entry[T] | None: ...
+    async def get(self, key: str, model: type[T], view: type[Vehicle] | None = None) -> Entry[T] | None: ...
 
-    async def get_many(self, keys: Sequence[str], model: type[T]) -> list[Entry[T] | None]: ...
+    async def get_many(
+        self, keys: Sequence[str], model: type[T], view: type[Vehicle] | None = None
+    ) -> list[Entry[T] | None]: ...
 
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None: ...
 
@@ -179,15 +188,18 @@ class MemoryStore:
         entry: Entry[Any] | None = self._cache.peek(key)
         return entry
 
-    def peek(self, key: str) -> Entry[Any] | None:
-        entry = self.peek_packed(key)
-        return None if entry is None else entry.whole()
+    def peek(self, key: str, view: type[Vehicle] | None = None) -> Entry[Any] | None:
+        """The same as `get`."""
+        entry: Entry[Any] | None = self._cache.peek(key)
+        return None if entry is None else entry.unpacked(view)
 
-    async def get(self, key: str, model: type[T]) -> Entry[T] | None:
-        return self.peek(key)
+    async def get(self, key: str, model: type[T], view: type[Vehicle] | None = None) -> Entry[T] | None:
+        return self.peek(key, view)
 
-    async def get_many(self, keys: Sequence[str], model: type[T]) -> list[Entry[T] | None]:
-        return [self.peek(key) for key in keys]
+    async def get_many(
+        self, keys: Sequence[str], model: type[T], view: type[Vehicle] | None = None
+    ) -> list[Entry[T] | None]:
+        return [self.peek(key, view) for key in keys]
 
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None:
         for key, entry, _ in entries:
@@ -216,7 +228,7 @@ class Cache:
         self._refreshing: set[asyncio.Task[Any]] = set()
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
-        known = self._known(read, await self._store.get(read.key, read.model), self._clock())
+        known = self._known(read, await self._store.get(read.key, read.model, read.view), self._clock())
         if known.reply is not None:
             return known.reply
         try:
@@ -230,7 +242,7 @@ class Cache:
         """The reply or the error of each of a request's reads, in order; at most so many are under way at a time."""
         if not reads:
             return []
-        entries = await self._store.get_many([read.key for read in reads], reads[0].model)
+        entries = await self._store.get_many([read.key for read in reads], reads[0].model, reads[0].view)
         at = self._clock()
         known = [
             None if entry is None else self._known(read, entry, at) for read, entry in zip(reads, entries, strict=True)
@@ -251,7 +263,7 @@ class Cache:
         """What is there and fresh, for each read in its place."""
         if not reads:
             return []
-        entries = await self._store.get_many([read.key for read in reads], reads[0].model)
+        entries = await self._store.get_many([read.key for read in reads], reads[0].model, reads[0].view)
         at = self._clock()
         return [
             self._hit(read, entry, stale=False)

@@ -144,7 +144,7 @@ class FleetClient:
         fleet_size = self._fleet_sizes.get(errand.caller.principal)
         if walk_on(len(wanted) - len(found), self._settings.page_size, fleet_size):
             # What is held need not be walked for; else the reads themselves find it.
-            await self._take_held(errand, [i for i in wanted if i not in found], found)
+            await self._take_held(errand, [i for i in wanted if i not in found], found, view)
             await self._walk(errand, {i for i in wanted if i not in found}, found)
         missing = [i for i in wanted if i not in found]
         values = await self._values(self._vehicle_read(errand, vehicle_id, view) for vehicle_id in missing)
@@ -193,11 +193,11 @@ class FleetClient:
     def _state_read(self, errand: Errand, vehicle_id: str) -> Read[State]:
         return Read(errand, Resource.LATEST_STATE, self._state_path.of(vehicle_id), State)
 
-    async def _take_held(self, errand: Errand, ids: list[str], found: Found) -> None:
+    async def _take_held(self, errand: Errand, ids: list[str], found: Found, view: type[Vehicle] | None) -> None:
         if self._cache is None or not ids:
             return
-        held = await self._cache.held([self._vehicle_read(errand, vehicle_id) for vehicle_id in ids])
-        found.update((i, reply.value) for i, reply in zip(ids, held, strict=True) if reply is not None)
+        held = await self._cache.held([self._vehicle_read(errand, vehicle_id, view) for vehicle_id in ids])
+        found.update((i, in_form(reply.value, view)) for i, reply in zip(ids, held, strict=True) if reply is not None)
 
     async def _walk(self, errand: Errand, missing: set[str], found: Found) -> None:
         principal = errand.caller.principal

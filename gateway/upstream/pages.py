@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from gateway.upstream.models import Cursors, Vehicle, decoded
-from gateway.upstream.views import vehicle_view
+from gateway.upstream.views import vehicle_view, viewed
 
 V = TypeVar("V")
 # Stored pages that stay decoded, in the process: those of walks that go on. Others are decoded again.
@@ -127,13 +127,14 @@ class VehiclePage:
             self.holds(form, self._decoded(form))
         return self._items
 
-    def vehicle(self, place: int) -> Vehicle:
-        """One of the vehicles, whole."""
+    def vehicle(self, place: int, view: type[Vehicle] | None = None) -> Vehicle:
+        """One of the vehicles, in the form of the view, or whole."""
         if self._form is Vehicle:
             return self._items[place]  # type: ignore[no-any-return]
         if self._raws is None:
             self._raws = _raws.decode(self._body).items
-        return decoded(bytes(self._raws[place]), Vehicle)  # type: ignore[no-any-return]
+        raw = bytes(self._raws[place])
+        return decoded(raw, Vehicle) if view is None else viewed(raw, view)
 
     @property
     def body(self) -> bytes:
@@ -219,10 +220,10 @@ class Part(Struct, gc=False):
     place: int
     vehicle_id: str
 
-    def unpacked(self) -> Vehicle | None:
-        """The vehicle, if its page is still there."""
+    def unpacked(self, view: type[Vehicle] | None = None) -> Vehicle | None:
+        """The vehicle, in the form of the view, or whole, if its page is still there."""
         page = self.page()
-        return None if page is None else page.vehicle(self.place)
+        return None if page is None else page.vehicle(self.place, view)
 
 
 class Packed(Struct, gc=False):
@@ -231,6 +232,8 @@ class Packed(Struct, gc=False):
     body: bytes
     model: Any
 
-    def unpacked(self) -> Any:
-        """What it says."""
+    def unpacked(self, view: type[Vehicle] | None = None) -> Any:
+        """What it says; of a vehicle what the view has."""
+        if view is not None and self.model is Vehicle:
+            return viewed(self.body, view)
         return decoded(self.body, self.model)

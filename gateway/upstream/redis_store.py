@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from gateway.settings import RedisSettings
 from gateway.telemetry import get_logger
 from gateway.upstream.cache import Entry, MemoryStore
+from gateway.upstream.models import Vehicle
 from gateway.upstream.pages import IDS, VehiclePage
 from gateway.upstream.single_flight import look_at_error
 
@@ -61,11 +62,13 @@ class RedisStore:
         """What memory has."""
         return self._memory.peek(key)
 
-    async def get(self, key: str, model: type[T]) -> Entry[T] | None:
-        return (await self.get_many([key], model))[0]
+    async def get(self, key: str, model: type[T], view: type[Vehicle] | None = None) -> Entry[T] | None:
+        return (await self.get_many([key], model, view))[0]
 
-    async def get_many(self, keys: Sequence[str], model: type[T]) -> list[Entry[T] | None]:
-        entries = await self._memory.get_many(keys, model)
+    async def get_many(
+        self, keys: Sequence[str], model: type[T], view: type[Vehicle] | None = None
+    ) -> list[Entry[T] | None]:
+        entries = await self._memory.get_many(keys, model, view)
         missing = [index for index, entry in enumerate(entries) if entry is None]
         if not missing:
             return entries
@@ -87,7 +90,7 @@ class RedisStore:
         await self._memory.put(entries)
         by_time: dict[float, list[tuple[str, bytes]]] = defaultdict(list)
         for key, held, kept in entries:
-            entry = held.whole()
+            entry = held.unpacked()
             if entry is None:
                 continue
             stored = Stored(entry.value, entry.stored_at, entry.body, entry.etag, entry.ends_at)

@@ -32,6 +32,7 @@ class FakeFetcher:
         self.gate: asyncio.Event | None = None
         self._answer = answer or (lambda read: Vehicle(vehicle_id=f"{read.caller.principal[:6]} {read.path}"))
         self.etag: str | None = None
+        self.body: bytes | None = None
 
     @property
     def total(self) -> int:
@@ -46,7 +47,7 @@ class FakeFetcher:
             raise self.failure
         if read.known is not None and read.known.etag == self.etag is not None:
             return read.known
-        return Reply(self._answer(read), 1000, self.etag)
+        return Reply(self._answer(read), 1000, self.etag, body=self.body)
 
 
 def errand(token: str = "alice", expires_at: float | None = None) -> Errand:

@@ -20,6 +20,7 @@ from gateway.upstream.fetching import Read, Resource
 from gateway.upstream.models import Vehicle
 from gateway.upstream.pages import VehiclePage
 from gateway.upstream.single_flight import SingleFlight
+from gateway.upstream.views import vehicle_view, whole
 from tests.upstream.fakes import Clock, FakeFetcher, errand, vehicle_read
 
 LIFETIMES = Lifetimes(dict.fromkeys(Resource, Lifetime(10, while_revalidating=5, if_error=100)), Lifetime(3))
@@ -174,6 +175,23 @@ async def test_a_page_answers_for_its_vehicles():
         False,
     ]
     assert stack.fleet.total == 1
+
+
+async def test_a_vehicle_at_hand_is_decoded_as_it_is_needed():
+    """A vehicle that is kept as it came is decoded in the view that is asked for; who needs all of it gets all."""
+    body = b'{"id": "A", "status": "ACTIVE", "tags": ["blue"]}'
+    fleet = FakeFetcher()
+    fleet.body = body
+    stack = Stack(fleet)
+    view = vehicle_view({"status": None})
+    await stack.fetch(vehicle_read())
+    read = Read(errand(), Resource.VEHICLE, "/vehicles/A", Vehicle, view=view)
+    for reply in (await stack.cache.fetch(read), *await stack.cache.fetch_all([read], 1)):
+        assert isinstance(reply.value, view)
+        assert reply.value.status == "ACTIVE"
+        assert whole(reply.value).tags == ["blue"]
+    assert (await stack.cache.fetch(vehicle_read())).value.tags == ["blue"]
+    assert fleet.total == 1
 
 
 async def test_an_entity_tag_saves_the_body():
