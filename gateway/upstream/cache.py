@@ -243,19 +243,16 @@ class Cache:
         if not reads:
             return []
         entries = await self._store.get_many([read.key for read in reads], reads[0].model, reads[0].view)
+        if not any(entries):
+            outcomes = await self._following.fetch_all(reads, at_a_time)
+            self._note(reads, outcomes, self._clock())
+            return outcomes
         at = self._clock()
-        known = [
-            None if entry is None else self._known(read, entry, at) for read, entry in zip(reads, entries, strict=True)
-        ]
-        to_make = [
-            read if each is None else each.read
-            for read, each in zip(reads, known, strict=True)
-            if each is None or each.reply is None
-        ]
-        made = iter(await self._following.fetch_all(to_make, at_a_time))
+        known = [self._known(read, entry, at) for read, entry in zip(reads, entries, strict=True)]
+        made = iter(await self._following.fetch_all([each.read for each in known if each.reply is None], at_a_time))
         at = self._clock()
         return [
-            self._outcome(read, each, next(made), at) if each is None or each.reply is None else each.reply
+            self._outcome(read, each, next(made), at) if each.reply is None else each.reply
             for read, each in zip(reads, known, strict=True)
         ]
 
@@ -323,21 +320,31 @@ class Cache:
         return _Known(None, again, None if age is Age.DEAD else entry)
 
     def _outcome(
-        self, read: Read[T], known: _Known[T] | None, outcome: Reply[T] | BaseException, at: float
+        self, read: Read[T], known: _Known[T], outcome: Reply[T] | BaseException, at: float
     ) -> Reply[T] | BaseException:
         if isinstance(outcome, Reply):
             return self._noted(read, outcome, at)
-        if known is not None and known.fallback is not None and isinstance(outcome, OUTAGES):
+        if known.fallback is not None and isinstance(outcome, OUTAGES):
             return self._hit(read, known.fallback, stale=True)
         return outcome
 
     def _noted(self, read: Read[T], reply: Reply[T], at: float) -> Reply[T]:
-        lifetime = self._lifetimes.negative if reply.value is None else self._lifetimes.of[read.resource]
-        tally = read.errand.tally
-        tally.used(at, at + lifetime.fresh, stale=False)
-        if tally.reads is not None:
-            tally.reads.append(Used(read.key, read.resource, at))
+        self._note((read,), (reply,), at)
         return reply
+
+    def _note(self, reads: Sequence[Read[T]], outcomes: Sequence[Reply[T] | BaseException], at: float) -> None:
+        """Tells a request's tally of the replies among the outcomes of its reads; of equal lifetimes once."""
+        told: Lifetime | None = None
+        for read, outcome in zip(reads, outcomes, strict=True):
+            if not isinstance(outcome, Reply):
+                continue
+            lifetime = self._lifetimes.negative if outcome.value is None else self._lifetimes.of[read.resource]
+            tally = read.errand.tally
+            if lifetime is not told:
+                tally.used(at, at + lifetime.fresh, stale=False)
+                told = lifetime
+            if tally.reads is not None:
+                tally.reads.append(Used(read.key, read.resource, at))
 
     def _hit(self, read: Read[T], entry: Entry[T], *, stale: bool) -> Reply[T]:
         lifetime, tally = self._lifetimes.for_entry(read.resource, entry), read.errand.tally
