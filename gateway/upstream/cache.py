@@ -190,7 +190,7 @@ class MemoryStore:
 
     def peek(self, key: str, view: type[Vehicle] | None = None) -> Entry[Any] | None:
         """The same as `get`."""
-        entry: Entry[Any] | None = self._cache.peek(key)
+        entry = self.peek_packed(key)
         return None if entry is None else entry.unpacked(view)
 
     async def get(self, key: str, model: type[T], view: type[Vehicle] | None = None) -> Entry[T] | None:
@@ -232,29 +232,26 @@ class Cache:
         if known.reply is not None:
             return known.reply
         try:
-            return self._noted(read, await self._following.fetch(known.read), self._clock())
+            reply = await self._following.fetch(known.read)
         except OUTAGES:
             if known.fallback is None:
                 raise
             return self._hit(read, known.fallback, stale=True)
+        self._note((read,), (reply,))
+        return reply
 
     async def fetch_all(self, reads: Sequence[Read[T]], at_a_time: int) -> list[Reply[T] | BaseException]:
         """The reply or the error of each of a request's reads, in order; at most so many are under way at a time."""
         if not reads:
             return []
         entries = await self._store.get_many([read.key for read in reads], reads[0].model, reads[0].view)
-        if not any(entries):
-            outcomes = await self._following.fetch_all(reads, at_a_time)
-            self._note(reads, outcomes, self._clock())
-            return outcomes
         at = self._clock()
         known = [self._known(read, entry, at) for read, entry in zip(reads, entries, strict=True)]
-        made = iter(await self._following.fetch_all([each.read for each in known if each.reply is None], at_a_time))
-        at = self._clock()
-        return [
-            self._outcome(read, each, next(made), at) if each.reply is None else each.reply
-            for read, each in zip(reads, known, strict=True)
-        ]
+        to_make = [each.read for each in known if each.reply is None]
+        outcomes = await self._following.fetch_all(to_make, at_a_time)
+        self._note(to_make, outcomes)
+        made = iter(outcomes)
+        return [self._covered(each, next(made)) if each.reply is None else each.reply for each in known]
 
     async def held(self, reads: Sequence[Read[T]]) -> list[Reply[T] | None]:
         """What is there and fresh, for each read in its place."""
@@ -319,21 +316,15 @@ class Cache:
             return _Known(self._hit(read, entry, stale=True), again, None)
         return _Known(None, again, None if age is Age.DEAD else entry)
 
-    def _outcome(
-        self, read: Read[T], known: _Known[T], outcome: Reply[T] | BaseException, at: float
-    ) -> Reply[T] | BaseException:
-        if isinstance(outcome, Reply):
-            return self._noted(read, outcome, at)
+    def _covered(self, known: _Known[T], outcome: Reply[T] | BaseException) -> Reply[T] | BaseException:
+        """What came of a read that was made, or what is there in place of an outage."""
         if known.fallback is not None and isinstance(outcome, OUTAGES):
-            return self._hit(read, known.fallback, stale=True)
+            return self._hit(known.read, known.fallback, stale=True)
         return outcome
 
-    def _noted(self, read: Read[T], reply: Reply[T], at: float) -> Reply[T]:
-        self._note((read,), (reply,), at)
-        return reply
-
-    def _note(self, reads: Sequence[Read[T]], outcomes: Sequence[Reply[T] | BaseException], at: float) -> None:
+    def _note(self, reads: Sequence[Read[T]], outcomes: Sequence[Reply[T] | BaseException]) -> None:
         """Tells a request's tally of the replies among the outcomes of its reads; of equal lifetimes once."""
+        at = self._clock()
         told: Lifetime | None = None
         for read, outcome in zip(reads, outcomes, strict=True):
             if not isinstance(outcome, Reply):

@@ -132,7 +132,7 @@ class Http1(WholeAnswers):
         return self._loop
 
     def _begin(self, call: Call, head: bytes) -> None:
-        loop = self._loop or self._running_loop()
+        loop = self._running_loop()
         now = loop.time()
         call.connection = None
         call.head = head

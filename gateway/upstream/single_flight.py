@@ -173,7 +173,7 @@ class SingleFlight(OwnFlight):
         return flight
 
     def _landed(self, flight: Flight[Any]) -> None:
-        self._under_way.discard(flight)
+        super()._landed(flight)
         key = flight.read.key
         if self._flights.get(key) is flight:
             del self._flights[key]

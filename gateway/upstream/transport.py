@@ -87,7 +87,7 @@ class HttpTransport:
         target = _target_of(read)
         try:
             if self._http1 is not None:
-                parts = await self._http1.get(target, self._prepared_for(read, self._http1))
+                parts = await self._http1.get(target, self._prepared_for(read))
             else:
                 response = await self._given(Get(self._settings.url, target, self._headers_of(read), self._extensions))
                 assert isinstance(response.stream, Whole)
@@ -103,14 +103,9 @@ class HttpTransport:
 
     def begin(self, read: Read[Any], call: Call) -> None:
         """Makes a call without waiting: it is told what comes of it; raises one of BROKEN."""
-        wire, errand = self._http1, read.errand
-        assert wire is not None
-        errand.tally.upstream_calls += 1
-        if errand.traceparent is None and read.known is None:
-            prepared = errand.caller.head(self._rendered)
-        else:
-            prepared = self._prepared_for(read, wire)
-        wire.begin(call, _target_of(read) if read.parameters else read.path, prepared)
+        assert self._http1 is not None
+        read.tally.upstream_calls += 1
+        self._http1.begin(call, _target_of(read), self._prepared_for(read))
 
     def reply_to(self, read: Read[T], parts: Parts) -> Reply[T]:
         """What an answer says, given as it came; raises our errors."""
@@ -122,7 +117,9 @@ class HttpTransport:
                 fields, body = plain(fields, body, self._settings.response_bytes_max)
             except BROKEN as garbled:
                 raise meaning_of(garbled) from garbled
-        if status != 200 or len(body) > self._settings.response_bytes_max:
+        if len(body) > self._settings.response_bytes_max:
+            raise UpstreamInvalidResponse(_problem_of(status, httpx.Headers(fields), b""))
+        if status != 200:
             return self._unusual(read, status, fields, body)
         etag, flow_id = told.get(b"etag"), told.get(FLOW_ID_BYTES)
         return Reply(
@@ -136,8 +133,6 @@ class HttpTransport:
 
     def _unusual(self, read: Read[T], status: int, fields: Fields, body: bytes) -> Reply[T]:
         headers = httpx.Headers(fields)
-        if len(body) > self._settings.response_bytes_max:
-            raise UpstreamInvalidResponse(_problem_of(status, headers, b""))
         if status == 304 and read.known is not None:
             return msgspec.structs.replace(read.known, rate=rate_of(headers))
         if status == 404:
@@ -156,11 +151,12 @@ class HttpTransport:
             headers["If-None-Match"] = read.known.etag
         return headers
 
-    def _prepared_for(self, read: Read[Any], wire: Http1) -> bytes:
+    def _prepared_for(self, read: Read[Any]) -> bytes:
         """The headers of a read; what all reads of a request have in common is made once."""
-        if read.errand.traceparent is not None or read.known is not None:
-            return wire.prepared(self._headers_of(read))
-        return read.errand.caller.head(self._rendered)
+        if read.errand.traceparent is None and read.known is None:
+            return read.errand.caller.head(self._rendered)
+        assert self._http1 is not None
+        return self._http1.prepared(self._headers_of(read))
 
     def _rendered(self, bearer: str) -> bytes:
         assert self._http1 is not None
