@@ -38,13 +38,21 @@ def vehicle_global_id(vehicle_id: str) -> str:
 
 
 def _id_of(vehicle_id: str) -> str:
-    return base64.b64encode(f"{VEHICLE}:{vehicle_id}".encode()).decode()
+    return _encoded(f"{VEHICLE}:{vehicle_id}")
 
 
 def unit_global_id(key: UnitKey) -> str:
     """The global id of a telematics unit."""
-    parts = "/".join(quote(part or "", safe="") for part in key)
-    return base64.b64encode(f"{TELEMATICS_UNIT}:{parts}".encode()).decode()
+    manufacturer, brand, unit_id = key
+    parts = f"{manufacturer or ''}/{brand or ''}/{unit_id}"
+    plain = parts.replace("/", "", 2)
+    if not (plain.isascii() and plain.isalnum()):  # as most are
+        parts = "/".join([quote(part or "", safe="") for part in key])
+    return _encoded(f"{TELEMATICS_UNIT}:{parts}")
+
+
+def _encoded(text: str) -> str:
+    return binascii.b2a_base64(text.encode(), newline=False).decode()
 
 
 def parse_global_id(text: str) -> str | UnitKey:
