@@ -15,8 +15,8 @@ local held = redis.call('HMGET', KEYS[1], 'limit', 'remaining', 'reset', 'next')
 local limit, remaining = tonumber(held[1] or 0), tonumber(held[2] or 0)
 local reset, nextcall = tonumber(held[3] or 0), tonumber(held[4] or 0)
 local function keep()
-  redis.call('HSET', KEYS[1], 'limit', limit, 'remaining', remaining, 'reset', string.format('%.6f', reset),
-             'next', string.format('%.6f', nextcall))
+  redis.call('HSET', KEYS[1], 'limit', limit, 'remaining', remaining, 'reset', string.format('%.17g', reset),
+             'next', string.format('%.17g', nextcall))
   redis.call('PEXPIRE', KEYS[1], 3600000)
 end
 """
