@@ -39,7 +39,7 @@ class AiohttpWire(WholeAnswers):
                 yarl.URL(url, encoded=True), headers=fields, allow_redirects=False, timeout=self._timeout
             ) as response:
                 body = await self._body(response)
-                return answer(response.status, list(response.raw_headers), body, self._settings.response_bytes_max)
+                return answer(response.status, dict(response.raw_headers), body, self._settings.response_bytes_max)
         except (aiohttp.ServerTimeoutError, TimeoutError) as late:
             raise httpx.ReadTimeout(type(late).__name__) from late
         except (aiohttp.ClientError, OSError) as broken:

@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 
 _NOTHING = httpx.ByteStream(b"")
-Fields = list[tuple[bytes, bytes]]
+# Header fields as they came; of those that come more than once the last.
+Fields = dict[bytes, bytes]
 
 
 class WholeAnswers(httpx.AsyncBaseTransport):
@@ -48,17 +49,18 @@ class Whole(httpx.ByteStream):
 def answer(status: int, fields: Fields, body: bytes, bytes_max: int) -> httpx.Response:
     """The response whose body, as it was sent, is there; raises httpx.DecodingError where it can't be inflated."""
     fields, body = plain(fields, body, bytes_max)
-    return httpx.Response(status, headers=fields, stream=Whole(body))
+    return httpx.Response(status, headers=list(fields.items()), stream=Whole(body))
 
 
 def plain(fields: Fields, body: bytes, bytes_max: int) -> tuple[Fields, bytes]:
     """A body inflated, as its header fields say it needs; raises httpx.DecodingError where it can't be."""
-    for name, coding in fields:
+    for name, coding in fields.items():
         if len(name) == len(b"content-encoding") and name.lower() == b"content-encoding":
             inflated = _inflated(body, coding.strip().lower(), bytes_max)
             if inflated is not None:
                 body = inflated
-                fields = [each for each in fields if each[0].lower() not in (b"content-encoding", b"content-length")]
+                gone = (b"content-encoding", b"content-length")
+                fields = {name: value for name, value in fields.items() if name.lower() not in gone}
             break
     return fields, body
 

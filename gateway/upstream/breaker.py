@@ -49,28 +49,36 @@ class Circuit:
     def __init__(self, settings: BreakerSettings) -> None:
         self._settings = settings
         self._recent: deque[_Second] = deque()
-        self._open_until: float | None = None
+        self.open_until: float | None = None
         self._openings = 0
+        self._second_ends = -math.inf  # of the last of the recent ones
         self._probing = False
 
     @property
     def is_open(self) -> bool:
-        return self._open_until is not None
+        return self.open_until is not None
 
     def wait(self, at: float) -> float | None:
         """None if a call may be made, else the seconds to wait; a call that may be made has to be told to `ended`."""
-        if self._open_until is None:
+        if self.open_until is None:
             return None
-        if at < self._open_until:
-            return self._open_until - at
+        if at < self.open_until:
+            return self.open_until - at
         if self._probing:
             return self._settings.pause
         self._probing = True
         return None
 
+    def went_well(self, at: float) -> None:
+        """The same as `ended` for a call that was no outage, for less."""
+        if self.open_until is None and at < self._second_ends:
+            self._recent[-1].calls += 1
+        else:
+            self.ended(at, outage=False)
+
     def ended(self, at: float, *, outage: bool | None) -> None:
         """A call came to its end; `outage` is None where it was given up and so tells nothing."""
-        if self._open_until is not None:
+        if self.open_until is not None:
             self._probe_ended(at, outage)
             return
         if outage is None:
@@ -78,6 +86,7 @@ class Circuit:
         recent = self._recent
         if not recent or recent[-1].number != int(at):
             recent.append(_Second(int(at)))
+            self._second_ends = int(at) + 1
             while recent[0].number <= at - self._settings.window:
                 recent.popleft()
         recent[-1].calls += 1
@@ -88,19 +97,20 @@ class Circuit:
                 self._open(at)
 
     def _probe_ended(self, at: float, outage: bool | None) -> None:  # noqa: FBT001 - as it was told
-        if not self._probing or self._open_until is None or at < self._open_until:
+        if not self._probing or self.open_until is None or at < self.open_until:
             return  # a call from before it opened
         self._probing = False
         if outage:
             self._open(at)
         elif outage is False:
-            self._open_until, self._openings = None, 0
+            self.open_until, self._openings = None, 0
 
     def _open(self, at: float) -> None:
         longer = self._settings.pause * 2 ** min(self._openings, 10)
-        self._open_until = at + min(longer, self._settings.pause_max)
+        self.open_until = at + min(longer, self._settings.pause_max)
         self._openings += 1
         self._recent.clear()
+        self._second_ends = -math.inf
 
 
 class Breaker:

@@ -32,6 +32,7 @@ from gateway.upstream.fetching import (
     Used,
     digest_of,
     key_of,
+    reads_of,
 )
 from gateway.upstream.models import Cursors, State, Vehicle, VehicleForm
 from gateway.upstream.pages import IDS, Part, VehiclePage
@@ -131,7 +132,7 @@ class FleetClient:
         """One vehicle, or None where there is none (or none that the caller may know of)."""
         if not _possible(vehicle_id):
             return None
-        vehicle = (await self._fetcher.fetch(self._vehicle_read(errand, vehicle_id))).value
+        vehicle = (await self._fetcher.fetch(self._vehicle_reads(errand, [vehicle_id])[0])).value
         return None if vehicle is None else whole(vehicle)
 
     async def vehicles_by_id(self, errand: Errand, ids: Iterable[str], view: type[Vehicle] | None = None) -> Found:
@@ -146,14 +147,16 @@ class FleetClient:
             # What is held need not be walked for; else the reads themselves find it.
             await self._take_held(errand, [i for i in wanted if i not in found], found, view)
             await self._walk(errand, {i for i in wanted if i not in found}, found)
-        missing = [i for i in wanted if i not in found]
-        values = await self._values(self._vehicle_read(errand, vehicle_id, view) for vehicle_id in missing)
-        return found | dict(zip(missing, (in_form(value, view) for value in values), strict=True))
+        missing = [i for i in wanted if i not in found] if found else wanted
+        values = await self._values(self._vehicle_reads(errand, missing, view))
+        found.update(zip(missing, [in_form(value, view) for value in values], strict=True))
+        return found
 
     async def latest_states(self, errand: Errand, ids: Sequence[str]) -> list[State | BaseException | None]:
         """The latest states of vehicles as property by name, each with its own error if it has one."""
         possible = [vehicle_id for vehicle_id in dict.fromkeys(ids) if _possible(vehicle_id)]
-        values = await self._values(self._state_read(errand, vehicle_id) for vehicle_id in possible)
+        paths = self._state_path.of_each(possible)
+        values = await self._values(reads_of(errand, Resource.LATEST_STATE, paths, State))
         found = dict(zip(possible, values, strict=True))
         return [found.get(vehicle_id) for vehicle_id in ids]
 
@@ -170,10 +173,11 @@ class FleetClient:
         self, errand: Errand, cursor: str | None, search: str | None, view: type[Vehicle] | None = None
     ) -> Read[VehiclePage]:
         def parts(page: VehiclePage) -> Iterable[tuple[Read[Vehicle], Part]]:
-            return ((self._vehicle_read(errand, part.vehicle_id), part) for part in page.parts())
+            parts = page.parts()
+            return zip(self._vehicle_reads(errand, [part.vehicle_id for part in parts]), parts, strict=True)
 
         path, parameters = self._settings.vehicles_path, self._page_parameters(cursor, search)
-        return Read(errand, Resource.VEHICLES, path, VehiclePage, parameters, parts, view=view)
+        return Read.of(errand, Resource.VEHICLES, path, VehiclePage, parameters=parameters, parts=parts, view=view)
 
     def _digest_of_page(self, cursor: str | None, search: str | None) -> str:
         return digest_of(self._settings.vehicles_path, self._page_parameters(cursor, search))
@@ -187,16 +191,15 @@ class FleetClient:
             return ((names.page_token_parameter, cursor.removeprefix(PAGE_TOKEN)),)
         return ((names.cursor_parameter, cursor),)
 
-    def _vehicle_read(self, errand: Errand, vehicle_id: str, view: type[Vehicle] | None = None) -> Read[Vehicle]:
-        return Read(errand, Resource.VEHICLE, self._vehicle_path.of(vehicle_id), Vehicle, view=view)
-
-    def _state_read(self, errand: Errand, vehicle_id: str) -> Read[State]:
-        return Read(errand, Resource.LATEST_STATE, self._state_path.of(vehicle_id), State)
+    def _vehicle_reads(
+        self, errand: Errand, ids: Sequence[str], view: type[Vehicle] | None = None
+    ) -> list[Read[Vehicle]]:
+        return reads_of(errand, Resource.VEHICLE, self._vehicle_path.of_each(ids), Vehicle, view)
 
     async def _take_held(self, errand: Errand, ids: list[str], found: Found, view: type[Vehicle] | None) -> None:
         if self._cache is None or not ids:
             return
-        held = await self._cache.held([self._vehicle_read(errand, vehicle_id, view) for vehicle_id in ids])
+        held = await self._cache.held(self._vehicle_reads(errand, ids, view))
         found.update((i, in_form(reply.value, view)) for i, reply in zip(ids, held, strict=True) if reply is not None)
 
     async def _walk(self, errand: Errand, missing: set[str], found: Found) -> None:
@@ -220,8 +223,8 @@ class FleetClient:
                 self._fleet_sizes.put(principal, seen)
                 return
 
-    async def _values(self, reads: Iterable[Read[T]]) -> list[T | BaseException | None]:
-        replies = await self._fetcher.fetch_all(list(reads), self._settings.parallel_reads_max)
+    async def _values(self, reads: Sequence[Read[T]]) -> list[T | BaseException | None]:
+        replies = await self._fetcher.fetch_all(reads, self._settings.parallel_reads_max)
         return [reply.value if isinstance(reply, Reply) else reply for reply in replies]
 
     def _read_ahead(self, errand: Errand, cursor: str) -> None:
@@ -247,9 +250,15 @@ class _PathOf:
     def __init__(self, template: str) -> None:
         self._parts = template.split("{id}")
 
-    def of(self, vehicle_id: str) -> str:
-        plain = vehicle_id.isascii() and vehicle_id.isalnum()  # as all of today's are
-        return (vehicle_id if plain else quote(vehicle_id, safe="")).join(self._parts)
+    def of_each(self, ids: Sequence[str]) -> list[str]:
+        """The path of each id."""
+        letters = "".join(ids).replace("-", "")
+        if not (letters.isascii() and letters.isalnum()):  # as all of today's are
+            ids = [quote(vehicle_id, safe="") for vehicle_id in ids]
+        if len(self._parts) == 2:  # noqa: PLR2004 - one id
+            start, end = self._parts
+            return [f"{start}{vehicle_id}{end}" for vehicle_id in ids]
+        return [vehicle_id.join(self._parts) for vehicle_id in ids]
 
 
 class _Sizes:

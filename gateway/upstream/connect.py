@@ -62,7 +62,7 @@ async def connect(settings: Settings, wire: Wire | None = None, clock: Clock = n
         )
         kind = SingleFlight if settings.coalescing.enabled else OwnFlight
         # What other processes share needs waiting for.
-        flights = kind(fetcher, quick.begin) if redis is None and transport.is_quick else kind(fetcher)
+        flights = kind(fetcher, quick) if redis is None and transport.is_quick else kind(fetcher)
         closing.push_async_callback(flights.settle)
         cache = None
         if store is not None:

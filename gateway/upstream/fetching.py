@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.errors import DeadlineExceeded
 from gateway.identity import Caller
@@ -143,7 +144,7 @@ PATH_MAX = 200
 Parameters = tuple[tuple[str, str], ...]
 
 
-def digest_of(path: str, parameters: Parameters) -> str:
+def digest_of(path: str, parameters: Parameters = ()) -> str:
     """What is read, whoever reads it: the digest of a read in its canonical form, or that itself where it is short."""
     if not parameters and len(path) <= PATH_MAX:
         return path
@@ -156,50 +157,41 @@ def key_of(caller: Caller, digest: str) -> str:
     return f"{caller.principal}:{digest}"
 
 
-class Read(Generic[T]):
+class Read(Struct, Generic[T], eq=False):
     """One GET for one caller.
 
-    `model` is what its 200 decodes to, `view` in which form at first, `parts` which other reads that answers too,
-    `known` an older answer, `given` what the first attempt has brought already. `patience` is the errand's until the
-    read is part of something that others wait for, too.
+    `model` is what its 200 decodes to; of equal `key`s the answers are equal. `view` is the form it is needed in at
+    first, `parts` which other reads its answer holds, `known` an older answer, `given` what the first attempt has
+    brought already. `patience` is the errand's until the read is part of something that others wait for, too.
     """
 
-    __slots__ = (
-        "_key",
-        "errand",
-        "given",
-        "known",
-        "model",
-        "parameters",
-        "parts",
-        "path",
-        "patience",
-        "resource",
-        "view",
-    )
+    errand: Errand
+    resource: Resource
+    path: str
+    model: type[T]
+    key: str
+    patience: Patience
+    view: type | None = None
+    parameters: Parameters = ()
+    parts: Callable[[T], Iterable[tuple[Read[Any], Any]]] | None = None
+    known: Reply[T] | None = None
+    given: Reply[T] | Exception | None = None
 
-    def __init__(
-        self,
+    @classmethod
+    def of(
+        cls,
         errand: Errand,
         resource: Resource,
         path: str,
         model: type[T],
+        *,
         parameters: Parameters = (),
         parts: Callable[[T], Iterable[tuple[Read[Any], Any]]] | None = None,
-        known: Reply[T] | None = None,
         view: type | None = None,
-    ) -> None:
-        self.errand = errand
-        self.patience = errand.patience
-        self.resource = resource
-        self.path = path
-        self.model = model
-        self.parameters = parameters
-        self.parts = parts
-        self.known = known
-        self.view = view
-        self.given: Reply[T] | Exception | None = None
-        self._key: str | None = None
+    ) -> Read[T]:
+        """The read of a path with parameters."""
+        key = key_of(errand.caller, digest_of(path, parameters))
+        return cls(errand, resource, path, model, key, errand.patience, view, parameters, parts)
 
     @property
     def caller(self) -> Caller:
@@ -209,28 +201,26 @@ class Read(Generic[T]):
     def tally(self) -> Tally:
         return self.errand.tally
 
-    @property
-    def key(self) -> str:
-        """The caller's principal first, then the canonical read: equal keys get equal answers."""
-        key = self._key
-        if key is None:
-            key = self._key = key_of(self.errand.caller, digest_of(self.path, self.parameters))
-        return key
-
     def having(self, known: Reply[T]) -> Read[T]:
         """The same read by one who has an older answer, and needs another only if that has changed."""
-        return self._same(known)
+        return replace(self, known=known)
 
     def during(self, patience: Patience) -> Read[T]:
         """The same read with a patience of its own."""
-        same = self._same(self.known)
-        same.patience = patience
-        return same
+        return replace(self, patience=patience)
 
-    def _same(self, known: Reply[T] | None) -> Read[T]:
-        same = Read(self.errand, self.resource, self.path, self.model, self.parameters, self.parts, known, self.view)
-        same._key, same.patience = self._key, self.patience
-        return same
+
+def reads_of(
+    errand: Errand, resource: Resource, paths: Iterable[str], model: type[T], view: type | None = None
+) -> list[Read[T]]:
+    """The reads of paths without parameters, made together."""
+    start, patience = key_of(errand.caller, ""), errand.patience
+    return [
+        Read(
+            errand, resource, path, model, start + (path if len(path) <= PATH_MAX else digest_of(path)), patience, view
+        )
+        for path in paths
+    ]
 
 
 class Rate(NamedTuple):

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Mapping
-from typing import cast
+from typing import Protocol, cast
 
 import aiohappyeyeballs
 import httptools
@@ -25,53 +24,49 @@ from gateway.upstream.answers import Fields, Get, WholeAnswers, answer
 HEAD_BYTES_MAX = 64 * 1024
 # Seconds before the next of a host's addresses is tried beside the one before.
 NEXT_ADDRESS = 0.25
-FRAMED = (b"content-length", b"transfer-encoding")
+FRAMED = frozenset((b"content-length", b"transfer-encoding"))
 ODD = "The request holds what no request may."
 Parts = tuple[int, Fields, bytes]
 
 
-class Call(ABC):
+class Call(Protocol):
     """A question that is told what comes of it, as a future would be; times in seconds of the loop's clock.
 
     `connection` is the one that it has, from when it is asked until it is answered.
     """
 
-    __slots__ = ("connection", "ends", "gives_up", "head")
     connection: Connection | None
     ends: float
     gives_up: float
     head: bytes
 
-    @abstractmethod
     def done(self) -> bool:
         """Whether nobody asks any more."""
 
-    @abstractmethod
     def set_result(self, parts: Parts) -> None:
-        """The answer is there."""
+        """The answer is there; perhaps nobody asks any more."""
 
-    @abstractmethod
     def set_exception(self, failure: Exception) -> None:
         """There will be none."""
 
-    def fail(self, failure: httpx.TransportError) -> None:
-        if not self.done():
-            self.set_exception(failure)
 
-
-class _Awaited(Call):
+class _Awaited:
     """A call whose answer somebody awaits."""
 
-    __slots__ = ("future",)
+    __slots__ = ("connection", "ends", "future", "gives_up", "head")
 
-    def __init__(self, future: asyncio.Future[Parts]) -> None:
+    def __init__(self, future: asyncio.Future[Parts], head: bytes) -> None:
         self.future = future
+        self.head = head
+        self.connection: Connection | None = None
+        self.ends = self.gives_up = 0.0
 
     def done(self) -> bool:
         return self.future.done()
 
     def set_result(self, parts: Parts) -> None:
-        self.future.set_result(parts)
+        if not self.future.done():
+            self.future.set_result(parts)
 
     def set_exception(self, failure: Exception) -> None:
         self.future.set_exception(failure)
@@ -119,23 +114,19 @@ class Http1(WholeAnswers):
 
     def begin(self, call: Call, target: str, prepared: bytes) -> None:
         """The same as `get`, but the call is told in the turn in which it comes; who gives up closes `connection`."""
-        self._begin(call, self._head_to(target, prepared))
+        call.head = self._head_to(target, prepared)
+        self._begin(call)
 
     def _head_to(self, target: str, prepared: bytes) -> bytes:
         if not target.isascii() or not target.isprintable() or " " in target:
             raise httpx.LocalProtocolError(ODD)
-        return b"".join((self._start, target.encode(), prepared))
+        return self._start + target.encode() + prepared
 
-    def _running_loop(self) -> asyncio.AbstractEventLoop:
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        return self._loop
-
-    def _begin(self, call: Call, head: bytes) -> None:
-        loop = self._running_loop()
+    def _begin(self, call: Call) -> None:
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
         now = loop.time()
-        call.connection = None
-        call.head = head
         call.ends = now + self._ends_after
         if self._idle:
             self._idle.popitem()[0].ask(call, now)
@@ -144,9 +135,9 @@ class Http1(WholeAnswers):
             self._wait_for_connection(call, loop)
 
     async def _asked(self, head: bytes) -> Parts:
-        future: asyncio.Future[Parts] = self._running_loop().create_future()
-        call = _Awaited(future)
-        self._begin(call, head)
+        future: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
+        call = _Awaited(future, head)
+        self._begin(call)
         try:
             return await future
         finally:
@@ -160,7 +151,7 @@ class Http1(WholeAnswers):
         if self._clock is not None:
             self._clock.cancel()
         while self._queue:
-            self._queue.popleft().fail(httpx.ConnectError("The transport is closed."))
+            _fail(self._queue.popleft(), httpx.ConnectError("The transport is closed."))
         for connecting in self._connecting:
             connecting.cancel()
         lost = [connection.lost for connection in self._connections]
@@ -185,7 +176,7 @@ class Http1(WholeAnswers):
 
     def free(self, connection: Connection, now: float) -> None:
         """A connection can take the next call."""
-        call = self._next_call()
+        call = self._next_call() if self._queue else None
         if call is not None:
             connection.ask(call, now)
         elif self._closed:
@@ -229,7 +220,7 @@ class Http1(WholeAnswers):
         loop = asyncio.get_running_loop()
         now, self._clock = loop.time(), None
         while self._queue and (self._queue[0].done() or self._queue[0].gives_up <= now):
-            self._queue.popleft().fail(httpx.PoolTimeout("No connection became free."))
+            _fail(self._queue.popleft(), httpx.PoolTimeout("No connection became free."))
         if self._queue:
             self._clock = loop.call_at(self._queue[0].gives_up, self._look_at_queue)
 
@@ -284,7 +275,12 @@ class Http1(WholeAnswers):
     def _tell_next(self, failure: httpx.TransportError) -> None:
         call = self._next_call()
         if call is not None:
-            call.fail(failure)
+            _fail(call, failure)
+
+
+def _fail(call: Call, failure: httpx.TransportError) -> None:
+    if not call.done():
+        call.set_exception(failure)
 
 
 def _check(head: str, breaks: int) -> None:
@@ -307,7 +303,11 @@ class Connection(asyncio.Protocol):
         self._expiry = settings.keepalive_expiry
         self._look_apart = max(0.05, min(self._first_timeout, settings.total_timeout, self._expiry))
         self._bytes_max = settings.response_bytes_max
+        self._is_kept = self._expiry > 0
+        self._told: dict[bytes, bytes] = {}
+        self.on_header = self._told.__setitem__
         self._parser = httptools.HttpResponseParser(self)
+        self._feed = self._parser.feed_data
         self._call: Call | None = None
         self._asked = self._due = self._next_look = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -318,12 +318,13 @@ class Connection(asyncio.Protocol):
         """Sends a call's request; its answer, or a failure, goes to the call."""
         self._call = call
         call.connection = self
-        self._headers: Fields = []
-        self._chunks: list[bytes] = []
-        self._size = self._head_bytes = 0
+        self._body = b""
+        self._more: list[bytes] | None = None
+        self._head_bytes = 0
         self._head_is_whole = self._is_whole = False
         self._asked = now
-        self._due = min(now + self._first_timeout, call.ends)
+        due = now + self._first_timeout
+        self._due = min(call.ends, due)
         self._pool.send_soon(self)
 
     def send(self) -> None:
@@ -331,10 +332,11 @@ class Connection(asyncio.Protocol):
         call = self._call
         if call is None:
             return  # it was closed meanwhile
-        if self._transport.is_closing():  # and uvloop has not yet told so
+        transport = self._transport
+        if transport.is_closing():  # and uvloop has not yet told so
             self.fail(httpx.RemoteProtocolError("The connection ended before the request was sent."))
             return
-        self._transport.write(call.head)
+        transport.write(call.head)
         if self._due < self._next_look:
             self._look_at(self._due)
 
@@ -352,7 +354,7 @@ class Connection(asyncio.Protocol):
         """Closes it, and tells the call that is under way."""
         if self._call is not None:
             self._call.connection = None
-            self._call.fail(failure)
+            _fail(self._call, failure)
         self.close()
 
     # What the loop calls.
@@ -368,20 +370,15 @@ class Connection(asyncio.Protocol):
             self.close()  # an answer to nothing
             return
         try:
-            self._parser.feed_data(data)
+            self._feed(data)
         except httptools.HttpParserError as garbled:
             self.fail(httpx.RemoteProtocolError(type(garbled).__name__))
         except httptools.HttpParserUpgrade:
             self.fail(httpx.RemoteProtocolError("The server changed the protocol."))
-        now = self._time()
-        if self._is_whole or self._size > self._bytes_max:
-            self._answer(call, now)
-            return
-        self._due = min(now + self._read_timeout, call.ends)
-        if not self._head_is_whole:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
-                self.fail(httpx.RemoteProtocolError("The answer's headers have no end."))
+        if self._is_whole:
+            self._answer(call)
+        else:
+            self._wait_on(call, data)
 
     def eof_received(self) -> None:
         self._ended(None)
@@ -391,57 +388,72 @@ class Connection(asyncio.Protocol):
         if not self.lost.done():
             self.lost.set_result(None)
 
-    # What the parser calls.
+    # What the parser calls; `on_header` puts a field into `_told`.
 
     def on_message_begin(self) -> None:
         # Were it taken for the next call's answer, that would be another caller's.
         if self._is_whole:
             raise httpx.RemoteProtocolError("More than one answer to one request.")
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._head_is_whole:  # else a trailer
-            self._headers.append((name, value))
+        self._told.clear()
 
     def on_headers_complete(self) -> None:
-        self._status = self._parser.get_status_code()
-        if self._status >= 200:  # noqa: PLR2004 - what is below is followed by the answer itself
+        status = self._status = self._parser.get_status_code()
+        if status >= 200:  # noqa: PLR2004 - what is below is followed by the answer itself
             self._head_is_whole = True
-        else:
-            self._headers = []
+            self._fields = self._told.copy()  # a trailer is none of them
 
     def on_body(self, chunk: bytes) -> None:
-        self._chunks.append(chunk)
-        self._size += len(chunk)
+        if not self._body:
+            self._body = chunk
+        elif self._more is None:
+            self._more, self._size = [chunk], len(self._body) + len(chunk)
+        else:
+            self._more.append(chunk)
+            self._size += len(chunk)
 
     def on_message_complete(self) -> None:
         self._is_whole = self._head_is_whole
-        self._lasts = self._expiry > 0 and self._parser.should_keep_alive()  # known here alone
+        self._lasts = self._is_kept and self._parser.should_keep_alive()  # known here alone
 
-    def _answer(self, call: Call, now: float) -> None:
+    def _wait_on(self, call: Call, data: bytes) -> None:
+        """The answer is not whole; it may be too large."""
+        if self._call is not call:
+            return  # it has failed
+        if (len(self._body) if self._more is None else self._size) > self._bytes_max:
+            self._answer(call)
+            return
+        self._due = min(self._time() + self._read_timeout, call.ends)
+        if not self._head_is_whole:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX:
+                self.fail(httpx.RemoteProtocolError("The answer's headers have no end."))
+
+    def _answer(self, call: Call) -> None:
         """Gives the call its answer, whole or as far as it may be large, and the pool the connection."""
         if self._call is not call:
             return  # it has failed
         self._call = call.connection = None
-        chunks = self._chunks
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        if self._size > self._bytes_max:
+        body = self._body
+        if self._more is not None:
+            body = b"".join((body, *self._more))
+            self._more = None
+        if len(body) > self._bytes_max:
             body = body[: self._bytes_max + 1]
-        parts = self._status, self._headers, body
         # Who is told may ask again at once, and can have this connection.
         if self._is_whole and self._lasts:
+            now = self._time()
             self._due = now + self._expiry
             self._pool.free(self, now)
         else:
             self.close()
-        if not call.done():
-            call.set_result(parts)
+        call.set_result((self._status, self._fields, body))
 
     def _ended(self, failure: Exception | None) -> None:
         call = self._call
         if call is None:
             self.close()
-        elif failure is None and self._head_is_whole and not any(name.lower() in FRAMED for name, _ in self._headers):
-            self._answer(call, self._time())  # the end of the connection is the end of the body
+        elif failure is None and self._head_is_whole and FRAMED.isdisjoint(map(bytes.lower, self._fields)):
+            self._answer(call)  # the end of the connection is the end of the body
         elif failure is None:
             self.fail(httpx.RemoteProtocolError("The connection ended before the answer did."))
         else:

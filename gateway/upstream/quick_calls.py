@@ -8,43 +8,43 @@ layers as if they had made the call: it is what the first attempt of the read br
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
-from typing import Any
+from collections.abc import Collection
+from typing import Any, TypeVar
 
 from gateway.upstream.breaker import Circuit
-from gateway.upstream.fetching import Clock, Fetcher, Reply, Resource
-from gateway.upstream.http1 import Call, Parts
+from gateway.upstream.fetching import Clock, Fetcher, Read, Reply, Resource
+from gateway.upstream.http1 import Connection, Parts
 from gateway.upstream.pacing import LocalPaces
 from gateway.upstream.retrying import Budget
-from gateway.upstream.single_flight import Flight
+from gateway.upstream.single_flight import Flight, Flights
 from gateway.upstream.transport import BROKEN, HttpTransport, meaning_of
 
+T = TypeVar("T")
 
-class QuickCall(Call):
-    """A flight's call; `task` is what goes on from it, if it takes more than the call."""
 
-    __slots__ = ("_calls", "flight", "task")
+class QuickFlight(Flight[T], eq=False, kw_only=True):
+    """A flight that is its own call, as long as all goes well."""
 
-    def __init__(self, calls: QuickCalls, flight: Flight[Any]) -> None:
-        self._calls = calls
-        self.flight = flight
-        self.task: asyncio.Task[Reply[Any]] | None = None
+    calls: QuickCalls
+    connection: Connection | None = None
+    ends: float = 0.0
+    gives_up: float = 0.0
+    head: bytes = b""
 
     def done(self) -> bool:
-        return self.flight.outcome is not None
+        return self.outcome is not None
 
     def set_result(self, parts: Parts) -> None:
-        self._calls.answered(self, parts)
+        self.calls.answered(self, parts)
 
     def set_exception(self, failure: Exception) -> None:
-        self._calls.go_on(self, meaning_of(failure))
+        self.calls.go_on(self, meaning_of(failure))
 
-    def cancel(self) -> None:
-        """Nobody waits for it any more."""
+    def give_up(self) -> None:
         if self.task is not None:
             self.task.cancel()
             return
-        self.flight.land(asyncio.CancelledError())
+        self.land(asyncio.CancelledError())
         if self.connection is not None:
             # What still comes of it is nobody's.
             self.connection.close()
@@ -70,46 +70,40 @@ class QuickCalls:
         self._paces = paces
         self._clock = clock
         self._kept = kept
-        # Asked for once: in Python 3.11 it costs a system call each time.
-        self._loop = asyncio.get_running_loop()
 
-    def begin(self, flight: Flight[Any]) -> Callable[[], object] | None:
-        """Begins a flight, and tells what gives it up; None where its read is one for the layers."""
-        read = flight.read
-        if read.resource in self._kept or (self._circuit is not None and self._circuit.is_open):
+    def begin(self, read: Read[T], flights: Flights) -> QuickFlight[T] | None:
+        """The flight of a read; None where it is one for the layers."""
+        if read.resource in self._kept or (self._circuit is not None and self._circuit.open_until is not None):
             return None
         if self._paces is not None and not self._paces.takes_at_once(read.errand.caller.client, self._clock()):
             return None
-        quick = QuickCall(self, flight)
+        flight = QuickFlight(read, flights, calls=self)
         try:
-            self._transport.begin(read, quick)
+            self._transport.begin(read, flight)
         except BROKEN as broken:
-            quick.set_exception(broken)
-        return quick.cancel
+            flight.set_exception(broken)
+        return flight
 
-    def answered(self, quick: QuickCall, parts: Parts) -> None:
+    def answered(self, flight: QuickFlight[Any], parts: Parts) -> None:
         """The answer is there."""
-        flight = quick.flight
         read = flight.read
         try:
-            outcome: Any = self._transport.reply_to(read, parts)
+            reply: Reply[Any] = self._transport.reply_to(read, parts)
         except Exception as failure:  # noqa: BLE001 - the layers see to it
-            self.go_on(quick, failure)
+            self.go_on(flight, failure)
             return
-        if outcome.value is None:
-            self.go_on(quick, outcome)
+        if reply.value is None:
+            self.go_on(flight, reply)
             return
-        if self._paces is not None and outcome.rate is not None:
-            self._paces.learn_at_once(read.errand.caller.client, outcome.rate)
+        if reply.rate is not None and self._paces is not None:
+            self._paces.learn_at_once(read.errand.caller.client, reply.rate)
         if self._budget is not None:
             self._budget.save()
         if self._circuit is not None:
-            self._circuit.ended(self._clock(), outage=False)
-        flight.land(outcome)
+            self._circuit.went_well(self._clock())
+        flight.land(reply)
 
-    def go_on(self, quick: QuickCall, outcome: Reply[Any] | Exception) -> None:
+    def go_on(self, flight: Flight[Any], outcome: Reply[Any] | Exception) -> None:
         """The layers go on from what the first attempt brought."""
-        flight = quick.flight
         flight.read.given = outcome
-        quick.task = self._loop.create_task(self._following.fetch(flight.read))
-        quick.task.add_done_callback(flight.ended)
+        flight.goes_on_as(asyncio.get_running_loop().create_task(self._following.fetch(flight.read)))

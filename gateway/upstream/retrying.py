@@ -32,7 +32,8 @@ class Budget:
 
     def save(self) -> None:
         """A read began."""
-        self._saved = min(self._reserve, self._saved + self._share)
+        if self._saved < self._reserve:
+            self._saved = min(self._reserve, self._saved + self._share)
 
     def spend(self) -> bool:
         """Whether a retry may be made; if so it is paid for."""

@@ -3,63 +3,68 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from functools import partial
-from itertools import islice
-from typing import Any, Generic, TypeVar
+from collections.abc import Sequence
+from typing import Any, Generic, Protocol, TypeVar
+
+from msgspec import Struct
 
 from gateway.errors import DeadlineExceeded
 from gateway.upstream.fetching import Fetcher, Patience, Read, Reply
 
 T = TypeVar("T")
+Outcome = Reply[T] | BaseException
 
 
-class Flight(Generic[T]):
-    """A read under way. Who waits may leave, or run out of time; when the last has gone, the flight is cancelled.
+class Flight(Struct, Generic[T], eq=False):
+    """A read under way. Who waits may leave, or run out of time; when the last has gone, the flight is given up.
 
-    The read is the flight's from now on; it has the patience of the most patient who waits. Who begins it says how it
-    is given up, and has it land: with the reply, or the error.
+    The read is the flight's from now on; it has the patience of the most patient who waits. `outcome` is the reply, or
+    the error, once it has landed.
     """
 
-    __slots__ = ("_is_shared", "_then", "_waiting", "_work", "abandoned", "give_up", "outcome", "read")
-
-    def __init__(self, read: Read[T], landed: Callable[[Flight[Any]], None]) -> None:
-        self.read = read
-        self._is_shared = False  # whether the read's patience is no longer that of one who waits
-        self._waiting = 0
-        self._then = [landed]
-        self._work: asyncio.Future[Reply[T]] | None = None
-        self.abandoned = False  # whether the last who waited has gone
-        self.outcome: Reply[T] | BaseException | None = None
-        self.give_up: Callable[[], object] = _nothing
+    read: Read[T]
+    flights: Flights
+    waiting: int = 0
+    abandoned: bool = False  # whether the last who waited has gone
+    outcome: Outcome[T] | None = None
+    task: asyncio.Task[Reply[T]] | None = None  # what comes to its end as the flight does
+    together: list[Together] = []
+    is_shared: bool = False  # whether the read's patience is no longer that of one who waits
+    heard: asyncio.Future[Reply[T]] | None = None
 
     @property
     def work(self) -> asyncio.Future[Reply[T]]:
         """The outcome to wait for; it is made when somebody does."""
-        if self._work is None:
-            self._work = asyncio.get_running_loop().create_future()
+        if self.heard is None:
+            self.heard = asyncio.get_running_loop().create_future()
             if self.outcome is not None:
-                _tell(self._work, self.outcome)
-        return self._work
+                _tell(self.heard, self.outcome)
+        return self.heard
 
-    def then(self, do: Callable[[Flight[Any]], None]) -> None:
-        """Does something when it has landed."""
-        self._then.append(do)
+    def goes_on_as(self, task: asyncio.Task[Reply[T]]) -> None:
+        """It lands as a task ends."""
+        self.task = task
+        task.add_done_callback(self._ended)
 
     def join(self, patience: Patience) -> None:
         """One more waits."""
-        self._waiting += 1
+        self.waiting += 1
         if patience is not self.read.patience:
-            if not self._is_shared:
-                self._is_shared, self.read.patience = True, Patience(self.read.patience.deadline)
+            if not self.is_shared:
+                self.is_shared, self.read.patience = True, Patience(self.read.patience.deadline)
             self.read.patience.extend(patience.deadline)
 
     def leave(self) -> None:
         """One who waited goes, with the reply or without."""
-        self._waiting -= 1
-        if not self._waiting and self.outcome is None:
+        self.waiting -= 1
+        if not self.waiting and self.outcome is None:
             self.abandoned = True
             self.give_up()
+
+    def give_up(self) -> None:
+        """Nobody waits for it any more."""
+        if self.task is not None:
+            self.task.cancel()
 
     async def wait(self, patience: Patience) -> Reply[T]:
         """Its reply or error, unless the patience ends first."""
@@ -69,42 +74,52 @@ class Flight(Generic[T]):
         finally:
             self.leave()
 
-    def land(self, outcome: Reply[T] | BaseException) -> None:
+    def land(self, outcome: Outcome[T]) -> None:
         """It is over, in this way."""
         self.outcome = outcome
-        self.give_up = _nothing  # what it was may know this object: a circle
-        if self._work is not None:
-            _tell(self._work, outcome)
-        for do in self._then:
-            do(self)
+        self.flights.landed(self)
+        for each in self.together:
+            each.landed(self)
+        if self.heard is not None:
+            _tell(self.heard, outcome)
 
-    def ended(self, task: asyncio.Task[Reply[T]]) -> None:
-        """The same, as a task ended."""
+    def _ended(self, task: asyncio.Task[Reply[T]]) -> None:
+        self.task = None  # it knows this object: a circle
         self.land(asyncio.CancelledError() if task.cancelled() else task.exception() or task.result())
 
 
-# Begins a flight, if its read needs nothing but the call: what gives it up.
-Quickly = Callable[[Flight[Any]], Callable[[], object] | None]
+class Flights(Protocol):
+    """Where a flight is registered."""
+
+    def landed(self, flight: Flight[Any]) -> None: ...
 
 
-def _nothing() -> None:
-    """Gives up what has not begun."""
+class Together(Protocol):
+    """One of those who wait for more than one flight."""
+
+    def landed(self, flight: Flight[Any]) -> None: ...
 
 
-def _tell(work: asyncio.Future[Reply[T]], outcome: Reply[T] | BaseException) -> None:
+class Quickly(Protocol):
+    """Begins flights whose reads need nothing but the call."""
+
+    def begin(self, read: Read[T], flights: Flights) -> Flight[T] | None: ...
+
+
+def _tell(heard: asyncio.Future[Reply[T]], outcome: Outcome[T]) -> None:
     if isinstance(outcome, asyncio.CancelledError):
-        work.cancel()
+        heard.cancel()
     elif isinstance(outcome, BaseException):
-        work.set_exception(outcome)
-        look_at_error(work)
+        heard.set_exception(outcome)
+        look_at_error(heard)
     else:
-        work.set_result(outcome)
+        heard.set_result(outcome)
 
 
 class OwnFlight:
     """Every read has a flight of its own: what is left of a single flight where coalescing is off."""
 
-    def __init__(self, following: Fetcher, quickly: Quickly = lambda _: None) -> None:
+    def __init__(self, following: Fetcher, quickly: Quickly | None = None) -> None:
         self._following = following
         self._quickly = quickly
         self._under_way: set[Flight[Any]] = set()
@@ -117,7 +132,7 @@ class OwnFlight:
         patience.check()
         return await self.board(read).wait(patience)
 
-    async def fetch_all(self, reads: Sequence[Read[T]], at_a_time: int) -> list[Reply[T] | BaseException]:
+    async def fetch_all(self, reads: Sequence[Read[T]], at_a_time: int) -> list[Outcome[T]]:
         """The reply or the error of each of a request's reads, in order; at most so many are under way at a time."""
         if not reads:
             return []
@@ -126,7 +141,7 @@ class OwnFlight:
             patience.check()
         except DeadlineExceeded as late:
             return [late] * len(reads)
-        together = _Together(self.board, reads, at_a_time, patience)
+        together = _Batch(self, reads, at_a_time, patience)
         try:
             await patience.wait(together.whole)
         except DeadlineExceeded as late:
@@ -137,29 +152,31 @@ class OwnFlight:
 
     def board(self, read: Read[T]) -> Flight[T]:
         """The flight that takes this read."""
-        flight = Flight(read, self._landed)
-        give_up = self._quickly(flight)
-        if give_up is None:
-            task = asyncio.get_running_loop().create_task(self._following.fetch(read))
-            task.add_done_callback(flight.ended)
-            give_up = task.cancel
-        flight.give_up = give_up
+        flight = self._begin(read)
         self._under_way.add(flight)
         return flight
+
+    def landed(self, flight: Flight[Any]) -> None:
+        """A flight is over."""
+        self._under_way.discard(flight)
 
     async def settle(self) -> None:
         """Waits for the flights under way."""
         if self._under_way:
             await asyncio.wait([flight.work for flight in self._under_way])
 
-    def _landed(self, flight: Flight[Any]) -> None:
-        self._under_way.discard(flight)
+    def _begin(self, read: Read[T]) -> Flight[T]:
+        flight = None if self._quickly is None else self._quickly.begin(read, self)
+        if flight is None:
+            flight = Flight(read, self)
+            flight.goes_on_as(asyncio.get_running_loop().create_task(self._following.fetch(read)))
+        return flight
 
 
 class SingleFlight(OwnFlight):
     """Lets one of several equal reads through; all get its reply, or its error."""
 
-    def __init__(self, following: Fetcher, quickly: Quickly = lambda _: None) -> None:
+    def __init__(self, following: Fetcher, quickly: Quickly | None = None) -> None:
         super().__init__(following, quickly)
         self._flights: dict[str, Flight[Any]] = {}
 
@@ -169,51 +186,63 @@ class SingleFlight(OwnFlight):
         if flight is not None and not flight.abandoned:
             read.errand.tally.coalesced += 1
             return flight
-        flight = self._flights[key] = super().board(read)
+        flight = self._flights[key] = self._begin(read)
+        self._under_way.add(flight)
         return flight
 
-    def _landed(self, flight: Flight[Any]) -> None:
-        super()._landed(flight)
+    def landed(self, flight: Flight[Any]) -> None:
+        self._under_way.discard(flight)
         key = flight.read.key
         if self._flights.get(key) is flight:
             del self._flights[key]
 
 
-class _Together(Generic[T]):
+class _Batch(Generic[T]):
     """Flights that one request waits for; when one lands, the next read boards."""
 
-    def __init__(
-        self, board: Callable[[Read[T]], Flight[T]], reads: Sequence[Read[T]], at_a_time: int, patience: Patience
-    ) -> None:
-        self._board = board
+    def __init__(self, flights: OwnFlight, reads: Sequence[Read[T]], at_a_time: int, patience: Patience) -> None:
+        self._flights = flights
         self._patience = patience
-        self._left = iter(enumerate(reads))
-        self._under_way: dict[int, Flight[T]] = {}
-        self.outcomes: list[Reply[T] | BaseException | None] = [None] * len(reads)
+        # Those that have not boarded, the next one last.
+        self._left = list(enumerate(reads))[at_a_time:][::-1]
+        # Equal reads have one flight.
+        self._places: dict[Flight[T], list[int]] = {}
+        self.outcomes: list[Outcome[T] | None] = [None] * len(reads)
         self.whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        for index, read in islice(self._left, at_a_time):
+        for index, read in enumerate(reads[:at_a_time]):
             self._begin(index, read)
 
     def leave(self) -> None:
         """Whatever has not landed is waited for no longer."""
-        under_way, self._under_way = self._under_way, {}
-        for flight in under_way.values():
+        under_way, self._places = self._places, {}
+        for flight in under_way:
             flight.leave()
 
-    def _begin(self, index: int, read: Read[T]) -> None:
-        flight = self._under_way[index] = self._board(read)
-        flight.join(self._patience)
-        flight.then(partial(self._landed, index))
-
-    def _landed(self, index: int, flight: Flight[T]) -> None:
-        if self._under_way.pop(index, None) is None:
+    def landed(self, flight: Flight[T]) -> None:
+        """A flight is over."""
+        places = self._places.pop(flight, None)
+        if places is None:
             return  # it was left
-        flight.leave()
-        self.outcomes[index] = flight.outcome
-        for following in islice(self._left, 1):
-            self._begin(*following)
-        if not self._under_way and not self.whole.done():
+        for index in places:
+            self.outcomes[index] = flight.outcome
+        if self._left:
+            for _ in range(min(len(places), len(self._left))):
+                self._begin(*self._left.pop())
+        elif not self._places and not self.whole.done():
             self.whole.set_result(None)
+
+    def _begin(self, index: int, read: Read[T]) -> None:
+        flight = self._flights.board(read)
+        places = self._places.get(flight)
+        if places is not None:
+            places.append(index)
+            return
+        self._places[flight] = [index]
+        flight.together.append(self)
+        if flight.waiting or read.patience is not self._patience:
+            flight.join(self._patience)
+        else:
+            flight.waiting = 1
 
 
 def look_at_error(call: asyncio.Future[Any]) -> None:

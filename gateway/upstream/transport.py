@@ -42,6 +42,8 @@ T = TypeVar("T")
 Wire = httpx.AsyncBaseTransport
 FLOW_ID = "X-INVERS-Flow-ID"
 FLOW_ID_BYTES = FLOW_ID.lower().encode()
+# What an answer's header fields tell that is used where all is well.
+TELLING = frozenset((b"etag", FLOW_ID_BYTES, b"x-rate-limit-limit", b"content-encoding"))
 # The vendor's examples send a content type on every request and its documents ask for it.
 EVERY_REQUEST = {
     "Accept": "application/json",
@@ -64,6 +66,7 @@ class HttpTransport:
 
     def __init__(self, settings: UpstreamSettings, wire: Wire | None = None, *, pages_stay: bool = False) -> None:
         self._settings = settings
+        self._bytes_max = settings.response_bytes_max
         self._headers = EVERY_REQUEST | ({"X-INVERS-Fleet-Id": settings.fleet_id} if settings.fleet_id else {})
         self._wire = wire or wire_of(settings)
         self._http1 = self._wire if isinstance(self._wire, Http1) else None
@@ -91,7 +94,7 @@ class HttpTransport:
             else:
                 response = await self._given(Get(self._settings.url, target, self._headers_of(read), self._extensions))
                 assert isinstance(response.stream, Whole)
-                parts = response.status_code, response.headers.raw, response.stream.body
+                parts = response.status_code, dict(response.headers.raw), response.stream.body
         except BROKEN as broken:
             raise meaning_of(broken) from broken
         return self.reply_to(read, parts)
@@ -104,32 +107,29 @@ class HttpTransport:
     def begin(self, read: Read[Any], call: Call) -> None:
         """Makes a call without waiting: it is told what comes of it; raises one of BROKEN."""
         assert self._http1 is not None
-        read.tally.upstream_calls += 1
-        self._http1.begin(call, _target_of(read), self._prepared_for(read))
+        read.errand.tally.upstream_calls += 1
+        self._http1.begin(call, _target_of(read) if read.parameters else read.path, self._prepared_for(read))
 
     def reply_to(self, read: Read[T], parts: Parts) -> Reply[T]:
         """What an answer says, given as it came; raises our errors."""
         status, fields, body = parts
-        # One look at all headers costs less than httpx's look for each.
-        told = {name.lower(): value for name, value in fields}
-        if b"content-encoding" in told:
+        names = _telling(tuple(fields))
+        if b"content-encoding" in names:
             try:
-                fields, body = plain(fields, body, self._settings.response_bytes_max)
+                fields, body = plain(fields, body, self._bytes_max)
             except BROKEN as garbled:
                 raise meaning_of(garbled) from garbled
-        if len(body) > self._settings.response_bytes_max:
+        if len(body) > self._bytes_max:
             raise UpstreamInvalidResponse(_problem_of(status, httpx.Headers(fields), b""))
         if status != 200:
             return self._unusual(read, status, fields, body)
-        etag, flow_id = told.get(b"etag"), told.get(FLOW_ID_BYTES)
-        return Reply(
-            self._decoded(read, body),
-            len(body),
-            None if etag is None else etag.decode("latin-1"),
-            None if flow_id is None else flow_id.decode("latin-1"),
-            rate_of(httpx.Headers(fields)) if b"x-rate-limit-limit" in told else None,
-            body if read.model is Vehicle else None,
-        )
+        reply = Reply(self._decoded(read, body), len(body), body=body if read.model is Vehicle else None)
+        if names:
+            etag, flow_id = names.get(b"etag"), names.get(FLOW_ID_BYTES)
+            reply.etag = None if etag is None else fields[etag].decode("latin-1")
+            reply.flow_id = None if flow_id is None else fields[flow_id].decode("latin-1")
+            reply.rate = rate_of(httpx.Headers(fields)) if b"x-rate-limit-limit" in names else None
+        return reply
 
     def _unusual(self, read: Read[T], status: int, fields: Fields, body: bytes) -> Reply[T]:
         headers = httpx.Headers(fields)
@@ -153,8 +153,9 @@ class HttpTransport:
 
     def _prepared_for(self, read: Read[Any]) -> bytes:
         """The headers of a read; what all reads of a request have in common is made once."""
-        if read.errand.traceparent is None and read.known is None:
-            return read.errand.caller.head(self._rendered)
+        errand = read.errand
+        if errand.traceparent is None and read.known is None:
+            return errand.caller.head(self._rendered)
         assert self._http1 is not None
         return self._http1.prepared(self._headers_of(read))
 
@@ -186,12 +187,12 @@ class HttpTransport:
 
     def _decoded(self, read: Read[T], body: bytes) -> T:
         try:
+            if read.model is Vehicle and read.view is not None:
+                return viewed(body, read.view)  # type: ignore[return-value]
             if read.model is VehiclePage:
                 if self._pages is None:
                     return VehiclePage.of_body(body, read.view)  # type: ignore[return-value]
                 return self._pages.page_of(read.key, body, read.view)  # type: ignore[return-value]
-            if read.view is not None and read.model is Vehicle:
-                return viewed(body, read.view)  # type: ignore[return-value]
             return decoded(body, read.model)  # type: ignore[no-any-return]
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as unreadable:
             raise UpstreamInvalidResponse(Problem(200)) from unreadable
@@ -217,6 +218,12 @@ def _target(path: str, parameters: Parameters) -> str:
 
 
 _known_target = lru_cache(1024)(_target)
+
+
+@lru_cache(64)
+def _telling(names: tuple[bytes, ...]) -> Mapping[bytes, bytes]:
+    """The names that tell something, as they came; what a server names in its answers seldom differs."""
+    return {name.lower(): name for name in names if name.lower() in TELLING}
 
 
 def wire_of(settings: UpstreamSettings) -> Wire:

@@ -55,4 +55,4 @@ def errand(token: str = "alice", expires_at: float | None = None) -> Errand:
 
 
 def vehicle_read(vehicle_id: str = "A", by: Errand | None = None) -> Read[Vehicle]:
-    return Read(by or errand(), Resource.VEHICLE, f"/vehicles/{vehicle_id}", Vehicle)
+    return Read.of(by or errand(), Resource.VEHICLE, f"/vehicles/{vehicle_id}", Vehicle)

@@ -168,7 +168,7 @@ async def test_a_page_answers_for_its_vehicles():
     def items(answer):
         return ((vehicle_read(part.vehicle_id, by), part) for part in answer.parts())
 
-    await stack.cache.fetch(Read(by, Resource.VEHICLES, "/vehicles", VehiclePage, parts=items))
+    await stack.cache.fetch(Read.of(by, Resource.VEHICLES, "/vehicles", VehiclePage, parts=items))
     assert await stack.fetch(vehicle_read("B")) == "B"
     assert [reply is not None for reply in await stack.cache.held([vehicle_read("A"), vehicle_read("C")])] == [
         True,
@@ -185,7 +185,7 @@ async def test_a_vehicle_at_hand_is_decoded_as_it_is_needed():
     stack = Stack(fleet)
     view = vehicle_view({"status": None})
     await stack.fetch(vehicle_read())
-    read = Read(errand(), Resource.VEHICLE, "/vehicles/A", Vehicle, view=view)
+    read = Read.of(errand(), Resource.VEHICLE, "/vehicles/A", Vehicle, view=view)
     for reply in (await stack.cache.fetch(read), *await stack.cache.fetch_all([read], 1)):
         assert isinstance(reply.value, view)
         assert reply.value.status == "ACTIVE"

@@ -30,7 +30,7 @@ from gateway.upstream.transport import HttpTransport, wait_of
 
 SETTINGS = UpstreamSettings(url="http://fleet.test/", response_bytes_max=2048)
 ERRAND = Errand(Caller("secret-token"), Tally())
-READ = Read(ERRAND, Resource.VEHICLE, "/vehicles/JQ7RP", Vehicle)
+READ = Read.of(ERRAND, Resource.VEHICLE, "/vehicles/JQ7RP", Vehicle)
 
 
 def transport_over(answer: httpx.Response | Exception, settings: UpstreamSettings = SETTINGS) -> HttpTransport:

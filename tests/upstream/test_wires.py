@@ -37,7 +37,7 @@ Step = bytes | object
 
 
 def read(vehicle_id: str = "JQ7RP") -> Read[Vehicle]:
-    return Read(Errand(Caller("secret-token"), Tally()), Resource.VEHICLE, f"/vehicles/{vehicle_id}", Vehicle)
+    return Read.of(Errand(Caller("secret-token"), Tally()), Resource.VEHICLE, f"/vehicles/{vehicle_id}", Vehicle)
 
 
 class Server:
