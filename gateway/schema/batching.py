@@ -24,7 +24,7 @@ class Batches(Generic[V]):
         self._read = read
         self._batch_of: dict[str, asyncio.Future[Outcomes[V]]] = {}
         self._next: asyncio.Future[Outcomes[V]] | None = None
-        self._wanted: list[str] = []
+        self._wanted: dict[str, None] = {}
 
     async def one(self, key: str) -> V:
         """The value of a key; raises its error."""
@@ -35,26 +35,31 @@ class Batches(Generic[V]):
 
     async def many(self, keys: Sequence[str]) -> list[V | BaseException]:
         """Values by key, in order, errors in their places."""
-        batches = {self._batch_of.get(key) or self._wants(key) for key in keys}
+        known = self._batch_of
+        unknown = [key for key in keys if key not in known]
+        if unknown:
+            known.update(dict.fromkeys(unknown, self._wants(unknown)))
+        batches = set(map(known.__getitem__, keys))
         for batch in batches:
             if not batch.done():
                 await asyncio.shield(batch)  # others wait for it, too
-        return [self._batch_of[key].result()[key] for key in keys]
+        if len(batches) == 1:
+            return list(map(batches.pop().result().__getitem__, keys))
+        return [known[key].result()[key] for key in keys]
 
-    def _wants(self, key: str) -> asyncio.Future[Outcomes[V]]:
+    def _wants(self, keys: Sequence[str]) -> asyncio.Future[Outcomes[V]]:
         if self._next is None:
             loop = asyncio.get_running_loop()
-            self._next, self._wanted = loop.create_future(), []
+            self._next, self._wanted = loop.create_future(), {}
             # Whatever else is about to run may want something, too.
             loop.call_soon(loop.call_soon, self._begin)
-        self._wanted.append(key)
-        self._batch_of[key] = self._next
+        self._wanted.update(dict.fromkeys(keys))
         return self._next
 
     def _begin(self) -> None:
         batch, self._next = self._next, None
         assert batch is not None
-        reading = asyncio.get_running_loop().create_task(_fill(batch, self._wanted, self._read))
+        reading = asyncio.get_running_loop().create_task(_fill(batch, list(self._wanted), self._read))
         reading.add_done_callback(look_at_error)
 
 

@@ -178,20 +178,27 @@ async def objects_of(
     context: Context, given: Sequence[Any], key_of: Callable[[Any], str | UnitKey], view: View = None
 ) -> list[Any]:
     """The objects that are meant, a vehicle by its id or a unit by its key; read together, errors in their places."""
-    keys: list[str | UnitKey | GatewayError] = []
-    for each in given:
-        try:
-            keys.append(key_of(each))
-        except GatewayError as invalid:
-            keys.append(invalid)  # what can't be read fails alone
-    vehicles = [key for key in dict.fromkeys(keys) if isinstance(key, str)]
-    units = [key for key in dict.fromkeys(keys) if isinstance(key, UnitKey)]
-    if not units:
-        read: dict[Any, Any] = dict(zip(vehicles, await context.loaders.vehicles_as(view).many(vehicles), strict=True))
-    else:
-        found, walked = await asyncio.gather(
-            context.loaders.vehicles_as(view).many(vehicles),
-            asyncio.gather(*(unit_of(context, key) for key in units), return_exceptions=True),
-        )
-        read = {**dict(zip(vehicles, found, strict=True)), **dict(zip(units, walked, strict=True))}
+    try:
+        keys: list[str | UnitKey | GatewayError] = list(map(key_of, given))
+    except GatewayError:
+        keys = [_key_or_error(each, key_of) for each in given]  # what can't be read fails alone
+    distinct = dict.fromkeys(keys)
+    vehicles = [key for key in distinct if key.__class__ is str]
+    read: dict[Any, Any] = {}
+    if len(vehicles) == len(distinct):
+        read.update(zip(vehicles, await context.loaders.vehicles_as(view).many(vehicles), strict=True))
+        return list(map(read.__getitem__, keys))
+    units = [key for key in distinct if isinstance(key, UnitKey)]
+    found, walked = await asyncio.gather(
+        context.loaders.vehicles_as(view).many(vehicles),
+        asyncio.gather(*(unit_of(context, key) for key in units), return_exceptions=True),
+    )
+    read.update(zip([*vehicles, *units], [*found, *walked], strict=True))
     return [key if isinstance(key, GatewayError) else read[key] for key in keys]
+
+
+def _key_or_error(given: Any, key_of: Callable[[Any], str | UnitKey]) -> str | UnitKey | GatewayError:
+    try:
+        return key_of(given)
+    except GatewayError as invalid:
+        return invalid

@@ -6,6 +6,7 @@ Time to live is the caller's business (an entry knows its own age); aiocache's t
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 from gateway.lean_imports import without
@@ -36,11 +37,20 @@ class BoundedMemoryCache(SimpleMemoryCache):  # type: ignore[misc]
             self._cache.move_to_end(key)
         return value
 
+    def peek_each(self, keys: Sequence[str]) -> list[Any]:
+        """The values of keys, each in its place."""
+        values = list(map(self._cache.get, keys))
+        if any(values):
+            for key, value in zip(keys, values, strict=True):
+                if value is not None:
+                    self._cache.move_to_end(key)
+        return values
+
     async def _get(self, key: str, encoding: str | None = "utf-8", _conn: Any = None) -> Any:
         return self.peek(key)
 
     async def _multi_get(self, keys: list[str], encoding: str | None = "utf-8", _conn: Any = None) -> list[Any]:
-        return [self.peek(key) for key in keys]
+        return self.peek_each(keys)
 
     async def _set(
         self, key: str, value: Any, ttl: float | None = None, _cas_token: Any = None, _conn: Any = None

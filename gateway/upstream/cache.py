@@ -199,7 +199,8 @@ class MemoryStore:
     async def get_many(
         self, keys: Sequence[str], model: type[T], view: type[Vehicle] | None = None
     ) -> list[Entry[T] | None]:
-        return [self.peek(key, view) for key in keys]
+        entries = self._cache.peek_each(keys)
+        return [None if entry is None else entry.unpacked(view) for entry in entries] if any(entries) else entries
 
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None:
         for key, entry, _ in entries:
@@ -241,15 +242,23 @@ class Cache:
         return reply
 
     async def fetch_all(self, reads: Sequence[Read[T]], at_a_time: int) -> list[Reply[T] | BaseException]:
-        """The reply or the error of each of a request's reads, in order; at most so many are under way at a time."""
+        """The reply or the error of each of a request's reads, in order; at most so many are under way at a time.
+
+        They are of one resource.
+        """
         if not reads:
             return []
         entries = await self._store.get_many([read.key for read in reads], reads[0].model, reads[0].view)
+        if not any(entries):
+            outcomes = await self._following.fetch_all(reads, at_a_time)
+            self._note(reads, outcomes)
+            return outcomes
         at = self._clock()
         known = [self._known(read, entry, at) for read, entry in zip(reads, entries, strict=True)]
         to_make = [each.read for each in known if each.reply is None]
         outcomes = await self._following.fetch_all(to_make, at_a_time)
-        self._note(to_make, outcomes)
+        if to_make:
+            self._note(to_make, outcomes)
         made = iter(outcomes)
         return [self._covered(each, next(made)) if each.reply is None else each.reply for each in known]
 
@@ -323,19 +332,18 @@ class Cache:
         return outcome
 
     def _note(self, reads: Sequence[Read[T]], outcomes: Sequence[Reply[T] | BaseException]) -> None:
-        """Tells a request's tally of the replies among the outcomes of its reads; of equal lifetimes once."""
-        at = self._clock()
+        """Tells the request's tally of the replies among the outcomes of its reads; of equal lifetimes once."""
+        at, tally, of = self._clock(), reads[0].errand.tally, self._lifetimes.of[reads[0].resource]
         told: Lifetime | None = None
-        for read, outcome in zip(reads, outcomes, strict=True):
-            if not isinstance(outcome, Reply):
-                continue
-            lifetime = self._lifetimes.negative if outcome.value is None else self._lifetimes.of[read.resource]
-            tally = read.errand.tally
-            if lifetime is not told:
-                tally.used(at, at + lifetime.fresh, stale=False)
-                told = lifetime
-            if tally.reads is not None:
-                tally.reads.append(Used(read.key, read.resource, at))
+        for outcome in outcomes:
+            if outcome.__class__ is Reply:
+                lifetime = self._lifetimes.negative if outcome.value is None else of
+                if lifetime is not told:
+                    tally.used(at, at + lifetime.fresh, stale=False)
+                    told = lifetime
+        if tally.reads is not None:
+            pairs = zip(reads, outcomes, strict=True)
+            tally.reads += [Used(read.key, read.resource, at) for read, outcome in pairs if isinstance(outcome, Reply)]
 
     def _hit(self, read: Read[T], entry: Entry[T], *, stale: bool) -> Reply[T]:
         lifetime, tally = self._lifetimes.for_entry(read.resource, entry), read.errand.tally

@@ -99,7 +99,7 @@ class Http1(WholeAnswers):
         self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        status, fields, body = await self._asked(self._head_of(request))
+        status, fields, body = await self.asked(self._head_of(request))
         return answer(status, fields, body, self.settings.response_bytes_max)
 
     def prepared(self, fields: Mapping[str, str]) -> bytes:
@@ -108,21 +108,17 @@ class Http1(WholeAnswers):
         _check(lines, len(fields))
         return f"{self._rest}{lines}\r\n".encode("ascii")
 
-    async def get(self, target: str, prepared: bytes) -> Parts:
-        """Status, header fields and body of an answer as it came, past httpx's objects; `target` is of ASCII."""
-        return await self._asked(self._head_to(target, prepared))
-
-    def begin(self, call: Call, target: str, prepared: bytes) -> None:
-        """The same as `get`, but the call is told in the turn in which it comes; who gives up closes `connection`."""
-        call.head = self._head_to(target, prepared)
-        self._begin(call)
-
-    def _head_to(self, target: str, prepared: bytes) -> bytes:
+    def head_to(self, target: str, prepared: bytes) -> bytes:
+        """The whole of a request to a target, which is of ASCII, with prepared header fields."""
         if not target.isascii() or not target.isprintable() or " " in target:
             raise httpx.LocalProtocolError(ODD)
         return self._start + target.encode() + prepared
 
-    def _begin(self, call: Call) -> None:
+    def begin(self, call: Call) -> None:
+        """Sends a call's `head`; the call is told in the turn in which its answer comes.
+
+        Who gives up closes its `connection`.
+        """
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
@@ -134,10 +130,11 @@ class Http1(WholeAnswers):
             call.gives_up = now + self._gives_up_after
             self._wait_for_connection(call, loop)
 
-    async def _asked(self, head: bytes) -> Parts:
+    async def asked(self, head: bytes) -> Parts:
+        """Status, header fields and body of an answer as it came, past httpx's objects."""
         future: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
         call = _Awaited(future, head)
-        self._begin(call)
+        self.begin(call)
         try:
             return await future
         finally:
@@ -321,7 +318,7 @@ class Connection(asyncio.Protocol):
         self._body = b""
         self._more: list[bytes] | None = None
         self._head_bytes = 0
-        self._head_is_whole = self._is_whole = False
+        self._head_is_whole = self._is_whole = self._lasts = False
         self._asked = now
         due = now + self._first_timeout
         self._due = min(call.ends, due)
@@ -412,8 +409,9 @@ class Connection(asyncio.Protocol):
             self._size += len(chunk)
 
     def on_message_complete(self) -> None:
-        self._is_whole = self._head_is_whole
-        self._lasts = self._is_kept and self._parser.should_keep_alive()  # known here alone
+        if self._head_is_whole:
+            self._is_whole = True
+            self._lasts = self._is_kept and self._parser.should_keep_alive()  # known here alone
 
     def _wait_on(self, call: Call, data: bytes) -> None:
         """The answer is not whole; it may be too large."""
@@ -436,11 +434,10 @@ class Connection(asyncio.Protocol):
         body = self._body
         if self._more is not None:
             body = b"".join((body, *self._more))
-            self._more = None
         if len(body) > self._bytes_max:
             body = body[: self._bytes_max + 1]
         # Who is told may ask again at once, and can have this connection.
-        if self._is_whole and self._lasts:
+        if self._lasts:
             now = self._time()
             self._due = now + self._expiry
             self._pool.free(self, now)

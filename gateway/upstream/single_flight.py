@@ -152,7 +152,10 @@ class OwnFlight:
 
     def board(self, read: Read[T]) -> Flight[T]:
         """The flight that takes this read."""
-        flight = self._begin(read)
+        flight = None if self._quickly is None else self._quickly.begin(read, self)
+        if flight is None:
+            flight = Flight(read, self)
+            flight.goes_on_as(asyncio.get_running_loop().create_task(self._following.fetch(read)))
         self._under_way.add(flight)
         return flight
 
@@ -164,13 +167,6 @@ class OwnFlight:
         """Waits for the flights under way."""
         if self._under_way:
             await asyncio.wait([flight.work for flight in self._under_way])
-
-    def _begin(self, read: Read[T]) -> Flight[T]:
-        flight = None if self._quickly is None else self._quickly.begin(read, self)
-        if flight is None:
-            flight = Flight(read, self)
-            flight.goes_on_as(asyncio.get_running_loop().create_task(self._following.fetch(read)))
-        return flight
 
 
 class SingleFlight(OwnFlight):
@@ -186,8 +182,7 @@ class SingleFlight(OwnFlight):
         if flight is not None and not flight.abandoned:
             read.errand.tally.coalesced += 1
             return flight
-        flight = self._flights[key] = self._begin(read)
-        self._under_way.add(flight)
+        flight = self._flights[key] = super().board(read)
         return flight
 
     def landed(self, flight: Flight[Any]) -> None:

@@ -90,7 +90,7 @@ class HttpTransport:
         target = _target_of(read)
         try:
             if self._http1 is not None:
-                parts = await self._http1.get(target, self._prepared_for(read))
+                parts = await self._http1.asked(self._http1.head_to(target, self._prepared_for(read)))
             else:
                 response = await self._given(Get(self._settings.url, target, self._headers_of(read), self._extensions))
                 assert isinstance(response.stream, Whole)
@@ -108,7 +108,9 @@ class HttpTransport:
         """Makes a call without waiting: it is told what comes of it; raises one of BROKEN."""
         assert self._http1 is not None
         read.errand.tally.upstream_calls += 1
-        self._http1.begin(call, _target_of(read) if read.parameters else read.path, self._prepared_for(read))
+        target = _target_of(read) if read.parameters else read.path
+        call.head = self._http1.head_to(target, self._prepared_for(read))
+        self._http1.begin(call)
 
     def reply_to(self, read: Read[T], parts: Parts) -> Reply[T]:
         """What an answer says, given as it came; raises our errors."""
