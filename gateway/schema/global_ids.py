@@ -38,20 +38,16 @@ def vehicle_global_id(vehicle_id: str) -> str:
 
 
 def _id_of(vehicle_id: str) -> str:
-    return _encoded(f"{VEHICLE}:{vehicle_id}")
+    return base64.b64encode(f"{VEHICLE}:{vehicle_id}".encode()).decode()
 
 
-def unit_global_id(key: UnitKey) -> str:
+def unit_global_id(manufacturer: str | None, brand: str | None, unit_id: str) -> str:
     """The global id of a telematics unit."""
-    manufacturer, brand, unit_id = key
-    parts = f"{manufacturer or ''}/{brand or ''}/{unit_id}"
-    plain = parts.replace("/", "", 2)
-    if not (plain.isascii() and plain.isalnum()):  # as most are
-        parts = "/".join([quote(part or "", safe="") for part in key])
-    return _encoded(f"{TELEMATICS_UNIT}:{parts}")
-
-
-def _encoded(text: str) -> str:
+    manufacturer, brand = manufacturer or "", brand or ""
+    # Letters and digits need no encoding; bytes are asked for it at less cost than text.
+    if not (manufacturer + brand + unit_id).encode().isalnum():
+        manufacturer, brand, unit_id = [quote(part, safe="") for part in (manufacturer, brand, unit_id)]
+    text = f"{TELEMATICS_UNIT}:{manufacturer}/{brand}/{unit_id}"
     return binascii.b2a_base64(text.encode(), newline=False).decode()
 
 

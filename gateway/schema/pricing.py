@@ -144,7 +144,7 @@ def _worst_of(kind: Any, name: str, page_max: int, nodes_max: int) -> Any:
         # With one unit, for whose sake the fleet is walked; further ones cost no more.
         if getattr(of, "name", None) == "ID":
             ids = [vehicle_global_id(f"{name} {number}") for number in range(nodes_max)]
-            return [*ids, unit_global_id(UnitKey(None, None, "any"))]
+            return [*ids, unit_global_id(None, None, "any")]
         if getattr(of, "name", None) == "_Any":
             vehicles = [{"__typename": VEHICLE, "vehicleId": f"{name} {number}"} for number in range(nodes_max)]
             return [*vehicles, {"__typename": TELEMATICS_UNIT}]

@@ -39,7 +39,7 @@ def _vehicle_global_id(root: strawberry.Parent[Any]) -> Any:
 
 def _unit_global_id(root: strawberry.Parent[Any]) -> Any:
     unit: models.TelematicsUnit = root
-    return unit_global_id(UnitKey(unit.manufacturer, unit.brand, unit.unit_id or ""))
+    return unit_global_id(unit.manufacturer, unit.brand, unit.unit_id or "")
 
 
 def _vehicle_of_unit(root: strawberry.Parent[Any], info: Info) -> Any:

@@ -149,7 +149,9 @@ class FleetClient:
             await self._walk(errand, {i for i in wanted if i not in found}, found)
         missing = [i for i in wanted if i not in found] if found else wanted
         values = await self._values(self._vehicle_reads(errand, missing, view))
-        found.update(zip(missing, [in_form(value, view) for value in values], strict=True))
+        found.update(
+            zip(missing, [value if value.__class__ is view else in_form(value, view) for value in values], strict=True)
+        )
         return found
 
     async def latest_states(self, errand: Errand, ids: Sequence[str]) -> list[State | BaseException | None]:

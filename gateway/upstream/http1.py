@@ -302,7 +302,8 @@ class Connection(asyncio.Protocol):
         self._bytes_max = settings.response_bytes_max
         self._is_kept = self._expiry > 0
         self._told: dict[bytes, bytes] = {}
-        self.on_header = self._told.__setitem__
+        self._chunks: list[bytes] = []
+        self.on_header, self.on_body = self._told.__setitem__, self._chunks.append
         self._parser = httptools.HttpResponseParser(self)
         self._feed = self._parser.feed_data
         self._call: Call | None = None
@@ -315,13 +316,11 @@ class Connection(asyncio.Protocol):
         """Sends a call's request; its answer, or a failure, goes to the call."""
         self._call = call
         call.connection = self
-        self._body = b""
-        self._more: list[bytes] | None = None
-        self._head_bytes = 0
         self._head_is_whole = self._is_whole = self._lasts = False
+        self._received = 0
         self._asked = now
         due = now + self._first_timeout
-        self._due = min(call.ends, due)
+        self._due = min(due, call.ends)
         self._pool.send_soon(self)
 
     def send(self) -> None:
@@ -372,10 +371,10 @@ class Connection(asyncio.Protocol):
             self.fail(httpx.RemoteProtocolError(type(garbled).__name__))
         except httptools.HttpParserUpgrade:
             self.fail(httpx.RemoteProtocolError("The server changed the protocol."))
-        if self._is_whole:
+        if self._is_whole and self._call is call:
             self._answer(call)
-        else:
-            self._wait_on(call, data)
+        elif self._call is call:
+            self._wait_on(call, len(data))
 
     def eof_received(self) -> None:
         self._ended(None)
@@ -385,7 +384,7 @@ class Connection(asyncio.Protocol):
         if not self.lost.done():
             self.lost.set_result(None)
 
-    # What the parser calls; `on_header` puts a field into `_told`.
+    # What the parser calls; `on_header` puts a field into `_told`, and `on_body` appends a chunk to `_chunks`.
 
     def on_message_begin(self) -> None:
         # Were it taken for the next call's answer, that would be another caller's.
@@ -399,41 +398,27 @@ class Connection(asyncio.Protocol):
             self._head_is_whole = True
             self._fields = self._told.copy()  # a trailer is none of them
 
-    def on_body(self, chunk: bytes) -> None:
-        if not self._body:
-            self._body = chunk
-        elif self._more is None:
-            self._more, self._size = [chunk], len(self._body) + len(chunk)
-        else:
-            self._more.append(chunk)
-            self._size += len(chunk)
-
     def on_message_complete(self) -> None:
         if self._head_is_whole:
             self._is_whole = True
             self._lasts = self._is_kept and self._parser.should_keep_alive()  # known here alone
 
-    def _wait_on(self, call: Call, data: bytes) -> None:
-        """The answer is not whole; it may be too large."""
-        if self._call is not call:
-            return  # it has failed
-        if (len(self._body) if self._more is None else self._size) > self._bytes_max:
-            self._answer(call)
-            return
+    def _wait_on(self, call: Call, size: int) -> None:
+        """Some bytes more have come, and the answer is not whole; it may be too large."""
+        self._received += size
         self._due = min(self._time() + self._read_timeout, call.ends)
         if not self._head_is_whole:
-            self._head_bytes += len(data)
-            if self._head_bytes > HEAD_BYTES_MAX:
+            if self._received > HEAD_BYTES_MAX:
                 self.fail(httpx.RemoteProtocolError("The answer's headers have no end."))
+        elif self._received > self._bytes_max and sum(map(len, self._chunks)) > self._bytes_max:
+            self._answer(call)
 
     def _answer(self, call: Call) -> None:
         """Gives the call its answer, whole or as far as it may be large, and the pool the connection."""
-        if self._call is not call:
-            return  # it has failed
         self._call = call.connection = None
-        body = self._body
-        if self._more is not None:
-            body = b"".join((body, *self._more))
+        chunks = self._chunks
+        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        chunks.clear()
         if len(body) > self._bytes_max:
             body = body[: self._bytes_max + 1]
         # Who is told may ask again at once, and can have this connection.

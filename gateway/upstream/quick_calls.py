@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from gateway.upstream.breaker import Circuit
 from gateway.upstream.fetching import Clock, Fetcher, Read, Reply, Resource
@@ -35,10 +35,19 @@ class QuickFlight(Flight[T], eq=False, kw_only=True):
         return self.outcome is not None
 
     def set_result(self, parts: Parts) -> None:
-        self.calls.answered(self, parts)
+        try:
+            reply = self.calls.reply_to(self.read, parts)
+        except Exception as failure:  # noqa: BLE001 - the layers see to it
+            self.go_on(failure)
+            return
+        if reply.value is None:
+            self.go_on(reply)
+        else:
+            self.calls.went_well(self.read, reply)
+            self.land(reply)
 
     def set_exception(self, failure: Exception) -> None:
-        self.calls.go_on(self, meaning_of(failure))
+        self.go_on(meaning_of(failure))
 
     def give_up(self) -> None:
         if self.task is not None:
@@ -48,6 +57,11 @@ class QuickFlight(Flight[T], eq=False, kw_only=True):
         if self.connection is not None:
             # What still comes of it is nobody's.
             self.connection.close()
+
+    def go_on(self, outcome: Reply[T] | Exception) -> None:
+        """The layers go on from what the first attempt brought."""
+        self.read.given = outcome
+        self.goes_on_as(asyncio.get_running_loop().create_task(self.calls.following.fetch(self.read)))
 
 
 class QuickCalls:
@@ -63,8 +77,9 @@ class QuickCalls:
         clock: Clock,
         kept: Collection[Resource],
     ) -> None:
-        self._following = following
+        self.following = following
         self._transport = transport
+        self.reply_to = transport.reply_to
         self._circuit = circuit
         self._budget = budget
         self._paces = paces
@@ -84,26 +99,12 @@ class QuickCalls:
             flight.set_exception(broken)
         return flight
 
-    def answered(self, flight: QuickFlight[Any], parts: Parts) -> None:
-        """The answer is there."""
-        read = flight.read
-        try:
-            reply: Reply[Any] = self._transport.reply_to(read, parts)
-        except Exception as failure:  # noqa: BLE001 - the layers see to it
-            self.go_on(flight, failure)
-            return
-        if reply.value is None:
-            self.go_on(flight, reply)
-            return
+    def went_well(self, read: Read[T], reply: Reply[T]) -> None:
+        """Tells the layers of a call that they were not asked about."""
         if reply.rate is not None and self._paces is not None:
             self._paces.learn_at_once(read.errand.caller.client, reply.rate)
-        if self._budget is not None:
-            self._budget.save()
-        if self._circuit is not None:
-            self._circuit.went_well(self._clock())
-        flight.land(reply)
-
-    def go_on(self, flight: Flight[Any], outcome: Reply[Any] | Exception) -> None:
-        """The layers go on from what the first attempt brought."""
-        flight.read.given = outcome
-        flight.goes_on_as(asyncio.get_running_loop().create_task(self._following.fetch(flight.read)))
+        budget, circuit = self._budget, self._circuit
+        if budget is not None and not budget.is_full:
+            budget.save()
+        if circuit is not None:
+            circuit.went_well(self._clock())

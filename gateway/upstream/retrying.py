@@ -29,17 +29,19 @@ class Budget:
         self._share = share
         self._reserve = reserve
         self._saved = reserve
+        self.is_full = True
 
     def save(self) -> None:
         """A read began."""
-        if self._saved < self._reserve:
-            self._saved = min(self._reserve, self._saved + self._share)
+        self._saved = min(self._reserve, self._saved + self._share)
+        self.is_full = self._saved >= self._reserve
 
     def spend(self) -> bool:
         """Whether a retry may be made; if so it is paid for."""
         if self._saved < 1:
             return False
         self._saved -= 1
+        self.is_full = False
         return True
 
 

@@ -121,7 +121,7 @@ class OwnFlight:
 
     def __init__(self, following: Fetcher, quickly: Quickly | None = None) -> None:
         self._following = following
-        self._quickly = quickly
+        self._quickly = quickly or _Never()
         self._under_way: set[Flight[Any]] = set()
 
     def __len__(self) -> int:
@@ -152,21 +152,23 @@ class OwnFlight:
 
     def board(self, read: Read[T]) -> Flight[T]:
         """The flight that takes this read."""
-        flight = None if self._quickly is None else self._quickly.begin(read, self)
-        if flight is None:
-            flight = Flight(read, self)
-            flight.goes_on_as(asyncio.get_running_loop().create_task(self._following.fetch(read)))
+        flight = self._quickly.begin(read, self) or self._slowly(read)
         self._under_way.add(flight)
         return flight
 
     def landed(self, flight: Flight[Any]) -> None:
         """A flight is over."""
-        self._under_way.discard(flight)
+        self._under_way.remove(flight)
 
     async def settle(self) -> None:
         """Waits for the flights under way."""
         if self._under_way:
             await asyncio.wait([flight.work for flight in self._under_way])
+
+    def _slowly(self, read: Read[T]) -> Flight[T]:
+        flight = Flight(read, self)
+        flight.goes_on_as(asyncio.get_running_loop().create_task(self._following.fetch(read)))
+        return flight
 
 
 class SingleFlight(OwnFlight):
@@ -182,14 +184,22 @@ class SingleFlight(OwnFlight):
         if flight is not None and not flight.abandoned:
             read.errand.tally.coalesced += 1
             return flight
-        flight = self._flights[key] = super().board(read)
+        flight = self._flights[key] = self._quickly.begin(read, self) or self._slowly(read)
+        self._under_way.add(flight)
         return flight
 
     def landed(self, flight: Flight[Any]) -> None:
-        self._under_way.discard(flight)
+        self._under_way.remove(flight)
         key = flight.read.key
-        if self._flights.get(key) is flight:
+        if self._flights.get(key) is flight:  # else it was abandoned, and another took its place
             del self._flights[key]
+
+
+class _Never:
+    """Begins nothing."""
+
+    def begin(self, read: Read[T], flights: Flights) -> Flight[T] | None:
+        return None
 
 
 class _Batch(Generic[T]):

@@ -107,9 +107,11 @@ class HttpTransport:
     def begin(self, read: Read[Any], call: Call) -> None:
         """Makes a call without waiting: it is told what comes of it; raises one of BROKEN."""
         assert self._http1 is not None
-        read.errand.tally.upstream_calls += 1
-        target = _target_of(read) if read.parameters else read.path
-        call.head = self._http1.head_to(target, self._prepared_for(read))
+        errand = read.errand
+        errand.tally.upstream_calls += 1
+        is_plain = errand.traceparent is None and read.known is None
+        prepared = errand.caller.head(self._rendered) if is_plain else self._prepared_for(read)
+        call.head = self._http1.head_to(_target_of(read) if read.parameters else read.path, prepared)
         self._http1.begin(call)
 
     def reply_to(self, read: Read[T], parts: Parts) -> Reply[T]:

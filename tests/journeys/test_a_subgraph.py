@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from gateway.schema.global_ids import UnitKey, unit_global_id, vehicle_global_id
+from gateway.schema.global_ids import unit_global_id, vehicle_global_id
 
 ENTITIES = """query($r: [_Any!]!) { _entities(representations: $r) {
   __typename ... on Vehicle { vehicleId masterData { brand } } ... on TelematicsUnit { unitId vehicle { vehicleId } } } }"""
@@ -17,7 +17,7 @@ async def test_entities_are_found_by_every_key(gateway):
         {"__typename": "Vehicle", "vehicleId": "JQ7RP"},
         {"__typename": "Vehicle", "id": vehicle_global_id("K3WX8")},
         {"__typename": "TelematicsUnit", **UNIT},
-        {"__typename": "TelematicsUnit", "id": unit_global_id(UnitKey("SEGWAY", "SEGWAY", UNIT["unitId"]))},
+        {"__typename": "TelematicsUnit", "id": unit_global_id("SEGWAY", "SEGWAY", UNIT["unitId"])},
         {"__typename": "Vehicle", "vehicleId": "NONE1"},
     ]
     found = (await gateway.data(ENTITIES, r=representations))["_entities"]
@@ -35,7 +35,7 @@ async def test_a_representation_that_is_no_key_fails_alone(gateway):
         {"vehicleId": "JQ7RP"},
         {
             "__typename": "Vehicle",
-            "id": unit_global_id(UnitKey(**{k.replace("unitId", "unit_id"): v for k, v in UNIT.items()})),
+            "id": unit_global_id(**{k.replace("unitId", "unit_id"): v for k, v in UNIT.items()}),
         },
         {"__typename": "TelematicsUnit", "id": vehicle_global_id("JQ7RP")},
         7,

@@ -24,7 +24,7 @@ def test_a_vehicles_global_id_leads_back_to_its_id(vehicle_id):
 def test_a_units_global_id_leads_back_to_its_key(manufacturer, brand, unit_id):
     """Manufacturer, brand and unit id survive, separators and absent parts included."""
     key = UnitKey(manufacturer, brand, unit_id)
-    assert parse_global_id(unit_global_id(key)) == key
+    assert parse_global_id(unit_global_id(*key)) == key
 
 
 def test_a_vehicles_global_id_is_what_relay_clients_expect():
