@@ -204,7 +204,7 @@ class _Compiler:
             return self._leaf(kind, bound, v, null)
         if is_list_type(kind):
             item = self._function(kind.of_type, details, reading)
-            body = f"[{item}(i, h) for i in {v}] if {v}.__class__ in LISTS else unusual()"
+            body = f"[{item}(i, h) for i in {v}] if type({v}) in LISTS else unusual()"
         elif is_abstract_type(kind):
             body = self._chosen(kind, details, v, reading)
         elif is_object_type(kind):
@@ -219,11 +219,11 @@ class _Compiler:
         otherwise = f"{null} if {v} is None else {coerce}({v})"
         test = _AS_IT_IS.get(kind.name)
         if kind.name == "Float":
-            otherwise = f"float({v}) if {v}.__class__ is int and {_EXACT.format(v)} else {otherwise}"
+            otherwise = f"float({v}) if type({v}) is int and {_EXACT.format(v)} else {otherwise}"
         if test is not None:
-            return f"({v} if {bound}{test.format(v)} else {otherwise})"
+            return f"({v} if type({bound}) is {test.format(v)} else {otherwise})"
         known = self._constant(checked.known)
-        return f"({known}.get({v}) or {coerce}({v}) if {bound}.__class__ is str else {otherwise})"
+        return f"({known}.get({v}) or {coerce}({v}) if type({bound}) is str else {otherwise})"
 
     def _chosen(self, kind: Any, details: Details, v: str, reading: Reading) -> str:
         functions = {}
@@ -234,7 +234,7 @@ class _Compiler:
             functions[form] = self._function(owner, details, reading.member(ON + owner.name))
         choice = Choice()
         self._choices.append((choice, functions))
-        return f"{self._constant(choice)}[{v}.__class__]({v}, h)"
+        return f"{self._constant(choice)}[type({v})]({v}, h)"
 
     def _object(self, kind: GraphQLObjectType, details: Details, v: str, reading: Reading) -> str:
         parts, left = [], []
@@ -316,13 +316,13 @@ class _Compiler:
 
 # Whole numbers that a float holds exactly.
 _EXACT = "-9007199254740992 <= {0} <= 9007199254740992"
-# Values of these scalars that are what they should be are given as they are.
+# Values of these scalars that are of this type are given as they are.
 _AS_IT_IS = {
-    "String": ".__class__ is str",
-    "ID": ".__class__ is str",
-    "Boolean": ".__class__ is bool",
-    "Int": ".__class__ is int and -2147483648 <= {0} <= 2147483647",
-    "Float": ".__class__ is float and {0} - {0} == 0.0",
+    "String": "str",
+    "ID": "str",
+    "Boolean": "bool",
+    "Int": "int and -2147483648 <= {0} <= 2147483647",
+    "Float": "float and {0} - {0} == 0.0",
 }
 
 

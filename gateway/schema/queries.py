@@ -183,7 +183,7 @@ async def objects_of(
     except GatewayError:
         keys = [_key_or_error(each, key_of) for each in given]  # what can't be read fails alone
     distinct = dict.fromkeys(keys)
-    vehicles = [key for key in distinct if key.__class__ is str]
+    vehicles = [key for key in distinct if type(key) is str]
     read: dict[Any, Any] = {}
     if len(vehicles) == len(distinct):
         read.update(zip(vehicles, await context.loaders.vehicles_as(view).many(vehicles), strict=True))

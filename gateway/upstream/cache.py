@@ -336,7 +336,7 @@ class Cache:
         at, tally, of = self._clock(), reads[0].errand.tally, self._lifetimes.of[reads[0].resource]
         told: Lifetime | None = None
         for outcome in outcomes:
-            if outcome.__class__ is Reply:
+            if type(outcome) is Reply:
                 lifetime = self._lifetimes.negative if outcome.value is None else of
                 if lifetime is not told:
                     tally.used(at, at + lifetime.fresh, stale=False)

@@ -150,7 +150,7 @@ class FleetClient:
         missing = [i for i in wanted if i not in found] if found else wanted
         values = await self._values(self._vehicle_reads(errand, missing, view))
         found.update(
-            zip(missing, [value if value.__class__ is view else in_form(value, view) for value in values], strict=True)
+            zip(missing, [value if type(value) is view else in_form(value, view) for value in values], strict=True)
         )
         return found
 
@@ -238,7 +238,7 @@ class FleetClient:
 
 def in_form(outcome: Vehicle | BaseException | None, view: type[Vehicle] | None) -> Vehicle | BaseException | None:
     """A vehicle in a view, or whole: another caller's read, which this one shared, may have asked for another view."""
-    if outcome is None or outcome.__class__ is view or not isinstance(outcome, VehicleForm):
+    if outcome is None or type(outcome) is view or not isinstance(outcome, VehicleForm):
         return outcome
     try:
         return whole(outcome)

@@ -105,7 +105,7 @@ def viewed(body: bytes, view: type[Vehicle]) -> Vehicle:
 
 def whole(vehicle: Any) -> Vehicle:
     """A vehicle with all that the answer said of it; raises UpstreamInvalidResponse where that can't be read."""
-    if vehicle.__class__ is Vehicle:
+    if type(vehicle) is Vehicle:
         return vehicle
     try:
         return decoded(vehicle.body, Vehicle)  # type: ignore[no-any-return]
