@@ -32,6 +32,7 @@ from gateway.web.answers import refusal, too_large
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_endpoint import COST, TIMEOUT, GraphQLEndpoint
 from gateway.web.middleware import REQUEST_ID, BearerToken, BodyLimit, Hardening, RequestId
+from gateway.web.processor import watch
 from gateway.web.refusals import Refusals, Shedding
 from gateway.web.short_road import ShortRoad
 from gateway.web.tokens import Identify, by_digest
@@ -59,6 +60,8 @@ def create_app(
         nodes_max=settings.connections.nodes_max,
         whole_answers=_whole_answers(settings.cache),
     )
+    log = RequestLog(settings.log)
+    refusals = Refusals(graphql.admission, log, settings.limits)
     endpoint = BearerToken(graphql, anonymous=settings.graphql.introspection == "public")
 
     @asynccontextmanager
@@ -83,7 +86,7 @@ def create_app(
             app.state.load = load
             app.state.context_of = context_of
             app.state.client = client
-            watching = asyncio.create_task(graphql.admission.watch())
+            watching = asyncio.create_task(watch(graphql.admission.adapt, refusals.pace.adapt))
             try:
                 yield
             finally:
@@ -91,8 +94,6 @@ def create_app(
                 watching.cancel()
                 await asyncio.wait((watching,))
 
-    log = RequestLog(settings.log)
-    refusals = Refusals(graphql.admission, log, settings.limits.refusals)
     app = Starlette(
         routes=[
             Route("/", _home),

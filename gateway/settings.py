@@ -224,11 +224,12 @@ class LimitSettings(Slice):
         default=32, ge=1, description="Operations run at the same time for one principal."
     )
     principal_queue: int = Field(default=224, ge=0, description="Operations of one principal that wait their turn.")
-    refusals: int = Field(
-        default=3000,
-        ge=1,
-        description="Refusals a second, by process, that are sent at once; those beyond follow in turn, and leave time "
-        "for answers.",
+    refusals: float = Field(
+        default=0.12,
+        gt=0,
+        le=1,
+        description="Share of a busy processor's time for refusals that are sent at once; those beyond follow in turn, "
+        "and leave time for answers.",
     )
 
 

@@ -17,27 +17,15 @@ from collections import Counter, OrderedDict, deque
 from gateway.errors import DeadlineExceeded, Overloaded
 from gateway.settings import LimitSettings
 from gateway.upstream.fetching import Patience
+from gateway.web.processor import SPARE
 
-WATCHED_EVERY = 0.1
-SCHEDULING = "/proc/thread-self/schedstat"
 PLACES_MIN = 1.0
+# Share of the places by which they grow in a tenth of a second in which the processor had time left.
+REGAINED = 0.25
 INTRODUCED_MAX = 10_000
 # Seconds that a principal counts as there after it has asked for a place.
 PRESENT = 10.0
 Turn = asyncio.Future[None]
-
-
-def _processor_seconds() -> float:
-    """What this thread has used of a processor and, where the system tells, waited for one.
-
-    On a processor that is shared, or rationed, one that is fully used gives less than its whole time.
-    """
-    try:
-        with open(SCHEDULING, "rb") as told:  # noqa: PTH123 - ten times a second
-            used, waited, _ = map(int, told.read().split())
-    except (OSError, ValueError):
-        return time.process_time()
-    return (used + waited) / 1e9
 
 
 class Admission:
@@ -56,19 +44,16 @@ class Admission:
         self._latest = ""
         self._contested_until = 0.0
 
-    async def watch(self) -> None:
-        """Adapts the number of places to how busy the process is, for as long as it runs."""
-        while True:
-            used, began = _processor_seconds(), time.perf_counter()
-            await asyncio.sleep(WATCHED_EVERY)
-            self.adapt((_processor_seconds() - used) / (time.perf_counter() - began))
-
     def adapt(self, busy: float) -> None:
-        """Takes places away while most of the processor's time is used, gives them back one by one when it is not."""
-        if busy > self._settings.busy:
+        """Takes places away while most of the processor's time is used, gives them back when it is not: one by one,
+        and many at a time when there is time left.
+        """
+        limits = self._settings
+        if busy > limits.busy:
             self._places = max(PLACES_MIN, min(self._places, self._running) * 0.7)
         else:
-            self._places = min(self._settings.concurrency, self._places + 1)
+            more = self._places * REGAINED if busy < limits.busy * SPARE else 0
+            self._places = min(limits.concurrency, self._places + max(1, more))
         self._let_in_who_waits()
 
     @property

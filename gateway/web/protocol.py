@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import msgspec
@@ -78,18 +79,30 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         refusals = self._refusals
-        if refusals is not None:
-            if self._owes_refusal:
-                self._pay_refusal()  # answers keep the order of their requests
-            if refusals.are_due_again(data) and self._is_between():
-                self._owe_refusal(refusals)
-                return
-        was_in_head, self._begun = self._in_head, 0
-        super().data_received(data)
-        if refusals is not None and self._refused is not None:
+        if refusals is None:
+            self._parse(data)
+            return
+        if self._owes_refusal:
+            self._pay_refusal()  # answers keep the order of their requests
+        if not refusals.are_many:
+            self._parse(data)
+            self._refused = None
+            return
+        began = time.perf_counter()
+        if refusals.are_due_again(data) and self._is_between():
+            self._owe_refusal(refusals)
+            refusals.pace.took(time.perf_counter() - began)
+            return
+        self._parse(data)
+        if self._refused is not None:
+            refusals.pace.took(time.perf_counter() - began)
             if self._begun == 1 and not self._in_message:
                 refusals.remember(data, self._refused)
             self._refused = None
+
+    def _parse(self, data: bytes) -> None:
+        was_in_head, self._begun = self._in_head, 0
+        super().data_received(data)
         if self._in_message:
             self._await_request()
         if was_in_head and self._in_head and not self._begun and not self.transport.is_closing():

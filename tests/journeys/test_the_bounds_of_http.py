@@ -267,7 +267,8 @@ def test_who_floods_is_sent_away_on_a_connection_that_stays_usable(server):
 
 def test_a_flood_is_sent_away_at_a_pace_and_in_order(server):
     """Beyond so many a second refusals come later, each of them; what is asked behind one is answered behind it."""
-    limits = {"concurrency": 1, "queue": 1, "principal_concurrency": 1, "principal_queue": 1, "refusals": 10}
+    queue = {"concurrency": 1, "queue": 1, "principal_concurrency": 1, "principal_queue": 1}
+    limits = queue | {"refusals": 0.0004, "busy": 1e-9}  # a refusal costs a hundredth of a second's share or more
     one = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
     one.simulator.faults.rules = [Fault("latency", seconds=2.5)]
     busy, talk, other = [Talk(one) for _ in range(2)], Talk(one), Talk(one)

@@ -12,6 +12,7 @@ from gateway.errors import Overloaded
 from gateway.settings import LimitSettings
 from gateway.upstream.fetching import Patience
 from gateway.web.admission import Admission
+from gateway.web.processor import watch
 
 SMALL = LimitSettings(concurrency=4, queue=6, principal_concurrency=2, principal_queue=4)
 
@@ -134,6 +135,23 @@ async def test_while_the_processor_is_the_bound_fewer_run_at_a_time():
     await asyncio.gather(*waiting)
 
 
+@pytest.mark.parametrize(("busy", "least", "most"), [(0.85, 16, 17), (0.5, 45, 64)])
+async def test_places_come_back_quickly_when_the_processor_has_time_left(busy, least, most):
+    """One by one while it is nearly busy; most of them where something else is waited for."""
+    limits = LimitSettings(concurrency=64, principal_concurrency=64, busy=0.9)
+    admission = Admission(limits)
+    for principal in "ba":
+        await admission.enter(principal, Patience.of(5))
+    for _ in range(10):
+        admission.adapt(1.0)
+    for _ in range(15):
+        admission.adapt(busy)
+    entered = 2
+    while admission.enter_at_once("ba"[entered % 2]):
+        entered += 1
+    assert least <= entered <= most
+
+
 async def test_who_is_alone_is_not_held_back():
     """However busy the processor is: where there is no other principal, nobody is to be protected."""
     admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
@@ -178,12 +196,12 @@ async def test_a_processor_that_is_shared_counts_as_busy_too(monkeypatch, tmp_pa
     """Time spent waiting for a processor takes places away as time spent using it does."""
     told = tmp_path / "schedstat"
     told.write_text("0 0 0\n")
-    monkeypatch.setattr("gateway.web.admission.SCHEDULING", str(told))
-    monkeypatch.setattr("gateway.web.admission.WATCHED_EVERY", 0.02)
+    monkeypatch.setattr("gateway.web.processor.SCHEDULING", str(told))
+    monkeypatch.setattr("gateway.web.processor.WATCHED_EVERY", 0.02)
     admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
     for principal in "baaa":
         await admission.enter(principal, Patience.of(5))
-    watching = asyncio.create_task(admission.watch())
+    watching = asyncio.create_task(watch(admission.adapt))
     for second in range(1, 101):
         await asyncio.sleep(0.001)
         told.write_text(f"0 {second * 10**9} 0\n")

@@ -6,10 +6,17 @@ import asyncio
 
 from gateway.web.refusals import Pace
 
+BUSY = 0.9
+
+
+def a_second(number: float) -> Pace:
+    """A pace of so many a second."""
+    return Pace(Pace.COST * Pace.WHOLE * number, BUSY)
+
 
 async def test_few_go_at_once_and_more_follow_in_turn():
     """Of a burst the first tenth of a second's goes at once, the others in order and no faster than the pace."""
-    loop, pace = asyncio.get_running_loop(), Pace(100)
+    loop, pace = asyncio.get_running_loop(), a_second(100)
     begin, done = loop.time(), []
     at_once = 0
     for number in range(30):
@@ -27,7 +34,7 @@ async def test_few_go_at_once_and_more_follow_in_turn():
 
 async def test_nobody_overtakes_who_waits():
     """While one waits nobody goes at once, however late it is."""
-    loop, pace, done = asyncio.get_running_loop(), Pace(1000), asyncio.Event()
+    loop, pace, done = asyncio.get_running_loop(), a_second(1000), asyncio.Event()
     begin = loop.time()
     while pace.at_once(begin):
         pass
@@ -35,3 +42,52 @@ async def test_nobody_overtakes_who_waits():
     assert not pace.at_once(begin + 60)
     await done.wait()
     assert pace.at_once(loop.time() + 60)
+
+
+def sent_in(pace: Pace, seconds: float, now: float) -> int:
+    """How many go at once in that time when a flood of them arrives all the time."""
+    sent, end = 0, now + seconds
+    while now < end:
+        now += 0.0001
+        sent += sum(pace.at_once(now) for _ in range(3))
+    return sent
+
+
+def test_the_pace_is_what_a_share_of_the_processor_pays_for():
+    """On a processor half as fast half as many are sent; a few that took long change nothing."""
+    pace = a_second(1000)
+    assert 95 <= sent_in(pace, 0.1, 100) - 100 <= 105  # less a burst
+    for _ in range(Pace.MEASURED_MIN - 1):
+        pace.took(1)
+    pace.adapt(1)
+    assert 95 <= sent_in(pace, 0.1, 100.1) <= 105
+    for _ in range(12):
+        for _ in range(1000):
+            pace.took(2 * Pace.COST)
+        pace.adapt(1)
+    assert 45 <= sent_in(pace, 0.1, 100.2) <= 55
+
+
+def test_while_the_processor_has_time_left_refusals_need_not_wait():
+    """Idle, the pace quickens until all go at once; busy, it is at once what it was."""
+    pace = a_second(1000)
+    for _ in range(40):
+        pace.adapt(BUSY - 0.2)
+    pace.adapt(BUSY - 0.05)
+    assert sent_in(pace, 0.1, 100) == 3 * 1000
+    pace.adapt(BUSY + 0.05)
+    assert sent_in(pace, 0.1, 100.1) <= 205
+
+
+async def test_who_waits_is_not_kept_waiting_when_the_pace_quickens():
+    """A backlog of a minute is worked off at once when the processor has time for it."""
+    loop, pace, done = asyncio.get_running_loop(), a_second(10), asyncio.Event()
+    while pace.at_once(loop.time()):
+        pass
+    for _ in range(600):
+        pace.in_turn(lambda: None, loop)
+    pace.in_turn(done.set, loop)
+    for _ in range(100):
+        pace.adapt(0)
+    async with asyncio.timeout(2):
+        await done.wait()
