@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Hashable, Sequence
-from functools import lru_cache
-from typing import Any, Generic, NamedTuple, TypeVar
+from functools import lru_cache, partial
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from gateway.errors import CursorExpired, UpstreamRejected
 from gateway.schema.cursors import CursorWriter, decode_cursor, fleet_of, set_of
@@ -16,7 +16,18 @@ from gateway.upstream.pages import Kept, VehiclePage
 
 N = TypeVar("N")
 R = TypeVar("R")
-ReadPage = Callable[[str | None], Awaitable[VehiclePage]]
+
+
+class ReadPage(Protocol):
+    """Reads the page of a token, None for the first; `afresh` where what is kept will not do."""
+
+    def __call__(self, token: str | None, *, afresh: bool = False) -> Awaitable[VehiclePage]: ...
+
+
+class TokenRefused(UpstreamRejected):
+    """The fleet API takes a token no longer that a page of the same walk has told."""
+
+
 Pick = Callable[[Vehicle], N | None]
 
 
@@ -60,9 +71,10 @@ class Connection(Generic[N]):
     as may have been kept with that page.
     """
 
-    def __init__(self, of: bytes, arguments: Arguments, pages: _Pages[N], walk: _Walking[N]) -> None:
+    def __init__(self, of: bytes, arguments: Arguments, limits: Limits, pages: _Pages[N], walk: _Walking[N]) -> None:
         self._of = of
         self._arguments = arguments
+        self._limits = limits
         self._pages = pages
         self._walk = walk
         self._one_at_a_time = asyncio.Lock()
@@ -70,8 +82,11 @@ class Connection(Generic[N]):
 
     async def ready(self) -> Connection[N]:
         """The same, with its edges."""
-        self._cut = cut = await self._pages.drive(self._walk.steps, (self._walk.ask, self._walk.page))
-        self.edges = cut.edges
+        try:
+            await self._cut_from(self._walk)
+        except TokenRefused:
+            await self._walk_again()
+        self.edges = self._cut.edges
         return self
 
     async def kept(self, projection: object) -> bytes | None:
@@ -79,9 +94,12 @@ class Connection(Generic[N]):
         kept = self._walk.page.kept((projection, self._of, self._arguments))
         if kept is None:
             return None
-        for token, page in kept.others:
-            if await self._pages.read(token) is not page():
-                return None
+        try:
+            for token, page in kept.others:
+                if await self._pages.read(token) is not page():
+                    return None
+        except UpstreamRejected:
+            return None  # the walk finds a way round
         return kept.rendered
 
     def keep(self, projection: object, rendered: bytes) -> None:
@@ -126,16 +144,29 @@ class Connection(Generic[N]):
 
     async def has_next_read(self) -> bool:
         """Whether more follows, by reading on."""
-        return await self._read_on(self._cut.has_next)
+        return await self._read_on(lambda cut: cut.has_next())
 
     async def has_previous_read(self) -> bool:
         """Whether more precedes, by reading on."""
-        return await self._read_on(self._cut.has_previous)
+        return await self._read_on(lambda cut: cut.has_previous())
 
-    async def _read_on(self, question: Callable[[], Steps[N, bool]]) -> bool:
+    async def _read_on(self, question: Callable[[Slice[N]], Steps[N, bool]]) -> bool:
         # One at a time, because they go on where the slice ended.
         async with self._one_at_a_time:
-            return await self._pages.drive(question())
+            try:
+                return await self._pages.drive(question(self._cut))
+            except TokenRefused:
+                await self._walk_again()
+                return await self._pages.drive(question(self._cut))
+
+    async def _walk_again(self) -> None:
+        """Walks past what is kept: a page may be kept for longer than the fleet API takes the tokens that it tells."""
+        self._pages = self._pages.afresh()
+        self._walk = await self._pages.begin(read_slice(self._arguments.window(self._of), self._limits))
+        await self._cut_from(self._walk)
+
+    async def _cut_from(self, walk: _Walking[N]) -> None:
+        self._cut: Slice[N] = await self._pages.drive(walk.steps, (walk.ask, walk.page))
 
 
 def _known(question: Callable[[], Steps[N, bool]]) -> bool | None:
@@ -164,6 +195,10 @@ class _Pages(Generic[N]):
         self._view = view
         self.seen: dict[str | None, VehiclePage] = {}
 
+    def afresh(self) -> _Pages[N]:
+        """The same pages as they are now; none is seen so far."""
+        return _Pages(self._of, partial(self.read, afresh=True), self._pick, self._view)
+
     async def begin(self, steps: Steps[N, Slice[N]]) -> _Walking[N]:
         """Reads the first page that a walk asks for."""
         ask = next(steps)
@@ -182,9 +217,11 @@ class _Pages(Generic[N]):
         try:
             answer = self.seen[ask.token] = await self.read(ask.token)
         except UpstreamRejected as refused:
-            if ask.argument is not None and ask.token is not None:
+            if ask.token is None:
+                raise
+            if ask.argument is not None:
                 raise CursorExpired(ask.argument) from refused
-            raise
+            raise TokenRefused(refused.problem) from refused
         return answer
 
     def _page(self, ask: Ask, answer: VehiclePage) -> Page[N]:
@@ -248,8 +285,12 @@ async def find_unit(
             return None
         return unit
 
-    return await _Pages(b"", read, pick).drive(find(limits))
+    pages = _Pages(b"", read, pick)
+    try:
+        return await pages.drive(find(limits))
+    except TokenRefused:
+        return await pages.afresh().drive(find(limits))
 
 
 async def _connection(of: bytes, pages: _Pages[N], limits: Limits, arguments: Arguments) -> Connection[N]:
-    return Connection(of, arguments, pages, await pages.begin(read_slice(arguments.window(of), limits)))
+    return Connection(of, arguments, limits, pages, await pages.begin(read_slice(arguments.window(of), limits)))

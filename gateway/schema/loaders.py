@@ -24,6 +24,7 @@ class Loaders:
         self._client = client
         self._errand = errand
         self._pages: dict[PageKey, asyncio.Future[VehiclePage]] = {}
+        self._afresh: set[PageKey] = set()
         self._views: dict[type[Vehicle], Batches[Vehicle | None]] = {}
         self._viewed: Found = {}
         # None of them knows this object: in a circle, what was read would stay until the collector comes by.
@@ -39,13 +40,23 @@ class Loaders:
         return self._views[view]
 
     async def page(
-        self, token: str | None, search: str | None = None, view: type[Vehicle] | None = None
+        self,
+        token: str | None,
+        search: str | None = None,
+        view: type[Vehicle] | None = None,
+        *,
+        afresh: bool = False,
     ) -> VehiclePage:
-        """A page of the fleet, needed in the form of a view; what the cache holds is there at once."""
+        """A page of the fleet, needed in the form of a view; what the cache holds is there at once.
+
+        What is read `afresh` stands for the rest of the request, too.
+        """
         key = (token, search)
         reading = self._pages.get(key)
-        if reading is None:
-            work = self._client.vehicles(self._errand, cursor=token, search=search, view=view)
+        if reading is None or (afresh and key not in self._afresh):
+            if afresh:
+                self._afresh.add(key)
+            work = self._client.vehicles(self._errand, cursor=token, search=search, view=view, afresh=afresh)
             reading = self._pages[key] = start(work)
         return await reading
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 import strawberry
@@ -23,6 +23,7 @@ from gateway.schema.context import Context, Info
 from gateway.schema.global_ids import UnitKey, parse_global_id
 from gateway.schema.types import Node, TelematicsUnit, TelematicsUnitConnection, Vehicle, VehicleConnection
 from gateway.upstream import models
+from gateway.upstream.pages import VehiclePage
 
 First = Annotated[int | None, strawberry.argument(description="How many edges, from the start or behind `after`.")]
 After = Annotated[str | None, strawberry.argument(description="A cursor: only what comes behind this edge.")]
@@ -137,7 +138,10 @@ View = type[models.Vehicle] | None
 
 def _pages(context: Context, search: str | None, view: View = None) -> ReadPage:
     # A cursor carries its search: only a first page is asked with it.
-    return lambda token: context.loaders.page(token, search if token is None else None, view)
+    def read(token: str | None, *, afresh: bool = False) -> Awaitable[VehiclePage]:
+        return context.loaders.page(token, search if token is None else None, view, afresh=afresh)
+
+    return read
 
 
 async def vehicles_of(

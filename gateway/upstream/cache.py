@@ -314,7 +314,7 @@ class Cache:
             await asyncio.wait(self._refreshing)
 
     def _known(self, read: Read[T], entry: Entry[T] | None, at: float) -> _Known[T]:
-        if entry is None:
+        if entry is None or read.afresh:
             return _Known(None, read, None)
         age = age_of(entry, self._lifetimes.for_entry(read.resource, entry), at)
         if age is Age.FRESH:

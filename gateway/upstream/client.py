@@ -96,12 +96,16 @@ class FleetClient:
         cursor: str | None = None,
         search: str | None = None,
         view: type[Vehicle] | None = None,
+        afresh: bool = False,
     ) -> VehiclePage:
         """A page of the fleet: the first one, filtered by `search`, or the one that `cursor` names.
 
-        `view` is the form its vehicles are needed in; if the page is at hand, it may be in another so far.
+        `view` is the form its vehicles are needed in; if the page is at hand, it may be in another so far. What is
+        kept does not count where it is read `afresh`.
         """
-        reply = await self._fetcher.fetch(self._page_read(errand, cursor, search, view))
+        read = self._page_read(errand, cursor, search, view)
+        read.afresh = afresh
+        reply = await self._fetcher.fetch(read)
         page = reply.value
         if page is None:
             raise UpstreamRejected(Problem(404, flow_id=reply.flow_id))

@@ -162,7 +162,8 @@ class Read(Struct, Generic[T], eq=False):
 
     `model` is what its 200 decodes to; of equal `key`s the answers are equal. `view` is the form it is needed in at
     first, `parts` which other reads its answer holds, `known` an older answer, `given` what the first attempt has
-    brought already. `patience` is the errand's until the read is part of something that others wait for, too.
+    brought already; what is read `afresh` is not answered by what is kept. `patience` is the errand's until the read
+    is part of something that others wait for, too.
     """
 
     errand: Errand
@@ -176,6 +177,7 @@ class Read(Struct, Generic[T], eq=False):
     parts: Callable[[T], Iterable[tuple[Read[Any], Any]]] | None = None
     known: Reply[T] | None = None
     given: Reply[T] | Exception | None = None
+    afresh: bool = False
 
     @classmethod
     def of(

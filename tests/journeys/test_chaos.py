@@ -49,7 +49,7 @@ FAULTS = (
 # What a caller may be told while all this goes on; anything else is a bug.
 HONEST = {
     "UPSTREAM_UNAVAILABLE", "UPSTREAM_TIMEOUT", "UPSTREAM_INVALID_RESPONSE", "RATE_LIMITED", "DEADLINE_EXCEEDED", "OVERLOADED",
-    "UPSTREAM_REJECTED",  # a cursor that expired under a walk of ours
+    "UPSTREAM_REJECTED",  # cursors that expired twice under a walk of ours
 }  # fmt: skip
 
 

@@ -150,6 +150,45 @@ async def test_a_cursor_that_the_upstream_no_longer_takes_has_expired(gateway):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize("short", [True, False])
+async def test_a_walk_goes_round_a_kept_page_whose_cursors_have_expired(start, short):
+    """A page may be kept for longer than the fleet API takes its cursors; who walks on from it does not notice."""
+    gateway = await start(cache__enabled=True, http__short_road=short)
+    fleet = gateway.simulator.fleets["T7K2M"].ids
+    await gateway.data(FORWARD, n=50)
+    gateway.fault("expired_cursor", times=1)
+    walked = (await gateway.data(FORWARD, n=150))["vehicles"]
+    assert [edge["node"]["vehicleId"] for edge in walked["edges"]] == fleet[:150]
+    assert await gateway.calls(FORWARD, n=150) == 0
+    gateway.fault("expired_cursor", times=1)
+    unit = "query($c: String) { telematicsUnits(last: 1, before: $c) { nodes { id } } }"
+    (last,) = (await gateway.data(unit))["telematicsUnits"]["nodes"]
+    gateway.fault("expired_cursor", times=1)
+    assert (await gateway.data("query($id: ID!) { node(id: $id) { id } }", id=last["id"]))["node"] == last
+
+
+async def test_whether_there_is_more_is_told_round_expired_cursors_too(start):
+    """What follows the slice is looked for after it; a cursor that has expired by then is no fault of the caller's."""
+    gateway = await start(cache__enabled=True)
+    first = await gateway.data("{ vehicles(first: 100) { nodes { telematicsUnit { id } } } }")
+    units = [one["telematicsUnit"] for one in first["vehicles"]["nodes"] if one["telematicsUnit"] is not None]
+    gateway.fault("expired_cursor", times=1)
+    asked = f"{{ telematicsUnits(first: {len(units)}) {{ nodes {{ id }} pageInfo {{ hasNextPage }} }} }}"
+    found = (await gateway.data(asked))["telematicsUnits"]
+    assert (found["nodes"], found["pageInfo"]["hasNextPage"]) == (units, True)
+    assert gateway.simulator.faults.rules[0].times == 0
+
+
+async def test_a_fleet_api_that_takes_none_of_its_cursors_is_told_of_after_one_more_try(start):
+    """It is not walked again and again."""
+    gateway = await start(cache__enabled=True)
+    gateway.fault("expired_cursor")
+    before = gateway.simulator.requests.total
+    answer = await gateway.ask(FORWARD, n=150)
+    assert [error["extensions"]["code"] for error in answer["errors"]] == ["UPSTREAM_REJECTED"]
+    assert gateway.simulator.requests.total - before == 4
+
+
 async def test_a_forged_page_token_gets_nothing_but_an_error(gateway):
     """A cursor made by someone else, with the right checksum, leads nowhere the caller could not go anyway."""
     forged = encode_cursor(set_of("vehicles", None, None), Position("bm90IGEgdG9rZW4=", "JQ7RP", 0))
