@@ -172,7 +172,7 @@ class _Compiler:
         self._types = types
         self._collect = collect
         self._functions: list[str] = []
-        self._names: dict[str, Any] = {"unusual": unusual, "LISTS": (list, tuple)}
+        self._names: dict[str, Any] = {"unusual": unusual, "each": _each, "LISTS": (list, tuple)}
         self._holes: list[Hole] = []
         self._choices: list[tuple[Choice, dict[type, str]]] = []
         self._fields = 0
@@ -204,7 +204,9 @@ class _Compiler:
             return self._leaf(kind, bound, v, null)
         if is_list_type(kind):
             item = self._function(kind.of_type, details, reading)
-            body = f"[{item}(i, h) for i in {v}] if type({v}) in LISTS else unusual()"
+            # Who asks for objects by their keys may ask for one more than once.
+            each = f"each({item}, {v}, h)" if _is_abstract(kind.of_type) else f"[{item}(i, h) for i in {v}]"
+            body = f"{each} if type({v}) in LISTS else unusual()"
         elif is_abstract_type(kind):
             body = self._chosen(kind, details, v, reading)
         elif is_object_type(kind):
@@ -312,6 +314,20 @@ class _Compiler:
     def _new(self, kind: str) -> str:
         self._names["#"] = number = self._names.get("#", 0) + 1
         return f"{kind}{number}"
+
+
+def _each(complete: Complete, objects: Sequence[Any], appends: Sequence[Append]) -> list[Any]:
+    """What becomes of each object; of one that is there several times once."""
+    keys = list(map(id, objects))
+    once = dict(zip(keys, objects, strict=True))
+    if len(once) == len(keys):
+        return [complete(each, appends) for each in objects]
+    completed = dict(zip(once, [complete(each, appends) for each in once.values()], strict=True))
+    return list(map(completed.__getitem__, keys))
+
+
+def _is_abstract(kind: GraphQLOutputType) -> bool:
+    return is_abstract_type(kind.of_type if is_non_null_type(kind) else kind)
 
 
 # Whole numbers that a float holds exactly.

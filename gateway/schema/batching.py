@@ -36,7 +36,7 @@ class Batches(Generic[V]):
     async def many(self, keys: Sequence[str]) -> list[V | BaseException]:
         """Values by key, in order, errors in their places."""
         known = self._batch_of
-        unknown = [key for key in keys if key not in known]
+        unknown = [key for key in keys if key not in known] if known else keys
         if unknown:
             known.update(dict.fromkeys(unknown, self._wants(unknown)))
         batches = set(map(known.__getitem__, keys))

@@ -22,6 +22,8 @@ LENGTH_MAX = 2048
 # Ids that are remembered with what they stand for, if they are short: callers make them. They tell nothing of any.
 IDS_MAX = 16_384
 SHORT = 64
+# Makers and brands of units that are remembered.
+KINDS_MAX = 256
 
 
 class UnitKey(NamedTuple):
@@ -43,12 +45,19 @@ def _id_of(vehicle_id: str) -> str:
 
 def unit_global_id(manufacturer: str | None, brand: str | None, unit_id: str) -> str:
     """The global id of a telematics unit."""
-    manufacturer, brand = manufacturer or "", brand or ""
-    # Letters and digits need no encoding; bytes are asked for it at less cost than text.
-    if not (manufacturer + brand + unit_id).encode().isalnum():
-        manufacturer, brand, unit_id = [quote(part, safe="") for part in (manufacturer, brand, unit_id)]
-    text = f"{TELEMATICS_UNIT}:{manufacturer}/{brand}/{unit_id}"
-    return binascii.b2a_base64(text.encode(), newline=False).decode()
+    key = unit_id.encode()
+    if not key.isalnum():
+        key = _encoded(unit_id)
+    return binascii.b2a_base64(_start_of(manufacturer, brand) + key, newline=False).decode()
+
+
+@lru_cache(KINDS_MAX)
+def _start_of(manufacturer: str | None, brand: str | None) -> bytes:
+    return f"{TELEMATICS_UNIT}:".encode() + _encoded(manufacturer or "") + b"/" + _encoded(brand or "") + b"/"
+
+
+def _encoded(part: str) -> bytes:
+    return quote(part, safe="").encode()
 
 
 def parse_global_id(text: str) -> str | UnitKey:

@@ -66,7 +66,7 @@ async def _in_view(
 ) -> list[Vehicle | BaseException | None]:
     found = await client.vehicles_by_id(errand, ids, view)
     viewed.update(found)
-    return [found[vehicle_id] for vehicle_id in ids]
+    return list(map(found.__getitem__, ids))
 
 
 async def _vehicles(

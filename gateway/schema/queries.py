@@ -186,12 +186,11 @@ async def objects_of(
         keys: list[str | UnitKey | GatewayError] = list(map(key_of, given))
     except GatewayError:
         keys = [_key_or_error(each, key_of) for each in given]  # what can't be read fails alone
+    if set(map(type, keys)) == {str}:
+        return await context.loaders.vehicles_as(view).many(keys)  # type: ignore[arg-type]
     distinct = dict.fromkeys(keys)
-    vehicles = [key for key in distinct if type(key) is str]
     read: dict[Any, Any] = {}
-    if len(vehicles) == len(distinct):
-        read.update(zip(vehicles, await context.loaders.vehicles_as(view).many(vehicles), strict=True))
-        return list(map(read.__getitem__, keys))
+    vehicles = [key for key in distinct if isinstance(key, str)]
     units = [key for key in distinct if isinstance(key, UnitKey)]
     found, walked = await asyncio.gather(
         context.loaders.vehicles_as(view).many(vehicles),

@@ -334,13 +334,9 @@ class Cache:
     def _note(self, reads: Sequence[Read[T]], outcomes: Sequence[Reply[T] | BaseException]) -> None:
         """Tells the request's tally of the replies among the outcomes of its reads; of equal lifetimes once."""
         at, tally, of = self._clock(), reads[0].errand.tally, self._lifetimes.of[reads[0].resource]
-        told: Lifetime | None = None
-        for outcome in outcomes:
-            if type(outcome) is Reply:
-                lifetime = self._lifetimes.negative if outcome.value is None else of
-                if lifetime is not told:
-                    tally.used(at, at + lifetime.fresh, stale=False)
-                    told = lifetime
+        for is_negative in {outcome.value is None for outcome in outcomes if type(outcome) is Reply}:
+            lifetime = self._lifetimes.negative if is_negative else of
+            tally.used(at, at + lifetime.fresh, stale=False)
         if tally.reads is not None:
             pairs = zip(reads, outcomes, strict=True)
             tally.reads += [Used(read.key, read.resource, at) for read, outcome in pairs if isinstance(outcome, Reply)]

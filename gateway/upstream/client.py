@@ -145,7 +145,9 @@ class FleetClient:
         `view` is the form they are needed in; some may be whole.
         """
         wanted = list(dict.fromkeys(ids))
-        found: Found = {vehicle_id: None for vehicle_id in wanted if not _possible(vehicle_id)}
+        found: Found = {}
+        if not _plain(wanted):
+            found = {vehicle_id: None for vehicle_id in wanted if not _possible(vehicle_id)}
         fleet_size = self._fleet_sizes.get(errand.caller.principal)
         if walk_on(len(wanted) - len(found), self._settings.page_size, fleet_size):
             # What is held need not be walked for; else the reads themselves find it.
@@ -153,9 +155,9 @@ class FleetClient:
             await self._walk(errand, {i for i in wanted if i not in found}, found)
         missing = [i for i in wanted if i not in found] if found else wanted
         values = await self._values(self._vehicle_reads(errand, missing, view))
-        found.update(
-            zip(missing, [value if type(value) is view else in_form(value, view) for value in values], strict=True)
-        )
+        if set(map(type, values)) != {view}:
+            values = [in_form(value, view) for value in values]
+        found.update(zip(missing, values, strict=True))
         return found
 
     async def latest_states(self, errand: Errand, ids: Sequence[str]) -> list[State | BaseException | None]:
@@ -258,8 +260,7 @@ class _PathOf:
 
     def of_each(self, ids: Sequence[str]) -> list[str]:
         """The path of each id."""
-        letters = "".join(ids).replace("-", "")
-        if not (letters.isascii() and letters.isalnum()):  # as all of today's are
+        if not _plain(ids):
             ids = [quote(vehicle_id, safe="") for vehicle_id in ids]
         if len(self._parts) == 2:  # noqa: PLR2004 - one id
             start, end = self._parts
@@ -282,6 +283,12 @@ class _Sizes:
         self._sizes.move_to_end(principal)
         if len(self._sizes) > self._principals_max:
             self._sizes.popitem(last=False)
+
+
+def _plain(ids: Sequence[str]) -> bool:
+    """Whether all ids are of letters, digits and dashes, as all of today's are, and none is too long."""
+    letters = "".join(ids).replace("-", "")
+    return letters.isascii() and letters.isalnum() and "" not in ids and max(map(len, ids)) <= ID_LENGTH_MAX
 
 
 def _possible(vehicle_id: str) -> bool:

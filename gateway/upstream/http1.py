@@ -75,7 +75,8 @@ class _Awaited:
 class Http1(WholeAnswers):
     """A pool of connections to one origin; every answer is whole when it is given, within all bounds of the settings.
 
-    Raises httpx's errors. An answer that is too large is cut one byte after its bound.
+    Raises httpx's errors. Of an answer that is too large no more is read than shows it: a response is cut one byte
+    after its bound.
     """
 
     def __init__(self, settings: UpstreamSettings, context: ssl.SSLContext | None = None) -> None:
@@ -100,7 +101,8 @@ class Http1(WholeAnswers):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         status, fields, body = await self.asked(self._head_of(request))
-        return answer(status, fields, body, self.settings.response_bytes_max)
+        bytes_max = self.settings.response_bytes_max
+        return answer(status, fields, body[: bytes_max + 1], bytes_max)
 
     def prepared(self, fields: Mapping[str, str]) -> bytes:
         """Header fields as `get` takes them, made once for many calls."""
@@ -319,8 +321,7 @@ class Connection(asyncio.Protocol):
         self._head_is_whole = self._is_whole = self._lasts = False
         self._received = 0
         self._asked = now
-        due = now + self._first_timeout
-        self._due = min(due, call.ends)
+        self._due = min(now + self._first_timeout, call.ends)
         self._pool.send_soon(self)
 
     def send(self) -> None:
@@ -417,10 +418,11 @@ class Connection(asyncio.Protocol):
         """Gives the call its answer, whole or as far as it may be large, and the pool the connection."""
         self._call = call.connection = None
         chunks = self._chunks
-        body = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
-        if len(body) > self._bytes_max:
-            body = body[: self._bytes_max + 1]
+        if len(chunks) == 1:
+            body = chunks.pop()
+        else:
+            body = b"".join(chunks)
+            chunks.clear()
         # Who is told may ask again at once, and can have this connection.
         if self._lasts:
             now = self._time()

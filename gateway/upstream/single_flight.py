@@ -122,10 +122,10 @@ class OwnFlight:
     def __init__(self, following: Fetcher, quickly: Quickly | None = None) -> None:
         self._following = following
         self._quickly = quickly or _Never()
-        self._under_way: set[Flight[Any]] = set()
+        self._others: set[Flight[Any]] = set()  # those that nobody can join
 
     def __len__(self) -> int:
-        return len(self._under_way)
+        return len(self._others)
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
         patience = read.patience
@@ -153,17 +153,20 @@ class OwnFlight:
     def board(self, read: Read[T]) -> Flight[T]:
         """The flight that takes this read."""
         flight = self._quickly.begin(read, self) or self._slowly(read)
-        self._under_way.add(flight)
+        self._others.add(flight)
         return flight
 
     def landed(self, flight: Flight[Any]) -> None:
         """A flight is over."""
-        self._under_way.remove(flight)
+        self._others.remove(flight)
 
     async def settle(self) -> None:
         """Waits for the flights under way."""
-        if self._under_way:
-            await asyncio.wait([flight.work for flight in self._under_way])
+        if len(self):
+            await asyncio.wait([flight.work for flight in self._under_way()])
+
+    def _under_way(self) -> list[Flight[Any]]:
+        return [*self._others]
 
     def _slowly(self, read: Read[T]) -> Flight[T]:
         flight = Flight(read, self)
@@ -178,21 +181,29 @@ class SingleFlight(OwnFlight):
         super().__init__(following, quickly)
         self._flights: dict[str, Flight[Any]] = {}
 
+    def __len__(self) -> int:
+        return len(self._flights) + len(self._others)
+
     def board(self, read: Read[T]) -> Flight[T]:
         key = read.key
-        flight: Flight[T] | None = self._flights.get(key)
-        if flight is not None and not flight.abandoned:
+        known: Flight[T] | None = self._flights.get(key)
+        if known is not None and not known.abandoned:
             read.errand.tally.coalesced += 1
-            return flight
-        flight = self._flights[key] = self._quickly.begin(read, self) or self._slowly(read)
-        self._under_way.add(flight)
+            return known
+        flight = self._quickly.begin(read, self) or self._slowly(read)
+        if known is not None:
+            self._others.add(known)
+        self._flights[key] = flight
         return flight
 
     def landed(self, flight: Flight[Any]) -> None:
-        self._under_way.remove(flight)
-        key = flight.read.key
-        if self._flights.get(key) is flight:  # else it was abandoned, and another took its place
-            del self._flights[key]
+        if flight in self._others:  # it was abandoned, and another took its place
+            self._others.remove(flight)
+        else:
+            del self._flights[flight.read.key]
+
+    def _under_way(self) -> list[Flight[Any]]:
+        return [*self._flights.values(), *self._others]
 
 
 class _Never:

@@ -93,7 +93,7 @@ def arguments_of(dice: random.Random) -> dict[str, list[str]]:
     ids = [f"V{dice.randrange(12):04}" for _ in range(3)]
     unit = UnitKey("INVERS", "CLOUDBOXX", "38429DA427AB7C25")
     global_ids = [*map(vehicle_global_id, ids), unit_global_id(*unit), "nonsense"]
-    quoted = ", ".join(f'"{i}"' for i in dice.sample(global_ids, 3))
+    quoted = ", ".join(f'"{i}"' for i in dice.choices(global_ids, k=3))
     paging = ["", "(first: 3)", "(first: 4)", "(first: 9)", "(last: 3)", "(first: 0)", "(first: $n)", "(first: -1)"]
     representations = ", ".join(
         dice.choice(
