@@ -101,7 +101,8 @@ class Projection:
                 hole, complete = self._holes[index]
                 own = own and hole.own
                 for (_, answer), found in zip(pairs, values, strict=True):
-                    answer[hole.key] = complete(found, appends)
+                    # An error looks like an object where nothing but a `__typename` is asked of it.
+                    answer[hole.key] = unusual() if isinstance(found, BaseException) else complete(found, appends)
         return completed, own
 
 

@@ -10,6 +10,7 @@ import pytest
 from graphql import GraphQLList, GraphQLNonNull, GraphQLObjectType, get_named_type
 
 from gateway.schema.build import build_schema, without_federation
+from gateway.schema.global_ids import vehicle_global_id
 from gateway.simulator import Switches
 
 README = Path("README.md")
@@ -120,6 +121,20 @@ async def test_objects_are_found_again_by_their_global_ids(gateway):
     }
     assert (nonsense, missing, vehicle["id"]) == (None, None, found["id"])
     assert [(e["path"], e["extensions"]["code"]) for e in answer["errors"]] == [(["nodes", 1], "GLOBAL_ID_INVALID")]
+
+
+async def test_an_object_that_is_asked_for_twice_is_there_twice(gateway):
+    """In its places, with all that is read for it, and read once."""
+    ids = {each: vehicle_global_id(each) for each in ("JQ7RP", "K3WX8", "NONE")}
+    order = ["K3WX8", "NONE", "JQ7RP", "K3WX8", "NONE"]
+    query = (
+        "query($ids: [ID!]!) { nodes(ids: $ids) { ... on Vehicle { vehicleId telematicsUnit { vehicle { id } } } } }"
+    )
+    answer = await gateway.ask(query, ids=[ids[each] for each in order])
+    known = {each: {"vehicleId": each, "telematicsUnit": {"vehicle": {"id": ids[each]}}} for each in ("JQ7RP", "K3WX8")}
+    assert answer["data"]["nodes"] == [known.get(each) for each in order]
+    assert "errors" not in answer
+    assert await gateway.calls(query, ids=[ids[each] for each in order]) == 3
 
 
 async def test_two_units_of_one_id_are_told_apart_by_their_makers(gateway):

@@ -75,6 +75,17 @@ async def test_a_failed_read_is_an_error_at_its_field_and_the_rest_stays(gateway
     assert answer["errors"][0]["extensions"]["retryable"] is (code in ("RATE_LIMITED", "UPSTREAM_UNAVAILABLE"))
 
 
+@pytest.mark.parametrize("fields", ["__typename", "mileageInKilometers { value }"])
+async def test_a_state_that_cannot_be_read_is_an_error_whatever_was_asked_of_it(start, fields):
+    """Also where nothing but its type is."""
+    gateway = await start(switches=Switches(latest_state_in_list="missing", rate_limit_requests=0))
+    gateway.fault("status", path="/latest-state$", times=None, status=403, type="/problems/missing-permissions")
+    answer = await gateway.ask(f"{{ vehicles(first: 2) {{ nodes {{ vehicleId latestState {{ {fields} }} }} }} }}")
+    assert [node["latestState"] for node in answer["data"]["vehicles"]["nodes"]] == [None, None]
+    assert [error["path"] for error in answer["errors"]] == [["vehicles", "nodes", n, "latestState"] for n in (0, 1)]
+    assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
+
+
 async def test_members_of_wrong_types_cost_only_themselves(gateway):
     """A page with wrong types in it is still a page."""
     gateway.fault("wrong_types")
