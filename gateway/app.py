@@ -28,10 +28,10 @@ from gateway.upstream.connect import connect
 from gateway.upstream.fetching import Clock, Errand, Patience, Tally, now
 from gateway.upstream.transport import Wire
 from gateway.web import health
-from gateway.web.answers import refusal, too_large
+from gateway.web.answers import broken, refusal, too_large
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_endpoint import COST, TIMEOUT, GraphQLEndpoint
-from gateway.web.middleware import REQUEST_ID, BearerToken, BodyLimit, Hardening, RequestId
+from gateway.web.middleware import REQUEST_ID, BearerToken, BodyLimit, Hardening, RequestId, new_request_id
 from gateway.web.processor import watch
 from gateway.web.refusals import Refusals, Shedding
 from gateway.web.short_road import ShortRoad
@@ -211,4 +211,5 @@ async def _too_large(request: Request, error: Exception) -> Response:
 
 
 async def _broken(request: Request, error: Exception) -> Response:
-    return refusal(500, "INTERNAL", "Internal error.")
+    # Of the outermost layer, so no other adds to it; without an id the request was for none of the routes.
+    return broken(request.scope.get("state", {}).get("request_id") or new_request_id())

@@ -278,6 +278,18 @@ class HttpSettings(Slice):
     request_timeout: float = Field(
         default=30, gt=0, description="Seconds until a request has to be there whole; later is answered 408."
     )
+    reading_timeout: float = Field(
+        default=30, gt=0, description="Seconds a caller may read nothing of an answer; then the connection is closed."
+    )
+    connections_max: int = Field(
+        default=5000, ge=1, description="Open connections, per process; one more is answered 503 and closed."
+    )
+    arriving_bytes_max: int = Field(
+        default=64 * 2**20,
+        ge=0,
+        description="Bytes of request bodies that are not whole yet, per process; beyond it one of more than 64 KiB is "
+        "answered 503.",
+    )
     keep_alive: int = Field(default=75, ge=1, description="Seconds an idle connection is kept open.")
     shutdown_timeout: int = Field(
         default=35, ge=1, description="Seconds that requests under way have to end when the process is told to stop."

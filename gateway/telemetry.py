@@ -103,6 +103,10 @@ class RequestLog:
         if len(self._lines) == 1:
             self._write_soon()
 
+    def broke(self, request_id: str) -> None:
+        """A request met the bug that is being handled."""
+        self._log.error("internal error", request_id=request_id, exc_info=True)
+
     def _write_soon(self) -> None:
         """Writes at the end of this turn of the event loop: what ends in one turn is written at once."""
         try:

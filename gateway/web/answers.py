@@ -31,6 +31,14 @@ def refusal(
     return Response(msgspec.json.encode(problem(code, message, extensions)), status, headers, "application/json")
 
 
+def broken(request_id: str) -> Response:
+    """500 for a bug of the gateway: what is told is where in the log to look."""
+    told = {**NOT_RETRYABLE, "requestId": request_id}
+    answer = refusal(500, "INTERNAL", "Internal error.", {"X-Request-Id": request_id}, told)
+    answer.raw_headers.extend(HARDENING)
+    return answer
+
+
 def too_large() -> Response:
     """413, and the connection closed: the rest of the body is not waited for."""
     return refusal(413, "BODY_TOO_LARGE", "The request body is too large.", {"Connection": "close"})

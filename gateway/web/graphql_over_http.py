@@ -82,7 +82,7 @@ def asked_by_get(parameters: Mapping[str, str]) -> Asked:
             if name in given:
                 given[name] = msgspec.json.decode(given[name])
         return msgspec.convert(given, Asked)
-    except msgspec.MsgspecError as wrong:
+    except (msgspec.MsgspecError, RecursionError) as wrong:
         raise Refused(400, "BAD_REQUEST", "The request's parameters are wrong.") from wrong
 
 

@@ -49,6 +49,10 @@ class RequestId:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except Exception:
+            status = status or 500  # which the layer around all others answers
+            self._log.broke(request_id)
+            raise
         finally:
             self._log.write(request_id, scope["method"], status, start)
 

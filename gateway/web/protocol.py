@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from gateway.errors import Overloaded
 from gateway.settings import Settings
-from gateway.web.answers import problem
+from gateway.web.answers import HARDENING, NOT_RETRYABLE, problem
 from gateway.web.refusals import Refusals
 
 # The extension of a request's scope whose `send` sends a whole answer.
 WHOLE_ANSWER = "gateway.whole_answer"
-REASONS = {400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large"}
+REASONS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    431: "Request Header Fields Too Large",
+    503: "Service Unavailable",
+}
+# Requests on one connection that may wait for the answer to one before: beyond them no more is read meanwhile, and that
+# the caller leaves goes unnoticed until then.
+PIPELINED_MAX = 16
+# A body of no more bytes is read however many others are on their way.
+BODY_BYTES_ALWAYS = 64 * 1024
+# Seconds that a connection beyond the limit is given to ask, and to be told.
+SURPLUS_SECONDS = 1.0
+HEADERS_TOO_LARGE = (431, "HEADERS_TOO_LARGE", "The request's headers are too large.")
+OVERLOADED = (503, Overloaded.code, str(Overloaded()))
 
 
 class ServerConfig(uvicorn.Config):
@@ -36,14 +53,20 @@ class ServerConfig(uvicorn.Config):
         )
         self.header_bytes_max = settings.http.header_bytes_max
         self.request_timeout = settings.http.request_timeout
+        self.reading_timeout = settings.http.reading_timeout
+        self.connections_max = settings.http.connections_max
+        self.arriving_bytes_max = settings.http.arriving_bytes_max
+        # Of all bodies that are not whole yet.
+        self.arriving_bytes = 0
 
 
-class HeadersTooLarge(Exception):
-    """A request's line and headers are beyond their limit."""
+class Unacceptable(Exception):
+    """A request is beyond a limit: its parser ends, and `send_400_response` is called."""
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Refuses a head that is too large with 431, and a request that takes too long to arrive with 408.
+    """Refuses a head that is too large with 431, a request that takes too long to arrive with 408, and with 503 what
+    would be too many connections or bodies at a time. Gives up who does not read, and what they leave behind.
 
     Whoever floods the gateway is sent away here, with 503, where the application has `refusals` in its state. A request
     that comes again to the byte after it was refused is not even parsed while its sender is still to be refused.
@@ -56,7 +79,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._in_message = False
-        self._too_large = False
+        self._limits = config
+        self._verdict = (400, "BAD_REQUEST", "This is not HTTP.")
+        self._running: RequestResponseCycle | None = None
+        self._body_bytes = 0  # of the body that is arriving
+        self._is_surplus = False
+        self._unread: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._refusals: Refusals | None = getattr(getattr(self.app, "state", None), "refusals", None)
         self._refusing: str | None = None  # whose request it is that is being read, if it is to be refused
@@ -66,17 +94,51 @@ class BoundedProtocol(HttpToolsProtocol):
         self._active_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self._is_surplus = len(self.connections) >= self._limits.connections_max
         super().connection_made(transport)
-        self._await_request()
+        if self._is_surplus:
+            # Told when it asks: what is sent to a connection that is closed with something unread is lost on the way.
+            self._timer = self.loop.call_later(SURPLUS_SECONDS, self._refuse_surplus)
+        else:
+            self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._request_is_here()
+        self._body_is_here()
+        if self._unread is not None:
+            self._unread.cancel()
         super().connection_lost(exc)
+        # uvicorn tells the newest request only; here all that are under way or wait learn that their caller left.
+        for cycle in (self._running, self.cycle, *(waiting for waiting, _ in self.pipeline)):
+            if cycle is not None:
+                cycle.scope.pop("extensions", None)  # which knows this protocol: a circle
+                if not cycle.response_complete:
+                    cycle.disconnected = True
+                    cycle.message_event.set()
         if self.scope is not None:
-            self.scope.pop("extensions", None)  # which knows this protocol: a circle
+            self.scope.pop("extensions", None)
+        self.pipeline.clear()
+        self._running = None
+
+    def pause_writing(self) -> None:
+        """Too much of what was sent has not been read: nothing more is taken from this caller until it is."""
+        super().pause_writing()
+        self.flow.pause_reading()
+        self._watch_whether_read()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+        if len(self.pipeline) <= PIPELINED_MAX:
+            self.flow.resume_reading()
 
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
+            return
+        if self._is_surplus:
+            self._refuse_surplus()
             return
         refusals = self._refusals
         if refusals is None:
@@ -103,7 +165,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _parse(self, data: bytes) -> None:
         was_in_head, self._begun = self._in_head, 0
         super().data_received(data)
-        if self._in_message:
+        if self._in_message or (self.timeout_keep_alive_task is None and self._is_between()):
             self._await_request()
         if was_in_head and self._in_head and not self._begun and not self.transport.is_closing():
             # A line without an end never reaches the callbacks below.
@@ -132,15 +194,30 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._refusing is not None:
                 return  # so there is no cycle for it
         super().on_headers_complete()
+        if self.pipeline and len(self.pipeline) <= PIPELINED_MAX and not self.flow.write_paused:
+            self.flow.resume_reading()  # else nobody would notice that the caller leaves
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
-        if self._refusing is None:
-            super().on_body(body)
+        if self._refusing is not None:
+            return
+        limits, size = self._limits, len(body)
+        self._body_bytes += size
+        limits.arriving_bytes += size
+        if limits.arriving_bytes > limits.arriving_bytes_max and self._body_bytes > BODY_BYTES_ALWAYS:
+            self._verdict = OVERLOADED
+            raise Unacceptable
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_head, self._in_message = True, False
         if self._timer is not None:
             self._request_is_here()
+        if self._body_bytes:
+            self._body_is_here()
         if self._refusing is None:
             super().on_message_complete()
             return
@@ -211,19 +288,16 @@ class BoundedProtocol(HttpToolsProtocol):
         return True
 
     def send_400_response(self, msg: str) -> None:
-        if self._too_large:
-            self._refuse(431, "HEADERS_TOO_LARGE", "The request's headers are too large.")
-        else:
-            self._refuse(400, "BAD_REQUEST", "This is not HTTP.")
+        self._refuse(*self._verdict)
 
     def _count(self, size: int, *, again: bool = False) -> None:
         self._head_bytes += size
         if self._head_bytes > self._head_bytes_max:
-            self._too_large = True
+            self._verdict = HEADERS_TOO_LARGE
             if again:
                 self.send_400_response("")
             else:
-                raise HeadersTooLarge  # the parser ends, and send_400_response is called
+                raise Unacceptable
 
     def _await_request(self) -> None:
         if self._timer is None:
@@ -234,20 +308,57 @@ class BoundedProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
+    def _body_is_here(self) -> None:
+        self._limits.arriving_bytes -= self._body_bytes
+        self._body_bytes = 0
+
+    def _is_behind(self) -> bool:
+        """Whether the answer to an earlier request than the one that is arriving is still due."""
+        running = self._running
+        return running is not None and not running.response_complete and (self._in_head or running is not self.cycle)
+
+    def _watch_whether_read(self) -> None:
+        self._unread = self.loop.call_later(
+            self._limits.reading_timeout, self._is_it_read, self.transport.get_write_buffer_size()
+        )
+
+    def _is_it_read(self, before: int) -> None:
+        """Ends a connection whose caller has read nothing since it was looked at; they may be slow."""
+        if self.transport.get_write_buffer_size() < before:
+            self._watch_whether_read()
+        else:
+            self._unread = None
+            self.transport.abort()
+
+    def _refuse_surplus(self) -> None:
+        self._refuse(*OVERLOADED)
+
     def _too_slow(self) -> None:
         self._timer = None
+        if self._is_behind():
+            self._await_request()  # answers keep the order of their requests
+            return
         if self.cycle is not None and not self.cycle.response_complete and self.cycle.response_started:
             self.transport.close()
         else:
             self._refuse(408, "REQUEST_TIMEOUT", "The request did not arrive in time.")
 
     def _refuse(self, status: int, code: str, message: str) -> None:
+        """Says what is wrong and closes; where another answer is due first, only closes."""
         if self.transport.is_closing():
             return
-        body = msgspec.json.encode(problem(code, message))
-        head = (
-            f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\n"
-            f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        self.transport.write(head.encode("ascii") + body)
+        if not self._is_behind():
+            self.transport.write(_whole_refusal(status, code, message))
         self.transport.close()
+
+
+@lru_cache
+def _whole_refusal(status: int, code: str, message: str) -> bytes:
+    again = status == OVERLOADED[0]
+    told = Overloaded().extensions() if again else NOT_RETRYABLE
+    body = msgspec.json.encode(problem(code, message, told))
+    fields = [*HARDENING, (b"connection", b"close")]
+    if again:
+        fields.append((b"retry-after", str(Overloaded.retry_after).encode()))
+    head = f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    return head.encode("ascii") + b"".join(b"%b: %b\r\n" % field for field in fields) + b"\r\n" + body

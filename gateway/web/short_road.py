@@ -18,7 +18,7 @@ from gateway.errors import GatewayError, Overloaded
 from gateway.identity import Caller
 from gateway.telemetry import RequestLog
 from gateway.upstream.client import FleetClient
-from gateway.web.answers import HARDENING, busy, refusal
+from gateway.web.answers import HARDENING, broken, busy
 from gateway.web.graphql_endpoint import Answer, CallerLeft, GraphQLEndpoint, Planned
 from gateway.web.graphql_over_http import Refused, media_type_for
 from gateway.web.middleware import BEARER, REQUEST_ID, new_request_id
@@ -159,7 +159,8 @@ class ShortRoad:
             pass
         except Exception:
             status = 500
-            await refusal(500, "INTERNAL", "Internal error.")(scope, receive, send)
+            self._log.broke(request_id)
+            await broken(request_id)(scope, receive, send)
             raise
         finally:
             if status:

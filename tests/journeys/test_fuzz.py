@@ -171,3 +171,11 @@ def test_hostile_variables_are_answered(served, raw):
     """Lone surrogates, null bytes, huge numbers and deep nests in the variables."""
     body = b'{"query":"query($id: ID!) { vehicle(id: $id) { id } }","variables":{"id":%s}}' % raw
     check(served.post("/graphql", content=body, headers={**AUTHORIZED, "Content-Type": "application/json"}))
+
+
+@pytest.mark.parametrize("name", ["variables", "extensions"])
+def test_deep_parameters_of_a_get_are_told_wrong(served, name):
+    """JSON that is nested deeper than can be read is a bad request, as it is by POST."""
+    response = served.get("/graphql", params={"query": "{ __typename }", name: "[" * 1500}, headers=AUTHORIZED)
+    assert response.status_code == 400
+    assert response.json()["errors"][0]["extensions"]["code"] == "BAD_REQUEST"

@@ -325,3 +325,120 @@ def test_who_leaves_while_waiting_gives_up_their_turn(server, short):
     asking.join()
     running.close()
     warm.close()
+
+
+def load_of(server: Served) -> dict[str, object]:
+    return httpx.get(f"{server.url}/health/ready").json()
+
+
+def waits_until(holds, seconds: float = 5) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if holds():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def test_who_asks_twice_at_once_and_leaves_is_noticed(server):
+    """Both of two requests that came in one piece end when the connection does: the one that runs and the one behind."""
+    one = server(limits={"deadline": 20})
+    one.simulator.faults.rules = [Fault("latency", seconds=15)]
+    talk = Talk(one)
+    talk.connection.sendall(question() + question(QUESTION.replace(b"first: 1", b"first: 2")))
+    assert waits_until(lambda: load_of(one)["operations"] == 1)
+    talk.close()
+    assert waits_until(lambda: load_of(one) == {"status": "ready", "operations": 0, "queued": 0, "reads": 0}, 2)
+
+
+def test_requests_that_come_at_once_are_answered_in_order(server):
+    """More than may wait on one connection: each has its answer, and the connection stays usable."""
+    talk = Talk(server())
+    many = [QUESTION.replace(b"first: 1", b"first: %d" % number) for number in range(1, 60)]
+    talk.connection.sendall(b"".join(map(question, many)))
+    for number in range(1, 60):
+        length = 0
+        assert talk.file.readline().split()[1] == b"200"
+        while (line := talk.file.readline().lower()) != b"\r\n":
+            length = int(line.split()[1]) if line.startswith(b"content-length") else length
+        assert len(json.loads(talk.file.read(length))["data"]["vehicles"]["nodes"]) == number
+    assert talk.ask(question()) == 200
+    talk.close()
+
+
+def test_a_slow_request_behind_another_waits_for_its_answer(server):
+    """The answer that is due first comes first; then the one that never arrived is 408."""
+    one = server(http={"request_timeout": 0.3}, cache={"enabled": False})
+    one.simulator.faults.rules = [Fault("latency", seconds=1)]
+    talk = Talk(one)
+    assert talk.ask(question() + b"POST /graphql HTTP/1.1\r\n") == 200
+    assert talk.file.readline().split()[1] == b"408"
+    talk.close()
+
+
+def test_empty_lines_keep_no_connection_open(server):
+    """A line break after an answer is no request: the connection is given up all the same."""
+    one = server(http={"request_timeout": 0.3, "keep_alive": 1})
+    talk = Talk(one)
+    assert talk.ask(question()) == 200
+    talk.connection.sendall(b"\r\n")
+    assert talk.file.readline().split()[1] == b"408"
+    assert talk.file.read().endswith(b"}")
+    talk.close()
+
+
+def test_who_reads_nothing_is_given_up(server):
+    """A caller who asks on and on and never reads loses the connection; one who reads slowly keeps it."""
+    one = server(http={"reading_timeout": 1}, cache={"vehicles_ttl": 600})
+    large = question(b'{"query": "{ vehicles(first: 500) { nodes { vehicleId masterData { vin brand model } } } }"}')
+    slow, deaf = Talk(one), Talk(one)
+    slow.connection.sendall(large * 1500)
+    deaf.connection.sendall(large * 1500)
+    open_ones = one.server.server_state.connections
+    assert waits_until(lambda: len(open_ones) == 2)
+    read, alone = 0, 0
+    while alone < 3:
+        read += len(slow.connection.recv(1 << 18))
+        time.sleep(0.05)
+        alone += len(open_ones) == 1
+        assert read < 25_000_000, "the deaf one is still there"
+    assert len(slow.connection.recv(1)) == 1
+    for talk in (slow, deaf):
+        talk.close()
+
+
+def test_connections_have_a_limit(server):
+    """One connection too many is told to come back and closed; those that are open go on, and room is made again."""
+    one = server(http={"connections_max": 2})
+    talks = [Talk(one), Talk(one)]
+    assert [talk.ask(question()) for talk in talks] == [200, 200]
+    surplus = one.say(question())
+    assert code_of(surplus) == (503, "OVERLOADED")
+    assert b"\r\nretry-after: 1\r\n" in surplus
+    assert [talk.ask(question()) for talk in talks] == [200, 200]
+    talks.pop().close()
+    assert waits_until(
+        lambda: b" 200 " in one.say(b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+    )
+    talks.pop().close()
+
+
+def test_bodies_on_their_way_have_a_limit_together(server):
+    """Beyond it a large body is refused, small ones are not, and what never arrived is given back."""
+    one = server(http={"arriving_bytes_max": 300_000})
+    padded = question(QUESTION + b" " * 200_000)
+    held = [Talk(one) for _ in range(2)]
+    held[0].connection.sendall(padded[:-1])
+    time.sleep(0.2)
+    held[1].connection.sendall(padded[:-1])
+    assert held[1].file.readline().split()[1] == b"503"
+    small = Talk(one)
+    assert small.ask(question()) == 200
+    assert held[0].ask(padded[-1:]) == 200
+    held[0].connection.sendall(padded[:-1])
+    time.sleep(0.2)
+    for talk in held:
+        talk.close()
+    assert waits_until(lambda: one.server.config.arriving_bytes == 0)
+    assert small.ask(padded) == 200
+    small.close()
