@@ -20,6 +20,7 @@ from gateway.upstream.fetching import Clock, Fetcher, Rate, Read, Reply
 T = TypeVar("T")
 # Seconds that are no wait.
 AT_ONCE = 1e-9
+SPAN_MAX = 3600.0
 
 
 @dataclass(slots=True)
@@ -30,19 +31,27 @@ class Window:
     remaining: int = 0
     reset: float = 0.0
     next: float = 0.0
+    span: float = 0.0
+    """Seconds of a window, as far as was seen."""
 
     def take(self, at: float, patience: float, settings: PacingSettings) -> float:
         """Seconds until a call that is asked for now may be made; it is counted if it fits the patience (seconds)."""
         if at >= self.reset:
             self.remaining = self.limit
+        else:
+            self.span = max(self.span, min(self.reset - at, SPAN_MAX))
         start = max(at, self.next)
-        step = 0.0
+        # Those who wait for a window of which nothing is known yet are spread over it: else all would come at once.
+        apart = self.span / max(1, self.limit - settings.reserve)
+        step = apart if start > at else 0.0
         if at < self.reset:
             usable = self.remaining - settings.reserve
             if usable <= 0:
-                start = max(start, self.reset)
+                start, step = max(start, self.reset), apart
             elif self.remaining <= settings.share * self.limit:
                 step = max(0.0, self.reset - start) / usable
+            else:
+                step = 0.0
         if start - at < patience:
             self.remaining = max(0, self.remaining - 1)
             self.next = start + step if step else self.next

@@ -11,12 +11,13 @@ from gateway.upstream.pacing import LocalPaces
 # `Window` of pacing.py, run by Redis so that no two processes take the same call. A window is forgotten some time after
 # its end: the limit has to be known until the next one begins.
 _COMMON = """
-local held = redis.call('HMGET', KEYS[1], 'limit', 'remaining', 'reset', 'next')
+local held = redis.call('HMGET', KEYS[1], 'limit', 'remaining', 'reset', 'next', 'span')
 local limit, remaining = tonumber(held[1] or 0), tonumber(held[2] or 0)
 local reset, nextcall = tonumber(held[3] or 0), tonumber(held[4] or 0)
+local span = tonumber(held[5] or 0)
 local function keep()
   redis.call('HSET', KEYS[1], 'limit', limit, 'remaining', remaining, 'reset', string.format('%.17g', reset),
-             'next', string.format('%.17g', nextcall))
+             'next', string.format('%.17g', nextcall), 'span', string.format('%.17g', span))
   redis.call('PEXPIRE', KEYS[1], 3600000)
 end
 """
@@ -24,12 +25,15 @@ TAKE = (
     _COMMON
     + """
 local at, patience, share, reserve = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-if at >= reset then remaining = limit end
-local start, step = math.max(at, nextcall), 0
+if at >= reset then remaining = limit else span = math.max(span, math.min(reset - at, 3600)) end
+local start, apart = math.max(at, nextcall), span / math.max(1, limit - reserve)
+local step = 0
+if start > at then step = apart end
 if at < reset then
   local usable = remaining - reserve
-  if usable <= 0 then start = math.max(start, reset)
-  elseif remaining <= share * limit then step = math.max(0, reset - start) / usable end
+  if usable <= 0 then start, step = math.max(start, reset), apart
+  elseif remaining <= share * limit then step = math.max(0, reset - start) / usable
+  else step = 0 end
 end
 if start - at < patience then
   remaining = math.max(0, remaining - 1)

@@ -83,6 +83,42 @@ async def test_the_last_calls_are_spread_over_the_window():
     assert len(served) > 80
 
 
+def test_who_waits_for_the_next_window_is_spread_over_it():
+    """Calls that wait for a limit's end come one after another in the next window, not all as it begins."""
+    window = Window()
+    window.learn(Rate(10, 10, 1060.0))
+    waits = [window.take(1000.0, 150.0, SETTINGS) for _ in range(50)]
+    starts = [1000.0 + wait for wait in waits if wait < 150.0]
+    for begins in (1000.0, 1060.0, 1120.0):
+        assert sum(begins <= start < begins + 60 for start in starts) <= 10
+    assert 15 < len(starts) < 30
+
+
+async def test_a_herd_that_waits_meets_no_refusal_of_the_fleet_api():
+    """Many at a time beyond the limit: some wait for the next window, some are refused here, none is refused there."""
+
+    class Ticking(Clock):
+        def __call__(self) -> float:
+            return asyncio.get_running_loop().time()
+
+    clock = Ticking()
+    fleet = Limited(clock, 20, seconds=0.5)
+    pacing = Pacing(fleet, LocalPaces(SETTINGS), clock)
+
+    async def ask() -> str:
+        try:
+            await pacing.fetch(vehicle_read(by=by("alice", 1.2)))
+        except RateLimited:
+            return "refused"
+        return "served"
+
+    first = [await ask() for _ in range(4)]
+    came = first + await asyncio.gather(*(ask() for _ in range(100)))
+    assert fleet.refused == 0
+    assert came.count("served") > 25
+    assert came.count("refused") > 25
+
+
 async def test_one_client_does_not_hold_up_another():
     """Each client has a window of its own."""
     clock = Clock()
