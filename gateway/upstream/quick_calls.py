@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Collection
 from typing import TypeVar
 
+from gateway.errors import UpstreamRejected
 from gateway.upstream.breaker import Circuit
 from gateway.upstream.fetching import Clock, Fetcher, Read, Reply, Resource
 from gateway.upstream.http1 import Connection, Parts
@@ -97,6 +98,8 @@ class QuickCalls:
             self._transport.begin(read, flight)
         except BROKEN as broken:
             flight.set_exception(broken)
+        except UpstreamRejected as rejected:
+            flight.go_on(rejected)
         return flight
 
     def went_well(self, read: Read[T], reply: Reply[T]) -> None:

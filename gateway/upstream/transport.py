@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import re
 import time
 from collections.abc import Mapping
 from functools import lru_cache
@@ -57,6 +58,11 @@ SHORT = 512
 DIGITS_MAX = 12
 
 
+# Characters of a request's target; servers that are asked for more may drop the connection, which looks like an outage.
+TARGET_MAX = 8000
+TOO_LONG = Problem(414)
+PROBLEM_TYPE = re.compile(r"/problems/[a-z0-9/_-]{1,90}")
+FLOW_ID_FORM = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # What transports raise.
 BROKEN = (httpx.TransportError, httpx.StreamError, httpx.DecodingError, UnicodeDecodeError, OSError)
 
@@ -86,8 +92,8 @@ class HttpTransport:
             if isinstance(given, Exception):
                 raise given
             return given
-        read.tally.upstream_calls += 1
         target = _target_of(read)
+        read.tally.upstream_calls += 1
         try:
             if self._http1 is not None:
                 parts = await self._http1.asked(self._http1.head_to(target, self._prepared_for(read)))
@@ -105,13 +111,13 @@ class HttpTransport:
         return self._http1 is not None
 
     def begin(self, read: Read[Any], call: Call) -> None:
-        """Makes a call without waiting: it is told what comes of it; raises one of BROKEN."""
+        """Makes a call without waiting: it is told what comes of it; raises one of BROKEN, or UpstreamRejected."""
         assert self._http1 is not None
-        errand = read.errand
+        target, errand = _target_of(read), read.errand
         errand.tally.upstream_calls += 1
         is_plain = errand.traceparent is None and read.known is None
         prepared = errand.caller.head(self._rendered) if is_plain else self._prepared_for(read)
-        call.head = self._http1.head_to(_target_of(read) if read.parameters else read.path, prepared)
+        call.head = self._http1.head_to(target, prepared)
         self._http1.begin(call)
 
     def reply_to(self, read: Read[T], parts: Parts) -> Reply[T]:
@@ -130,8 +136,9 @@ class HttpTransport:
         reply = Reply(self._decoded(read, body), len(body), body=body if read.model is Vehicle else None)
         if names:
             etag, flow_id = names.get(b"etag"), names.get(FLOW_ID_BYTES)
-            reply.etag = None if etag is None else fields[etag].decode("latin-1")
-            reply.flow_id = None if flow_id is None else fields[flow_id].decode("latin-1")
+            # One that is not plain text could not be sent back.
+            reply.etag = fields[etag].decode("ascii") if etag is not None and fields[etag].isascii() else None
+            reply.flow_id = None if flow_id is None else sound_flow_id(fields[flow_id].decode("latin-1"))
             reply.rate = rate_of(httpx.Headers(fields)) if b"x-rate-limit-limit" in names else None
         return reply
 
@@ -140,7 +147,7 @@ class HttpTransport:
         if status == 304 and read.known is not None:
             return msgspec.structs.replace(read.known, rate=rate_of(headers))
         if status == 404:
-            return Reply(None, len(body), flow_id=headers.get(FLOW_ID), rate=rate_of(headers))
+            return Reply(None, len(body), flow_id=sound_flow_id(headers.get(FLOW_ID)), rate=rate_of(headers))
         raise failure_of(status, headers, body)
 
     async def close(self) -> None:
@@ -213,12 +220,17 @@ def meaning_of(broken: Exception) -> UpstreamError:
 
 def _target_of(read: Read[Any]) -> str:
     if not read.parameters:
+        if len(read.path) > TARGET_MAX:
+            raise UpstreamRejected(TOO_LONG)
         return read.path
     return (_known_target if len(read.parameters[-1][1]) <= SHORT else _target)(read.path, read.parameters)
 
 
 def _target(path: str, parameters: Parameters) -> str:
-    return f"{path}?{urlencode(parameters)}"
+    target = f"{path}?{urlencode(parameters)}"
+    if len(target) > TARGET_MAX:
+        raise UpstreamRejected(TOO_LONG)
+    return target
 
 
 _known_target = lru_cache(1024)(_target)
@@ -285,6 +297,10 @@ def _problem_of(status: int, headers: Mapping[str, str], body: bytes) -> Problem
     except (msgspec.MsgspecError, UnicodeDecodeError):
         said = ProblemBody()
     # Only what looks like a problem type is passed on: whatever else stands there is not ours to show.
-    known = said.type if said.type and said.type.startswith("/problems/") and len(said.type) < 100 else None
-    flow_id = headers.get(FLOW_ID) or said.flow_id
-    return Problem(status, known, flow_id if flow_id and len(flow_id) <= 64 and flow_id.isascii() else None)
+    known = said.type if said.type and PROBLEM_TYPE.fullmatch(said.type) else None
+    return Problem(status, known, sound_flow_id(headers.get(FLOW_ID) or said.flow_id))
+
+
+def sound_flow_id(given: str | None) -> str | None:
+    """What the fleet API calls a request, if it looks like such an id."""
+    return given if given is not None and FLOW_ID_FORM.fullmatch(given) else None

@@ -90,6 +90,25 @@ async def test_each_status_has_its_error(status, error):
 
 
 @pytest.mark.parametrize(
+    "said", ["/problems/Bearer abc.def https://x", "/problems/" + "x" * 100, "/elsewhere", "Bearer t"]
+)
+async def test_what_does_not_look_like_a_problem_is_not_told(said):
+    """Types and flow ids of any other form may be whatever the fleet API was given."""
+    transport = transport_over(httpx.Response(500, json={"type": said, "flow_id": said}))
+    with pytest.raises(UpstreamUnavailable) as failed:
+        await transport.fetch(READ)
+    assert failed.value.extensions()["upstream"] == {"status": 500, "type": None, "flowId": None}
+
+
+async def test_an_etag_that_could_not_be_sent_back_is_not_kept():
+    """A tag outside ASCII: the answer is as good as one without."""
+    transport = transport_over(httpx.Response(200, json={"id": "JQ7RP"}, headers=[(b"etag", b'"caf\xe9"')]))
+    reply = await transport.fetch(READ)
+    assert reply.value is not None
+    assert reply.etag is None
+
+
+@pytest.mark.parametrize(
     "body", [b"<html>busy</html>", b"", b'{"type": 5}', b"\xff", b'{"type":"https://evil.test/x"}']
 )
 async def test_a_failure_without_a_problem_is_still_told_by_its_status(body):
