@@ -55,21 +55,21 @@ class VerifiedClaims:
         digest = principal_of(token)
         claimed = self._verified.get(digest)
         if claimed is None or self._clock() >= claimed.expires_at:
-            claimed = self._verified[digest] = self._claimed_by(await self._claims_of(token))
+            claimed = self._verified[digest] = await self._claimed_of(token)
             if len(self._verified) > VERIFIED_MAX:
                 self._verified.popitem(last=False)
         return Caller(token, *claimed)
 
-    async def _claims_of(self, token: str) -> dict[str, Any]:
+    async def _claimed_of(self, token: str) -> Claimed:
         try:
             try:
                 claims = _decoded(token, await self._keys.keys())
             except InvalidKeyIdError:
                 claims = _decoded(token, await self._keys.keys(refresh=True))
             self._registry.validate(claims)
-        except (JoseError, ValueError, TypeError) as refused:
+            return self._claimed_by(claims)
+        except (JoseError, ValueError, TypeError, OverflowError) as refused:
             raise Unauthenticated("The bearer token is not valid here.") from refused
-        return claims
 
     def _claimed_by(self, claims: dict[str, Any]) -> Claimed:
         who = claims.get("sub") or claims.get("client_id") or claims.get("azp")

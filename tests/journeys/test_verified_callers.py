@@ -58,7 +58,17 @@ async def test_a_rotated_token_finds_what_the_old_one_read(world):
     assert simulator.requests.total == 2
 
 
-@pytest.mark.parametrize("wrong", [{"iss": "https://evil.test"}, {"aud": "other"}, {"exp": int(time.time()) - 60}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"iss": "https://evil.test"},
+        {"aud": "other"},
+        {"exp": int(time.time()) - 60},
+        {"exp": 10**400},
+        {"scope": 7},
+        {"scope": True},
+    ],
+)
 async def test_a_bad_token_never_reaches_the_fleet_api(world, wrong):
     """Wrong issuer, wrong audience or expired: 401 before any upstream call, although the fleet API would take it."""
     simulator, issuer, ask = world
