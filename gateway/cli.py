@@ -23,7 +23,7 @@ from gateway import __version__
 from gateway.app import create_app, from_environment
 from gateway.engine.manifests import ManifestInvalid, problems_of, read_manifest
 from gateway.schema.build import build_schema, print_sdl
-from gateway.settings import Settings, knobs, unknown_variables, variable_of
+from gateway.settings import LogSettings, Settings, knobs, unknown_variables, variable_of
 from gateway.simulator import FleetPlan, Simulator, Switches
 from gateway.telemetry import configure_logs
 from gateway.web.protocol import ServerConfig
@@ -106,6 +106,7 @@ def simulate(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) ->
             f"Token      {token}"
         )
 
+    configure_logs(LogSettings(format="text"))
     _Server(_listening(simulator.app, host or "127.0.0.1", port or 0), greet).run()
 
 
@@ -164,7 +165,7 @@ def show_settings(
 DEMO_TOKEN_SECONDS = 30 * 86400
 EXAMPLE = '{"query":"{ vehicles(first: 3) { nodes { vehicleId masterData { brand model licensePlate } } } }"}'
 # Requests are logged by the gateway itself, with their ids; the server's own log keeps to what is wrong.
-UVICORN: dict[str, Any] = {"access_log": False, "log_level": "warning", "server_header": False}
+UVICORN: dict[str, Any] = {"access_log": False, "log_config": None, "server_header": False}
 
 
 class _Server(uvicorn.Server):

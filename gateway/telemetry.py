@@ -12,7 +12,7 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
@@ -52,6 +52,7 @@ def configure_logs(settings: LogSettings) -> None:
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
+    handler.addFilter(numbers_only)
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
 
 
@@ -128,6 +129,19 @@ class RequestLog:
             self._log.warning("requests refused", number=self._silent)
         self._second, self._silent = second, 0
         return True
+
+
+def numbers_only(record: logging.LogRecord) -> bool:
+    """Of what a library fills into its words only numbers are written: the rest may be what it was given."""
+    if isinstance(record.args, Mapping):
+        record.args = {name: _number_or_not(value) for name, value in record.args.items()}
+    elif record.args:
+        record.args = tuple(map(_number_or_not, record.args))
+    return True
+
+
+def _number_or_not(value: object) -> object:
+    return value if isinstance(value, int | float) else REDACTED
 
 
 def frames_only(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

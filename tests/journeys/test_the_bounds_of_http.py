@@ -442,3 +442,17 @@ def test_bodies_on_their_way_have_a_limit_together(server):
     assert waits_until(lambda: one.server.config.arriving_bytes == 0)
     assert small.ask(padded) == 200
     small.close()
+
+
+def test_what_is_too_long_for_the_fleet_api_is_not_sent(server):
+    """A search beyond what servers read is rejected here; it is no outage, and others go on being served."""
+    one = server()
+    long = QUESTION.replace(b"first: 1", b'first: 1, search: \\"%b\\"' % (b"x" * 30_000))
+    headers = {"Authorization": f"Bearer {TOKENS['alice']}", "Content-Type": "application/json"}
+    for _ in range(12):
+        answer = httpx.post(f"{one.url}/graphql", content=long, headers=headers).json()
+        extensions = answer["errors"][0]["extensions"]
+        assert extensions["code"] == "UPSTREAM_REJECTED"
+        assert extensions["upstream"]["status"] == 414
+    assert one.simulator.requests.total == 0
+    assert "errors" not in httpx.post(f"{one.url}/graphql", content=QUESTION, headers=headers).json()

@@ -209,6 +209,8 @@ def test_a_log_line_quotes_no_exception(capsys):
         except ValueError:
             structlog.get_logger().exception("failed")
             logging.getLogger("some.library").exception("sending %s to %s", secret, f"https://{CANARY}.test/x")
+        logging.getLogger("some.library").warning("%s took %d of %s", CANARY, 7, {"given": CANARY})
+        logging.getLogger("some.library").warning("%(what)s", {"what": CANARY})
         logging.getLogger("asyncio").error("Task exception", extra={"x": secret})
     finally:
         structlog.reset_defaults()
@@ -216,4 +218,5 @@ def test_a_log_line_quotes_no_exception(capsys):
     written = capsys.readouterr().err
     assert "ValueError" in written
     assert "test_token_canary.py" in written
+    assert "took 7 of" in written
     assert CANARY not in written

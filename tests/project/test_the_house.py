@@ -106,7 +106,8 @@ def test_every_error_code_is_documented_and_no_other():
     text = "".join(path.read_text() for path in (ROOT / "gateway").rglob("*.py") if "simulator" not in path.parts)
     said = set(
         re.findall(
-            r'(?:code(?:: ClassVar\[str\])? = |_coded\(|"code": |_?refus(?:e|al)\(\d+, |Refused\(\d+, )"([A-Z_]+)"',
+            r'(?:code(?:: ClassVar\[str\])? = |_coded\(|"code": |_?refus(?:e|al)\(\d+, |Refused\(\d+, |= \(\d+, )'
+            r'"([A-Z_]+)"',
             text,
         )
     )
