@@ -35,6 +35,11 @@ class Caller:
         self.expires_at = expires_at
         self.fleet = fleet
 
+    @property
+    def is_verified(self) -> bool:
+        """Whether the token was found to be an issuer's, and not merely sent."""
+        return self.expires_at is not None
+
     def authorization(self) -> str:
         """The `Authorization` header for the upstream: this and `head` are the only ways out for the token."""
         return self.__authorization

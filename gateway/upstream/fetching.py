@@ -38,7 +38,10 @@ class Used(NamedTuple):
 
 @dataclass(slots=True)
 class Tally:
-    """What one request has cost so far, and how old its oldest part is; `reads` are noted where somebody asks."""
+    """What one request has cost so far, and how old its oldest part is; `reads` are noted where somebody asks.
+
+    `accepted` says that the fleet API has answered, so the caller's token is one of its own.
+    """
 
     upstream_calls: int = 0
     cache_hits: int = 0
@@ -46,6 +49,7 @@ class Tally:
     oldest: float | None = None
     fresh_until: float | None = None
     stale: bool = False
+    accepted: bool = False
     reads: list[Used] | None = None
 
     def used(self, stored_at: float, fresh_until: float, *, stale: bool) -> None:

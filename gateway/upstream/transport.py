@@ -133,6 +133,7 @@ class HttpTransport:
             raise UpstreamInvalidResponse(_problem_of(status, httpx.Headers(fields), b""))
         if status != 200:
             return self._unusual(read, status, fields, body)
+        read.tally.accepted = True
         reply = Reply(self._decoded(read, body), len(body), body=body if read.model is Vehicle else None)
         if names:
             etag, flow_id = names.get(b"etag"), names.get(FLOW_ID_BYTES)
@@ -145,6 +146,7 @@ class HttpTransport:
     def _unusual(self, read: Read[T], status: int, fields: Fields, body: bytes) -> Reply[T]:
         headers = httpx.Headers(fields)
         if status == 304 and read.known is not None:
+            read.tally.accepted = True
             return msgspec.structs.replace(read.known, rate=rate_of(headers))
         if status == 404:
             return Reply(None, len(body), flow_id=sound_flow_id(headers.get(FLOW_ID)), rate=rate_of(headers))

@@ -157,9 +157,10 @@ class GraphQLEndpoint:
             return self._explorer.page()
         media_type = media_type_for(request.headers.get("Accept"))
         caller: Caller | None = getattr(request.state, "caller", None)
-        principal = caller.principal if caller is not None else ""
-        if self.admission.is_full(principal):
-            self.admission.introduce(request.headers.get("Authorization", "").encode("latin-1"), principal)
+        line = self.admission.line_of(caller)
+        if self.admission.is_full(line):
+            if caller is not None:
+                self.admission.introduce(request.headers.get("Authorization", "").encode("latin-1"), caller)
             raise Overloaded
         patience = Patience.of(self._seconds_of(request))
         if request.method == "POST":
@@ -167,12 +168,12 @@ class GraphQLEndpoint:
         else:
             asked = asked_by_get(request.query_params)
         self._check_variables(asked)
-        await self._enter(principal, patience, request.receive)
+        await self._enter(line, patience, request.receive)
         try:
             told = await self._tell(request, asked, caller, patience)
         finally:
             patience.close()
-            self.admission.leave(principal)
+            self.admission.leave(line)
         answer = self._answer(told, media_type)
         return Response(answer.body, answer.status, answer.headers, answer.content_type)
 
@@ -240,22 +241,24 @@ class GraphQLEndpoint:
         """How long an operation may take whose caller asks for nothing else."""
         return Patience.of(self._limits.deadline)
 
-    async def let_in(self, caller: Caller, patience: Patience, receive: Receive, credentials: bytes) -> None:
-        """Takes a place for a caller, who will be known by their credentials if there is none.
+    async def let_in(self, caller: Caller, patience: Patience, receive: Receive, credentials: bytes) -> str:
+        """Takes a place for a caller, who will be known by their credentials if there is none; tells in which line.
 
         Raises Overloaded for whoever can't wait or waited in vain, CallerLeft for whoever waited no longer.
         """
-        if self.admission.is_full(caller.principal):
-            self.admission.introduce(credentials, caller.principal)
+        line = self.admission.line_of(caller)
+        if self.admission.is_full(line):
+            self.admission.introduce(credentials, caller)
             raise Overloaded
-        await self._enter(caller.principal, patience, receive)
+        await self._enter(line, patience, receive)
+        return line
 
-    async def _enter(self, principal: str, patience: Patience, receive: Receive) -> None:
-        if self.admission.enter_at_once(principal):
+    async def _enter(self, line: str, patience: Patience, receive: Receive) -> None:
+        if self.admission.enter_at_once(line):
             return
         leaving = asyncio.get_running_loop().create_task(_leave(receive, patience))
         try:
-            await self.admission.enter(principal, patience)
+            await self.admission.enter(line, patience)
         except Overloaded:
             patience.close()
             if leaving.done():
@@ -268,6 +271,7 @@ class GraphQLEndpoint:
         self,
         planned: Planned,
         caller: Caller,
+        line: str,
         patience: Patience,
         receive: Receive,
         media_type: str,
@@ -276,7 +280,7 @@ class GraphQLEndpoint:
         context_of: ContextOf,
         client: FleetClient,
     ) -> Answer:
-        """The answer for a caller who was let in; the place is given back."""
+        """The answer for a caller who was let in from a line; the place is given back."""
         try:
             context = context_of(caller, request_id, None, patience)
             work = self._execution.of(planned.document, planned.name, planned.variables, context, planned.prepared)
@@ -287,7 +291,7 @@ class GraphQLEndpoint:
             answer = self._answer(self._told(result, context, request_id, None), media_type)
         finally:
             patience.close()
-            self.admission.leave(caller.principal)
+            self.admission.leave(line)
         if self.whole_answers is not None and not result.errors and not tally.stale and planned.body:
             made_of = client.made_of(tally.reads or ())
             if made_of:
@@ -408,6 +412,8 @@ class GraphQLEndpoint:
         if result.data is None and errors and not any(error.path for error in errors):
             return _invalid(errors)
         tally = context.errand.tally if context is not None else Tally()
+        if context is not None and (tally.accepted or tally.cache_hits):
+            self.admission.accept(context.errand.caller)
         extensions: dict[str, Any] = {}
         if cost is not None:
             extensions["cost"] = {

@@ -45,12 +45,12 @@ class Refusals:
         self._requests: OrderedDict[int, str] = OrderedDict()
 
     def are_due(self, headers: list[tuple[bytes, bytes]]) -> str | None:
-        """The principal whose credentials are among a request's headers, if it is sent away at once."""
+        """The line of those whose credentials are among a request's headers, if it is sent away at once."""
         if self._admission.waiting:
             for name, value in headers:
                 if name == b"authorization":
-                    principal = self._admission.introduced(value)
-                    return principal if principal is not None and self._admission.is_shut(principal) else None
+                    line = self._admission.introduced(value)
+                    return line if line is not None and self._admission.is_shut(line) else None
         return None
 
     @property
@@ -62,13 +62,13 @@ class Refusals:
         """Whether this is a request that was refused before, and whose sender is still sent away at once."""
         return len(request) <= REQUEST_BYTES_MAX and self._requests.get(hash(request)) in self._admission.shut
 
-    def remember(self, request: bytes, principal: str) -> None:
+    def remember(self, request: bytes, line: str) -> None:
         """A whole request, as it came, that was refused: a flood has many of the same.
 
         Only Python's hash of it is kept, which is keyed: nobody can make another that is taken for it.
         """
         if len(request) <= REQUEST_BYTES_MAX:
-            self._requests[hash(request)] = principal
+            self._requests[hash(request)] = line
             if len(self._requests) > REQUESTS_MAX:
                 self._requests.popitem(last=False)
 

@@ -136,10 +136,11 @@ class ShortRoad:
         patience = self._endpoint.patience()
         status = 499
         try:
-            await self._endpoint.let_in(caller, patience, receive, _credentials_of(scope))
+            line = await self._endpoint.let_in(caller, patience, receive, _credentials_of(scope))
             answer = await self._endpoint.answer(
                 planned,
                 caller,
+                line,
                 patience,
                 receive,
                 media_type,

@@ -209,6 +209,34 @@ async def test_too_many_at_once_are_told_to_come_back(server):
     assert refused.elapsed.total_seconds() < 0.9
 
 
+@pytest.mark.parametrize("accept", ["application/json", "application/graphql-response+json"])
+async def test_a_flood_of_invented_tokens_leaves_room_for_who_is_known(server, accept):
+    """Where each request has a token of its own, they are as one principal to those whom the fleet API has answered."""
+    limits = {"concurrency": 4, "queue": 6, "principal_concurrency": 2, "principal_queue": 4}
+    gateway = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
+    # What makes a request leave the short road.
+    traced = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"} if "graphql" in accept else {}
+    async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
+
+        async def ask(token: str) -> httpx.Response:
+            headers = {"Authorization": f"Bearer {token}", "Accept": accept, **traced}
+            return await http.post(
+                "/graphql", content=QUESTION, headers={**headers, "Content-Type": "application/json"}
+            )
+
+        assert (await ask(TOKENS["alice"])).status_code == 200
+        gateway.simulator.faults.rules = [Fault("latency", seconds=1)]
+        flood = [asyncio.create_task(ask(f"invented-{number}")) for number in range(40)]
+        await asyncio.sleep(0.2)
+        assert (await ask(TOKENS["alice"])).status_code == 200
+        answers = await asyncio.gather(*flood)
+        gateway.simulator.faults.rules = []
+        told = [answer.json()["errors"][0]["extensions"]["code"] for answer in answers]
+        assert (told.count("UNAUTHENTICATED"), told.count("OVERLOADED")) == (9, 31)
+        assert [(await ask(TOKENS["bob"])).status_code for _ in range(3)] == [200] * 3
+        assert (await http.get("/health/ready")).json()["queued"] == 0
+
+
 QUESTION = b'{"query": "{ vehicles(first: 1) { nodes { vehicleId } } }"}'
 
 

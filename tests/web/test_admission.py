@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import Overloaded
+from gateway.identity import Caller
 from gateway.settings import LimitSettings
 from gateway.upstream.fetching import Patience
-from gateway.web.admission import Admission
+from gateway.web.admission import ACCEPTED_MAX, STRANGER, Admission
 from gateway.web.processor import watch
 
 SMALL = LimitSettings(concurrency=4, queue=6, principal_concurrency=2, principal_queue=4)
@@ -216,10 +217,59 @@ async def test_who_was_refused_is_known_by_their_credentials():
     admission = Admission(LimitSettings(concurrency=1, principal_queue=1))
     await admission.enter("flood", Patience.of(5))
     waiting = await waiting_for(admission, "flood")
-    admission.introduce(b"Bearer one", "flood")
+    caller = Caller("one", principal="flood")
+    admission.introduce(b"Bearer one", caller)
+    assert admission.introduced(b"Bearer one") == STRANGER + "flood"
+    admission.accept(caller)
     assert admission.introduced(b"Bearer one") == "flood"
     assert admission.is_shut("flood")
     assert admission.introduced(b"Bearer two") is None
     admission.leave("flood")
     await waiting
     assert not admission.is_shut("flood")
+
+
+async def test_strangers_leave_places_to_those_who_are_known():
+    """However many principals strangers make themselves, they have three of four places and one turn in each round."""
+    admission = Admission(LimitSettings(concurrency=4, queue=6, principal_concurrency=2, principal_queue=4))
+    made_up = [admission.line_of(Caller(f"made up {number}")) for number in range(9)]
+    tasks = [await waiting_for(admission, line) for line in made_up]
+    assert (admission.running, admission.waiting) == (3, 6)
+    assert admission.is_full(admission.line_of(Caller("one more")))
+    await admission.enter("known", Patience.of(5))
+    second = await waiting_for(admission, "known")
+    assert (admission.running, admission.waiting) == (4, 7)
+    admission.leave(made_up[0])
+    await asyncio.sleep(0)
+    admission.leave(made_up[1])
+    await second
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def test_who_is_known_is_no_stranger():
+    """Known is whom the fleet API answered, or who was verified; of the former the latest are remembered."""
+    admission = Admission(SMALL)
+    one, verified = Caller("one"), Caller("two", expires_at=1.0)
+    assert admission.line_of(one) == STRANGER + one.principal
+    assert admission.line_of(None) == STRANGER
+    assert admission.line_of(verified) == verified.principal
+    admission.accept(one)
+    assert admission.line_of(one) == one.principal
+    for number in range(ACCEPTED_MAX):
+        admission.accept(Caller(f"next {number}"))
+    assert admission.line_of(one) == STRANGER + one.principal
+    assert admission.line_of(Caller(f"next {number}")).startswith(STRANGER) is False
+
+
+def test_a_stranger_who_becomes_known_is_not_somebody_else():
+    """A single caller's first requests and those after them are no contest."""
+    admission = Admission(SMALL)
+    one = Caller("one")
+    admission.notice(admission.line_of(one))
+    admission.accept(one)
+    admission.notice(admission.line_of(one))
+    assert not admission.is_contested
+    admission.notice(STRANGER)
+    assert admission.is_contested
