@@ -56,6 +56,8 @@ EVERY_REQUEST = {
 SHORT = 512
 # Of a number in a header: more says nothing of time or calls.
 DIGITS_MAX = 12
+# Seconds after which it is asked again, however long the fleet API says to wait: what it says may be wrong.
+WAIT_MAX = 3600.0
 
 
 # Characters of a request's target; servers that are asked for more may drop the connection, which looks like an outage.
@@ -269,7 +271,12 @@ def failure_of(status: int, headers: Mapping[str, str], body: bytes, now: float 
 
 
 def wait_of(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds to wait: `Retry-After` (seconds or HTTP date) first, then `X-Rate-Limit-Reset` (epoch seconds)."""
+    """Seconds to wait, at most WAIT_MAX: of `Retry-After` (seconds or HTTP date), else `X-Rate-Limit-Reset` (epoch)."""
+    wait = _wait_told(headers, now)
+    return None if wait is None else min(wait, WAIT_MAX)
+
+
+def _wait_told(headers: Mapping[str, str], now: float) -> float | None:
     after = headers.get("Retry-After")
     if after is not None:
         if after.strip().isdecimal() and len(after) <= DIGITS_MAX:
@@ -290,7 +297,7 @@ def rate_of(headers: Mapping[str, str]) -> Rate | None:
     if not all(number.isdecimal() and len(number) <= DIGITS_MAX for number in told):
         return None
     limit, remaining, reset = map(int, told)
-    return Rate(limit, remaining, float(reset))
+    return Rate(limit, remaining, min(float(reset), time.time() + WAIT_MAX))
 
 
 def _problem_of(status: int, headers: Mapping[str, str], body: bytes) -> Problem:

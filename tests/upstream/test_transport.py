@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import gzip
+import time
 
 import httpx
 import pytest
@@ -26,7 +27,7 @@ from gateway.upstream.client import FleetClient
 from gateway.upstream.fetching import Errand, Read, Resource, Tally
 from gateway.upstream.models import Vehicle
 from gateway.upstream.single_flight import OwnFlight
-from gateway.upstream.transport import HttpTransport, wait_of
+from gateway.upstream.transport import WAIT_MAX, HttpTransport, rate_of, wait_of
 
 SETTINGS = UpstreamSettings(url="http://fleet.test/", response_bytes_max=2048)
 ERRAND = Errand(Caller("secret-token"), Tally())
@@ -194,6 +195,9 @@ async def test_a_member_of_a_wrong_type_costs_only_itself():
         ({"Retry-After": email.utils.formatdate(999_000, usegmt=True)}, 0),
         ({"X-Rate-Limit-Reset": "1000030", "X-Rate-Limit-Remaining": "0"}, 30),
         ({"Retry-After": "7", "X-Rate-Limit-Reset": "1000030"}, 7),
+        ({"Retry-After": "86400"}, 3600),
+        ({"Retry-After": "Fri, 31 Dec 9999 23:59:59 GMT"}, 3600),
+        ({"X-Rate-Limit-Reset": "999999999999", "X-Rate-Limit-Remaining": "0"}, 3600),
         ({"Retry-After": "soon", "X-Rate-Limit-Reset": "1000030"}, 30),
         ({"X-Rate-Limit-Reset": "soon"}, None),
         ({}, None),
@@ -202,6 +206,14 @@ async def test_a_member_of_a_wrong_type_costs_only_itself():
 def test_both_forms_of_429_tell_how_long_to_wait(headers, seconds):
     """Retry-After comes first, in seconds or as a date, then the reset time in epoch seconds."""
     assert wait_of(httpx.Headers(headers), now=1_000_000) == seconds
+
+
+def test_a_window_that_never_ends_is_taken_to_end_in_an_hour():
+    """A reset time that makes no sense slows calls down for a while, not for ever."""
+    told = {"X-Rate-Limit-Limit": "100", "X-Rate-Limit-Remaining": "1", "X-Rate-Limit-Reset": "999999999999"}
+    rate = rate_of(httpx.Headers(told))
+    assert rate is not None
+    assert rate.reset <= time.time() + WAIT_MAX
 
 
 TOLD = st.text(st.characters(max_codepoint=255, exclude_categories=["Cc"]), max_size=30) | st.integers().map(str)
