@@ -7,6 +7,7 @@ GatewayError
 │  ├─ GlobalIdInvalid             GLOBAL_ID_INVALID
 │  ├─ PageSizeInvalid             PAGE_SIZE_INVALID
 │  ├─ WalkLimitExceeded           WALK_LIMIT_EXCEEDED
+│  ├─ CallLimitExceeded           LIMIT_EXCEEDED     with `limit` upstreamCalls, where the price could not foresee it
 │  ├─ BackwardPagingUnsupported   BACKWARD_PAGING_UNSUPPORTED
 │  └─ CursorError
 │     ├─ CursorInvalid            CURSOR_INVALID     not a cursor of ours
@@ -107,6 +108,19 @@ class WalkLimitExceeded(CallerError):
 
     def extensions(self) -> dict[str, object]:
         return {**super().extensions(), "maximumPages": self.pages}
+
+
+class CallLimitExceeded(CallerError):
+    """What the operation has read turned out to need more upstream calls than one operation may take."""
+
+    code = "LIMIT_EXCEEDED"
+
+    def __init__(self, maximum: int) -> None:
+        super().__init__(f"This would take more than {maximum} upstream calls, the limit for one operation.")
+        self.maximum = maximum
+
+    def extensions(self) -> dict[str, object]:
+        return {**super().extensions(), "limit": "upstreamCalls", "maximum": self.maximum}
 
 
 class BackwardPagingUnsupported(CallerError):

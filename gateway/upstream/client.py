@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
 
 from gateway.errors import (
+    CallLimitExceeded,
     GatewayError,
     Problem,
     RateLimited,
@@ -77,7 +78,9 @@ class FleetClient:
         *,
         prefetch: bool = False,
         under_way: Callable[[], int] = lambda: 0,
+        calls_max: int | None = None,
     ) -> None:
+        self._calls_max = calls_max
         self._under_way = under_way
         self._fetcher = fetcher
         self._settings = settings
@@ -161,10 +164,19 @@ class FleetClient:
         return found
 
     async def latest_states(self, errand: Errand, ids: Sequence[str]) -> list[State | BaseException | None]:
-        """The latest states of vehicles as property by name, each with its own error if it has one."""
+        """The latest states of vehicles as property by name, each with its own error if it has one.
+
+        They are part of what lists answer, so the price does not count them; beyond the limit of an operation's calls
+        the error is CallLimitExceeded.
+        """
         possible = [vehicle_id for vehicle_id in dict.fromkeys(ids) if _possible(vehicle_id)]
         paths = self._state_path.of_each(possible)
-        values = await self._values(reads_of(errand, Resource.LATEST_STATE, paths, State))
+        reads = reads_of(errand, Resource.LATEST_STATE, paths, State)
+        errand.unforeseen += len(reads)
+        if self._calls_max is None or errand.unforeseen <= self._calls_max:
+            values = await self._values(reads)
+        else:
+            values = await self._values_within(errand, reads, self._calls_max)
         found = dict(zip(possible, values, strict=True))
         return [found.get(vehicle_id) for vehicle_id in ids]
 
@@ -234,6 +246,19 @@ class FleetClient:
     async def _values(self, reads: Sequence[Read[T]]) -> list[T | BaseException | None]:
         replies = await self._fetcher.fetch_all(reads, self._settings.parallel_reads_max)
         return [reply.value if isinstance(reply, Reply) else reply for reply in replies]
+
+    async def _values_within(
+        self, errand: Errand, reads: Sequence[Read[T]], calls_max: int
+    ) -> list[T | BaseException | None]:
+        """What is read as long as the operation's calls are within the limit: what is kept takes none."""
+        values: list[T | BaseException | None] = []
+        if errand.in_turn is None:
+            errand.in_turn = asyncio.Lock()
+        async with errand.in_turn:
+            while len(values) < len(reads) and (room := calls_max - errand.tally.upstream_calls) > 0:
+                part: list[T | BaseException | None] = await self._values(reads[len(values) :][:room])
+                values += part
+        return values + [CallLimitExceeded(calls_max)] * (len(reads) - len(values))
 
     def _read_ahead(self, errand: Errand, cursor: str) -> None:
         ahead = asyncio.create_task(self._fetcher.fetch(self._page_read(errand, cursor, None)))

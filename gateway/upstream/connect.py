@@ -69,7 +69,12 @@ async def connect(settings: Settings, wire: Wire | None = None, clock: Clock = n
             cache = Cache(flights, store, lifetimes, clock)
             closing.push_async_callback(cache.settle)
         client = FleetClient(
-            cache or flights, settings.upstream, cache, prefetch=settings.cache.prefetch, under_way=flights.__len__
+            cache or flights,
+            settings.upstream,
+            cache,
+            prefetch=settings.cache.prefetch,
+            under_way=flights.__len__,
+            calls_max=settings.limits.upstream_calls,
         )
         closing.push_async_callback(client.settle)
         yield client

@@ -135,12 +135,17 @@ class Patience:
 
 @dataclass(slots=True)
 class Errand:
-    """On whose behalf a request reads, at what cost so far, for how long, in which trace (W3C `traceparent`)."""
+    """On whose behalf a request reads, at what cost so far, for how long, in which trace (W3C `traceparent`).
+
+    `unforeseen` counts the reads that were no part of its price; many of them are made in turn.
+    """
 
     caller: Caller
     tally: Tally
     traceparent: str | None = None
     patience: Patience = field(default_factory=Patience)
+    unforeseen: int = 0
+    in_turn: asyncio.Lock | None = None
 
 
 # A path as long as this needs no digest; no digest begins with a slash.

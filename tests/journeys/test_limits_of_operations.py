@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from gateway.simulator import Switches
 from tests.gateways import TOKENS
 
 DEEP = "{ vehicles { nodes { " + "telematicsUnit { vehicle { " * 8 + "id" + " } }" * 8 + " } } }"
@@ -193,3 +194,33 @@ async def test_while_the_circuit_is_open_what_is_kept_is_given_as_stale(start):
     assert gateway.simulator.requests.total == before
     assert answer["data"] == {"vehicle": {"vehicleId": "K3WX8"}}
     assert answer["extensions"]["freshness"]["stale"] is True
+
+
+@pytest.mark.parametrize("projection", [True, False])
+async def test_states_that_lists_lack_stay_within_the_limit_of_calls(start, projection):
+    """Beyond it they are errors in their places; what is kept takes no call, so asked again the answer gets whole."""
+    gateway = await start(
+        switches=Switches(latest_state_in_list="missing", rate_limit_requests=0),
+        limits__upstream_calls=20,
+        cache__enabled=True,
+        cache__latest_state_ttl=600,
+        cache__vehicles_ttl=600,
+        graphql__projection=projection,
+    )
+    states = "{ nodes { vehicleId latestState { mileageInKilometers { value } } } }"
+    query = f"{{ a: vehicles(first: 30) {states} b: vehicles(first: 30) {states} }}"
+    held = 0
+    for asked in range(1, 3):
+        answer = await gateway.ask(query)
+        assert gateway.simulator.requests.total <= 20 * asked
+        told = [node["latestState"] for name in "ab" for node in answer["data"][name]["nodes"]]
+        errors = answer.get("errors", [])
+        assert told.count(None) == len(errors) == 60 - 2 * min(30, gateway.simulator.requests.total - 1)
+        assert told.count(None) < 60 - held
+        held = 60 - told.count(None)
+        for error in errors:
+            assert error["path"][3] == "latestState"
+            assert error["extensions"] == {
+                "code": "LIMIT_EXCEEDED", "retryable": False, "limit": "upstreamCalls", "maximum": 20,
+            }  # fmt: skip
+    assert held == 60
