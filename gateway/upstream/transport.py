@@ -32,7 +32,7 @@ from gateway.errors import (
 )
 from gateway.settings import UpstreamSettings
 from gateway.upstream.answers import Fields, Get, Whole, WholeAnswers, plain
-from gateway.upstream.fetching import Parameters, Rate, Read, Reply
+from gateway.upstream.fetching import Parameters, Rate, Read, Reply, Resource
 from gateway.upstream.http1 import Call, Http1, Parts
 from gateway.upstream.models import ProblemBody, Vehicle, decoded
 from gateway.upstream.pages import VehiclePage
@@ -150,7 +150,8 @@ class HttpTransport:
         if status == 304 and read.known is not None:
             read.tally.accepted = True
             return msgspec.structs.replace(read.known, rate=rate_of(headers))
-        if status == 404:
+        # A vehicle that is not there is no failure; a list that is not there is.
+        if status == 404 and read.resource is not Resource.VEHICLES:
             return Reply(None, len(body), flow_id=sound_flow_id(headers.get(FLOW_ID)), rate=rate_of(headers))
         raise failure_of(status, headers, body)
 

@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import msgspec
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
@@ -56,11 +57,11 @@ class Explorer:
         return HTMLResponse(self._page, headers=HEADERS)
 
     async def file(self, request: Request) -> Response:
-        """One of the page's files, or 404."""
+        """One of the page's files; raises HTTPException with 404 for any other name."""
         name: str = request.path_params["name"]
         content = self._files.get(name)
         if content is None:
-            return Response(status_code=404)
+            raise HTTPException(404)
         headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "public, max-age=3600"}
         return Response(content, media_type=KINDS[Path(name).suffix], headers=headers)
 

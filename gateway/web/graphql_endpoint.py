@@ -151,7 +151,7 @@ class GraphQLEndpoint:
     async def _respond(self, request: Request) -> Response:
         if request.method not in ("GET", "POST"):
             raise Refused(405, "METHOD_NOT_ALLOWED", "GraphQL is asked by GET or POST.", {"Allow": "GET, POST"})
-        if asks_for_page(request.method, request.headers.get("Accept"), request.query_params):
+        if asks_for_page(request.method, request.headers.get("Accept"), request.scope["query_string"]):
             if self._explorer is None:
                 raise Refused(404, "NOT_FOUND", "There is no page here; ask with a query.")
             return self._explorer.page()

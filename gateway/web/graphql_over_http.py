@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import parse_qsl
 
 import msgspec
 
 JSON = "application/json"
 RESPONSE = "application/graphql-response+json"
+# Bytes of the query string of a browser that opens the page: it needs none, and a long one costs time before a token.
+PAGE_QUERY_MAX = 1024
 # As the draft's watershed has it, a client that does not say gets plain JSON.
 ANSWERS = {JSON: JSON, RESPONSE: RESPONSE, "application/*": JSON, "*/*": JSON}
 
@@ -86,9 +89,11 @@ def asked_by_get(parameters: Mapping[str, str]) -> Asked:
         raise Refused(400, "BAD_REQUEST", "The request's parameters are wrong.") from wrong
 
 
-def asks_for_page(method: str, accept: str | None, parameters: Mapping[str, str]) -> bool:
+def asks_for_page(method: str, accept: str | None, query_string: bytes) -> bool:
     """A browser that opens the endpoint: GET, wants HTML, carries neither a query nor the name of one."""
-    return method == "GET" and "text/html" in (accept or "") and not _NAMES & parameters.keys()
+    if method != "GET" or "text/html" not in (accept or "") or len(query_string) > PAGE_QUERY_MAX:
+        return False
+    return not _NAMES & dict(parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)).keys()
 
 
 def media_type_for(accept: str | None) -> str:

@@ -7,7 +7,7 @@ import re
 import time
 from itertools import count
 
-from starlette.datastructures import Headers, MutableHeaders, QueryParams
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -145,7 +145,7 @@ class BearerToken:
             return
         headers = Headers(scope=scope)
         given = headers.getlist("Authorization")
-        page = asks_for_page(scope["method"], headers.get("Accept"), QueryParams(scope["query_string"]))
+        page = asks_for_page(scope["method"], headers.get("Accept"), scope["query_string"])
         if page or (self._anonymous and not given):
             await self._app(scope, receive, send)
             return

@@ -148,7 +148,7 @@ async def test_a_fault_has_its_documented_answer_in_every_shape(simulated, fault
             began = time.monotonic()
             response = await ask(shape.query, {"after": after, **shape.variables})
             assert time.monotonic() - began < 4
-            check(response, shape, expected(fault, shape))
+            check(response, shape, expected(fault, shape), rule)
             for secret in (TOKENS["alice"], url, url.removeprefix("http://"), "Traceback", "broken", "Bearer "):
                 assert secret not in response.text
         simulator.faults.rules.clear()
@@ -158,7 +158,7 @@ async def test_a_fault_has_its_documented_answer_in_every_shape(simulated, fault
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-def check(response: httpx.Response, shape: Shape, code: str | None) -> None:
+def check(response: httpx.Response, shape: Shape, code: str | None, rule: Fault) -> None:
     answer = response.json()
     if code == "UNAUTHENTICATED":
         assert (response.status_code, answer["data"]) == (401, None)
@@ -177,7 +177,13 @@ def check(response: httpx.Response, shape: Shape, code: str | None) -> None:
     assert data["bad"] is None
     (error,) = answer["errors"]
     assert (error["extensions"]["code"], error["path"][0]) == (code, "bad")
-    assert error["extensions"]["retryable"] is (code in (UNAVAILABLE, TIMEOUT, LIMITED))
+    told = error["extensions"]
+    assert told["retryable"] is (code in (UNAVAILABLE, TIMEOUT, LIMITED))
+    if rule.kind == "rate_limit":
+        assert 50 < told["retryAfter"] <= 60
+    if rule.kind == "status" and code != "CURSOR_EXPIRED":
+        known = rule.type if (rule.type or "").startswith("/problems/") else None
+        assert (told["upstream"]["status"], told["upstream"]["type"]) == (rule.status, known)
 
 
 @pytest.mark.parametrize(

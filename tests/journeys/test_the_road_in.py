@@ -75,8 +75,9 @@ async def test_a_body_beyond_the_limit_is_refused(start):
 
 async def test_other_methods_and_paths_are_told_so(gateway):
     """404 and 405 are coded, too."""
-    response = await gateway.http.get("/nowhere")
-    assert (response.status_code, response.json()["errors"][0]["extensions"]["code"]) == (404, "NOT_FOUND")
+    for path in ("/nowhere", "/explorer/nowhere"):
+        response = await gateway.http.get(path)
+        assert (response.status_code, response.json()["errors"][0]["extensions"]["code"]) == (404, "NOT_FOUND")
     response = await gateway.http.request("DELETE", "/graphql", headers={"Authorization": "Bearer token-of-alice"})
     assert (response.status_code, response.json()["errors"][0]["extensions"]["code"]) == (405, "METHOD_NOT_ALLOWED")
 
@@ -87,7 +88,9 @@ async def test_a_browser_gets_graphiql_without_a_token(gateway, start):
     page = await gateway.http.get("/graphql", headers=browser)
     assert page.status_code == 200
     assert "graphiql" in page.text.lower()
-    assert (await gateway.http.get("/graphql?query={__typename}", headers=browser)).status_code == 401
+    for parameters in ("query={__typename}", "operationName=", "%71uery=1", "a=1&" * 300):
+        assert (await gateway.http.get(f"/graphql?{parameters}", headers=browser)).status_code == 401
+    assert (await gateway.http.get("/graphql?from=mail", headers=browser)).status_code == 200
     assert (await (await start(http__graphiql=False)).http.get("/graphql", headers=browser)).status_code == 404
 
 

@@ -86,7 +86,7 @@ def test_any_query_string_is_read_or_refused(parameters):
 
 def test_a_page_is_for_browsers_without_a_query():
     """HTML is given for GET alone, if it is wanted and nothing is asked."""
-    assert asks_for_page("GET", "text/html", {})
-    assert not asks_for_page("POST", "text/html", {})
-    assert not asks_for_page("GET", "application/json", {})
-    assert not asks_for_page("GET", "text/html", {"query": "{a}"})
+    assert asks_for_page("GET", "text/html", b"")
+    assert not asks_for_page("POST", "text/html", b"")
+    assert not asks_for_page("GET", "application/json", b"")
+    assert not asks_for_page("GET", "text/html", b"query=%7Ba%7D")
