@@ -38,8 +38,8 @@ end
 if start - at < patience then
   remaining = math.max(0, remaining - 1)
   if step > 0 then nextcall = start + step end
-  keep()
 end
+keep()
 return string.format('%.6f', start - at)
 """
 )

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from gateway.errors import RateLimited
@@ -184,6 +184,7 @@ STEP = st.one_of(
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEP, max_size=25))
+@example(steps=[("learn", 1, 0, 2), ("take", 0.0, 1.0), ("take", 1.0, 2.0), ("take", 0.0, 1.0)])
 async def test_redis_keeps_the_same_pace_as_a_process_does(redis, steps):
     """Any history gives the same waits, in memory and in Redis' own script."""
     memory = MemoryStore(BoundedMemoryCache(entries_max=10, bytes_max=2**20))
