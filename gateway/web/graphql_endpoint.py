@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import msgspec
 from graphql import ExecutionResult, GraphQLError, OperationDefinitionNode, OperationType
@@ -27,7 +26,6 @@ from gateway.schema.context import Context
 from gateway.schema.error_masking import is_unauthenticated, presented
 from gateway.schema.execution import Execution
 from gateway.schema.pricing import Price, Prices, bound_of, price_of
-from gateway.schema.starting import finish
 from gateway.settings import GraphQLSettings, LimitSettings
 from gateway.upstream.cache import Held
 from gateway.upstream.client import FleetClient
@@ -45,9 +43,9 @@ from gateway.web.graphql_over_http import (
     asks_for_page,
     media_type_for,
 )
+from gateway.web.leaving import CallerLeft, WhileThere
 from gateway.web.whole_answers import WholeAnswers
 
-R = TypeVar("R")
 ContextOf = Callable[[Caller, str, str | None, Patience], Context]
 COST = "X-Gateway-Cost"
 TIMEOUT = "X-Gateway-Timeout"
@@ -168,7 +166,7 @@ class GraphQLEndpoint:
         else:
             asked = asked_by_get(request.query_params)
         self._check_variables(asked)
-        await self._enter(line, patience, request.receive)
+        await self._enter(line, patience, request.scope, request.receive)
         try:
             told = await self._tell(request, asked, caller, patience)
         finally:
@@ -241,7 +239,9 @@ class GraphQLEndpoint:
         """How long an operation may take whose caller asks for nothing else."""
         return Patience.of(self._limits.deadline)
 
-    async def let_in(self, caller: Caller, patience: Patience, receive: Receive, credentials: bytes) -> str:
+    async def let_in(
+        self, caller: Caller, patience: Patience, scope: Scope, receive: Receive, credentials: bytes
+    ) -> str:
         """Takes a place for a caller, who will be known by their credentials if there is none; tells in which line.
 
         Raises Overloaded for whoever can't wait or waited in vain, CallerLeft for whoever waited no longer.
@@ -250,22 +250,18 @@ class GraphQLEndpoint:
         if self.admission.is_full(line):
             self.admission.introduce(credentials, caller)
             raise Overloaded
-        await self._enter(line, patience, receive)
+        await self._enter(line, patience, scope, receive)
         return line
 
-    async def _enter(self, line: str, patience: Patience, receive: Receive) -> None:
+    async def _enter(self, line: str, patience: Patience, scope: Scope, receive: Receive) -> None:
         if self.admission.enter_at_once(line):
             return
-        leaving = asyncio.get_running_loop().create_task(_leave(receive, patience))
         try:
-            await self.admission.enter(line, patience)
-        except Overloaded:
+            with WhileThere(scope, receive, patience):
+                await self.admission.enter(line, patience)
+        except (CallerLeft, Overloaded):
             patience.close()
-            if leaving.done():
-                raise CallerLeft from None
             raise
-        finally:
-            leaving.cancel()
 
     async def answer(
         self,
@@ -273,6 +269,7 @@ class GraphQLEndpoint:
         caller: Caller,
         line: str,
         patience: Patience,
+        scope: Scope,
         receive: Receive,
         media_type: str,
         *,
@@ -287,7 +284,10 @@ class GraphQLEndpoint:
             tally = context.errand.tally
             if self.whole_answers is not None:
                 tally.reads = []
-            result = await _while_there(work, receive, patience)
+            with WhileThere(scope, receive, patience) as there:
+                result = await work
+            if there.has_left:
+                raise CallerLeft
             answer = self._answer(self._told(result, context, request_id, None), media_type)
         finally:
             patience.close()
@@ -402,7 +402,10 @@ class GraphQLEndpoint:
         request_id: str = request.state.request_id
         context = context_of(caller, request_id, _trace_of(request), patience) if caller is not None else None
         work = self._execution.of(document, asked.operation_name or None, asked.variables or {}, context)
-        result = await _while_there(work, request.receive, patience)
+        with WhileThere(request.scope, request.receive, patience) as there:
+            result = await work
+        if there.has_left:
+            raise CallerLeft
         return self._told(result, context, request_id, cost)
 
     def _told(
@@ -481,36 +484,6 @@ class GraphQLEndpoint:
 def _freshness_headers(age: int, left: int) -> Mapping[str, str]:
     """How old an answer is and for how long it is fresh, in seconds."""
     return {"Cache-Control": f"private, max-age={age + left if left else 0}", "Age": str(age)}
-
-
-class CallerLeft(Exception):
-    """The caller closed the connection; nobody is there to be told."""
-
-
-async def _while_there(operation: Coroutine[Any, Any, R], receive: Receive, patience: Patience) -> R:
-    """An operation's result; if the caller leaves meanwhile, its waits end and CallerLeft is raised."""
-    try:
-        awaited = operation.send(None)
-    except StopIteration as done:
-        return done.value  # type: ignore[no-any-return]
-    leaving = asyncio.get_running_loop().create_task(_leave(receive, patience))
-    try:
-        result = await finish(operation, awaited)
-    except Exception:
-        if leaving.done():
-            raise CallerLeft from None
-        raise
-    finally:
-        leaving.cancel()
-    if leaving.done():
-        raise CallerLeft
-    return result
-
-
-async def _leave(receive: Receive, patience: Patience) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    patience.leave()
 
 
 def document_limits_of(settings: LimitSettings) -> DocumentLimits:

@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from gateway.errors import Overloaded
 from gateway.settings import Settings
 from gateway.web.answers import HARDENING, NOT_RETRYABLE, problem
+from gateway.web.leaving import LEAVING
 from gateway.web.refusals import Refusals
 
 # The extension of a request's scope whose `send` sends a whole answer.
@@ -111,10 +112,12 @@ class BoundedProtocol(HttpToolsProtocol):
         # uvicorn tells the newest request only; here all that are under way or wait learn that their caller left.
         for cycle in (self._running, self.cycle, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None:
-                cycle.scope.pop("extensions", None)  # which knows this protocol: a circle
+                extensions: dict[str, Any] = cycle.scope.pop("extensions", {})  # which knows this protocol: a circle
                 if not cycle.response_complete:
                     cycle.disconnected = True
                     cycle.message_event.set()
+                    for leave in extensions.get(LEAVING, ()):
+                        leave()
         if self.scope is not None:
             self.scope.pop("extensions", None)
         self.pipeline.clear()
@@ -175,7 +178,8 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._begun += 1
         self._in_message = True
-        self.scope["extensions"] = {WHOLE_ANSWER: {"send": self._answer_whole}}
+        extensions: dict[str, Any] = {WHOLE_ANSWER: {"send": self._answer_whole}, LEAVING: []}
+        self.scope["extensions"] = extensions
 
     def on_url(self, url: bytes) -> None:
         self._count(len(url))

@@ -19,8 +19,9 @@ from gateway.identity import Caller
 from gateway.telemetry import RequestLog
 from gateway.upstream.client import FleetClient
 from gateway.web.answers import HARDENING, broken, busy
-from gateway.web.graphql_endpoint import Answer, CallerLeft, GraphQLEndpoint, Planned
+from gateway.web.graphql_endpoint import Answer, GraphQLEndpoint, Planned
 from gateway.web.graphql_over_http import Refused, media_type_for
+from gateway.web.leaving import CallerLeft
 from gateway.web.middleware import BEARER, REQUEST_ID, new_request_id
 from gateway.web.protocol import WHOLE_ANSWER
 from gateway.web.turns import Turns
@@ -136,12 +137,13 @@ class ShortRoad:
         patience = self._endpoint.patience()
         status = 499
         try:
-            line = await self._endpoint.let_in(caller, patience, receive, _credentials_of(scope))
+            line = await self._endpoint.let_in(caller, patience, scope, receive, _credentials_of(scope))
             answer = await self._endpoint.answer(
                 planned,
                 caller,
                 line,
                 patience,
+                scope,
                 receive,
                 media_type,
                 request_id=request_id,
