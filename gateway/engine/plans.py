@@ -35,10 +35,14 @@ from gateway.engine.variables import Coercion, flags_of
 
 
 class Asked(NamedTuple):
-    """An occurrence of a root field: its arguments, and the shape that its value is needed in."""
+    """An occurrence of a root field: its arguments, and the shape that its value is needed in.
+
+    `alone` says that no other field is read at the same time than those of one name, which are read together.
+    """
 
     arguments: Mapping[str, Any]
     shape: Any
+    alone: bool = False
 
 
 # `async (context, each occurrence) -> values`, errors in their places.
@@ -99,7 +103,8 @@ class Plan:
     async def _answer(
         self, fields: Sequence[Field], context: Any, coerced: Mapping[str, Any], data: dict[str, Any]
     ) -> None:
-        asked = [Asked(each.arguments(coerced), each.shape) for each in fields]
+        alone = len(self.fields) == 1
+        asked = [Asked(each.arguments(coerced), each.shape, alone) for each in fields]
         values = await self.roots[fields[0].name](context, asked)
         for each, value in zip(fields, values, strict=True):
             if isinstance(value, Exception):

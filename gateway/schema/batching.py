@@ -26,23 +26,28 @@ class Batches(Generic[V]):
         self._next: asyncio.Future[Outcomes[V]] | None = None
         self._wanted: dict[str, None] = {}
 
-    async def one(self, key: str) -> V:
+    async def one(self, key: str, *, alone: bool = False) -> V:
         """The value of a key; raises its error."""
-        (value,) = await self.many((key,))
+        (value,) = await self.many((key,), alone=alone)
         if isinstance(value, BaseException):
             raise value
         return value
 
-    async def many(self, keys: Sequence[str]) -> list[V | BaseException]:
-        """Values by key, in order, errors in their places."""
+    async def many(self, keys: Sequence[str], *, alone: bool = False) -> list[V | BaseException]:
+        """Values by key, in order, errors in their places; read now if they are `alone`: if no other will be wanted."""
         known = self._batch_of
+        if alone and not known:
+            batch: asyncio.Future[Outcomes[V]] = asyncio.get_running_loop().create_future()
+            known.update(dict.fromkeys(keys, batch))
+            await _fill(batch, list(known), self._read)
+            return list(map(batch.result().__getitem__, keys))
         unknown = [key for key in keys if key not in known] if known else keys
         if unknown:
             known.update(dict.fromkeys(unknown, self._wants(unknown)))
         batches = set(map(known.__getitem__, keys))
-        for batch in batches:
-            if not batch.done():
-                await asyncio.shield(batch)  # others wait for it, too
+        for one in batches:
+            if not one.done():
+                await asyncio.shield(one)  # others wait for it, too
         if len(batches) == 1:
             return list(map(batches.pop().result().__getitem__, keys))
         return [known[key].result()[key] for key in keys]

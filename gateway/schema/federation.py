@@ -12,9 +12,11 @@ from gateway.schema.queries import objects_of
 from gateway.upstream.models import Vehicle
 
 
-async def entities_of(context: Context, representations: Sequence[Any], view: type[Vehicle] | None = None) -> list[Any]:
+async def entities_of(
+    context: Context, representations: Sequence[Any], view: type[Vehicle] | None = None, *, alone: bool = False
+) -> list[Any]:
     """The entities that representations stand for: null where there is none, errors in their places."""
-    return await objects_of(context, representations, _key_of, view)
+    return await objects_of(context, representations, _key_of, view, alone=alone)
 
 
 def _key_of(representation: Any) -> str | UnitKey:

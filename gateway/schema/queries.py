@@ -164,22 +164,31 @@ async def unit_of(context: Context, key: UnitKey) -> models.TelematicsUnit | Non
     return await find_unit(_pages(context, search), context.limits, *key)
 
 
-async def node_of(context: Context, global_id: str, view: View = None) -> models.Vehicle | models.TelematicsUnit | None:
-    """The object of a global id."""
+async def node_of(
+    context: Context, global_id: str, view: View = None, *, alone: bool = False
+) -> models.Vehicle | models.TelematicsUnit | None:
+    """The object of a global id; `alone` if nothing else is wanted at the same time."""
     key = parse_global_id(global_id)
-    return await (unit_of(context, key) if isinstance(key, UnitKey) else context.loaders.vehicles_as(view).one(key))
+    if isinstance(key, UnitKey):
+        return await unit_of(context, key)
+    return await context.loaders.vehicles_as(view).one(key, alone=alone)
 
 
-async def nodes_of(context: Context, global_ids: Sequence[str], view: View = None) -> list[Any]:
+async def nodes_of(context: Context, global_ids: Sequence[str], view: View = None, *, alone: bool = False) -> list[Any]:
     """The objects of global ids, in order, errors in their places."""
     if len(global_ids) > context.nodes_max:
         message = f"`ids` has {len(global_ids)} ids; at most {context.nodes_max} are allowed."
         raise InputInvalid(message, "ids")
-    return await objects_of(context, global_ids, parse_global_id, view)
+    return await objects_of(context, global_ids, parse_global_id, view, alone=alone)
 
 
 async def objects_of(
-    context: Context, given: Sequence[Any], key_of: Callable[[Any], str | UnitKey], view: View = None
+    context: Context,
+    given: Sequence[Any],
+    key_of: Callable[[Any], str | UnitKey],
+    view: View = None,
+    *,
+    alone: bool = False,
 ) -> list[Any]:
     """The objects that are meant, a vehicle by its id or a unit by its key; read together, errors in their places."""
     try:
@@ -187,7 +196,7 @@ async def objects_of(
     except GatewayError:
         keys = [_key_or_error(each, key_of) for each in given]  # what can't be read fails alone
     if set(map(type, keys)) == {str}:
-        return await context.loaders.vehicles_as(view).many(keys)  # type: ignore[arg-type]
+        return await context.loaders.vehicles_as(view).many(keys, alone=alone)  # type: ignore[arg-type]
     distinct = dict.fromkeys(keys)
     read: dict[Any, Any] = {}
     vehicles = [key for key in distinct if isinstance(key, str)]

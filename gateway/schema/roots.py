@@ -28,14 +28,16 @@ def engine_of(schema: Schema) -> Engine:
 
 
 async def _vehicle(context: Context, asked: Sequence[Asked]) -> Sequence[Any]:
-    return await context.loaders.vehicles_as(asked[0].shape).many([each.arguments["id"] for each in asked])
+    ids = [each.arguments["id"] for each in asked]
+    return await context.loaders.vehicles_as(asked[0].shape).many(ids, alone=asked[0].alone)
 
 
 def _each(read: Callable[[Context, Asked], Awaitable[Any]]) -> Root:
     async def root(context: Context, asked: list[Asked]) -> Sequence[Any]:
         if len(asked) == 1:
             return [await read(context, asked[0])]
-        return await asyncio.gather(*(read(context, each) for each in asked), return_exceptions=True)
+        several = [each._replace(alone=False) for each in asked]
+        return await asyncio.gather(*(read(context, each) for each in several), return_exceptions=True)
 
     return root
 
@@ -57,6 +59,10 @@ async def _telematics_units(context: Context, asked: Asked) -> Any:
 async def _telematics_unit(context: Context, asked: Asked) -> Any:
     given = asked.arguments.get
     return await unit_of(context, UnitKey(given("manufacturer") or None, given("brand") or None, asked.arguments["id"]))
+
+
+async def _entities(context: Context, asked: Asked) -> Any:
+    return await entities_of(context, asked.arguments["representations"], asked.shape, alone=asked.alone)
 
 
 def _place_of_vehicles(limits: Limits, fleet: str | None, asked: Asked, projection: Projection) -> Place:
@@ -124,11 +130,11 @@ PLACES: Mapping[str, Callable[[Limits, str | None, Asked, Projection], Place]] =
     "telematicsUnits": _place_of_units,
 }
 ROOTS: Mapping[str, Root] = {
-    "node": _each(lambda context, asked: node_of(context, asked.arguments["id"], asked.shape)),
-    "nodes": _each(lambda context, asked: nodes_of(context, asked.arguments["ids"], asked.shape)),
+    "node": _each(lambda context, asked: node_of(context, asked.arguments["id"], asked.shape, alone=asked.alone)),
+    "nodes": _each(lambda context, asked: nodes_of(context, asked.arguments["ids"], asked.shape, alone=asked.alone)),
     "vehicle": _vehicle,
     "vehicles": _each(_vehicles),
     "telematicsUnit": _each(_telematics_unit),
     "telematicsUnits": _each(_telematics_units),
-    "_entities": _each(lambda context, asked: entities_of(context, asked.arguments["representations"], asked.shape)),
+    "_entities": _each(_entities),
 }

@@ -104,33 +104,46 @@ class Patience:
             if self._ended:
                 raise DeadlineExceeded
             loop = asyncio.get_running_loop()
-            if self._timer is None and self.deadline is not None:
-                self._timer = loop.call_later(self.left, self.leave)
-            if self._waiting is None:
-                self._waiting = set()
             # A future of its own: a task that waits for the work itself would cancel it when it is cancelled.
-            waiting = loop.create_future()
+            told = loop.create_future()
 
             def done(_: asyncio.Future[T]) -> None:
-                if not waiting.done():
-                    waiting.set_result(None)
+                if not told.done():
+                    told.set_result(None)
 
-            self._waiting.add(waiting)
             work.add_done_callback(done)
             try:
-                await waiting
+                await self.wait_for_own(told)
             finally:
-                self._waiting.discard(waiting)
                 if not work.done():
                     work.remove_done_callback(done)
             if not work.done():
                 raise DeadlineExceeded
         return work.result()
 
+    async def wait_for_own(self, told: asyncio.Future[None]) -> None:
+        """Waits until a future has its result, which nobody else waits for; at the end of this it is given one."""
+        if self._ended or told.done():
+            return
+        waiting = self._waits_of(asyncio.get_running_loop())
+        waiting.add(told)
+        try:
+            await told
+        finally:
+            waiting.discard(told)
+
     def close(self) -> None:
         """Forgets the deadline's timer; the request is over."""
         if self._timer is not None:
             self._timer.cancel()
+
+    def _waits_of(self, loop: asyncio.AbstractEventLoop) -> set[asyncio.Future[None]]:
+        """Who is told when this ends; from the first on it does so by itself."""
+        if self._waiting is None:
+            self._waiting = set()
+        if self._timer is None and self.deadline is not None:
+            self._timer = loop.call_later(self.left, self.leave)
+        return self._waiting
 
 
 @dataclass(slots=True)

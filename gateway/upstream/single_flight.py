@@ -139,15 +139,17 @@ class OwnFlight:
         patience = reads[0].patience
         try:
             patience.check()
-        except DeadlineExceeded as late:
-            return [late] * len(reads)
+        except DeadlineExceeded as ended:
+            return [ended] * len(reads)
         together = _Batch(self, reads, at_a_time, patience)
         try:
-            await patience.wait(together.whole)
-        except DeadlineExceeded as late:
-            return [late if outcome is None else outcome for outcome in together.outcomes]
+            await patience.wait_for_own(together.whole)
+            is_late = together.is_under_way
         finally:
             together.leave()
+        if is_late:
+            late = DeadlineExceeded()
+            return [late if outcome is None else outcome for outcome in together.outcomes]
         return together.outcomes  # type: ignore[return-value]
 
     def board(self, read: Read[T]) -> Flight[T]:
@@ -227,6 +229,11 @@ class _Batch(Generic[T]):
         self.whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for index, read in enumerate(reads[:at_a_time]):
             self._begin(index, read)
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether something has not landed."""
+        return bool(self._places)
 
     def leave(self) -> None:
         """Whatever has not landed is waited for no longer."""
