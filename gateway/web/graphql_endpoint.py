@@ -247,10 +247,11 @@ class GraphQLEndpoint:
         Raises Overloaded for whoever can't wait or waited in vain, CallerLeft for whoever waited no longer.
         """
         line = self.admission.line_of(caller)
-        if self.admission.is_full(line):
-            self.admission.introduce(credentials, caller)
-            raise Overloaded
-        await self._enter(line, patience, scope, receive)
+        if not self.admission.enter_at_once(line):
+            if self.admission.is_full(line):
+                self.admission.introduce(credentials, caller)
+                raise Overloaded
+            await self._enter(line, patience, scope, receive)
         return line
 
     async def _enter(self, line: str, patience: Patience, scope: Scope, receive: Receive) -> None:

@@ -89,7 +89,7 @@ class ShortRoad:
             request_id = new_request_id()
             content_type = f"{head[1]}; charset=utf-8"
             await _send(scope, send, Answer(200, content_type, at_hand.headers, at_hand.body), request_id)
-            self._log.write(request_id, "POST", 200, began)
+            self._log.write(request_id, "POST", 200, began, own_id=True)
             return
         await self._run(scope, receive, send, (planned, caller, head[1], began))
 
@@ -167,7 +167,7 @@ class ShortRoad:
             raise
         finally:
             if status:
-                self._log.write(request_id, "POST", status, began)
+                self._log.write(request_id, "POST", status, began, own_id=True)
 
 
 def _credentials_of(scope: Scope) -> bytes:
