@@ -16,6 +16,7 @@ from gateway.errors import Overloaded
 from gateway.settings import Settings
 from gateway.web.answers import HARDENING, NOT_RETRYABLE, problem
 from gateway.web.leaving import LEAVING
+from gateway.web.outbox import Outbox
 from gateway.web.refusals import Refusals
 
 # The extension of a request's scope whose `send` sends a whole answer.
@@ -59,6 +60,7 @@ class ServerConfig(uvicorn.Config):
         self.arriving_bytes_max = settings.http.arriving_bytes_max
         # Of all bodies that are not whole yet.
         self.arriving_bytes = 0
+        self.outbox = Outbox()
 
 
 class Unacceptable(Exception):
@@ -85,6 +87,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._body_bytes = 0  # of the body that is arriving
         self._is_surplus = False
+        self._unsent: list[bytes] | None = None  # an answer that leaves at the end of this turn
         self._unread: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._refusals: Refusals | None = getattr(getattr(self.app, "state", None), "refusals", None)
@@ -137,7 +140,17 @@ class BoundedProtocol(HttpToolsProtocol):
         if len(self.pipeline) <= PIPELINED_MAX:
             self.flow.resume_reading()
 
+    def eof_received(self) -> None:
+        self.send_unsent()
+        super().eof_received()
+
+    def shutdown(self) -> None:
+        self.send_unsent()
+        super().shutdown()
+
     def data_received(self, data: bytes) -> None:
+        if self._unsent is not None:
+            self.send_unsent()  # answers keep the order of their requests
         if self.transport.is_closing():
             return
         if self._is_surplus:
@@ -203,6 +216,8 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
+        if self._unsent is not None:
+            self.send_unsent()
         super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
@@ -270,10 +285,17 @@ class BoundedProtocol(HttpToolsProtocol):
     def _keep_alive_for(self, seconds: float) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
-    def _answer_whole(self, scope: Any, lines: bytes, body: bytes) -> bool:
+    def send_unsent(self) -> None:
+        """Sends the answer that was to leave at the end of the turn."""
+        unsent, self._unsent = self._unsent, None
+        if unsent is not None and not self.transport.is_closing():
+            self.transport.writelines(unsent)
+
+    def _answer_whole(self, scope: Any, lines: bytes, body: bytes, *, together: bool) -> bool:
         """Sends a whole answer, status 200, its header fields given as lines; False where it has to go the usual way.
 
-        What uvicorn does for two messages, done once; it looks for no fault in the fields.
+        What uvicorn does for two messages, done once; it looks for no fault in the fields. It leaves at once, or
+        `together` with the others of this turn.
         """
         cycle = self.cycle
         plain = (
@@ -285,7 +307,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if not plain:
             return False
         own = [b"%b: %b\r\n" % field for field in cycle.default_headers]
-        self.transport.writelines([b"HTTP/1.1 200 OK\r\n", *own, lines, b"\r\n", body])
+        parts = [b"HTTP/1.1 200 OK\r\n", *own, lines, b"\r\n", body]
+        if together:
+            self._unsent = parts
+            self._limits.outbox.put(self, self.loop)
+        else:
+            self.transport.writelines(parts)
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         cycle.on_response()

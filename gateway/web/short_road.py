@@ -88,7 +88,8 @@ class ShortRoad:
                 await self._turns.wait(caller.principal)
             request_id = new_request_id()
             content_type = f"{head[1]}; charset=utf-8"
-            await _send(scope, send, Answer(200, content_type, at_hand.headers, at_hand.body), request_id)
+            answer = Answer(200, content_type, at_hand.headers, at_hand.body)
+            await _send(scope, send, answer, request_id, together=True)
             self._log.write(request_id, "POST", 200, began, own_id=True)
             return
         await self._run(scope, receive, send, (planned, caller, head[1], began))
@@ -190,12 +191,12 @@ def _accepts_gzip(accept: bytes) -> bool:
     return not re.fullmatch(r"q=0(\.0*)?", quality)
 
 
-async def _send(scope: Scope, send: Send, answer: Answer, request_id: str) -> None:
+async def _send(scope: Scope, send: Send, answer: Answer, request_id: str, *, together: bool = False) -> None:
     fields, lines = _head(answer.content_type, tuple(answer.headers.items()))
     extension = scope.get("extensions", {}).get(WHOLE_ANSWER)
     if extension is not None and answer.status == 200:  # noqa: PLR2004 - all others are seldom
         own_lines = f"content-length: {len(answer.body)}\r\nx-request-id: {request_id}\r\n".encode("ascii")
-        if extension["send"](scope, own_lines + lines, answer.body):
+        if extension["send"](scope, own_lines + lines, answer.body, together=together):
             return
     own = [(b"content-length", str(len(answer.body)).encode()), (b"x-request-id", request_id.encode())]
     await send({"type": "http.response.start", "status": answer.status, "headers": [*own, *fields]})
