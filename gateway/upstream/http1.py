@@ -1,15 +1,14 @@
 """An httpx transport of our own: GETs over HTTP/1.1 with httptools' parser, for a fraction of what others cost.
 
-`Http1` queues calls in the order they come and gives each free connection the next; `Connection` asks one question at a
-time. A call that is cancelled while it is under way closes its connection, which nobody else was using. Nothing is sent
-twice and nothing is pipelined; redirects, cookies, proxies and authentication are not known here.
+`Http1` has calls wait in lines, one for each principal, and gives each free connection the next; `Connection` asks one
+question at a time. A call that is cancelled while it is under way closes its connection, which nobody else was using.
+Nothing is sent twice and nothing is pipelined; redirects, cookies, proxies and authentication are not known here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ssl
-from collections import deque
 from collections.abc import Mapping
 from typing import Protocol, cast
 
@@ -19,6 +18,7 @@ import httpx
 
 from gateway.settings import UpstreamSettings
 from gateway.upstream.answers import Fields, Get, WholeAnswers, answer
+from gateway.upstream.lines import Lines
 
 # Bytes of an answer's status line and headers; interim answers count, too.
 HEAD_BYTES_MAX = 64 * 1024
@@ -32,9 +32,10 @@ Parts = tuple[int, Fields, bytes]
 class Call(Protocol):
     """A question that is told what comes of it, as a future would be; times in seconds of the loop's clock.
 
-    `connection` is the one that it has, from when it is asked until it is answered.
+    `connection` is the one that it has, from when it is asked until it is answered. It waits in its `line` for one.
     """
 
+    line: str
     connection: Connection | None
     ends: float
     gives_up: float
@@ -53,9 +54,10 @@ class Call(Protocol):
 class _Awaited:
     """A call whose answer somebody awaits."""
 
-    __slots__ = ("connection", "ends", "future", "gives_up", "head")
+    __slots__ = ("connection", "ends", "future", "gives_up", "head", "line")
 
-    def __init__(self, future: asyncio.Future[Parts], head: bytes) -> None:
+    def __init__(self, future: asyncio.Future[Parts], head: bytes, line: str) -> None:
+        self.line = line
         self.future = future
         self.head = head
         self.connection: Connection | None = None
@@ -94,7 +96,7 @@ class Http1(WholeAnswers):
         self._idle: dict[Connection, None] = {}
         self._connections: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
-        self._queue: deque[Call] = deque()
+        self._queue: Lines[Call] = Lines()
         self._unsent: list[Connection] = []
         self._clock: asyncio.TimerHandle | None = None
         self._closed = False
@@ -132,10 +134,10 @@ class Http1(WholeAnswers):
             call.gives_up = now + self._gives_up_after
             self._wait_for_connection(call, loop)
 
-    async def asked(self, head: bytes) -> Parts:
-        """Status, header fields and body of an answer as it came, past httpx's objects."""
+    async def asked(self, head: bytes, line: str = "") -> Parts:
+        """Status, header fields and body of an answer as it came, past httpx's objects; `line` says where to wait."""
         future: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
-        call = _Awaited(future, head)
+        call = _Awaited(future, head, line)
         self.begin(call)
         try:
             return await future
@@ -149,8 +151,8 @@ class Http1(WholeAnswers):
         self._closed = True
         if self._clock is not None:
             self._clock.cancel()
-        while self._queue:
-            _fail(self._queue.popleft(), httpx.ConnectError("The transport is closed."))
+        while (call := self._queue.take()) is not None:
+            _fail(call, httpx.ConnectError("The transport is closed."))
         for connecting in self._connecting:
             connecting.cancel()
         lost = [connection.lost for connection in self._connections]
@@ -175,7 +177,7 @@ class Http1(WholeAnswers):
 
     def free(self, connection: Connection, now: float) -> None:
         """A connection can take the next call."""
-        call = self._next_call() if self._queue else None
+        call = self._queue.take() if self._queue.lines else None
         if call is not None:
             connection.ask(call, now)
         elif self._closed:
@@ -209,34 +211,26 @@ class Http1(WholeAnswers):
     def _wait_for_connection(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
         if self._closed:
             raise httpx.ConnectError("The transport is closed.")
-        self._queue.append(call)
+        self._queue.put(call)
         if self._clock is None:
             self._clock = loop.call_at(call.gives_up, self._look_at_queue)
         self._connect_as_needed()
 
     def _look_at_queue(self) -> None:
-        # Every call waits equally long, so the oldest is the first to give up.
         loop = asyncio.get_running_loop()
-        now, self._clock = loop.time(), None
-        while self._queue and (self._queue[0].done() or self._queue[0].gives_up <= now):
-            _fail(self._queue.popleft(), httpx.PoolTimeout("No connection became free."))
-        if self._queue:
-            self._clock = loop.call_at(self._queue[0].gives_up, self._look_at_queue)
-
-    def _next_call(self) -> Call | None:
-        while self._queue:
-            call = self._queue.popleft()
-            if not call.done():
-                return call
-        return None
+        self._clock = None
+        for call in self._queue.take_late(loop.time()):
+            _fail(call, httpx.PoolTimeout("No connection became free."))
+        next_look = self._queue.next_gives_up()
+        if next_look is not None and self._clock is None:
+            self._clock = loop.call_at(next_look, self._look_at_queue)
 
     def _connect_as_needed(self) -> None:
         if self._closed:
             return
         room = self.settings.connections_max - len(self._connections) - len(self._connecting)
-        if room > 0 and len(self._connecting) < len(self._queue):
-            waiting = sum(not call.done() for call in self._queue)
-            for _ in range(min(room, waiting - len(self._connecting))):
+        if room > 0 and self._queue.lines and len(self._connecting) < len(self._queue):
+            for _ in range(min(room, self._queue.waiting() - len(self._connecting))):
                 connecting = asyncio.get_running_loop().create_task(self._connect())
                 self._connecting.add(connecting)
                 connecting.add_done_callback(self._connected)
@@ -272,7 +266,7 @@ class Http1(WholeAnswers):
                 self.free(connection, loop.time())
 
     def _tell_next(self, failure: httpx.TransportError) -> None:
-        call = self._next_call()
+        call = self._queue.take()
         if call is not None:
             _fail(call, failure)
 

@@ -31,6 +31,7 @@ class QuickFlight(Flight[T], eq=False, kw_only=True):
     ends: float = 0.0
     gives_up: float = 0.0
     head: bytes = b""
+    line: str = ""
 
     def done(self) -> bool:
         return self.outcome is not None

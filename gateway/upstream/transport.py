@@ -98,7 +98,9 @@ class HttpTransport:
         read.tally.upstream_calls += 1
         try:
             if self._http1 is not None:
-                parts = await self._http1.asked(self._http1.head_to(target, self._prepared_for(read)))
+                parts = await self._http1.asked(
+                    self._http1.head_to(target, self._prepared_for(read)), read.caller.principal
+                )
             else:
                 response = await self._given(Get(self._settings.url, target, self._headers_of(read), self._extensions))
                 assert isinstance(response.stream, Whole)
@@ -119,7 +121,7 @@ class HttpTransport:
         errand.tally.upstream_calls += 1
         is_plain = errand.traceparent is None and read.known is None
         prepared = errand.caller.head(self._rendered) if is_plain else self._prepared_for(read)
-        call.head = self._http1.head_to(target, prepared)
+        call.head, call.line = self._http1.head_to(target, prepared), errand.caller.principal
         self._http1.begin(call)
 
     def reply_to(self, read: Read[T], parts: Parts) -> Reply[T]:

@@ -36,8 +36,8 @@ PAUSE = object()  # sends nothing for a while
 Step = bytes | object
 
 
-def read(vehicle_id: str = "JQ7RP") -> Read[Vehicle]:
-    return Read.of(Errand(Caller("secret-token"), Tally()), Resource.VEHICLE, f"/vehicles/{vehicle_id}", Vehicle)
+def read(vehicle_id: str = "JQ7RP", token: str = "secret-token") -> Read[Vehicle]:
+    return Read.of(Errand(Caller(token), Tally()), Resource.VEHICLE, f"/vehicles/{vehicle_id}", Vehicle)
 
 
 class Server:
@@ -272,6 +272,31 @@ def test_nobody_waits_for_a_connection_for_ever(run):
         assert server.connections <= 2
 
     run(scenario, [PAUSE], connections_max=2, pool_timeout=0.1, read_timeout=0.3)
+
+
+def test_who_reads_a_few_does_not_wait_for_who_reads_many(loop_factory):
+    """Beyond the bound a free connection is for each principal in turn, not for whoever came first with most."""
+
+    async def scenario() -> None:
+        server = Server([PLAIN])
+        async with server.listening() as url:
+            transport = HttpTransport(UpstreamSettings(url=url, connections_max=2))
+            many = [asyncio.ensure_future(transport.fetch(read(f"many{number}", "many"))) for number in range(60)]
+            await asyncio.sleep(0)
+            few = [transport.fetch(read(f"few{number}", "few")) for number in range(3)]
+
+            def names() -> list[str]:
+                return [head.split(b" ")[1].rsplit(b"/", 1)[1].decode() for head in server.heads]
+
+            await asyncio.gather(*few)
+            asked = names()
+            assert asked.index("few2") < 12
+            await asyncio.gather(*many)
+            await transport.close()
+            assert sorted(names()) == sorted([f"many{number}" for number in range(60)] + ["few0", "few1", "few2"])
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(asyncio.wait_for(scenario(), 20))
 
 
 @pytest.mark.parametrize("transport", WIRES)
