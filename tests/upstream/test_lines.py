@@ -24,6 +24,7 @@ def all_of(lines):
 
 
 def test_lines_are_served_in_turn():
+    """One of each line, then the next of each, until only the longest is left."""
     lines = Lines()
     waiting = [One(line) for line in "aaaabbc"]
     for one in waiting:
@@ -33,6 +34,7 @@ def test_lines_are_served_in_turn():
 
 
 def test_who_has_left_is_passed_over():
+    """Those whom nobody waits for are not served, and count for nothing."""
     lines = Lines()
     for left in (False, True, True, False):
         lines.put(One("a", left=left))
@@ -41,6 +43,7 @@ def test_who_has_left_is_passed_over():
 
 
 def test_those_who_waited_in_vain_leave_each_line():
+    """The oldest of each line go when their time is over; the next tells when to look again."""
     lines = Lines()
     for line, gives_up in (("a", 1.0), ("b", 2.0), ("a", 3.0), ("b", 4.0)):
         lines.put(One(line, gives_up))

@@ -37,6 +37,7 @@ def server(request):
 
 
 async def test_the_waits_of_a_caller_who_leaves_end(server):
+    """What was waited for ends as CallerLeft, and nothing more is begun."""
     patience = Patience()
 
     async def work():
@@ -54,6 +55,7 @@ async def test_the_waits_of_a_caller_who_leaves_end(server):
 
 
 async def test_what_was_done_before_they_left_is_not_undone(server):
+    """Work that ends in spite of it ends as ever; that they left is known."""
     patience = Patience()
     with WhileThere(server.scope, server.receive, patience) as there:
         await server.caller_leaves()
@@ -61,12 +63,15 @@ async def test_what_was_done_before_they_left_is_not_undone(server):
 
 
 async def test_a_failure_is_itself_while_the_caller_is_there(server):
+    """Only what fails after they left is their leaving."""
     with pytest.raises(ValueError, match="wrong"), WhileThere(server.scope, server.receive, Patience()) as there:
         raise ValueError("wrong")
     assert not there.has_left
 
 
 async def test_a_cancelled_operation_stays_cancelled_though_the_caller_left(server):
+    """A server that stops is not taken for a caller who left."""
+
     async def work():
         with WhileThere(server.scope, server.receive, Patience()):
             await nothing_comes()
@@ -80,6 +85,7 @@ async def test_a_cancelled_operation_stays_cancelled_though_the_caller_left(serv
 
 
 async def test_nobody_listens_any_more_when_the_work_is_done():
+    """The task that listened ends with the work."""
     server = Server(extends=False)
     before = asyncio.all_tasks()
     with WhileThere(server.scope, server.receive, Patience()):

@@ -89,6 +89,7 @@ async def asked(protocol, wire, number=10):
 
 
 async def test_answers_of_one_turn_leave_at_its_end(connected):
+    """Each connection has its answer, in one piece."""
     connections = [connected() for _ in range(3)]
     for protocol, _ in connections:
         protocol.data_received(REQUEST % 10)
@@ -97,6 +98,7 @@ async def test_answers_of_one_turn_leave_at_its_end(connected):
 
 
 async def test_requests_that_came_together_are_answered_in_order(connected):
+    """Answers that wait are not overtaken by those that do not."""
     protocol, wire = connected()
     protocol.data_received(b"".join(REQUEST % number for number in (10, 1, 11, 12, 2)))
     await asyncio.sleep(0.01)
@@ -104,6 +106,7 @@ async def test_requests_that_came_together_are_answered_in_order(connected):
 
 
 async def test_what_is_wrong_with_the_next_request_is_told_after_the_answer(connected):
+    """The answer leaves before a refusal closes the connection."""
     protocol, wire = connected()
     await asked(protocol, wire)
     protocol.data_received(b"this is not HTTP\r\n\r\n")
@@ -120,6 +123,7 @@ async def test_an_answer_leaves_before_its_connection_ends(connected, end):
 
 
 async def test_nothing_is_sent_to_who_left_meanwhile(connected):
+    """A closed connection is written to no more."""
     protocol, wire = connected()
     await asked(protocol, wire)
     wire.close()
