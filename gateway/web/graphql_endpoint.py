@@ -74,12 +74,13 @@ class Planned(NamedTuple):
 
 
 class AtHand(NamedTuple):
-    """An answer's body that needed no waiting, and its freshness headers."""
+    """An answer that needed no waiting, in parts, and its freshness headers."""
 
-    body: bytes
+    parts: Parts
     headers: Mapping[str, str]
 
 
+Parts = tuple[bytes | memoryview, ...]
 PageAtHand = Callable[[Caller, str | None, str | None], Held | None]
 # Bodies whose meaning is remembered, and the longest of them in bytes.
 BODIES_MAX = 512
@@ -89,12 +90,17 @@ FLEETS_MAX = 64
 
 
 class Answer(NamedTuple):
-    """An answer, ready to be sent."""
+    """An answer, ready to be sent; its body is in parts."""
 
     status: int
     content_type: str
     headers: Mapping[str, str]
-    body: bytes
+    parts: Parts
+
+    @property
+    def body(self) -> bytes:
+        """All of it."""
+        return b"".join(self.parts)
 
 
 class GraphQLEndpoint:
@@ -225,7 +231,7 @@ class GraphQLEndpoint:
             stored_at, fresh_until = min(stored_at, other.stored_at), min(fresh_until, other.fresh_until)
         headers = self._freshness_of(stored_at, fresh_until)
         (key,) = planned.prepared.plan.keys
-        return AtHand(b"".join((b'{"data":{"', key.encode(), b'":', kept.rendered, b"}}")), headers)
+        return AtHand(_around(key, kept.rendered), headers)
 
     def _place_for(self, planned: Planned, fleet: str | None) -> Place | None:
         places = planned.places
@@ -309,7 +315,7 @@ class GraphQLEndpoint:
         headers = self._freshness_of(whole.standing.stored_at, whole.standing.fresh_until)
         if self.whole_answers.gzip:
             headers = {**headers, "Vary": "Accept-Encoding", **({"Content-Encoding": "gzip"} if whole.is_gzip else {})}
-        return AtHand(whole.body, headers)
+        return AtHand((whole.body,), headers)
 
     def _freshness_of(self, stored_at: float, fresh_until: float) -> Mapping[str, str]:
         now = self._clock()
@@ -436,14 +442,14 @@ class GraphQLEndpoint:
         refused = [error for error in result.errors or () if is_unauthenticated(error)]
         if refused:
             body = _encoded({"data": None, "errors": refused})
-            return Answer(401, media_type, {"WWW-Authenticate": INVALID_TOKEN}, body)
+            return Answer(401, media_type, {"WWW-Authenticate": INVALID_TOKEN}, (body,))
         members: dict[str, Any] = {"data": result.data} if told.ran else {}
         if result.errors:
             members["errors"] = result.errors
         if result.extensions:
             members["extensions"] = result.extensions
         status = 400 if not told.ran and media_type == RESPONSE else 200
-        return Answer(status, f"{media_type}; charset=utf-8", told.headers, _encoded(members))
+        return Answer(status, f"{media_type}; charset=utf-8", told.headers, _parts_of(members))
 
     def _is_bounded(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> bool:
         """Whether an operation is within its limits with lists as long as these, whatever else its variables are."""
@@ -512,6 +518,19 @@ def _invalid(errors: list[GraphQLError]) -> Told:
 
 def _coded(code: str, message: str) -> GraphQLError:
     return GraphQLError(message, extensions={"code": code, "retryable": False})
+
+
+def _parts_of(members: dict[str, Any]) -> Parts:
+    """An answer's body; what is all of its data, and JSON already, is not copied: it may be large."""
+    if len(members) == 1 and members.get("data") is not None and len(members["data"]) == 1:
+        ((key, value),) = members["data"].items()
+        if type(value) is msgspec.Raw:
+            return _around(key, memoryview(value))
+    return (_encoded(members),)
+
+
+def _around(key: str, rendered: bytes | memoryview) -> Parts:
+    return b'{"data":{"%b":' % key.encode(), rendered, b"}}"
 
 
 def _encoded(body: dict[str, Any]) -> bytes:

@@ -87,7 +87,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._body_bytes = 0  # of the body that is arriving
         self._is_surplus = False
-        self._unsent: list[bytes] | None = None  # an answer that leaves at the end of this turn
+        self._unsent: list[bytes | memoryview] | None = None  # an answer that leaves at the end of this turn
         self._unread: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._refusals: Refusals | None = getattr(getattr(self.app, "state", None), "refusals", None)
@@ -291,7 +291,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if unsent is not None and not self.transport.is_closing():
             self.transport.writelines(unsent)
 
-    def _answer_whole(self, scope: Any, lines: bytes, body: bytes, *, together: bool) -> bool:
+    def _answer_whole(self, scope: Any, lines: bytes, body: tuple[bytes | memoryview, ...], *, together: bool) -> bool:
         """Sends a whole answer, status 200, its header fields given as lines; False where it has to go the usual way.
 
         What uvicorn does for two messages, done once; it looks for no fault in the fields. It leaves at once, or
@@ -307,7 +307,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if not plain:
             return False
         own = [b"%b: %b\r\n" % field for field in cycle.default_headers]
-        parts = [b"HTTP/1.1 200 OK\r\n", *own, lines, b"\r\n", body]
+        parts: list[bytes | memoryview] = [b"HTTP/1.1 200 OK\r\n", *own, lines, b"\r\n", *body]
         if together:
             self._unsent = parts
             self._limits.outbox.put(self, self.loop)

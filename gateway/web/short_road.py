@@ -88,7 +88,7 @@ class ShortRoad:
                 await self._turns.wait(caller.principal)
             request_id = new_request_id()
             content_type = f"{head[1]}; charset=utf-8"
-            answer = Answer(200, content_type, at_hand.headers, at_hand.body)
+            answer = Answer(200, content_type, at_hand.headers, at_hand.parts)
             await _send(scope, send, answer, request_id, together=True)
             self._log.write(request_id, "POST", 200, began, own_id=True)
             return
@@ -193,12 +193,13 @@ def _accepts_gzip(accept: bytes) -> bool:
 
 async def _send(scope: Scope, send: Send, answer: Answer, request_id: str, *, together: bool = False) -> None:
     fields, lines = _head(answer.content_type, tuple(answer.headers.items()))
+    length = sum(map(len, answer.parts))
     extension = scope.get("extensions", {}).get(WHOLE_ANSWER)
     if extension is not None and answer.status == 200:  # noqa: PLR2004 - all others are seldom
-        own_lines = f"content-length: {len(answer.body)}\r\nx-request-id: {request_id}\r\n".encode("ascii")
-        if extension["send"](scope, own_lines + lines, answer.body, together=together):
+        own_lines = f"content-length: {length}\r\nx-request-id: {request_id}\r\n".encode("ascii")
+        if extension["send"](scope, own_lines + lines, answer.parts, together=together):
             return
-    own = [(b"content-length", str(len(answer.body)).encode()), (b"x-request-id", request_id.encode())]
+    own = [(b"content-length", str(length).encode()), (b"x-request-id", request_id.encode())]
     await send({"type": "http.response.start", "status": answer.status, "headers": [*own, *fields]})
     await send({"type": "http.response.body", "body": answer.body})
 
