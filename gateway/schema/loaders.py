@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from gateway.schema.batching import Batches
-from gateway.schema.starting import start
 from gateway.upstream.client import FleetClient, Found, in_form
 from gateway.upstream.fetching import Errand
 from gateway.upstream.models import State, Vehicle
 from gateway.upstream.pages import VehiclePage
+from gateway.upstream.single_flight import look_at_error
 
 # A page of vehicles: its token (None: the first) and the search that a first page carries.
 PageKey = tuple[str | None, str | None]
@@ -53,12 +53,23 @@ class Loaders:
         """
         key = (token, search)
         reading = self._pages.get(key)
-        if reading is None or (afresh and key not in self._afresh):
-            if afresh:
-                self._afresh.add(key)
-            work = self._client.vehicles(self._errand, cursor=token, search=search, view=view, afresh=afresh)
-            reading = self._pages[key] = start(work)
-        return await reading
+        if reading is not None and (not afresh or key in self._afresh):
+            return await asyncio.shield(reading)
+        if afresh:
+            self._afresh.add(key)
+        # Whoever wants it first reads it, without a task; others wait for them.
+        reading = self._pages[key] = asyncio.get_running_loop().create_future()
+        try:
+            page = await self._client.vehicles(self._errand, cursor=token, search=search, view=view, afresh=afresh)
+        except Exception as failure:
+            reading.set_exception(failure)
+            look_at_error(reading)
+            raise
+        except BaseException:
+            reading.cancel()
+            raise
+        reading.set_result(page)
+        return page
 
 
 async def _in_view(
@@ -85,7 +96,11 @@ async def _vehicles(
         found = await client.vehicles_by_id(errand, ids)
         return [found[vehicle_id] for vehicle_id in ids]
     # What a page of this request has told already is not asked for again.
-    told = {vehicle_id: (page, place) for page in _read(pages) for place, vehicle_id in enumerate(page.ids)}
+    told: dict[str, tuple[VehiclePage, int]] = {}
+    wanted = set(ids)
+    for page in _read(pages):
+        on_page = page.ids
+        told.update((vehicle_id, (page, on_page.index(vehicle_id))) for vehicle_id in wanted.intersection(on_page))
     found = await client.vehicles_by_id(errand, [i for i in ids if i not in told])
     return [VehiclePage.vehicle(*told[vehicle_id]) if vehicle_id in told else found[vehicle_id] for vehicle_id in ids]
 

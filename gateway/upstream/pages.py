@@ -64,6 +64,7 @@ class VehiclePage:
         "__weakref__",
         "_body",
         "_form",
+        "_ids",
         "_items",
         "_kept",
         "_raws",
@@ -86,6 +87,7 @@ class VehiclePage:
         # What it was decoded to last.
         self._form: type | None = None if items is None else Vehicle
         self._items: Sequence[Any] = items or ()
+        self._ids: list[str] | None = None
         self._stays = False
         self._raws: list[Raw] | None = None
         # Parts of answers that were made of this page, beside the page itself and for as long.
@@ -118,7 +120,9 @@ class VehiclePage:
     @property
     def ids(self) -> list[str]:
         """The vehicles' ids."""
-        return [vehicle.vehicle_id for vehicle in (self._items if self._form else self.items_as(IDS))]
+        if self._ids is None:
+            self._ids = [vehicle.vehicle_id for vehicle in (self._items if self._form else self.items_as(IDS))]
+        return self._ids
 
     def items_as(self, view: type[Vehicle] | None) -> Sequence[Vehicle]:
         """The vehicles in a form, or whole where they do not fit it."""
@@ -188,7 +192,7 @@ class VehiclePage:
 
     def let_go(self) -> None:
         """Forgets what it was decoded to."""
-        self._form, self._items = None, ()
+        self._form, self._items, self._ids = None, (), None
 
     def holds(self, form: type, items: Sequence[Any]) -> None:
         """It has been decoded to these."""

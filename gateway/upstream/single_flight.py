@@ -66,14 +66,6 @@ class Flight(Struct, Generic[T], eq=False):
         if self.task is not None:
             self.task.cancel()
 
-    async def wait(self, patience: Patience) -> Reply[T]:
-        """Its reply or error, unless the patience ends first."""
-        self.join(patience)
-        try:
-            return await patience.wait(self.work)
-        finally:
-            self.leave()
-
     def land(self, outcome: Outcome[T]) -> None:
         """It is over, in this way."""
         self.outcome = outcome
@@ -128,9 +120,10 @@ class OwnFlight:
         return len(self._others)
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
-        patience = read.patience
-        patience.check()
-        return await self.board(read).wait(patience)
+        (outcome,) = await self.fetch_all((read,), 1)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
     async def fetch_all(self, reads: Sequence[Read[T]], at_a_time: int) -> list[Outcome[T]]:
         """The reply or the error of each of a request's reads, in order; at most so many are under way at a time."""
