@@ -37,6 +37,8 @@ PACKED = (Part, Packed)
 OVERHEAD = 600
 # How long a refresh in the background may take.
 REFRESH_SECONDS = 10.0
+# How many there may be at a time: what is stale then is still given, and read again a little later.
+REFRESHES_MAX = 512
 OUTAGES = (UpstreamUnavailable, UpstreamTimeout, RateLimited)
 
 
@@ -226,7 +228,7 @@ class Cache:
         self._store = store
         self._lifetimes = lifetimes
         self._clock = clock
-        self._refreshing: set[asyncio.Task[Any]] = set()
+        self._refreshing: dict[str, asyncio.Task[Any]] = {}
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
         known = self._known(read, await self._store.get(read.key, read.model, read.view), self._clock())
@@ -311,7 +313,7 @@ class Cache:
     async def settle(self) -> None:
         """Waits for the refreshes under way."""
         if self._refreshing:
-            await asyncio.wait(self._refreshing)
+            await asyncio.wait([*self._refreshing.values()])
 
     def _known(self, read: Read[T], entry: Entry[T] | None, at: float) -> _Known[T]:
         if entry is None or read.afresh:
@@ -350,10 +352,13 @@ class Cache:
         return entry.reply()
 
     def _refresh(self, read: Read[Any]) -> None:
+        key = read.key
+        if key in self._refreshing or len(self._refreshing) >= REFRESHES_MAX:
+            return  # whoever is given it next, or after that, has it read again
         # Nobody waits for it, so nobody who leaves ends it.
         refresh = asyncio.create_task(self._following.fetch(read.during(Patience.of(REFRESH_SECONDS))))
-        self._refreshing.add(refresh)
-        refresh.add_done_callback(self._refreshing.discard)
+        self._refreshing[key] = refresh
+        refresh.add_done_callback(lambda _: self._refreshing.pop(key))
         refresh.add_done_callback(look_at_error)
 
 

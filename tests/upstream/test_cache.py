@@ -15,7 +15,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.upstream.bounded_memory import BoundedMemoryCache
-from gateway.upstream.cache import Cache, Entry, Filling, Lifetime, Lifetimes, MemoryStore
+from gateway.upstream.cache import REFRESHES_MAX, Cache, Entry, Filling, Lifetime, Lifetimes, MemoryStore
 from gateway.upstream.fetching import Read, Resource
 from gateway.upstream.models import Vehicle
 from gateway.upstream.pages import VehiclePage
@@ -76,6 +76,25 @@ async def test_a_stale_answer_is_given_while_it_is_read_again():
     await stack.fetch(again)
     assert not again.tally.stale
     assert stack.fleet.total == 2
+
+
+async def test_what_is_stale_is_read_again_once_and_not_all_in_one_moment():
+    """However many are given stale answers, each is refreshed once, and so many at a time; the rest a little later."""
+    stack = Stack(entries_max=2 * REFRESHES_MAX, bytes_max=2**24)
+    everything = [f"V{number}" for number in range(REFRESHES_MAX + 100)]
+    for vehicle_id in everything:
+        await stack.fetch(vehicle_read(vehicle_id))
+    stack.clock.time += 12
+    for vehicle_id in everything * 2:
+        stale = vehicle_read(vehicle_id)
+        assert await stack.fetch(stale) is not None
+        assert stale.tally.stale
+    await stack.cache.settle()
+    assert stack.fleet.total == len(everything) + REFRESHES_MAX
+    for vehicle_id in everything:
+        await stack.fetch(vehicle_read(vehicle_id))
+    await stack.cache.settle()
+    assert stack.fleet.total == 2 * len(everything)
 
 
 async def test_a_refresh_goes_on_when_its_caller_has_left():
