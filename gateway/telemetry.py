@@ -93,7 +93,7 @@ class RequestLog:
         if not self._is_on:
             return
         milliseconds = round((time.perf_counter() - began) * 1000, 2)
-        if not self._by_hand or not (own_id or SECRET.search(request_id) is None):
+        if not self._by_hand or (not own_id and SECRET.search(request_id)):
             self._log.info("request", request_id=request_id, method=method, status=status, ms=milliseconds)
             return
         # Nothing here needs escaping: a method is a token of HTTP, an id of letters, digits and three marks.

@@ -45,9 +45,9 @@ class Batches(Generic[V]):
         if unknown:
             known.update(dict.fromkeys(unknown, self._wants(unknown)))
         batches = set(map(known.__getitem__, keys))
-        for one in batches:
-            if not one.done():
-                await asyncio.shield(one)  # others wait for it, too
+        for batch in batches:
+            if not batch.done():
+                await asyncio.shield(batch)  # others wait for it, too
         if len(batches) == 1:
             return list(map(batches.pop().result().__getitem__, keys))
         return [known[key].result()[key] for key in keys]

@@ -101,11 +101,8 @@ class Patience:
     async def wait(self, work: asyncio.Future[T]) -> T:
         """What becomes of some work, which is not cancelled by this; raises DeadlineExceeded at the deadline."""
         if not work.done():
-            if self._ended:
-                raise DeadlineExceeded
-            loop = asyncio.get_running_loop()
             # A future of its own: a task that waits for the work itself would cancel it when it is cancelled.
-            told = loop.create_future()
+            told = asyncio.get_running_loop().create_future()
 
             def done(_: asyncio.Future[T]) -> None:
                 if not told.done():
@@ -125,25 +122,20 @@ class Patience:
         """Waits until a future has its result, which nobody else waits for; at the end of this it is given one."""
         if self._ended or told.done():
             return
-        waiting = self._waits_of(asyncio.get_running_loop())
-        waiting.add(told)
+        if self._timer is None and self.deadline is not None:
+            self._timer = asyncio.get_running_loop().call_later(self.left, self.leave)
+        if self._waiting is None:
+            self._waiting = set()
+        self._waiting.add(told)
         try:
             await told
         finally:
-            waiting.discard(told)
+            self._waiting.discard(told)
 
     def close(self) -> None:
         """Forgets the deadline's timer; the request is over."""
         if self._timer is not None:
             self._timer.cancel()
-
-    def _waits_of(self, loop: asyncio.AbstractEventLoop) -> set[asyncio.Future[None]]:
-        """Who is told when this ends; from the first on it does so by itself."""
-        if self._waiting is None:
-            self._waiting = set()
-        if self._timer is None and self.deadline is not None:
-            self._timer = loop.call_later(self.left, self.leave)
-        return self._waiting
 
 
 @dataclass(slots=True)

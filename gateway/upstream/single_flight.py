@@ -30,15 +30,12 @@ class Flight(Struct, Generic[T], eq=False):
     task: asyncio.Task[Reply[T]] | None = None  # what comes to its end as the flight does
     together: list[Together] = []
     is_shared: bool = False  # whether the read's patience is no longer that of one who waits
-    heard: asyncio.Future[Reply[T]] | None = None
+    heard: asyncio.Future[None] | None = None
 
-    @property
-    def work(self) -> asyncio.Future[Reply[T]]:
-        """The outcome to wait for; it is made when somebody does."""
+    def landing(self) -> asyncio.Future[None]:
+        """Has its result when a flight under way has landed; it is made when somebody waits for that."""
         if self.heard is None:
             self.heard = asyncio.get_running_loop().create_future()
-            if self.outcome is not None:
-                _tell(self.heard, self.outcome)
         return self.heard
 
     def goes_on_as(self, task: asyncio.Task[Reply[T]]) -> None:
@@ -73,7 +70,7 @@ class Flight(Struct, Generic[T], eq=False):
         for each in self.together:
             each.landed(self)
         if self.heard is not None:
-            _tell(self.heard, outcome)
+            self.heard.set_result(None)
 
     def _ended(self, task: asyncio.Task[Reply[T]]) -> None:
         self.task = None  # it knows this object: a circle
@@ -96,16 +93,6 @@ class Quickly(Protocol):
     """Begins flights whose reads need nothing but the call."""
 
     def begin(self, read: Read[T], flights: Flights) -> Flight[T] | None: ...
-
-
-def _tell(heard: asyncio.Future[Reply[T]], outcome: Outcome[T]) -> None:
-    if isinstance(outcome, asyncio.CancelledError):
-        heard.cancel()
-    elif isinstance(outcome, BaseException):
-        heard.set_exception(outcome)
-        look_at_error(heard)
-    else:
-        heard.set_result(outcome)
 
 
 class OwnFlight:
@@ -158,7 +145,7 @@ class OwnFlight:
     async def settle(self) -> None:
         """Waits for the flights under way."""
         if len(self):
-            await asyncio.wait([flight.work for flight in self._under_way()])
+            await asyncio.wait([flight.landing() for flight in self._under_way()])
 
     def _under_way(self) -> list[Flight[Any]]:
         return [*self._others]

@@ -172,7 +172,8 @@ class GraphQLEndpoint:
         else:
             asked = asked_by_get(request.query_params)
         self._check_variables(asked)
-        await self._enter(line, patience, request.scope, request.receive)
+        if not self.admission.enter_at_once(line):
+            await self._enter_in_turn(line, patience, request.scope, request.receive)
         try:
             told = await self._tell(request, asked, caller, patience)
         finally:
@@ -257,12 +258,10 @@ class GraphQLEndpoint:
             if self.admission.is_full(line):
                 self.admission.introduce(credentials, caller)
                 raise Overloaded
-            await self._enter(line, patience, scope, receive)
+            await self._enter_in_turn(line, patience, scope, receive)
         return line
 
-    async def _enter(self, line: str, patience: Patience, scope: Scope, receive: Receive) -> None:
-        if self.admission.enter_at_once(line):
-            return
+    async def _enter_in_turn(self, line: str, patience: Patience, scope: Scope, receive: Receive) -> None:
         try:
             with WhileThere(scope, receive, patience):
                 await self.admission.enter(line, patience)
