@@ -6,10 +6,12 @@ import json
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from gateway.simulator import Simulator, Switches
 from tests.gateway_process import GatewayProcess
@@ -56,10 +58,11 @@ class AttackedGateway:
         before = self.memory("VmRSS")
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # the peak is counted from here
         self._tell("start")
+        time.sleep(0.05)  # a check is under way when the attack begins
         try:
             yield harm
         finally:
-            told = json.loads(self._tell("stop", answered=True))
+            told = self._tell("stop")
             harm.blocked, harm.busy, harm.failed = told["blocked"], told["busy"], told["failed"]
             harm.memory = self.memory("VmHWM") - before
 
@@ -88,12 +91,12 @@ class AttackedGateway:
         head, _, rest = answer.partition(b"\r\n\r\n")
         return int(head.split()[1]), rest
 
-    def _tell(self, command: str, *, answered: bool = False) -> str:
+    def _tell(self, command: str) -> dict[str, Any]:
         assert self._probe.stdin is not None
         assert self._probe.stdout is not None
         self._probe.stdin.write(f"{command}\n")
         self._probe.stdin.flush()
-        return self._probe.stdout.readline() if answered else ""
+        return json.loads(self._probe.stdout.readline())
 
     def stop(self) -> None:
         self._probe.kill()

@@ -1,13 +1,14 @@
 """Asks a gateway's `/health/live` again and again, each time over a new connection; run as a program of its own.
 
-`python health_probe.py PORT PID` reads lines from its standard input: `start` begins a measurement, `stop` ends it and
-prints a line of JSON with the longest time without an answer. It is a process of its own so that whatever the test does
-meanwhile does not count as the gateway's delay.
+`python health_probe.py PORT PID` reads lines from its standard input, and answers each with a line of JSON: `start` begins
+a measurement, `stop` ends it and tells the longest time without an answer. It is a process of its own so that whatever
+the test does meanwhile does not count as the gateway's delay.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import select
 import socket
 import sys
@@ -37,12 +38,12 @@ def main(port: int, pid: int) -> None:
     longest = busiest = 0.0
     asked = failed = 0
     while True:
-        if select.select([sys.stdin], [], [], INTERVAL if asked else None)[0]:
-            command = sys.stdin.readline().strip()
-            if command != "start":
-                told = {"blocked": longest, "busy": busiest, "asked": asked, "failed": failed}
-                sys.stdout.write(json.dumps(told) + "\n")
-                sys.stdout.flush()
+        # Read by the line without a buffer, which `select` would not know of.
+        if select.select([0], [], [], INTERVAL if asked else None)[0]:
+            command = b"".join(iter(lambda: os.read(0, 1).strip(), b"")).decode()
+            told = {"blocked": longest, "busy": busiest, "asked": asked, "failed": failed}
+            sys.stdout.write(json.dumps(told) + "\n")
+            sys.stdout.flush()
             if not command:
                 return
             longest = busiest = 0.0
