@@ -117,7 +117,7 @@ def _body_of(text: str, argument: str) -> _Body:
         if _checksum(raw[CHECKSUM_LENGTH:]) != raw[:CHECKSUM_LENGTH]:
             raise CursorInvalid(argument)
         return _decoder.decode(raw[CHECKSUM_LENGTH:])
-    except (UnicodeEncodeError, binascii.Error, msgspec.MsgspecError) as damaged:
+    except (UnicodeError, binascii.Error, msgspec.MsgspecError) as damaged:
         raise CursorInvalid(argument) from damaged
 
 

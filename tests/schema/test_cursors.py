@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import CursorError, CursorForeign, CursorInvalid
@@ -47,6 +50,30 @@ def test_no_text_is_taken_for_a_cursor_by_chance(text):
     """Whatever is not a cursor is refused with a coded error, never with another kind of failure."""
     with pytest.raises(CursorError):
         decode_cursor(text, VEHICLES, "after")
+
+
+bodies = st.one_of(
+    st.binary(max_size=60),
+    st.tuples(st.binary(max_size=9), st.integers(0, 7)).map(
+        # A body of the right shape, one of whose members is any bytes.
+        lambda damage: b"\x98" + b"".join(damage[0] if n == damage[1] else part for n, part in enumerate(BODY))
+    ),
+)
+BODY = [b"\x02", b"\xc4\x08" + VEHICLES, b"\xc0", b"\xa5ABCDE", b"\x00", b"\x00", b"\xc0", b"\xc0"]
+
+
+@given(bodies)
+@example(b"\x98" + b"".join([*BODY[:3], b"\xa2\xff\xfe", *BODY[4:]]))
+@example(b"\x98" + b"".join([*BODY[:4], b"\xcf" + b"\xff" * 8, *BODY[5:]]))
+def test_a_forged_body_is_refused_as_a_cursor_or_is_one(body):
+    """A right checksum proves nothing: whatever stands behind it is a position or a coded error."""
+    checksum = zlib.crc32(body).to_bytes(4, "big")
+    text = base64.urlsafe_b64encode(checksum + body).decode().rstrip("=")
+    try:
+        position = decode_cursor(text, VEHICLES, "after")
+    except CursorError:
+        return
+    assert encode_cursor(VEHICLES, position) == text
 
 
 def test_a_cursor_of_another_set_is_foreign():
