@@ -214,7 +214,17 @@ class LimitSettings(Slice):
         "document.",
     )
     upstream_calls: int = Field(default=1000, ge=1, description="Upstream calls by the price of an operation.")
-    nodes: int = Field(default=20_000, ge=1, description="Vehicles and units an answer may hold by its price.")
+    nodes: int = Field(
+        default=20_000,
+        ge=1,
+        description="Vehicles and units an answer may hold by its price, and items that the lists in variables may.",
+    )
+    fields: int = Field(
+        default=250_000,
+        ge=1,
+        description="Fields an answer may hold by its price; a field of introspection counts for ten.",
+    )
+    response_bytes: int = Field(default=16 * 2**20, ge=1024, description="Bytes of an answer, before compression.")
     concurrency: int = Field(default=64, ge=1, description="Operations run at the same time, per process.")
     queue: int = Field(default=256, ge=0, description="Operations that wait their turn, per process.")
     busy: float = Field(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,8 @@ from graphql import (
     InlineFragmentNode,
     OperationDefinitionNode,
     SelectionSetNode,
+    Source,
+    SourceLocation,
     parse,
     validate,
 )
@@ -62,6 +66,24 @@ class Document:
             {n.name.value: n for n in self.ast.definitions if isinstance(n, FragmentDefinitionNode)} if self.ast else {}
         )
         return set(_names(operation.selection_set, fragments))
+
+
+class Text(Source):
+    """A document's text; where its lines begin is worked out once, and not for each error."""
+
+    def __init__(self, body: str) -> None:
+        super().__init__(body)
+        self._lines: list[int] | None = None
+
+    def get_location(self, position: int) -> SourceLocation:
+        """The line and column of a character, both counted from 1."""
+        if self._lines is None:
+            self._lines = [0, *(newline.end() for newline in NEWLINE.finditer(self.body))]
+        line = bisect_right(self._lines, position)
+        return SourceLocation(line, position + 1 - self._lines[line - 1])
+
+
+NEWLINE = re.compile(r"\r\n|[\n\r]")
 
 
 def digest_of(text: str) -> str:
@@ -124,7 +146,7 @@ class Documents:
 
     def _parsed(self, text: str) -> DocumentNode:
         try:
-            return parse(text, max_tokens=self._limits.tokens)
+            return parse(Text(text), max_tokens=self._limits.tokens)
         except GraphQLSyntaxError as invalid:
             # Told by its words alone; a document that has both faults is told of its size.
             if TOO_MANY_TOKENS in invalid.message:

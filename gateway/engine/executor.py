@@ -1,28 +1,158 @@
 """graphql-core's executor with projections in it: an object whose selection is plain is projected, the rest executed.
 
 It runs what has no plan, and what turned out to be unusual: there, too, only the objects that are unusual take the
-generic road, and its errors, paths and nulls are graphql-core's own.
+generic road, and its errors, paths and nulls are graphql-core's own. It is slow, so it lets others run now and then.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from typing import Any, TypeVar
 
-from graphql import GraphQLNonNull, GraphQLObjectType, GraphQLResolveInfo
+from graphql import (
+    DocumentNode,
+    ExecutionResult,
+    FragmentDefinitionNode,
+    GraphQLList,
+    GraphQLNonNull,
+    GraphQLObjectType,
+    GraphQLOutputType,
+    GraphQLResolveInfo,
+    GraphQLSchema,
+    OperationDefinitionNode,
+    default_field_resolver,
+    default_type_resolver,
+    is_non_null_type,
+)
+from graphql.execution.collect_fields import FragmentDetails
 from graphql.execution.executor_throwing_on_incremental import ExecutorThrowingOnIncremental
+from graphql.execution.values import VariableValues
 from graphql.pyutils import AwaitableOrValue, Path
 
+from gateway.engine.limits import LimitExceeded
 from gateway.engine.projection import Details, Projection, Types, Unusual, compile_field
+
+T = TypeVar("T")
+
+
+async def execute(
+    schema: GraphQLSchema,
+    document: DocumentNode,
+    operation: OperationDefinitionNode,
+    values: VariableValues,
+    context: Any,
+    *,
+    types: Types | None,
+    check_deadline: Callable[[], None],
+    errors_max: int,
+) -> ExecutionResult:
+    """The result of a valid operation; without `types` nothing is projected.
+
+    `check_deadline` is called now and then, and raises once the operation's time is over.
+    """
+    definitions = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
+    fragments = {name: FragmentDetails(node) for name, node in definitions.items()}
+    executor = ProjectingExecutor(
+        schema, definitions, fragments, None, context, operation, values,
+        default_field_resolver, default_type_resolver, default_field_resolver,
+        types=types, slices=TimeSlices(check_deadline), errors_max=errors_max,
+    )  # fmt: skip
+    outcome: Any = executor.execute_operation()
+    result: ExecutionResult = outcome if isinstance(outcome, ExecutionResult) else await outcome
+    if executor.errors_left_out and result.errors is not None:
+        result.errors.append(LimitExceeded("errors", errors_max, errors_max + executor.errors_left_out))
+    return result
+
+
+class TimeSlices:
+    """Lets one execution use the event loop for `SECONDS` at a time; its parts go on one after another."""
+
+    SECONDS = 0.005
+
+    def __init__(self, check_deadline: Callable[[], None]) -> None:
+        self._check_deadline = check_deadline
+        self._ends = time.perf_counter() + self.SECONDS
+        self._one_at_a_time = asyncio.Lock()
+
+    async def enter(self) -> None:
+        """Waits for the next slice where this one is used up; raises once the deadline is over."""
+        if not self._one_at_a_time.locked() and time.perf_counter() < self._ends:
+            return
+        async with self._one_at_a_time:
+            if time.perf_counter() >= self._ends:
+                await asyncio.sleep(0)
+                self._check_deadline()
+                self._ends = time.perf_counter() + self.SECONDS
+
+    async def after(self, awaitable: Awaitable[T]) -> T:
+        """The outcome of an awaitable, at a time when its consequences may be worked out."""
+        value = await awaitable
+        await self.enter()
+        return value
+
+    async def each(self, items: Iterable[T]) -> AsyncIterator[T]:
+        """The items, each when it may be worked on."""
+        for item in items:
+            await self.enter()
+            yield item
 
 
 class ProjectingExecutor(ExecutorThrowingOnIncremental):
-    """Projects each object that it can; `types` comes by `execute(..., types=...)`."""
+    """Projects each object that it can, within bounds of time and errors."""
 
-    def __init__(self, *arguments: Any, types: Types, **more: Any) -> None:
+    # A list of no more items is completed in one go.
+    ITEMS_AT_ONCE = 8
+
+    def __init__(self, *arguments: Any, types: Types | None, slices: TimeSlices, errors_max: int, **more: Any) -> None:
         super().__init__(*arguments, **more)
         self._types = types
+        self._slices = slices
+        self._errors_max = errors_max
+        self.errors_left_out = 0
         # By the identity of a field's details, which the executor keeps alive beside its own such memory.
         self._projections: dict[tuple[str, int], tuple[Details, Projection | None]] = {}
+
+    def handle_field_error(
+        self,
+        raw_error: Exception,
+        return_type: GraphQLOutputType,
+        field_details_list: Details,
+        path: Path,
+    ) -> None:
+        """Notes an error, of very many only the number; where fields were merged, the first is where it happened."""
+        if len(self.collected_errors.errors) >= self._errors_max and not is_non_null_type(return_type):
+            self.errors_left_out += 1
+        else:
+            super().handle_field_error(raw_error, return_type, field_details_list[:1], path)
+
+    def complete_list_value(
+        self,
+        return_type: GraphQLList[GraphQLOutputType],
+        field_details_list: Details,
+        info: GraphQLResolveInfo[Any],
+        path: Path,
+        result: AsyncIterable[Any] | Iterable[Any],
+        position_context: None,
+    ) -> AwaitableOrValue[list[Any]]:
+        if isinstance(result, Sequence) and len(result) > self.ITEMS_AT_ONCE:
+            result = self._slices.each(result)
+        return super().complete_list_value(return_type, field_details_list, info, path, result, position_context)
+
+    async def complete_awaitable_value(
+        self,
+        return_type: GraphQLOutputType,
+        field_details_list: Details,
+        info: GraphQLResolveInfo[Any],
+        path: Path,
+        result: Any,
+        position_context: None,
+    ) -> Any:
+        resolved = self._slices.after(result)
+        return await super().complete_awaitable_value(
+            return_type, field_details_list, info, path, resolved, position_context
+        )
 
     def complete_object_value(
         self,
@@ -33,8 +163,8 @@ class ProjectingExecutor(ExecutorThrowingOnIncremental):
         result: Any,
         position_context: None,
     ) -> AwaitableOrValue[dict[str, Any]]:
-        if return_type.name in self._types.forms:
-            projection = self._projection(return_type, field_details_list)
+        if self._types is not None and return_type.name in self._types.forms:
+            projection = self._projection(self._types, return_type, field_details_list)
             if projection is not None:
                 try:
                     return projection.at_once(result)  # type: ignore[no-any-return]
@@ -42,18 +172,18 @@ class ProjectingExecutor(ExecutorThrowingOnIncremental):
                     pass
         return super().complete_object_value(return_type, field_details_list, info, path, result, position_context)
 
-    def _projection(self, kind: GraphQLObjectType, details: Details) -> Projection | None:
+    def _projection(self, types: Types, kind: GraphQLObjectType, details: Details) -> Projection | None:
         key = (kind.name, id(details))
         known = self._projections.get(key)
         if known is None:
-            known = self._projections[key] = (details, self._compiled(kind, details))
+            known = self._projections[key] = (details, self._compiled(types, kind, details))
         return known[1]
 
-    def _compiled(self, kind: GraphQLObjectType, details: Details) -> Projection | None:
+    def _compiled(self, types: Types, kind: GraphQLObjectType, details: Details) -> Projection | None:
         def collect(owner: GraphQLObjectType, selected: Details) -> Any:
             return self.collect_subfields(owner, selected).grouped_field_set
 
         try:
-            return compile_field(self._types, collect, GraphQLNonNull(kind), details)
+            return compile_field(types, collect, GraphQLNonNull(kind), details)
         except Unusual:
             return None

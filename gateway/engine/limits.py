@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from graphql import (
     DocumentNode,
@@ -36,6 +37,15 @@ class DocumentLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class ExecutionLimits:
+    """The most that an operation's variables may hold in items of lists, and its answer in bytes and in errors."""
+
+    list_items: int = 20_000
+    response_bytes: int = 16 * 2**20
+    errors: int = 2_000
+
+
+@dataclass(frozen=True, slots=True)
 class Size:
     """What a selection holds, with what its fragments hold: `fields` are those on its own level."""
 
@@ -49,7 +59,7 @@ class LimitExceeded(GraphQLError):
     """Something is more than its limit; the extensions name the limit, its maximum and what was found."""
 
     def __init__(self, limit: str, maximum: int, actual: int | None = None) -> None:
-        told = {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": limit, "maximum": maximum}
+        told: dict[str, Any] = {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": limit, "maximum": maximum}
         if actual is not None:
             told["actual"] = actual
         found = "" if actual is None else f"; it is {actual}"
@@ -59,6 +69,7 @@ class LimitExceeded(GraphQLError):
 _WORDS = {
     "documentBytes": "document in bytes",
     "variablesBytes": "size of variables in bytes",
+    "listItems": "number of list items in its variables",
     "tokens": "number of tokens",
     "depth": "depth",
     "rootFields": "number of root fields",
@@ -67,6 +78,9 @@ _WORDS = {
     "overlaps": "number of overlapping selections",
     "upstreamCalls": "price in upstream calls",
     "nodes": "price in nodes",
+    "fields": "price in fields",
+    "responseBytes": "answer in bytes",
+    "errors": "number of errors",
 }
 
 

@@ -24,12 +24,13 @@ from graphql import (
     Undefined,
     VariableNode,
     get_argument_values,
-    get_variable_values,
 )
 from graphql.execution.collect_fields import FragmentDetails, collect_fields, collect_subfields
 from graphql.execution.values import VariableValues
 
 from gateway.engine.documents import Document
+from gateway.engine.encoding import Encoder, ResponseSize
+from gateway.engine.limits import ExecutionLimits
 from gateway.engine.projection import Details, Needs, Projection, Types, Unusual, compile_field
 from gateway.engine.variables import Coercion, flags_of
 
@@ -50,7 +51,6 @@ Root = Callable[[Any, list[Asked]], Awaitable[Sequence[Any]]]
 # From what is read of a root field's value (None: all) to whatever its root makes use of; worked out once for a plan.
 Shape = Callable[[Needs | None], Any]
 Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
-encode = msgspec.json.Encoder().encode
 
 
 class Keeping(Protocol):
@@ -84,6 +84,8 @@ class Plan:
     constants: Mapping[str, str]
     fields: Sequence[Sequence[Field]]  # those of one name together, because they are read together
     roots: Mapping[str, Root]
+    encoder: Encoder
+    response_bytes: int
 
     @property
     def only(self) -> Field | None:
@@ -91,17 +93,23 @@ class Plan:
         return self.fields[0][0] if len(self.keys) == len(self.fields) == len(self.fields[0]) == 1 else None
 
     async def run(self, context: Any, coerced: Mapping[str, Any]) -> dict[str, Any]:
-        """The data of the answer, parts of it as JSON already; raises whatever is unusual."""
+        """The data of the answer, parts of it as JSON already; raises whatever is unusual, and LimitExceeded."""
+        size = ResponseSize(self.response_bytes)
         data: dict[str, Any] = dict.fromkeys(self.keys)
         data.update(self.constants)
         if len(self.fields) == 1:
-            await self._answer(self.fields[0], context, coerced, data)
+            await self._answer(self.fields[0], context, coerced, data, size)
         else:
-            await asyncio.gather(*(self._answer(fields, context, coerced, data) for fields in self.fields))
+            await asyncio.gather(*(self._answer(fields, context, coerced, data, size) for fields in self.fields))
         return data
 
     async def _answer(
-        self, fields: Sequence[Field], context: Any, coerced: Mapping[str, Any], data: dict[str, Any]
+        self,
+        fields: Sequence[Field],
+        context: Any,
+        coerced: Mapping[str, Any],
+        data: dict[str, Any],
+        size: ResponseSize,
     ) -> None:
         alone = len(self.fields) == 1
         asked = [Asked(each.arguments(coerced), each.shape, alone) for each in fields]
@@ -110,22 +118,23 @@ class Plan:
             if isinstance(value, Exception):
                 raise value
             if hasattr(value, "keep"):
-                data[each.key] = await _kept(each.projection, value, context)
+                data[each.key] = await self._kept(each.projection, value, context, size)
             elif each.projection.reads:
                 data[each.key] = (await each.projection.run(value, context))[0]
             else:
                 data[each.key] = each.projection.complete(value, ())
 
-
-async def _kept(projection: Projection, keeping: Keeping, context: Any) -> Any:
-    rendered = await keeping.kept(projection)
-    if rendered is None:
-        completed, own = await projection.run(await keeping.ready(), context)
-        if not own:
-            return completed
-        rendered = encode(completed)
-        keeping.keep(projection, rendered)
-    return msgspec.Raw(rendered)
+    async def _kept(self, projection: Projection, keeping: Keeping, context: Any, size: ResponseSize) -> Any:
+        rendered = await keeping.kept(projection)
+        if rendered is None:
+            completed, own = await projection.run(await keeping.ready(), context)
+            if not own:
+                return completed
+            rendered = self.encoder.encode(completed, size)
+            keeping.keep(projection, rendered)
+        else:
+            size.add(len(rendered))
+        return msgspec.Raw(rendered)
 
 
 class Prepared(NamedTuple):
@@ -158,39 +167,48 @@ class Engine:
     """
 
     def __init__(
-        self, types: Types, roots: Mapping[str, Root], shapes: Mapping[str, Shape], one_shape: Collection[str] = ()
+        self,
+        types: Types,
+        roots: Mapping[str, Root],
+        shapes: Mapping[str, Shape],
+        one_shape: Collection[str] = (),
+        limits: ExecutionLimits = ExecutionLimits(),  # noqa: B008 - it is frozen
     ) -> None:
         self.types = types
         self.roots = roots
         self.shapes = shapes
         self.one_shape = one_shape
+        self.limits = limits
+        self.encoder = Encoder()
 
     def prepare(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> Prepared | None:
-        """What to run for a valid document; None if that is for the generic executor."""
+        """What to run for a valid document; None if that is for the generic executor.
+
+        Raises LimitExceeded or VariablesInvalid for variables that do not fit.
+        """
         plans = document.plans.get(name)
         if plans is None:
             operation = document.operation(name)
             if operation is None or document.ast is None or operation.operation is not OperationType.QUERY:
                 return None
-            plans = Plans(flags_of(document.ast, operation), Coercion(self.types.schema, operation))
+            coercion = Coercion(self.types.schema, operation, self.limits.list_items)
+            plans = Plans(flags_of(document.ast, operation), coercion)
             document.plans[name] = plans
-        coerced = plans.coercion.of(variables)
-        if coerced is None:
-            return None
+        coerced = plans.coercion.coerced(variables)
         form = tuple(coerced.get(flag) for flag in plans.flags)
         if form not in plans.made:
             if len(plans.made) >= FORMS_MAX:
                 return None
-            plans.made[form] = self._planned(document, name, variables)
+            plans.made[form] = self._planned(document, name, VariableValues({}, dict(coerced)))
         plan = plans.made[form]
         return None if plan is None else Prepared(plan, coerced)
 
-    def _planned(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> Plan | None:
+    def _planned(self, document: Document, name: str | None, values: VariableValues) -> Plan | None:
         operation = document.operation(name)
         assert operation is not None
         assert document.ast is not None
         try:
-            return _Planner(self, document.ast, operation, variables).plan()
+            return _Planner(self, document.ast, operation, values).plan()
         except (Unusual, GraphQLError, RecursionError):
             return None
 
@@ -199,15 +217,12 @@ class _Planner:
     """Makes one plan."""
 
     def __init__(
-        self, engine: Engine, document: DocumentNode, operation: OperationDefinitionNode, variables: Mapping[str, Any]
+        self, engine: Engine, document: DocumentNode, operation: OperationDefinitionNode, values: VariableValues
     ) -> None:
         self._engine = engine
         self._types = engine.types
         self._operation = operation
         self._fragments = fragments_of(document)
-        values = get_variable_values(self._types.schema, operation.variable_definitions or (), dict(variables))
-        if isinstance(values, list):
-            raise Unusual
         self._values = values
 
     def plan(self) -> Plan:
@@ -231,7 +246,14 @@ class _Planner:
         if not fields:
             raise Unusual
         groups = [self._in_one_shape(name, group, is_alone=len(fields) == 1) for name, group in fields.items()]
-        return Plan(list(collected.grouped_field_set), constants, groups, self._engine.roots)
+        return Plan(
+            list(collected.grouped_field_set),
+            constants,
+            groups,
+            self._engine.roots,
+            self._engine.encoder,
+            self._engine.limits.response_bytes,
+        )
 
     def _in_one_shape(self, name: str, group: list[Field], *, is_alone: bool) -> list[Field]:
         shape = group[0].shape

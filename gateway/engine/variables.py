@@ -1,4 +1,4 @@
-"""Variables of an operation, coerced quickly where they are plain and as graphql-core does it where they are not."""
+"""Variables of an operation: coerced once, within bounds, quickly where their types are plain."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from graphql import (
     DocumentNode,
+    GraphQLError,
     GraphQLSchema,
     ListTypeNode,
     NamedTypeNode,
@@ -15,9 +16,17 @@ from graphql import (
     TypeNode,
     VariableNode,
     Visitor,
+    get_named_type,
+    get_nullable_type,
     get_variable_values,
+    is_input_object_type,
+    is_list_type,
+    type_from_ast,
     visit,
 )
+from graphql.execution.values import VariableValues
+
+from gateway.engine.limits import LimitExceeded
 
 Fits = Callable[[Any], bool]
 # Values that the coercion of their scalar leaves as they are.
@@ -27,25 +36,47 @@ SCALARS: Mapping[str, Fits] = {
     "Boolean": lambda value: value.__class__ is bool,
     "Int": lambda value: value.__class__ is int and -(2**31) <= value < 2**31,
 }
+# Coercion ends after so many errors; making an error takes longer than coercing a value.
+ERRORS_MAX = 20
+
+
+class VariablesInvalid(Exception):
+    """Variables do not have the types that the operation declares; `errors` are `ERRORS_MAX` and one at most."""
+
+    def __init__(self, errors: list[GraphQLError]) -> None:
+        super().__init__()
+        self.errors = errors
 
 
 class Coercion:
-    """The variables of one operation."""
+    """Coerces the variables of one operation, whose lists may hold `items_max` items together."""
 
-    def __init__(self, schema: GraphQLSchema, operation: OperationDefinitionNode) -> None:
+    def __init__(self, schema: GraphQLSchema, operation: OperationDefinitionNode, items_max: int) -> None:
         self._schema = schema
         self._definitions = operation.variable_definitions or ()
+        self._items_max = items_max
         self._plain: list[tuple[str, Fits, bool]] | None = []
         for definition in self._definitions:
-            fits = _fits(definition.type)
+            fits = _fits(definition.type, items_max)
             if fits is None or definition.default_value is not None:
                 self._plain = None
                 break
             nullable = not isinstance(definition.type, NonNullTypeNode)
             self._plain.append((definition.variable.name.value, fits, nullable))
 
-    def of(self, given: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The coerced values; None where some do not fit."""
+    def values(self, given: Mapping[str, Any]) -> VariableValues:
+        """The coerced values with their sources.
+
+        Raises LimitExceeded for lists that are too long, before anything is coerced, and VariablesInvalid.
+        """
+        self._check_items(given)
+        values = get_variable_values(self._schema, self._definitions, dict(given), max_errors=ERRORS_MAX)
+        if isinstance(values, list):
+            raise VariablesInvalid(values)
+        return values
+
+    def coerced(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The coerced values alone, which takes less; raises as `values` does."""
         if self._plain is not None:
             coerced = {}
             for name, fits, nullable in self._plain:
@@ -57,18 +88,43 @@ class Coercion:
                     break
             else:
                 return coerced
-        values = get_variable_values(self._schema, self._definitions, dict(given))
-        return None if isinstance(values, list) else values.coerced
+        return self.values(given).coerced
+
+    def _check_items(self, given: Mapping[str, Any]) -> None:
+        items = 0
+        for definition in self._definitions:
+            items += _items(given.get(definition.variable.name.value), type_from_ast(self._schema, definition.type))
+        if items > self._items_max:
+            raise LimitExceeded("listItems", self._items_max, items)
 
 
-def _fits(kind: TypeNode) -> Fits | None:
+def _fits(kind: TypeNode, items_max: int) -> Fits | None:
     if isinstance(kind, NonNullTypeNode):
-        return _fits(kind.type)
+        return _fits(kind.type, items_max)
     if isinstance(kind, NamedTypeNode):
         return SCALARS.get(kind.name.value)
     assert isinstance(kind, ListTypeNode)
-    inner = _fits(kind.type)
-    return None if inner is None else lambda value: value.__class__ is list and all(map(inner, value))
+    if not isinstance(kind.type, NamedTypeNode) and not isinstance(getattr(kind.type, "type", None), NamedTypeNode):
+        return None  # lists in lists are counted together
+    inner = _fits(kind.type, items_max)
+    if inner is None:
+        return None
+    return lambda value: value.__class__ is list and len(value) <= items_max and all(map(inner, value))
+
+
+def _items(value: Any, kind: Any) -> int:
+    """The items of all lists in a value that coercion would look into, those in input objects included."""
+    kind = get_nullable_type(kind)
+    if is_list_type(kind):
+        if not isinstance(value, list):
+            return _items(value, kind.of_type)
+        inner = get_nullable_type(kind.of_type)
+        if not (is_list_type(inner) or is_input_object_type(get_named_type(inner))):
+            return len(value)
+        return len(value) + sum(_items(item, inner) for item in value)
+    if is_input_object_type(kind) and isinstance(value, dict):
+        return sum(_items(value[name], field.type) for name, field in kind.fields.items() if name in value)
+    return 0
 
 
 def flags_of(document: DocumentNode, operation: OperationDefinitionNode) -> list[str]:

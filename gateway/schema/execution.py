@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from graphql import ExecutionResult, execute
+from graphql import ExecutionResult
+from graphql.execution.values import VariableValues
 
 from gateway.engine.documents import Document
-from gateway.engine.executor import ProjectingExecutor
+from gateway.engine.executor import execute
+from gateway.engine.limits import ExecutionLimits, LimitExceeded
 from gateway.engine.plans import Asked, Prepared
 from gateway.engine.projection import Unusual
+from gateway.engine.variables import Coercion
 from gateway.errors import GatewayError
 from gateway.schema.build import Schema
 from gateway.schema.connections import Place
@@ -22,13 +25,29 @@ from gateway.schema.roots import PLACES, engine_of
 class Execution:
     """Runs operations; without `projection` all of them by graphql-core alone."""
 
-    def __init__(self, schema: Schema, *, projection: bool = True) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        limits: ExecutionLimits = ExecutionLimits(),  # noqa: B008 - it is frozen
+        *,
+        projection: bool = True,
+    ) -> None:
         self._schema = schema.core
-        self._engine = engine_of(schema) if projection else None
+        self._limits = limits
+        self._engine = engine_of(schema, limits) if projection else None
 
     def prepared(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> Prepared | None:
-        """The operation's plan, with these variables; None where it has none."""
+        """The operation's plan, with these variables; None where it has none.
+
+        Raises LimitExceeded or VariablesInvalid for variables that do not fit.
+        """
         return None if self._engine is None else self._engine.prepare(document, name, variables)
+
+    def values(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> VariableValues:
+        """The coerced variables of an operation; raises as `prepared` does."""
+        operation = document.operation(name)
+        assert operation is not None
+        return Coercion(self._schema, operation, self._limits.list_items).values(variables)
 
     def place_of(self, prepared: Prepared, limits: Limits, fleet: str | None) -> Place | None:
         """Where an answer may be kept that is made of one connection alone; None for any other, or a wrong one."""
@@ -48,30 +67,37 @@ class Execution:
         variables: Mapping[str, Any],
         context: Context | None,
         prepared: Prepared | None = None,
+        values: VariableValues | None = None,
+        check_deadline: Callable[[], None] | None = None,
     ) -> ExecutionResult:
-        """The result of a valid document's operation; parts of its data may be JSON already."""
+        """The result of a valid document's operation; parts of its data may be JSON already.
+
+        `values` are the variables, if they were coerced before; `check_deadline` raises once the operation's time is
+        over, and is the context's by default. Raises LimitExceeded where the answer is too long.
+        """
         if context is not None:
             prepared = prepared or self.prepared(document, name, variables)
             if prepared is not None:
                 try:
                     return ExecutionResult(await prepared.run(context), None)
+                except LimitExceeded:
+                    raise
                 except Exception:  # noqa: BLE001, S110 - whatever it was, the generic executor tells it
                     pass
-        return await self._generic(document, name, variables, context)
-
-    async def _generic(
-        self, document: Document, name: str | None, variables: Mapping[str, Any], context: Context | None
-    ) -> ExecutionResult:
+        operation = document.operation(name)
         assert document.ast is not None
-        more: dict[str, Any] = {}
-        if self._engine is not None:
-            more = {"executor_class": ProjectingExecutor, "types": self._engine.types}
-        outcome = execute(
+        assert operation is not None
+        return await execute(
             self._schema,
             document.ast,
-            context_value=context,
-            variable_values=dict(variables),
-            operation_name=name,
-            **more,
+            operation,
+            values or self.values(document, name, variables),
+            context,
+            types=None if self._engine is None else self._engine.types,
+            check_deadline=check_deadline or (_unlimited if context is None else context.errand.patience.check),
+            errors_max=self._limits.errors,
         )
-        return outcome if isinstance(outcome, ExecutionResult) else await outcome
+
+
+def _unlimited() -> None:
+    """No deadline."""

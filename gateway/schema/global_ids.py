@@ -62,23 +62,27 @@ def _encoded(part: str) -> bytes:
 
 def parse_global_id(text: str) -> str | UnitKey:
     """A vehicle's id or a unit's key; raises GlobalIdInvalid for anything this schema did not give out."""
-    return _remembered(text) if len(text) <= SHORT else _parsed(text)
+    key = _remembered(text) if len(text) <= SHORT else _parsed(text)
+    if key is None:
+        raise GlobalIdInvalid("This is not a global id of this gateway.", "id")
+    return key
 
 
-def _parsed(text: str) -> str | UnitKey:
+def _parsed(text: str) -> str | UnitKey | None:
+    # A thousand wrong ids in each of twenty fields: None is cheap, an error with all that led to it is not.
     try:
         if len(text) > LENGTH_MAX:
-            raise GlobalIdInvalid("This is not a global id of this gateway.", "id")
+            return None
         kind, _, rest = base64.b64decode(text.encode("ascii"), validate=True).decode().partition(":")
-    except (UnicodeError, binascii.Error) as damaged:
-        raise GlobalIdInvalid("This is not a global id of this gateway.", "id") from damaged
+    except (UnicodeError, binascii.Error):
+        return None
     if kind == VEHICLE and rest:
         return rest
     if kind == TELEMATICS_UNIT and rest.count("/") == len(UnitKey._fields) - 1:
         manufacturer, brand, unit_id = (unquote(part) for part in rest.split("/"))
         if unit_id:
             return UnitKey(manufacturer or None, brand or None, unit_id)
-    raise GlobalIdInvalid("This is not a global id of this gateway.", "id")
+    return None
 
 
 _remembered = lru_cache(IDS_MAX)(_parsed)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+from gateway.engine.limits import ExecutionLimits
 from gateway.engine.plans import Asked, Engine, Root, Shape
 from gateway.engine.projection import ON, Needs, Projection, Types
 from gateway.schema.build import Schema
@@ -22,9 +23,9 @@ from gateway.upstream.views import vehicle_view
 FORMS: Mapping[str, type] = {"Vehicle": models.VehicleForm, "TelematicsUnit": models.UnitForm}
 
 
-def engine_of(schema: Schema) -> Engine:
+def engine_of(schema: Schema, limits: ExecutionLimits) -> Engine:
     """The engine for the gateway's schema."""
-    return Engine(Types(schema.core, FORMS), ROOTS, SHAPES, BY_ID)
+    return Engine(Types(schema.core, FORMS), ROOTS, SHAPES, BY_ID, limits)
 
 
 async def _vehicle(context: Context, asked: Sequence[Asked]) -> Sequence[Any]:

@@ -7,6 +7,7 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 import strawberry
+from strawberry.federation.schema_directives import ListSize
 from strawberry.scalars import JSON
 
 from gateway.engine.projection import BY_NAME, NEEDS, PLAIN
@@ -233,5 +234,8 @@ class VehicleState:
     properties: list[VehicleStateProperty] = strawberry.field(
         resolver=_properties,
         metadata={PLAIN: _properties},
+        directives=[
+            ListSize(assumed_size=50, slicing_arguments=None, sized_fields=None, require_one_slicing_argument=False)
+        ],
         description="Every property the fleet API sent, also those this schema has no field for.",
     )

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import strawberry
 from msgspec import UNSET
+from strawberry.federation.schema_directives import ListSize
 
 from gateway.engine.projection import BATCH, NEEDS, OWN, PLAIN, UNLESS
 from gateway.schema.connections import Connection
@@ -208,6 +209,9 @@ class Vehicle(Node):
         resolver=_custom_fields,
         description="Its custom fields, in the fleet API's order.",
         metadata={PLAIN: _custom_fields, NEEDS: ("custom_fields",)},
+        directives=[
+            ListSize(assumed_size=10, slicing_arguments=None, sized_fields=None, require_one_slicing_argument=False)
+        ],
     )
     latest_state: VehicleState | None = strawberry.field(
         resolver=_latest_state,

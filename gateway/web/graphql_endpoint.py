@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
 from graphql import ExecutionResult, GraphQLError, OperationDefinitionNode, OperationType
+from graphql.execution.values import VariableValues
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from gateway.engine.documents import INTROSPECTION, Document, Documents, digest_of
-from gateway.engine.limits import DocumentLimits, LimitExceeded
+from gateway.engine.encoding import Encoder, ResponseSize
+from gateway.engine.limits import DocumentLimits, ExecutionLimits, LimitExceeded
 from gateway.engine.plans import Prepared
+from gateway.engine.variables import VariablesInvalid
 from gateway.errors import Overloaded
 from gateway.identity import Caller
 from gateway.schema.build import Schema
@@ -25,7 +28,7 @@ from gateway.schema.connections import Place
 from gateway.schema.context import Context
 from gateway.schema.error_masking import is_unauthenticated, presented
 from gateway.schema.execution import Execution
-from gateway.schema.pricing import Price, Prices, bound_of, price_of
+from gateway.schema.pricing import Price, Prices, bound_of, check_priced, price_of
 from gateway.settings import GraphQLSettings, LimitSettings
 from gateway.upstream.cache import Held
 from gateway.upstream.client import FleetClient
@@ -129,7 +132,10 @@ class GraphQLEndpoint:
         self._clock = clock
         self._limits = limits
         self.admission = Admission(limits)
-        self._execution = Execution(schema, projection=settings.projection)
+        check_priced(schema.core)
+        bounds = ExecutionLimits(limits.nodes, limits.response_bytes)
+        self._execution = Execution(schema, bounds, projection=settings.projection)
+        self._encoder = Encoder(_plain)
         self.whole_answers = whole_answers
         self._planned: OrderedDict[bytes, Planned] = OrderedDict()
         self._documents = Documents(
@@ -192,16 +198,18 @@ class GraphQLEndpoint:
             self._planned.move_to_end(body)
             return known
         asked = asked_by_post(JSON, body)
-        if not asked.query or self._trusted is not None or asked.extensions is not None:
-            return None
         # Written anew a number may be longer than it came, but not this much.
-        if len(body) * 8 > self._limits.variables_bytes:
+        is_long = len(body) * 8 > self._limits.variables_bytes
+        if not asked.query or self._trusted is not None or asked.extensions is not None or is_long:
             return None
-        name, variables = asked.operation_name or None, asked.variables or {}
+        name, variables = asked.operation_name, asked.variables or {}
         document = self._documents.sent(asked.query)
         if document is None or document.errors:
             return None
-        prepared = self._execution.prepared(document, name, variables)
+        try:
+            prepared = self._execution.prepared(document, name, variables)
+        except (LimitExceeded, VariablesInvalid):
+            return None
         if prepared is None or not self._is_bounded(document, name, variables):
             return None
         remembered = len(body) <= BODY_BYTES_MAX
@@ -291,7 +299,7 @@ class GraphQLEndpoint:
             if self.whole_answers is not None:
                 tally.reads = []
             with WhileThere(scope, receive, patience) as there:
-                result = await work
+                result = await _bounded(work)
             if there.has_left:
                 raise CallerLeft
             answer = self._answer(self._told(result, context, request_id, None), media_type)
@@ -345,7 +353,7 @@ class GraphQLEndpoint:
             document = self._document(asked)
             if document.errors:
                 return _invalid([presented(error, request_id) for error in document.errors])
-            operation = document.operation(asked.operation_name or None)
+            operation = document.operation(asked.operation_name)
             if operation is None:
                 message = "The document has no such operation, or several and none was named."
                 raise _coded("OPERATION_RESOLUTION_FAILURE", message)
@@ -355,13 +363,20 @@ class GraphQLEndpoint:
             raise Refused(405, "METHOD_NOT_ALLOWED", "Only queries are asked by GET.", {"Allow": "POST"})
         self._admit(caller, document, operation)
         try:
-            price = self._price(document, asked)
+            values = self._execution.values(document, asked.operation_name, asked.variables or {})
+            price = self._price(document, operation, values)
         except LimitExceeded as exceeded:
             return _invalid([exceeded])
-        cost = {"estimatedUpstreamCalls": price.upstream_calls, "estimatedNodes": price.nodes}
+        except VariablesInvalid as invalid:
+            return _invalid([presented(error, request_id) for error in invalid.errors])
+        cost = {
+            "estimatedUpstreamCalls": price.upstream_calls,
+            "estimatedNodes": price.nodes,
+            "estimatedFields": price.fields,
+        }
         if wish == "validate":
             return Told(ExecutionResult(None, None, {"cost": cost}), {})
-        return await self._run(request, caller, patience, document, asked, cost if wish == "report" else None)
+        return await self._run(request, caller, patience, document, asked, values, cost if wish == "report" else None)
 
     def _document(self, asked: Asked) -> Document:
         """The document that is meant: sent, persisted, or listed."""
@@ -401,15 +416,23 @@ class GraphQLEndpoint:
         patience: Patience,
         document: Document,
         asked: Asked,
+        values: VariableValues,
         cost: dict[str, int] | None,
     ) -> Told:
         assert document.ast is not None
         context_of: ContextOf = request.app.state.context_of
         request_id: str = request.state.request_id
         context = context_of(caller, request_id, _trace_of(request), patience) if caller is not None else None
-        work = self._execution.of(document, asked.operation_name or None, asked.variables or {}, context)
+        work = self._execution.of(
+            document,
+            asked.operation_name,
+            asked.variables or {},
+            context,
+            values=values,
+            check_deadline=patience.check,
+        )
         with WhileThere(request.scope, request.receive, patience) as there:
-            result = await work
+            result = await _bounded(work)
         if there.has_left:
             raise CallerLeft
         return self._told(result, context, request_id, cost)
@@ -440,15 +463,27 @@ class GraphQLEndpoint:
         result = told.result
         refused = [error for error in result.errors or () if is_unauthenticated(error)]
         if refused:
-            body = _encoded({"data": None, "errors": refused})
-            return Answer(401, media_type, {"WWW-Authenticate": INVALID_TOKEN}, (body,))
+            parts = self._parts_of({"data": None, "errors": refused})
+            return Answer(401, media_type, {"WWW-Authenticate": INVALID_TOKEN}, parts)
         members: dict[str, Any] = {"data": result.data} if told.ran else {}
         if result.errors:
             members["errors"] = result.errors
         if result.extensions:
             members["extensions"] = result.extensions
         status = 400 if not told.ran and media_type == RESPONSE else 200
-        return Answer(status, f"{media_type}; charset=utf-8", told.headers, _parts_of(members))
+        try:
+            parts = self._parts_of(members)
+        except LimitExceeded as exceeded:
+            return self._answer(_invalid([exceeded]), media_type)
+        return Answer(status, f"{media_type}; charset=utf-8", told.headers, parts)
+
+    def _parts_of(self, members: dict[str, Any]) -> Parts:
+        """An answer's body; what is all of its data, and JSON already, is not copied: it may be large."""
+        if len(members) == 1 and members.get("data") is not None and len(members["data"]) == 1:
+            ((key, value),) = members["data"].items()
+            if type(value) is msgspec.Raw:
+                return _around(key, memoryview(value))
+        return (self._encoder.encode(members, ResponseSize(self._limits.response_bytes)),)
 
     def _is_bounded(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> bool:
         """Whether an operation is within its limits with lists as long as these, whatever else its variables are."""
@@ -459,23 +494,33 @@ class GraphQLEndpoint:
         length = min(self._nodes_max, max(16, 1 << (longest - 1).bit_length()))
         bounded = document.bounded.get((name, length))
         if bounded is None:
+            operation = document.operation(name)
             assert document.ast is not None
-            most = bound_of(self._schema, document.ast, name, self._prices, length)
-            limits = self._limits
-            bounded = most is not None and most.upstream_calls <= limits.upstream_calls and most.nodes <= limits.nodes
+            assert operation is not None
+            most = bound_of(self._schema, document.ast, operation, self._prices, length)
+            bounded = most is not None and self._exceeded_by(most) is None
             document.bounded[name, length] = bounded
         return bounded
 
-    def _price(self, document: Document, asked: Asked) -> Price:
+    def _price(self, document: Document, operation: OperationDefinitionNode, values: VariableValues) -> Price:
         assert document.ast is not None
-        price = price_of(self._schema, document.ast, asked.variables or {}, asked.operation_name, self._prices)
+        price = price_of(self._schema, document.ast, operation, values, self._prices)
+        exceeded = self._exceeded_by(price)
+        if exceeded is not None:
+            raise exceeded
+        return price
+
+    def _exceeded_by(self, price: Price) -> LimitExceeded | None:
+        limits = self._limits
         for limit, maximum, actual in (
-            ("upstreamCalls", self._limits.upstream_calls, price.upstream_calls),
-            ("nodes", self._limits.nodes, price.nodes),
+            ("upstreamCalls", limits.upstream_calls, price.upstream_calls),
+            ("nodes", limits.nodes, price.nodes),
+            ("fields", limits.fields, price.fields),
+            ("responseBytes", limits.response_bytes, price.key_bytes),
         ):
             if actual > maximum:
-                raise LimitExceeded(limit, maximum, actual)
-        return price
+                return LimitExceeded(limit, maximum, actual)
+        return None
 
     def _age(self, tally: Tally) -> float:
         """How old the oldest part of the answer is, in seconds."""
@@ -519,21 +564,16 @@ def _coded(code: str, message: str) -> GraphQLError:
     return GraphQLError(message, extensions={"code": code, "retryable": False})
 
 
-def _parts_of(members: dict[str, Any]) -> Parts:
-    """An answer's body; what is all of its data, and JSON already, is not copied: it may be large."""
-    if len(members) == 1 and members.get("data") is not None and len(members["data"]) == 1:
-        ((key, value),) = members["data"].items()
-        if type(value) is msgspec.Raw:
-            return _around(key, memoryview(value))
-    return (_encoded(members),)
+async def _bounded(work: Awaitable[ExecutionResult]) -> ExecutionResult:
+    """The result of an operation, or that its answer is too long."""
+    try:
+        return await work
+    except LimitExceeded as exceeded:
+        return ExecutionResult(None, [exceeded])
 
 
 def _around(key: str, rendered: bytes | memoryview) -> Parts:
     return b'{"data":{"%b":' % key.encode(), rendered, b"}}"
-
-
-def _encoded(body: dict[str, Any]) -> bytes:
-    return msgspec.json.encode(body, enc_hook=_plain)
 
 
 def _plain(value: object) -> object:

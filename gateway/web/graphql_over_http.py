@@ -46,6 +46,13 @@ class Asked(msgspec.Struct):
     document_id: str | None = msgspec.field(default=None, name="documentId")
     doc_id: str | None = None
 
+    def __post_init__(self) -> None:
+        # What is empty is absent, for everybody who reads it later.
+        self.query = self.query or None
+        self.operation_name = self.operation_name or None
+        self.document_id = self.document_id or None
+        self.doc_id = self.doc_id or None
+
     @property
     def digest(self) -> str | None:
         """The SHA-256 that Apollo's automatic persisted queries send."""

@@ -35,6 +35,12 @@ DEEP = "{ vehicles { nodes { " + "telematicsUnit { vehicle { " * 8 + "id" + " } 
         ("overlaps", " ".join(f"query Q{n} {{ vehicles {{ nodes {{ ...A }} }} }}" for n in range(9)) + " fragment A on Vehicle {" + " id" * 50 + " }"),
         ("upstreamCalls", "{" + "".join(f' a{n}: vehicles(first: 500, search: "{n}") {{ nodes {{ id }} }}' for n in range(45)) + " }"),
         ("nodes", "{" + "".join(f" a{n}: vehicles(first: 500) {{ nodes {{ id telematicsUnit {{ id }} }} edges {{ node {{ id }} }} }}" for n in range(40)) + " }"),
+        ("fields", "{ vehicles(first: 500) { nodes {" + "".join(f" a{n}: latestState {{ position {{ timestamp value {{ lat lon }} }} }}" for n in range(90)) + " } } }"),
+        ("fields", "{ vehicles(first: 500) { nodes {" + "".join(f" a{n}: latestState {{ properties {{ name value }} }}" for n in range(9)) + " } } }"),
+        ("fields", "{ vehicles(first: 500) { nodes { ...A } edges { node { ...A } } } } fragment A on Vehicle { latestState {" + "".join(f" a{n}: __typename" for n in range(40)) + " ...B } } fragment B on VehicleState {" + "".join(f" b{n}: ignition {{ value rawValue timestamp }}" for n in range(5)) + " properties { name value timestamp } p: properties { name value } }"),
+        ("fields", "{ __schema {" + "".join(f" a{n}: types {{ fields {{ name args {{ name }} }} }}" for n in range(90)) + " } }"),
+        ("fields", "{" + "".join(f" a{n}: __schema {{ types {{ fields {{ name type {{ name ofType {{ name }} }} args {{ name description type {{ name }} }} }} }} }}" for n in range(40)) + " }"),
+        ("fields", "{" + "".join(f' a{n}: __type(name: "VehicleState") {{ fields {{ name type {{ name fields {{ name description args {{ name }} }} }} }} }}' for n in range(40)) + " }"),
     ],
 )  # fmt: skip
 async def test_each_limit_is_named(start, limit, query):
@@ -88,6 +94,108 @@ async def test_variables_have_a_limit(gateway):
     response = await gateway.post("query($i: [ID!]!) { nodes(ids: $i) { id } }", {"i": ["x" * 1000] * 300})
     assert response.status_code == 400
     assert response.json()["errors"][0]["extensions"]["limit"] == "variablesBytes"
+
+
+async def test_lists_in_variables_have_a_limit(gateway):
+    """Lists are refused by their length, before any of their items is looked at."""
+    query = "query($i: [ID!]!, $j: [ID!]!) { a: nodes(ids: $i) { id } b: nodes(ids: $j) { id } }"
+    for variables in ({"i": [{}] * 20_001, "j": []}, {"i": [1] * 10_001, "j": ["x"] * 10_000}):
+        response = await gateway.post(query, variables, Accept="application/graphql-response+json")
+        assert response.status_code == 400
+        (error,) = response.json()["errors"]
+        told = {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": "listItems", "maximum": 20_000, "actual": 20_001}
+        assert error["extensions"] == told
+
+
+async def test_of_many_wrong_variables_some_are_told(gateway):
+    """Coercion ends after twenty errors, says so, and the operation is not run."""
+    query = "query($i: [ID!]!) { nodes(ids: $i) { id } }"
+    response = await gateway.post(query, {"i": [{}] * 900}, Accept="application/graphql-response+json")
+    assert response.status_code == 400
+    answer = response.json()
+    assert "data" not in answer
+    assert len(answer["errors"]) == 21
+    assert "Too many errors" in answer["errors"][-1]["message"]
+
+
+LONG = "{ vehicles(first: 100) { %s { %s } } }"
+
+
+@pytest.mark.parametrize("projection", [True, False])
+@pytest.mark.parametrize(
+    "query",
+    [
+        LONG % ("nodes", "id vehicleId licensePlate: masterData { brand model licensePlate vin }"),
+        LONG % ("edges", "node { id a: latestState { properties { name value timestamp } } }"),
+        "{ a: vehicles(first: 60) { nodes { id latestState { properties { name } } } } b: vehicles { nodes { id } } }",
+        "{ __schema { types { name description fields { name description } } } }",
+        "{ vehicles(first: 1) { nodes { %s } } }" % " ".join(f"a{n}: latestState {{ properties {{ name }} }}" for n in range(60)),
+    ],
+    ids=["nodes", "edges", "two fields", "schema", "one vehicle"],
+)  # fmt: skip
+async def test_an_answer_has_a_longest_length(start, query, projection):
+    """What becomes longer than that is a coded error in place of all data."""
+    gateway = await start(limits__response_bytes=5_000, graphql__projection=projection)
+    for _ in range(2):
+        response = await gateway.post(query, Accept="application/graphql-response+json")
+        assert response.status_code == 400
+        assert "data" not in response.json()
+        (error,) = response.json()["errors"]
+        assert error["extensions"] == {
+            "code": "LIMIT_EXCEEDED", "retryable": False, "limit": "responseBytes", "maximum": 5_000,
+        }  # fmt: skip
+        assert response.headers["Cache-Control"] == "no-store"
+    roomy = await start(limits__response_bytes=len((await (await start()).post(query)).content))
+    assert "errors" not in (await roomy.post(query)).json()
+
+
+async def test_of_very_many_errors_some_are_told(gateway):
+    """An answer holds two thousand errors, and one that says how many there were."""
+    query = "query($i: [ID!]!) {%s }" % "".join(f" a{n}: nodes(ids: $i) {{ id }}" for n in range(9))
+    answer = await gateway.ask(query, i=["x"] * 300)
+    assert len(answer["errors"]) == 2001
+    assert answer["errors"][0]["extensions"]["code"] == "GLOBAL_ID_INVALID"
+    assert answer["errors"][-1]["extensions"] == {
+        "code": "LIMIT_EXCEEDED", "retryable": False, "limit": "errors", "maximum": 2_000, "actual": 2_700,
+    }  # fmt: skip
+    assert answer["data"]["a8"] == [None] * 300
+
+
+async def test_no_name_of_an_operation_avoids_the_limits(gateway):
+    """An empty name is none: the limits of the only operation hold."""
+    query = (
+        "{ vehicles(first: 500) { nodes {" + "".join(f" a{n}: telematicsUnit {{ id }}" for n in range(90)) + " } } }"
+    )
+    for name in ("", None):
+        body = {"query": query, "operationName": name}
+        headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
+        answer = (await gateway.http.post("/graphql", json=body, headers=headers)).json()
+        assert answer["errors"][0]["extensions"]["limit"] == "nodes"
+        body["query"] = "{ __typename }"
+        assert (await gateway.http.post("/graphql", json=body, headers=headers)).json() == {
+            "data": {"__typename": "Query"}
+        }
+
+
+@pytest.mark.parametrize("directive", ["include", "skip"])
+@pytest.mark.parametrize(
+    "query",
+    [
+        "query($x: Boolean = true) { __typename @%s(if: $x) }",
+        "query($x: Boolean = true) { ... @%s(if: $x) { __typename } }",
+        "query($x: Boolean = true) { ...A @%s(if: $x) } fragment A on Query { __typename }",
+        "query($x: Boolean = true) { a: __typename vehicles { nodes { id @%s(if: $x) } } }",
+        "query($x: Boolean = true) { a: __typename vehicles { nodes { ... on Vehicle @%s(if: $x) { id } } } }",
+        "query($x: Boolean = true) { __schema { queryType { name @%s(if: $x) } } }",
+    ],
+)
+async def test_a_null_for_a_condition_is_the_callers_error(gateway, query, directive):
+    """It is told with a code, where the selection stands, and is never an internal error."""
+    response = await gateway.post(query % directive, {"x": None})
+    assert response.status_code == 200
+    (error,) = response.json()["errors"]
+    assert error["extensions"]["code"] in ("GRAPHQL_VALIDATION_FAILED", "BAD_USER_INPUT")
+    assert "variable '$x' provided to non-null type 'Boolean!'" in error["message"]
 
 
 @pytest.mark.parametrize("arguments", ["(first: 100000)", "(last: 100000)", "(first: -1)"])

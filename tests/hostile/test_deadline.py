@@ -1,0 +1,53 @@
+"""What graphql-core's executor runs lets others run, too, and ends at its deadline."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+
+import pytest
+
+from gateway.simulator import Simulator, Switches
+from tests.gateways import PLANS, serving
+from tests.hostile.attacked import VALID_BUSY_MAX, AttackedGateway
+from tests.hostile.documents import fields_times_nodes
+
+BODIES = fields_times_nodes(Simulator(PLANS, Switches()).fleets["T7K2M"].ids)
+DEAR = ("60 aliases of 1000 ids", "types of 1000 ids", "60 aliases of 1000 ids and an error")
+
+
+@pytest.fixture(scope="module")
+def attacked(tmp_path_factory):
+    """A gateway without projection, so that graphql-core executes everything."""
+    with ExitStack() as stack:
+        one = AttackedGateway(
+            tmp_path_factory.mktemp("attacked"),
+            lambda app: stack.enter_context(serving(app)),
+            graphql_projection="false",
+        )
+        stack.callback(one.stop)
+        yield one
+
+
+@pytest.mark.parametrize("name", DEAR)
+def test_a_dear_execution_lets_others_run(attacked, name):
+    """Health is answered meanwhile, and the answer is whole."""
+    with attacked.measured() as harm:
+        status, body = attacked.post(BODIES[name], "alice")
+    assert status == 200
+    assert len(json.loads(body)["data"]["nodes"]) == 1000
+    assert harm.busy <= VALID_BUSY_MAX / 2, harm
+
+
+@pytest.mark.parametrize("name", DEAR)
+def test_a_dear_execution_ends_at_its_deadline(attacked, name):
+    """What is not done by then has DEADLINE_EXCEEDED."""
+    attacked.post(BODIES[name], "alice")  # reads the vehicles, so that what is left is execution
+    with attacked.measured() as harm:
+        status, body = attacked.post(BODIES[name], "alice", X_Gateway_Timeout="0.05")
+    answer = json.loads(body)
+    codes = {error["extensions"]["code"] for error in answer["errors"]}
+    assert status == 200
+    assert "DEADLINE_EXCEEDED" in codes
+    assert len(answer["errors"]) <= 2001
+    assert harm.busy <= VALID_BUSY_MAX, harm

@@ -1,0 +1,27 @@
+"""No GraphQL request holds the gateway up or fills its memory, whoever sends it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from gateway.simulator import Simulator, Switches
+from tests.gateways import PLANS
+from tests.hostile.attacked import INVENTED_BUSY_MAX, MEMORY_MAX, VALID_BUSY_MAX
+from tests.hostile.documents import bodies
+
+BODIES = bodies(Simulator(PLANS, Switches()).fleets["T7K2M"].ids)
+
+
+@pytest.mark.parametrize("token", ["x", "alice"], ids=["invented", "valid"])
+@pytest.mark.parametrize("name", BODIES)
+def test_a_hostile_document_is_answered_in_bounded_time_and_memory(attacked, name, token):
+    """The answer is GraphQL, each of its errors has a code, and others are answered meanwhile."""
+    with attacked.measured() as harm:
+        status, body = attacked.post(BODIES[name], token)
+    assert status in (200, 400, 401), body[:300]
+    assert all("code" in error["extensions"] for error in json.loads(body).get("errors", ()))
+    assert harm.failed == 0
+    assert harm.busy <= (INVENTED_BUSY_MAX if token == "x" else VALID_BUSY_MAX), harm
+    assert harm.memory <= MEMORY_MAX, harm
