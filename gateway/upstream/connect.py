@@ -109,6 +109,6 @@ def _redis_of(settings: Settings, closing: AsyncExitStack) -> RedisStore | None:
         return None
     from gateway.upstream.redis_store import RedisStore  # noqa: PLC0415 - redis is seven megabytes, and seldom used
 
-    redis = RedisStore(settings.redis, _memory_of(settings.cache))
+    redis = RedisStore(settings.redis, settings.upstream, _memory_of(settings.cache))
     closing.push_async_callback(redis.close)
     return redis

@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import time
 import uuid
 from collections import defaultdict
 from collections.abc import Awaitable, Sequence
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 from aiocache.backends.redis import RedisCache
@@ -19,7 +21,7 @@ from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
-from gateway.settings import RedisSettings
+from gateway.settings import RedisSettings, UpstreamSettings
 from gateway.telemetry import get_logger
 from gateway.upstream.cache import Entry, MemoryStore
 from gateway.upstream.models import Vehicle
@@ -30,7 +32,25 @@ T = TypeVar("T")
 log = get_logger("gateway.upstream")
 
 # Raised whenever the stored form changes: what an older version wrote is then not found.
-FORMAT = 2
+FORMAT = 3
+# Upstream settings that decide how a call is made and not what it answers. All others, new ones too, are part of a key.
+HOW = frozenset(
+    (
+        "url",  # which goes in normalised
+        "transport",
+        "unchanged_bytes_max",
+        "parallel_reads_max",
+        "connect_timeout",
+        "read_timeout",
+        "write_timeout",
+        "pool_timeout",
+        "total_timeout",
+        "connections_max",
+        "keepalive_expiry",
+        "response_bytes_max",
+    )
+)
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Stored(msgspec.Struct, Generic[T], array_like=True):
@@ -44,12 +64,18 @@ class Stored(msgspec.Struct, Generic[T], array_like=True):
 
 
 class RedisStore:
-    """Two tiers: memory first, then Redis."""
+    """Two tiers: memory first, then Redis.
 
-    def __init__(self, settings: RedisSettings, memory: MemoryStore) -> None:
+    Gateways may share a Redis. They share entries and leases where all that decides an answer is the same, and rate
+    limits where the upstream is.
+    """
+
+    def __init__(self, settings: RedisSettings, upstream: UpstreamSettings, memory: MemoryStore) -> None:
         self._memory = memory
         self._settings = settings
-        self._redis = _redis_of(settings)
+        start = f"{settings.namespace}:{FORMAT}"
+        self._redis = _redis_of(settings, f"{start}:{digest_of_answers(upstream)}")
+        self._scripts_namespace = f"{start}:{digest_of_url(upstream)}"
         self._left_alone_until = 0.0
         self._encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
         self._decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
@@ -117,8 +143,8 @@ class RedisStore:
         await self._tried(self._redis._redlock_release(lease, token))  # noqa: SLF001 - the compare-and-delete of aiocache's own lock
 
     async def script(self, text: str, key: str, *arguments: str) -> Any:
-        """What a Lua script on one key returns; None if Redis can't be asked."""
-        whole = self._redis.build_key(key, namespace=self._redis.namespace)
+        """What a Lua script on one key returns; None if Redis can't be asked. The key belongs to the upstream's URL."""
+        whole = self._redis.build_key(key, namespace=self._scripts_namespace)
         return await self._tried(self._redis.raw("eval", text, 1, whole, *arguments))
 
     async def close(self) -> None:
@@ -168,12 +194,34 @@ def _page(kind: type, stored: bytes) -> VehiclePage:
     return VehiclePage.of_body(stored, IDS)
 
 
-def _redis_of(settings: RedisSettings) -> RedisCache:
+def digest_of_answers(upstream: UpstreamSettings) -> str:
+    """A digest of all that decides what the same read of the same caller is answered."""
+    rest = upstream.model_dump(exclude=set(HOW)) | {"fleet_id": upstream.fleet_id or None}
+    return _digest([_parts_of(upstream.url), sorted(rest.items())])
+
+
+def digest_of_url(upstream: UpstreamSettings) -> str:
+    """A digest of where the fleet API is: its rate limits are the same for every gateway in front of it."""
+    return _digest(_parts_of(upstream.url))
+
+
+def _parts_of(url: str) -> list[object]:
+    """A URL's parts, the same for each spelling of scheme, host and default port."""
+    parts = urlsplit(url)
+    port = parts.port or DEFAULT_PORTS.get(parts.scheme)
+    return [parts.scheme, parts.username, parts.password, parts.hostname, port, parts.path.rstrip("/"), parts.query]
+
+
+def _digest(parts: object) -> str:
+    return hashlib.blake2b(msgspec.msgpack.encode(parts), digest_size=8).hexdigest()
+
+
+def _redis_of(settings: RedisSettings, namespace: str) -> RedisCache:
     assert settings.url is not None
     where = parse_url(settings.url.get_secret_value())
     return RedisCache(
         serializer=NullSerializer(encoding=None),
-        namespace=f"{settings.namespace}:{FORMAT}",
+        namespace=namespace,
         # The client's own time-outs close what they give up; aiocache's cancels, which loses connections.
         timeout=None,
         endpoint=where.pop("host", "127.0.0.1"),

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.errors import RateLimited
 from gateway.identity import Caller
-from gateway.settings import PacingSettings, RedisSettings
+from gateway.settings import PacingSettings, RedisSettings, UpstreamSettings
 from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.cache import MemoryStore
 from gateway.upstream.fetching import Errand, Patience, Rate, Reply, Tally
@@ -188,7 +188,7 @@ STEP = st.one_of(
 async def test_redis_keeps_the_same_pace_as_a_process_does(redis, steps):
     """Any history gives the same waits, in memory and in Redis' own script."""
     memory = MemoryStore(BoundedMemoryCache(entries_max=10, bytes_max=2**20))
-    store = RedisStore(RedisSettings(url=redis.url, timeout=2.0), memory)
+    store = RedisStore(RedisSettings(url=redis.url, timeout=2.0), UpstreamSettings(), memory)
     redis.flush()
     shared, local = SharedPaces(SETTINGS, store), LocalPaces(SETTINGS)
     at = 1_000_000.0
@@ -215,7 +215,9 @@ async def test_two_processes_share_one_pace(redis):
     fleet = Limited(clock, 50)
     stores = [
         RedisStore(
-            RedisSettings(url=redis.url, timeout=2.0), MemoryStore(BoundedMemoryCache(entries_max=10, bytes_max=2**20))
+            RedisSettings(url=redis.url, timeout=2.0),
+            UpstreamSettings(),
+            MemoryStore(BoundedMemoryCache(entries_max=10, bytes_max=2**20)),
         )
         for _ in range(2)
     ]

@@ -8,13 +8,13 @@ import time
 import pytest
 from redis.asyncio import Redis
 
-from gateway.settings import RedisSettings
+from gateway.settings import RedisSettings, UpstreamSettings
 from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.cache import Cache, Entry, Filling, Lifetime, Lifetimes, MemoryStore
 from gateway.upstream.fetching import Resource, now
 from gateway.upstream.lease import Leased
 from gateway.upstream.models import StateProperty, Vehicle
-from gateway.upstream.redis_store import RedisStore
+from gateway.upstream.redis_store import RedisStore, digest_of_answers
 from gateway.upstream.single_flight import SingleFlight
 from tests.upstream.fakes import FakeFetcher, errand, vehicle_read
 
@@ -26,7 +26,7 @@ class Worker:
 
     def __init__(self, url: str, fleet: FakeFetcher, lease: float = 2.0, **settings: float) -> None:
         memory = MemoryStore(BoundedMemoryCache(entries_max=100, bytes_max=2**20))
-        self.store = RedisStore(RedisSettings(url=url, **{"timeout": 2.0, **settings}), memory)
+        self.store = RedisStore(RedisSettings(url=url, **{"timeout": 2.0, **settings}), UpstreamSettings(), memory)
         leased = Leased(Filling(fleet, self.store, LIFETIMES, now), self.store, lease, now)
         self.cache = Cache(SingleFlight(leased), self.store, LIFETIMES, now)
 
@@ -49,14 +49,15 @@ async def test_one_process_reads_for_all(workers):
 
 
 async def test_redis_holds_no_token_and_keys_begin_with_the_principal(workers, redis):
-    """Keys are namespace, format, principal and digest; neither keys nor values hold a token."""
+    """Keys are namespace, format, upstream, principal and digest; neither keys nor values hold a token."""
     _, one, _ = workers
     await one.cache.fetch(vehicle_read(by=errand("a-very-secret-token")))
     async with Redis.from_url(redis.url) as client:
         keys = await client.keys("*")
         everything = b"".join(keys + [await client.get(key) for key in keys])
     principal = errand("a-very-secret-token").caller.principal
-    assert [key.split(b":")[:3] for key in keys] == [[b"gateway", b"2", principal.encode()]]
+    upstream = digest_of_answers(UpstreamSettings())
+    assert [key.split(b":")[:4] for key in keys] == [[b"gateway", b"3", upstream.encode(), principal.encode()]]
     assert b"secret" not in everything
 
 
@@ -121,7 +122,7 @@ async def test_what_another_version_wrote_is_not_read(workers, redis):
     """Bytes that are no entry count as absent."""
     fleet, one, _ = workers
     async with Redis.from_url(redis.url) as client:
-        await client.set(f"gateway:1:{vehicle_read().key}", b"\xc1 not an entry")
+        await client.set(f"gateway:3:{digest_of_answers(UpstreamSettings())}:{vehicle_read().key}", b"\xc1 no entry")
     assert (await one.cache.fetch(vehicle_read())).value is not None
     assert fleet.total == 1
 
