@@ -50,6 +50,7 @@ class Circuit:
         self._settings = settings
         self._recent: deque[_Second] = deque()
         self.open_until: float | None = None
+        self._opened_at = -math.inf
         self._openings = 0
         self._second_ends = -math.inf  # of the last of the recent ones
         self._probing = False
@@ -62,7 +63,7 @@ class Circuit:
         """None if a call may be made, else the seconds to wait; a call that may be made has to be told to `ended`."""
         if self.open_until is None:
             return None
-        if at < self.open_until:
+        if self._opened_at <= at < self.open_until:
             return self.open_until - at
         if self._probing:
             return self._settings.pause
@@ -71,7 +72,7 @@ class Circuit:
 
     def went_well(self, at: float) -> None:
         """The same as `ended` for a call that was no outage, for less."""
-        if self.open_until is None and at < self._second_ends:
+        if self.open_until is None and 0 < self._second_ends - at <= 1:
             self._recent[-1].calls += 1
         else:
             self.ended(at, outage=False)
@@ -85,6 +86,8 @@ class Circuit:
             return
         recent = self._recent
         if not recent or recent[-1].number != int(at):
+            if recent and recent[-1].number > at:
+                recent.clear()  # the clock was set back: when these were is not known
             recent.append(_Second(int(at)))
             self._second_ends = int(at) + 1
             while recent[0].number <= at - self._settings.window:
@@ -97,7 +100,7 @@ class Circuit:
                 self._open(at)
 
     def _probe_ended(self, at: float, outage: bool | None) -> None:  # noqa: FBT001 - as it was told
-        if not self._probing or self.open_until is None or at < self.open_until:
+        if not self._probing or self.open_until is None or self._opened_at <= at < self.open_until:
             return  # a call from before it opened
         self._probing = False
         if outage:
@@ -107,6 +110,7 @@ class Circuit:
 
     def _open(self, at: float) -> None:
         longer = self._settings.pause * 2 ** min(self._openings, 10)
+        self._opened_at = at
         self.open_until = at + min(longer, self._settings.pause_max)
         self._openings += 1
         self._recent.clear()

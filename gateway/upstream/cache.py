@@ -77,11 +77,14 @@ class Age(Enum):
 
 
 def age_of(entry: Entry[Any], lifetime: Lifetime, at: float) -> Age:
-    """What may be done with an entry at a time, both in epoch seconds; its token's expiry ends everything."""
+    """What may be done with an entry at a time, both in epoch seconds; its token's expiry ends everything.
+
+    An entry from the future is dead: the clock was set back, and how old it is nobody knows.
+    """
     if entry.ends_at is not None and at >= entry.ends_at:
         return Age.DEAD
     age = at - entry.stored_at
-    if not lifetime.fresh:
+    if not lifetime.fresh or age < 0:
         return Age.DEAD
     if age < lifetime.fresh:
         return Age.FRESH

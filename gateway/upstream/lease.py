@@ -15,6 +15,9 @@ FIRST_LOOK = 0.005
 LOOKS_APART_MAX = 0.05
 # Seconds that may lie between a look into Redis and the next.
 MOMENT = 0.25
+# Seconds by which the clocks of machines may differ that share a Redis: what one of them has just read would be from
+# the future to another, whose caller waits for it.
+SKEW = 1.0
 
 
 class Leases(Protocol):
@@ -56,7 +59,7 @@ class Leased:
     async def _left_behind(self, read: Read[T], began: float) -> Reply[T] | None:
         """What another process has read since then."""
         entry = await self._leases.shared(read.key, read.model)
-        if entry is None or entry.stored_at < began:
+        if entry is None or not began <= entry.stored_at <= self._clock() + SKEW:
             return None
         read.tally.coalesced += 1
         return entry.reply()

@@ -21,6 +21,8 @@ T = TypeVar("T")
 # Seconds that are no wait.
 AT_ONCE = 1e-9
 SPAN_MAX = 3600.0
+# Seconds ahead at which a window can't end, nor a refusal: neither is taken for longer than an hour, and clocks differ.
+AHEAD_MAX = SPAN_MAX + 60.0
 
 
 @dataclass(slots=True)
@@ -36,6 +38,8 @@ class Window:
 
     def take(self, at: float, patience: float, settings: PacingSettings) -> float:
         """Seconds until a call that is asked for now may be made; it is counted if it fits the patience (seconds)."""
+        if max(self.reset, self.next) - at > AHEAD_MAX:  # the clock was set back
+            self.reset = self.next = 0.0
         if at >= self.reset:
             self.remaining = self.limit
         else:

@@ -25,6 +25,7 @@ TAKE = (
     _COMMON
     + """
 local at, patience, share, reserve = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+if math.max(reset, nextcall) - at > 3660 then reset, nextcall = 0, 0 end
 if at >= reset then remaining = limit else span = math.max(span, math.min(reset - at, 3600)) end
 local start, apart = math.max(at, nextcall), span / math.max(1, limit - reserve)
 local step = 0

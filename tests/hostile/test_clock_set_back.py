@@ -1,0 +1,149 @@
+"""A clock that is set back: nothing counts as fresh, as refused or as out for as long as it is behind."""
+
+from __future__ import annotations
+
+import time
+
+import httpx
+import pytest
+
+from gateway.app import create_app
+from gateway.errors import RateLimited, UpstreamUnavailable
+from gateway.settings import BreakerSettings, PacingSettings, RedisSettings, Settings, UpstreamSettings
+from gateway.simulator import Simulator, Switches
+from gateway.upstream.bounded_memory import BoundedMemoryCache
+from gateway.upstream.breaker import Breaker
+from gateway.upstream.cache import Entry, MemoryStore
+from gateway.upstream.fetching import Rate
+from gateway.upstream.lease import SKEW, Leased
+from gateway.upstream.models import Vehicle
+from gateway.upstream.pacing import LocalPaces, Pacing
+from gateway.upstream.redis_store import RedisStore
+from gateway.upstream.shared_pacing import SharedPaces
+from tests.gateways import PLANS, TOKENS
+from tests.upstream.fakes import Clock, FakeFetcher, errand, vehicle_read
+
+QUERY = "{ vehicles(first: 3) { nodes { vehicleId } } }"
+YEAR = 365 * 86400.0
+
+
+@pytest.fixture
+def gateway(serve):
+    """Starts gateways over one simulator and one clock, over sockets."""
+    simulator, clock = Simulator(PLANS, Switches(rate_limit_requests=0)), Clock()
+    clock.time = time.time()
+    upstream = {"url": serve(simulator.app)}
+
+    def started(**slices: dict) -> str:
+        return serve(create_app(Settings(upstream=upstream, **slices), clock=clock))
+
+    return started, simulator, clock
+
+
+def ask(url: str) -> httpx.Response:
+    headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
+    return httpx.post(f"{url}/graphql", json={"query": QUERY}, headers=headers)
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_an_answer_from_the_future_is_not_given(gateway, answers):
+    """What was read before the clock was set back is read again, also where whole answers are kept."""
+    started, simulator, clock = gateway
+    url = started(cache={"answers": answers})
+    for _ in range(4):  # until all that can be kept is kept
+        ask(url)
+    assert simulator.requests.total == 1
+    for calls, seconds in ((2, 0.5), (3, 3600), (4, YEAR)):
+        clock.time -= seconds
+        again = ask(url)
+        assert simulator.requests.total == calls
+        assert again.headers["Cache-Control"] == "private, max-age=30"
+        ask(url)
+        assert simulator.requests.total == calls  # what was read since then counts
+
+
+def test_an_entry_from_the_future_in_redis_is_read_again_by_each(gateway, redis):
+    """A process whose clock is right does not take what one with a clock ahead has left in Redis."""
+    started, simulator, clock = gateway
+    settings = {"redis": {"url": redis.url, "timeout": 2.0}}
+    ask(started(**settings))
+    clock.time -= YEAR
+    other = started(**settings)
+    for _ in range(3):
+        ask(other)
+    assert simulator.requests.total == 2
+
+
+@pytest.mark.parametrize(("ahead", "taken"), [(-1.0, False), (-0.1, True), (0.9 * SKEW, True), (1.1 * SKEW, False)])
+async def test_who_waits_for_another_process_takes_what_it_has_just_read(ahead, taken):
+    """Clocks of machines differ a little; an entry that is further off is none that was waited for."""
+    clock, fleet = Clock(), FakeFetcher()
+
+    class Leases:
+        async def acquire(self, key, seconds):
+            return "token"
+
+        async def release(self, key, token):
+            pass
+
+        async def shared(self, key, model):
+            return Entry(Vehicle(vehicle_id="left"), clock() + ahead, 10)
+
+    await Leased(fleet, Leases(), 5.0, clock).fetch(vehicle_read())
+    assert fleet.total == (0 if taken else 1)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+async def test_a_client_is_not_held_back_for_as_long_as_the_clock_is_behind(redis, shared):
+    """A window that ends more than an hour ahead, or a refusal for that long, is forgotten: nobody told it."""
+    settings, clock, fleet = PacingSettings(), Clock(), FakeFetcher()
+    store = RedisStore(
+        RedisSettings(url=redis.url, timeout=2.0),
+        UpstreamSettings(),
+        MemoryStore(BoundedMemoryCache(entries_max=9, bytes_max=999)),
+    )
+    paces = SharedPaces(settings, store) if shared else LocalPaces(settings)
+    pacing = Pacing(fleet, paces, clock)
+    by = errand()
+    by.patience.deadline = time.monotonic() + 1
+    await paces.learn(by.caller.client, Rate(10, 0, clock() + 60))
+    await paces.block(by.caller.client, clock() + 60)
+    with pytest.raises(RateLimited):
+        await pacing.fetch(vehicle_read(by=by))
+    clock.time -= 2 * 3600
+    await pacing.fetch(vehicle_read(by=by))
+    assert fleet.total == 1
+    await store.close()
+
+
+async def test_the_circuit_does_not_stay_open_for_as_long_as_the_clock_is_behind():
+    """Set back, the clock makes a probe due, its success closes the circuit, and failures open it as ever."""
+    clock, fleet = Clock(), FakeFetcher()
+    breaker = Breaker(fleet, BreakerSettings(failures=5), clock)
+
+    async def fail(times: int) -> None:
+        fleet.failure = UpstreamUnavailable()
+        for _ in range(times):
+            with pytest.raises(UpstreamUnavailable):
+                await breaker.fetch(vehicle_read())
+
+    await fail(5)
+    assert breaker.circuit.is_open
+    clock.time -= YEAR
+    fleet.failure = None
+    await breaker.fetch(vehicle_read())
+    assert not breaker.circuit.is_open
+    for _ in range(3):
+        clock.time += 1
+        await breaker.fetch(vehicle_read())
+    await fail(4)
+    clock.time -= YEAR
+    for _ in range(1000):
+        breaker.circuit.went_well(clock())
+        clock.time += 0.1
+    assert len(breaker.circuit._recent) <= 12
+    await fail(4)
+    assert not breaker.circuit.is_open  # four of five before the clock was set back count no more
+    clock.time += 20
+    await fail(5)
+    assert breaker.circuit.is_open
