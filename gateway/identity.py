@@ -7,8 +7,11 @@ from collections.abc import Callable
 
 
 def principal_of(*parts: str) -> str:
-    """The partition that a token, or a set of verified claims, stands for: SHA-256, in hexadecimal."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    """The partition that a token, or a set of verified claims, stands for: SHA-256, in hexadecimal.
+
+    Each part goes in with its length, so ("a", "bc") and ("ab", "c") are two.
+    """
+    return hashlib.sha256("".join([f"{len(part)}:{part}" for part in parts]).encode()).hexdigest()
 
 
 class Caller:

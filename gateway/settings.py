@@ -256,6 +256,18 @@ class OidcSettings(Slice):
     leeway: int = Field(default=30, ge=0, description="Seconds clocks may differ by.")
     timeout: float = Field(default=5, gt=0, description="Seconds the issuer has to answer.")
     fleet_claim: str = Field(default="fleet_id", description="Claim that names the caller's fleet.")
+    principal_claims: str = Field(
+        default="",
+        description="Claims that tell callers apart, separated by commas, such as sub,fleet_id,scope; `iss` always "
+        "does. Callers whose tokens differ only in other claims share cached answers, so name all that decide what "
+        "may be seen. A token that lacks one of them is told apart by all that it has. Empty: by all claims but times "
+        "and the token's id.",
+    )
+
+    @property
+    def principal_names(self) -> frozenset[str]:
+        """The names in `principal_claims`."""
+        return frozenset(name.strip() for name in self.principal_claims.split(",") if name.strip())
 
 
 class GraphQLSettings(Slice):

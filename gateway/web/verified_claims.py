@@ -5,12 +5,13 @@ Unverified claims are never looked at.
 
 from __future__ import annotations
 
+import json
 import time
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-from joserfc import jwt
+from joserfc import jws, jwt
 from joserfc.errors import InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 
@@ -21,6 +22,14 @@ from gateway.settings import OidcSettings
 # Signatures by public keys only: with a shared secret, whoever verifies could also sign.
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 VERIFIED_MAX = 10_000
+# Claims that change from token to token and say nothing of whom it is for: times, and the token's id.
+OF_THE_TOKEN = frozenset(("exp", "iat", "nbf", "auth_time", "jti"))
+# Claims whose words may come in any order.
+SCOPES = ("scope", "scp")
+# Characters of a fleet's name; of a longer one the digest is taken.
+FLEET_MAX = 200
+# What a token raises that can't be read: besides joserfc's own errors, those of odd types and of deep nesting.
+UNREADABLE = (JoseError, ValueError, TypeError, OverflowError, RecursionError)
 
 
 class Claimed(NamedTuple):
@@ -39,13 +48,16 @@ class Keys(Protocol):
 
 
 class VerifiedClaims:
-    """Callers by verified claims: a principal is issuer, subject or client, fleet and scopes, whatever the token."""
+    """Callers by verified claims: all claims but times and the token's id make the principal, whatever the token."""
 
     def __init__(self, settings: OidcSettings, keys: Keys, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._keys = keys
         self._clock = clock
         self._verified: OrderedDict[str, Claimed] = OrderedDict()
+        self._principal_claims = settings.principal_names
+        self._signatures = jws.JWSRegistry(algorithms=ALGORITHMS)
+        del self._signatures.header_registry["b64"]  # RFC 7797 keeps it out of tokens
         required: dict[str, Any] = {"iss": {"essential": True, "value": settings.issuer}, "exp": {"essential": True}}
         if settings.audience is not None:
             required["aud"] = {"essential": True, "value": settings.audience}
@@ -63,27 +75,83 @@ class VerifiedClaims:
     async def _claimed_of(self, token: str) -> Claimed:
         try:
             try:
-                claims = _decoded(token, await self._keys.keys())
+                payload = self._payload_of(token, await self._keys.keys())
             except InvalidKeyIdError:
-                claims = _decoded(token, await self._keys.keys(refresh=True))
-            self._registry.validate(claims)
-            return self._claimed_by(claims)
-        except (JoseError, ValueError, TypeError, OverflowError) as refused:
+                payload = self._payload_of(token, await self._keys.keys(refresh=True))
+            return self._claimed_by(payload)
+        except UNREADABLE as refused:
             raise Unauthenticated("The bearer token is not valid here.") from refused
 
-    def _claimed_by(self, claims: dict[str, Any]) -> Claimed:
+    def _payload_of(self, token: str, keys: KeySet) -> bytes:
+        payload = jws.deserialize_compact(token, keys, registry=self._signatures).payload
+        assert payload is not None
+        return payload
+
+    def _claimed_by(self, payload: bytes) -> Claimed:
+        claims = json.loads(payload, parse_constant=_not_json)
+        if not isinstance(claims, dict):
+            raise TypeError("no claims")
+        self._registry.validate(claims)
         who = claims.get("sub") or claims.get("client_id") or claims.get("azp")
         if not isinstance(who, str):
             raise Unauthenticated("The bearer token names no subject.")
-        fleet = claims.get(self._settings.fleet_claim)
-        fleet = fleet if isinstance(fleet, str) else None
-        scope = claims.get("scope") or claims.get("scp") or ""
-        scopes = sorted(scope.split() if isinstance(scope, str) else map(str, scope))
-        kinds = "\x01".join(str(claims.get(name, "")) for name in ("client_id", "azp"))
-        principal = principal_of("oidc", str(claims["iss"]), who, kinds, fleet or "", " ".join(scopes))
-        client = principal_of("client", str(claims["iss"]), str(claims.get("client_id") or claims.get("azp") or who))
-        return Claimed(principal, float(claims["exp"]), fleet, client)
+        # Numbers as they are written: 1e400 and 1e401 are one to Python, and need not be to the fleet API.
+        exact: dict[str, Any] = json.loads(payload, parse_float=_Number)
+        for name in SCOPES:
+            if name in exact:
+                exact[name] = _in_order(exact[name])
+        fleet = exact.get(self._settings.fleet_claim)
+        client = claims.get("client_id") or claims.get("azp") or who
+        return Claimed(
+            self._principal_by(exact),
+            float(claims["exp"]),
+            fleet if fleet is None else _fleet_named(fleet),
+            principal_of("client", canonical(claims["iss"]), canonical(client)),
+        )
+
+    def _principal_by(self, claims: dict[str, Any]) -> str:
+        names = self._principal_claims
+        if names and claims.keys() >= names:
+            parts = {name: claims[name] for name in names | {"iss"}}
+        else:
+            names = frozenset()
+            parts = {name: value for name, value in claims.items() if name not in OF_THE_TOKEN}
+        # Gateways that share a Redis may take their keys from elsewhere.
+        trust = self._settings.keys_url or ""
+        return principal_of("oidc", trust, canonical(sorted(names)), canonical(parts))
 
 
-def _decoded(token: str, keys: KeySet) -> dict[str, Any]:
-    return dict(jwt.decode(token, keys, algorithms=ALGORITHMS).claims)
+class _Number(str):
+    """A number that is none of Python's integers, as it is written."""
+
+    __slots__ = ()
+
+
+def canonical(value: object) -> str:
+    """JSON of which there is one for each value and one value for each: members are sorted, types stay apart."""
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{json.dumps(name)}:{canonical(value[name])}' for name in sorted(value))}}}"
+    if isinstance(value, list):
+        return f"[{','.join(map(canonical, value))}]"
+    return str(value) if isinstance(value, _Number) else json.dumps(value)
+
+
+def _in_order(scopes: object) -> object:
+    """Scopes, which mean the same in any order; raises TypeError for what can't be any."""
+    if isinstance(scopes, str) and not isinstance(scopes, _Number):
+        return " ".join(sorted(scopes.split(" ")))
+    if isinstance(scopes, list):
+        return sorted(scopes, key=canonical)
+    if scopes is None:
+        return None
+    raise TypeError("odd scopes")
+
+
+def _fleet_named(claim: object) -> str:
+    """A fleet by the claim that names it, whatever its type; never empty, never long, and sound as UTF-8."""
+    name = str(claim) if isinstance(claim, str) and claim and claim.isprintable() else canonical(claim)
+    return name if len(name) <= FLEET_MAX else principal_of(name)
+
+
+def _not_json(constant: str) -> object:
+    raise ValueError(f"not JSON: {constant}")
