@@ -62,7 +62,7 @@ def create_app(
     )
     log = RequestLog(settings.log)
     refusals = Refusals(graphql.admission, log, settings.limits)
-    endpoint = BearerToken(graphql, anonymous=settings.graphql.introspection == "public")
+    endpoint = BearerToken(graphql, graphql.seconds_of, anonymous=settings.graphql.introspection == "public")
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -251,10 +251,29 @@ class OidcSettings(Slice):
     )
     audience: str | None = Field(default=None, description="What `aud` must hold; unset: any.")
     keys_url: str | None = Field(default=None, description="URL of the issuer's keys; unset: discovered.")
-    keys_ttl: float = Field(default=3600, gt=0, description="Seconds the issuer's keys are kept.")
-    keys_pause: float = Field(default=10, ge=0, description="Seconds between fetches for the sake of unknown keys.")
+    keys_ttl: float = Field(
+        default=3600,
+        gt=0,
+        description="Seconds after which the issuer's keys are fetched again; they are used meanwhile.",
+    )
+    keys_stale_if_error: float = Field(
+        default=86_400,
+        ge=0,
+        description="Seconds after that in which they are still used while the issuer fails; then tokens are answered "
+        "503.",
+    )
+    keys_pause: float = Field(
+        default=10,
+        ge=0,
+        description="Seconds from the end of a fetch of the keys, also of one that failed, to the next. A token that "
+        "names an unknown key meanwhile is refused at once.",
+    )
     leeway: int = Field(default=30, ge=0, description="Seconds clocks may differ by.")
-    timeout: float = Field(default=5, gt=0, description="Seconds the issuer has to answer.")
+    timeout: float = Field(
+        default=5,
+        gt=0,
+        description="Seconds the issuer has to answer, with both documents where its keys are discovered.",
+    )
     fleet_claim: str = Field(default="fleet_id", description="Claim that names the caller's fleet.")
     principal_claims: str = Field(
         default="",

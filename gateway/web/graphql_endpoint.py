@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 from graphql import ExecutionResult, GraphQLError, OperationDefinitionNode, OperationType
 from graphql.execution.values import VariableValues
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -172,7 +174,8 @@ class GraphQLEndpoint:
             if caller is not None:
                 self.admission.introduce(request.headers.get("Authorization", "").encode("latin-1"), caller)
             raise Overloaded
-        patience = Patience.of(self._seconds_of(request))
+        began: float = getattr(request.state, "began", time.monotonic())
+        patience = Patience(began + self.seconds_of(request.headers))
         if request.method == "POST":
             asked = asked_by_post(request.headers.get("Content-Type"), await request.body())
         else:
@@ -335,9 +338,9 @@ class GraphQLEndpoint:
             assert exceeded.extensions is not None
             raise Refused(400, "LIMIT_EXCEEDED", exceeded.message, extensions=exceeded.extensions)
 
-    def _seconds_of(self, request: Request) -> float:
-        """How long the operation may take: the setting's, or what the caller asks for if that is less."""
-        wish = request.headers.get(TIMEOUT)
+    def seconds_of(self, headers: Headers) -> float:
+        """How long an operation may take: the setting's, or the caller's if that is less; raises Refused."""
+        wish = headers.get(TIMEOUT)
         if wish is None:
             return self._limits.deadline
         if not _SECONDS.fullmatch(wish.strip()) or not float(wish):

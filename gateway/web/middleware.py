@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Callable
 from itertools import count
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -14,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gateway.errors import IssuerUnavailable, Unauthenticated
 from gateway.telemetry import RequestLog
 from gateway.web.answers import HARDENING, NO_TOKEN, busy, refusal, too_large, unauthenticated
-from gateway.web.graphql_over_http import asks_for_page
+from gateway.web.graphql_over_http import Refused, asks_for_page
 from gateway.web.tokens import Identify
 
 REQUEST_ID = "X-Request-Id"
@@ -132,11 +133,13 @@ class BodyLimit:
 class BearerToken:
     """Lets a request in with a bearer token only, and turns the token into a `Caller`; GraphiQL's page is open.
 
-    With `anonymous` a request without any credentials goes on, too, and has no caller.
+    With `anonymous` a request without any credentials goes on, too, and has no caller. `seconds_of` says how long an
+    operation may take by its headers: that counts from here, for an issuer's keys may have to be waited for.
     """
 
-    def __init__(self, app: ASGIApp, *, anonymous: bool = False) -> None:
+    def __init__(self, app: ASGIApp, seconds_of: Callable[[Headers], float], *, anonymous: bool = False) -> None:
         self._app = app
+        self._seconds_of = seconds_of
         self._anonymous = anonymous
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -154,8 +157,10 @@ class BearerToken:
             await unauthenticated(NO_TOKEN, invalid=bool(given))(scope, receive, send)
             return
         identify: Identify = scope["app"].state.identify
+        state = scope.setdefault("state", {})
+        state["began"] = time.monotonic()
         try:
-            scope.setdefault("state", {})["caller"] = await identify(bearer[1])
+            state["caller"] = await identify(bearer[1], self._seconds(headers))
         except Unauthenticated as refused:
             await unauthenticated(str(refused))(scope, receive, send)
             return
@@ -163,3 +168,9 @@ class BearerToken:
             await busy(outage, 5)(scope, receive, send)
             return
         await self._app(scope, receive, send)
+
+    def _seconds(self, headers: Headers) -> float:
+        try:
+            return self._seconds_of(headers)
+        except Refused:
+            return 0.0  # the endpoint says why

@@ -114,7 +114,9 @@ class ShortRoad:
         return (bearer[1], form) if bearer is not None and form is not None else None
 
     async def _identified(self, read: list[Message], token: str) -> tuple[Planned, Caller] | None:
-        """What to run and for whom; None where the long road has to see to it. Raises what makes a request wrong."""
+        """What to run and for whom; None where the long road has to see to it, as where an issuer's keys have to be
+        waited for. Raises what makes a request wrong.
+        """
         last = read[-1]
         body = last.get("body", b"") if len(read) == 1 else b"".join(part.get("body", b"") for part in read)
         if last["type"] != "http.request" or last.get("more_body") or len(body) > self._bytes_max:
@@ -123,7 +125,7 @@ class ShortRoad:
         if identify is None:
             return None
         planned = self._endpoint.planned(body)
-        return None if planned is None else (planned, await identify(token))
+        return None if planned is None else (planned, await identify(token, 0.0))
 
     async def _run(
         self,

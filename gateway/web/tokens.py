@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 
 from gateway.identity import Caller
 
-Identify = Callable[[str], Awaitable[Caller]]
+# A token's caller; the number is how many seconds may be spent on waiting.
+Identify = Callable[[str, float], Awaitable[Caller]]
 
 
-async def by_digest(token: str) -> Caller:
+async def by_digest(token: str, _seconds: float = 0.0) -> Caller:
     """The caller a token stands for when nothing of it is verified: each token is a principal of its own."""
     return Caller(token)

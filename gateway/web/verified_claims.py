@@ -6,6 +6,7 @@ Unverified claims are never looked at.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -15,13 +16,14 @@ from joserfc import jws, jwt
 from joserfc.errors import InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 
-from gateway.errors import Unauthenticated
+from gateway.errors import IssuerUnavailable, Unauthenticated
 from gateway.identity import Caller, principal_of
 from gateway.settings import OidcSettings
 
 # Signatures by public keys only: with a shared secret, whoever verifies could also sign.
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
 VERIFIED_MAX = 10_000
+REFUSED_MAX = 1_000
 # Claims that change from token to token and say nothing of whom it is for: times, and the token's id.
 OF_THE_TOKEN = frozenset(("exp", "iat", "nbf", "auth_time", "jti"))
 # Claims whose words may come in any order.
@@ -30,6 +32,7 @@ SCOPES = ("scope", "scp")
 FLEET_MAX = 200
 # What a token raises that can't be read: besides joserfc's own errors, those of odd types and of deep nesting.
 UNREADABLE = (JoseError, ValueError, TypeError, OverflowError, RecursionError)
+REFUSED = "The bearer token is not valid here."
 
 
 class Claimed(NamedTuple):
@@ -42,45 +45,73 @@ class Claimed(NamedTuple):
 
 
 class Keys(Protocol):
-    """Where an issuer's keys come from."""
+    """Where an issuer's keys come from: those that are there, and those after a fetch that is waited for."""
 
-    async def keys(self, *, refresh: bool = False) -> KeySet: ...
+    def current(self) -> KeySet | None: ...
+
+    async def renewed(self, seconds: float) -> KeySet | None: ...
 
 
 class VerifiedClaims:
-    """Callers by verified claims: all claims but times and the token's id make the principal, whatever the token."""
+    """Callers by verified claims: all claims but times and the token's id make the principal, whatever the token.
+
+    Verdicts hold for as long as the issuer's keys are the same.
+    """
 
     def __init__(self, settings: OidcSettings, keys: Keys, clock: Callable[[], float] = time.time) -> None:
         self._settings = settings
         self._keys = keys
         self._clock = clock
+        self._judged_by: KeySet | None = None
         self._verified: OrderedDict[str, Claimed] = OrderedDict()
+        self._refused: OrderedDict[str, None] = OrderedDict()
         self._principal_claims = settings.principal_names
-        self._signatures = jws.JWSRegistry(algorithms=ALGORITHMS)
-        del self._signatures.header_registry["b64"]  # RFC 7797 keeps it out of tokens
+        self._signatures = _Signatures(algorithms=ALGORITHMS)
         required: dict[str, Any] = {"iss": {"essential": True, "value": settings.issuer}, "exp": {"essential": True}}
         if settings.audience is not None:
             required["aud"] = {"essential": True, "value": settings.audience}
         self._registry = jwt.JWTClaimsRegistry(now=lambda: int(clock()), leeway=settings.leeway, **required)
 
-    async def __call__(self, token: str) -> Caller:
+    async def __call__(self, token: str, seconds: float = math.inf) -> Caller:
+        """The caller; if keys have to be waited for, at most so many seconds."""
+        keys = self._keys.current() or await self._keys.renewed(seconds)
+        if keys is None:
+            raise IssuerUnavailable
+        if keys is not self._judged_by:
+            self._judged_by = keys
+            self._verified.clear()
+            self._refused.clear()
         digest = principal_of(token)
         claimed = self._verified.get(digest)
         if claimed is None or self._clock() >= claimed.expires_at:
-            claimed = self._verified[digest] = await self._claimed_of(token)
+            if digest in self._refused:
+                raise Unauthenticated(REFUSED)
+            claimed = self._verified[digest] = await self._claimed_of(token, digest, keys, seconds)
             if len(self._verified) > VERIFIED_MAX:
                 self._verified.popitem(last=False)
         return Caller(token, *claimed)
 
-    async def _claimed_of(self, token: str) -> Claimed:
+    async def _claimed_of(self, token: str, digest: str, keys: KeySet, seconds: float) -> Claimed:
         try:
             try:
-                payload = self._payload_of(token, await self._keys.keys())
+                payload = self._payload_of(token, keys)
             except InvalidKeyIdError:
-                payload = self._payload_of(token, await self._keys.keys(refresh=True))
+                newer = await self._keys.renewed(seconds)
+                if newer is None or newer is keys:
+                    raise
+                payload = self._payload_of(token, newer)
+        except InvalidKeyIdError as unknown:
+            raise Unauthenticated(REFUSED) from unknown
+        except UNREADABLE as refused:
+            # No later look at it would end in another way, unless the keys change.
+            self._refused[digest] = None
+            if len(self._refused) > REFUSED_MAX:
+                self._refused.popitem(last=False)
+            raise Unauthenticated(REFUSED) from refused
+        try:
             return self._claimed_by(payload)
         except UNREADABLE as refused:
-            raise Unauthenticated("The bearer token is not valid here.") from refused
+            raise Unauthenticated(REFUSED) from refused
 
     def _payload_of(self, token: str, keys: KeySet) -> bytes:
         payload = jws.deserialize_compact(token, keys, registry=self._signatures).payload
@@ -119,6 +150,18 @@ class VerifiedClaims:
         # Gateways that share a Redis may take their keys from elsewhere.
         trust = self._settings.keys_url or ""
         return principal_of("oidc", trust, canonical(sorted(names)), canonical(parts))
+
+
+class _Signatures(jws.JWSRegistry):
+    """joserfc's registry for tokens: without `b64`, which RFC 7797 keeps out of them."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        del self.header_registry["b64"]
+
+    def get_alg(self, name: str) -> Any:
+        """The algorithm; EdDSA without a warning that RFC 9864 has other names for it, which issuers do not use yet."""
+        return self.algorithms[name] if name == "EdDSA" else super().get_alg(name)
 
 
 class _Number(str):

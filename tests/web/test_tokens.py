@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+import warnings
 
 import httpx
 import pytest
-from joserfc import jwt
-from joserfc.jwk import OctKey, RSAKey
+from joserfc import jws, jwt
+from joserfc.errors import SecurityWarning
+from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from gateway.errors import IssuerUnavailable, Unauthenticated
 from gateway.settings import OidcSettings
@@ -95,7 +98,7 @@ async def test_clocks_may_differ_a_little(issuer):
 
 
 async def test_a_forged_token_is_refused(issuer):
-    """Another key under the same id, no signature, a shared secret, or no token at all."""
+    """Another key under the same id, no signature, a shared secret, no claims, or no token at all."""
     forger = RSAKey.generate_key(2048, {"kid": "one"})
     secret = OctKey.generate_key(256, {"kid": "one"})
     header, payload, signature = issuer.token().split(".")
@@ -103,7 +106,11 @@ async def test_a_forged_token_is_refused(issuer):
     hmac = jwt.encode({"alg": "HS256", "kid": "one"}, claims, secret, algorithms=["HS256"])
     none = "eyJhbGciOiJub25lIn0." + payload + "."
     identify = verifier(issuer)
+    nothing = [
+        jws.serialize_compact({"alg": "RS256", "kid": "one"}, body, issuer.key) for body in ("[1]", "7", "", "x")
+    ]
     for forged in (
+        *nothing,
         issuer.token(forger),
         f"{header}.{payload}.",
         f"{header}.{payload[:-4]}AAAA.{signature}",
@@ -114,6 +121,24 @@ async def test_a_forged_token_is_refused(issuer):
     ):
         with pytest.raises(Unauthenticated):
             await identify(forged)
+
+
+async def test_each_kind_of_key_verifies(issuer):
+    """RSA, elliptic curves and Edwards curves."""
+    for number, (key, alg) in enumerate(
+        (
+            (RSAKey.generate_key(2048, {"kid": "0"}), "PS384"),
+            (ECKey.generate_key("P-256", {"kid": "1"}), "ES256"),
+            (OKPKey.generate_key("Ed25519", {"kid": "2"}), "EdDSA"),
+        )
+    ):
+        issuer.key = key
+        claims = {"iss": ISSUER, "sub": f"cl{number}", "aud": "fleet", "exp": int(time.time()) + 900}
+        header = {"alg": alg, "kid": str(number)}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SecurityWarning)
+            token = jwt.encode(header, claims, key, algorithms=[alg])
+        await verifier(issuer)(token)
 
 
 async def test_rotated_keys_are_found(issuer):
@@ -136,10 +161,89 @@ async def test_rotated_keys_are_found(issuer):
 async def test_an_issuer_that_is_down_is_no_verdict_on_the_token(issuer):
     """Without keys no token can be judged; with keys, an outage is not noticed."""
     issuer.down = True
-    identify = verifier(issuer)
+    identify = verifier(issuer, keys_pause=0)
     with pytest.raises(IssuerUnavailable):
         await identify(issuer.token())
     issuer.down = False
     await identify(issuer.token())
     issuer.down = True
     await identify(issuer.token(jti="2"))
+
+
+async def test_keys_end_when_the_issuer_has_failed_for_too_long(issuer):
+    """Old keys are used while the issuer fails, for a bounded time; when it is back, so are they."""
+    identify = verifier(issuer, keys_ttl=0.05, keys_stale_if_error=0.15, keys_pause=0)
+    token = issuer.token()
+    await identify(token)
+    issuer.down = True
+    await asyncio.sleep(0.1)
+    await identify(token)
+    await asyncio.sleep(0.15)
+    with pytest.raises(IssuerUnavailable):
+        await identify(token)
+    issuer.down = False
+    await asyncio.sleep(0.01)  # a fetch that failed may be under way
+    await identify(token)
+
+
+async def test_a_token_ends_with_the_key_that_signed_it(issuer):
+    """When the issuer withdraws a key, tokens under it are refused, also those that were verified before."""
+    identify = verifier(issuer, keys_ttl=0.05, keys_pause=0)
+    token = issuer.token()
+    await identify(token)
+    issuer.rotate("two")
+    await asyncio.sleep(0.06)
+    await identify(token)  # which has the keys fetched again
+    await asyncio.sleep(0.02)
+    with pytest.raises(Unauthenticated):
+        await identify(token)
+
+
+async def test_a_stop_ends_the_fetch_under_way():
+    """Whoever waits for the keys then is answered, and nothing is left running."""
+
+    async def silent(request: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    oidc = OidcSettings(issuer=ISSUER)
+    keys = Issuer(oidc, httpx.MockTransport(silent))
+    waiting = asyncio.create_task(VerifiedClaims(oidc, keys)("a.b.c"))
+    await asyncio.sleep(0.01)
+    await keys.close()
+    with pytest.raises(IssuerUnavailable):
+        await waiting
+    assert await keys.renewed(1.0) is None  # by requests that end after it
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_signature_is_looked_at_once(issuer, monkeypatch):
+    """A forged token that comes again is refused without another look at it, as long as the keys are the same."""
+    looks = []
+    looked = jws.deserialize_compact
+    monkeypatch.setattr(jws, "deserialize_compact", lambda *args, **more: (looks.append(1), looked(*args, **more))[1])
+    identify = verifier(issuer)
+    forged = issuer.token(RSAKey.generate_key(2048, {"kid": "one"}))
+    for _ in range(3):
+        with pytest.raises(Unauthenticated):
+            await identify(forged)
+    assert len(looks) == 1
+
+
+async def test_an_issuer_without_any_key_is_no_issuer(issuer):
+    """An empty key set, or one without a usable key, counts as a fetch that failed, and replaces no keys."""
+    identify = verifier(issuer, keys_ttl=0.01, keys_pause=0)
+    token = issuer.token()
+    for published in ([], [{"kty": "oct", "k": "c2VjcmV0", "kid": "one"}]):
+        issuer.handle = lambda request, keys=published: httpx.Response(200, json={"jwks_uri": ISSUER, "keys": keys})
+        empty = verifier(issuer, keys_pause=0)
+        for _ in range(2):
+            with pytest.raises(IssuerUnavailable):
+                await empty(token)
+    del issuer.handle
+    await identify(token)
+    issuer.handle = lambda request: httpx.Response(200, json={"jwks_uri": ISSUER, "keys": []})
+    await asyncio.sleep(0.02)
+    for _ in range(3):
+        await identify(token)
+        await asyncio.sleep(0.01)
