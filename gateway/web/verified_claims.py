@@ -19,6 +19,9 @@ from joserfc.jwk import KeySet
 from gateway.errors import IssuerUnavailable, Unauthenticated
 from gateway.identity import Caller, principal_of
 from gateway.settings import OidcSettings
+from gateway.telemetry import get_logger
+
+log = get_logger("gateway.web")
 
 # Signatures by public keys only: with a shared secret, whoever verifies could also sign.
 ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
@@ -66,6 +69,7 @@ class VerifiedClaims:
         self._verified: OrderedDict[str, Claimed] = OrderedDict()
         self._refused: OrderedDict[str, None] = OrderedDict()
         self._principal_claims = settings.principal_names
+        self._is_told = False  # that a token lacks one of them
         self._signatures = _Signatures(algorithms=ALGORITHMS)
         required: dict[str, Any] = {"iss": {"essential": True, "value": settings.issuer}, "exp": {"essential": True}}
         if settings.audience is not None:
@@ -145,6 +149,9 @@ class VerifiedClaims:
         if names and claims.keys() >= names:
             parts = {name: claims[name] for name in names | {"iss"}}
         else:
+            if names and not self._is_told:
+                log.warning("principal claims missing", names=sorted(names - claims.keys()))
+                self._is_told = True
             names = frozenset()
             parts = {name: value for name, value in claims.items() if name not in OF_THE_TOKEN}
         # Gateways that share a Redis may take their keys from elsewhere.

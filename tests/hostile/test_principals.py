@@ -8,12 +8,15 @@ from contextlib import ExitStack
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from joserfc import jws
 
 from gateway.app import create_app
 from gateway.identity import principal_of
 from gateway.settings import Settings
 from gateway.simulator import Simulator, Switches
+from gateway.web.verified_claims import canonical
 from tests.gateways import PLANS, serving
 from tests.issuer import ISSUER, FakeIssuer
 
@@ -138,3 +141,23 @@ def test_parts_of_a_principal_keep_their_bounds():
         ("abc", ""), (), ("",), ("", ""), ("1:a",), ("a", "1:b"), ("é",), ("e\u0301",),
     ]  # fmt: skip
     assert len({principal_of(*parts) for parts in lists}) == len(lists)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(), max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(JSON, JSON)
+def test_claims_have_one_form_for_each_value(one, other):
+    """The form is JSON of the same value, so equal forms are equal values; the order of members is not in it."""
+    assert json.loads(canonical(one)) == one
+    assert (canonical(one) == canonical(other)) == (repr(in_order(one)) == repr(in_order(other)))
+
+
+def in_order(value: object) -> object:
+    if isinstance(value, dict):
+        return {name: in_order(value[name]) for name in sorted(value)}
+    return [in_order(each) for each in value] if isinstance(value, list) else value
