@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 from starlette.responses import Response
@@ -49,13 +50,43 @@ def busy(failure: Overloaded | IssuerUnavailable, seconds: int) -> Response:
     return refusal(503, failure.code, str(failure), {"Retry-After": str(seconds)}, failure.extensions())
 
 
-# Sent with every answer.
-HARDENING = (
+Field = tuple[bytes, bytes]
+# The request headers that an answer may depend on. All of them in each answer: which of them decided is for no cache to
+# find out, and a refusal that names fewer than the answer it stands for would be taken for it.
+VARY = b"Authorization, Accept, Accept-Encoding, Origin, X-Gateway-Cost, X-Gateway-Timeout"
+# Sent with every answer that does not say otherwise.
+HARDENING: tuple[Field, ...] = (
+    (b"cache-control", b"no-store"),
+    (b"vary", VARY),
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 )
+
+
+def hardened(fields: Sequence[Field]) -> list[Field]:
+    """Header fields and those of every answer that they lack; of what they name in `vary` and what we do, one line.
+
+    What is public is the same for everybody: it depends on nothing but what its own `vary` names.
+    """
+    given = dict(fields)
+    is_public = given.get(b"cache-control", b"").startswith(b"public")
+    if is_public:
+        given.setdefault(b"vary", b"")
+    elif b"vary" in given:
+        fields = [field for field in fields if field[0] != b"vary"]
+        fields.append((b"vary", _united(given[b"vary"])))
+    return [*fields, *(field for field in HARDENING if field[0] not in given)]
+
+
+@lru_cache(16)
+def _united(vary: bytes) -> bytes:
+    """Our `vary` and the names that another has beside."""
+    known = {name.strip().lower() for name in VARY.split(b",")}
+    return b", ".join((VARY, *(name.strip() for name in vary.split(b",") if name.strip().lower() not in known)))
+
+
 NO_TOKEN = "A bearer token is required in the Authorization header."  # noqa: S105 - words
 
 

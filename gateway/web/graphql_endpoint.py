@@ -241,7 +241,7 @@ class GraphQLEndpoint:
             if other is None or other.value is not page():
                 return None
             stored_at, fresh_until = min(stored_at, other.stored_at), min(fresh_until, other.fresh_until)
-        headers = self._freshness_of(stored_at, fresh_until)
+        headers = self._freshness_of(stored_at, fresh_until, caller)
         (key,) = planned.prepared.plan.keys
         return AtHand(_around(key, kept.rendered), headers)
 
@@ -322,13 +322,15 @@ class GraphQLEndpoint:
         whole = self.whole_answers.get((caller.principal, body), client.standing_of, takes_gzip=takes_gzip)
         if whole is None:
             return None
-        headers = self._freshness_of(whole.standing.stored_at, whole.standing.fresh_until)
-        if self.whole_answers.gzip:
-            headers = {**headers, "Vary": "Accept-Encoding", **({"Content-Encoding": "gzip"} if whole.is_gzip else {})}
+        headers = self._freshness_of(whole.standing.stored_at, whole.standing.fresh_until, caller)
+        if whole.is_gzip:
+            headers = {**headers, "Content-Encoding": "gzip"}
         return AtHand((whole.body,), headers)
 
-    def _freshness_of(self, stored_at: float, fresh_until: float) -> Mapping[str, str]:
+    def _freshness_of(self, stored_at: float, fresh_until: float, caller: Caller) -> Mapping[str, str]:
         now = self._clock()
+        if caller.expires_at is not None and caller.expires_at < fresh_until:
+            fresh_until = caller.expires_at  # no answer outlives the token it was for
         return _freshness_headers(int(max(0.0, now - stored_at)), max(0, int(fresh_until - now)))
 
     def _check_variables(self, asked: Asked) -> None:
@@ -459,7 +461,8 @@ class GraphQLEndpoint:
             }
         if cost is not None or tally.stale:
             extensions["freshness"] = {"oldestAge": self._age(tally), "stale": tally.stale}
-        headers = {"Cache-Control": "no-store"} if errors else self._headers_of(tally)
+        caller = context.errand.caller if context is not None else None
+        headers = {"Cache-Control": "no-store"} if errors else self._headers_of(tally, caller)
         return Told(ExecutionResult(result.data, errors or None, extensions or None), headers)
 
     def _answer(self, told: Told, media_type: str) -> Answer:
@@ -529,9 +532,10 @@ class GraphQLEndpoint:
         """How old the oldest part of the answer is, in seconds."""
         return 0.0 if tally.oldest is None else max(0.0, round(self._clock() - tally.oldest, 3))
 
-    def _headers_of(self, tally: Tally) -> Mapping[str, str]:
-        left = 0 if tally.fresh_until is None or tally.stale else max(0, int(tally.fresh_until - self._clock()))
-        return _freshness_headers(int(self._age(tally)), left)
+    def _headers_of(self, tally: Tally, caller: Caller | None) -> Mapping[str, str]:
+        if caller is None or tally.oldest is None or tally.fresh_until is None or tally.stale:
+            return _freshness_headers(int(self._age(tally)), 0)
+        return self._freshness_of(tally.oldest, tally.fresh_until, caller)
 
 
 @lru_cache(1024)

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import IssuerUnavailable, Unauthenticated
 from gateway.telemetry import RequestLog
-from gateway.web.answers import HARDENING, NO_TOKEN, busy, refusal, too_large, unauthenticated
+from gateway.web.answers import NO_TOKEN, busy, hardened, refusal, too_large, unauthenticated
 from gateway.web.graphql_over_http import Refused, asks_for_page
 from gateway.web.tokens import Identify
 
@@ -68,7 +68,7 @@ _COUNT = count()
 
 
 class Hardening:
-    """Turns requests for another host away, and sends headers that keep browsers from misusing any answer.
+    """Turns requests for another host away, and sends headers that keep browsers and caches from misusing any answer.
 
     `hosts` are names, or `*.` and a domain; none: any. Health is told whatever it is asked as.
     """
@@ -85,8 +85,7 @@ class Hardening:
 
         async def send_hardened(message: Message) -> None:
             if message["type"] == "http.response.start":
-                given = {name for name, _ in message["headers"]}
-                message["headers"] = [*message["headers"], *(pair for pair in HARDENING if pair[0] not in given)]
+                message["headers"] = hardened(message["headers"])
             await send(message)
 
         if (self._hosts or self._domains) and not self._knows(scope):

@@ -18,7 +18,7 @@ from gateway.errors import GatewayError, Overloaded
 from gateway.identity import Caller
 from gateway.telemetry import RequestLog
 from gateway.upstream.client import FleetClient
-from gateway.web.answers import HARDENING, broken, busy
+from gateway.web.answers import HARDENING, broken, busy, hardened
 from gateway.web.graphql_endpoint import Answer, GraphQLEndpoint, Planned
 from gateway.web.graphql_over_http import Refused, media_type_for
 from gateway.web.leaving import CallerLeft
@@ -209,11 +209,8 @@ async def _send(scope: Scope, send: Send, answer: Answer, request_id: str, *, to
 @lru_cache(1024)
 def _head(content_type: str, headers: tuple[tuple[str, str], ...]) -> tuple[list[tuple[bytes, bytes]], bytes]:
     """What answers have in common: the fields, and the same as lines."""
-    fields = [
-        (b"content-type", content_type.encode()),
-        *((name.lower().encode(), value.encode()) for name, value in headers),
-        *HARDENING,
-    ]
+    own = ((name.lower().encode(), value.encode()) for name, value in headers)
+    fields = hardened([(b"content-type", content_type.encode()), *own])
     return fields, b"".join(b"%b: %b\r\n" % field for field in fields)
 
 

@@ -58,6 +58,19 @@ async def test_a_rotated_token_finds_what_the_old_one_read(world):
     assert simulator.requests.total == 2
 
 
+async def test_no_http_cache_keeps_an_answer_for_longer_than_its_token(world):
+    """A token that ends before what was read for it does ends the answer, read or found."""
+    simulator, issuer, ask = world
+    for seconds in (600, 8):
+        token = issuer.token(exp=int(time.time()) + seconds)
+        simulator.accept(token, "T7K2M#cl1")
+        for _ in range(2):
+            answer = await ask(token)
+            assert "errors" not in answer.json()
+            left = int(answer.headers["Cache-Control"].removeprefix("private, max-age=")) - int(answer.headers["Age"])
+            assert 20 < left <= 30 if seconds == 600 else 0 < left <= 8
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

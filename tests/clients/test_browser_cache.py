@@ -1,0 +1,74 @@
+"""Callers that share a browser: what its HTTP cache keeps of one is not given to another."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.responses import FileResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from gateway.app import create_app
+from gateway.settings import Settings
+from gateway.simulator import Simulator, Switches
+from tests.clients.test_real_clients import absent, node
+from tests.gateways import PLANS, TOKENS
+
+HERE = Path(__file__).resolve().parent
+QUERY = "{ vehicles(first: 3) { nodes { vehicleId } } }"
+ALICE, EVE = ({"authorization": f"Bearer {TOKENS[name]}"} for name in ("alice", "eve"))
+
+
+class Counted:
+    """An application, and how often its endpoint was asked by GET."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self.requests = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.requests += scope["type"] == "http" and scope["method"] == "GET" and scope["path"] == "/graphql"
+        await self.app(scope, receive, send)
+
+
+@pytest.fixture
+def page(serve) -> str:
+    """The URL of a page that has urql."""
+    if shutil.which("node") is None or not (HERE / "node_modules").is_dir():
+        absent("the real clients are not there: cd tests/clients && npm ci")
+    if shutil.which("chromium") is None:
+        absent("chromium is not installed: apt-get install chromium")
+    modules = Mount("/modules", StaticFiles(directory=HERE / "node_modules"))
+    return serve(Starlette(routes=[Route("/", lambda _: FileResponse(HERE / "browser_cache.html")), modules]))
+
+
+def test_callers_who_share_a_browser_get_their_own_answers(serve, page):
+    """By GET, as urql asks by itself: each caller gets their fleet, nobody gets 401, and who asks again is not asked for."""
+    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+    url = serve(simulator.app)
+    gateway = Counted(create_app(Settings(upstream={"url": url}, http={"cors_origins": page}, log={"level": "error"})))
+    cost = {**ALICE, "x-gateway-cost": "report"}
+    plain = {**ALICE, "accept": "application/json"}
+    asked = [ALICE, ALICE, EVE, EVE, {}, cost, cost, plain, {}, ALICE]
+    answers = node("browser_cache.mjs", page, f"{serve(gateway)}/graphql", QUERY, json.dumps(asked))
+
+    def fleet(name: str) -> dict[str, object]:
+        return {"vehicles": {"nodes": [{"vehicleId": vehicle} for vehicle in simulator.fleets[name].ids[:3]]}}
+
+    alice, eve, none = (200, fleet("T7K2M")), (200, fleet("EXFL29")), (401, None)
+    given = [(answer["status"], answer.get("data")) for answer in answers]
+    assert given == [alice, alice, eve, eve, none, alice, alice, alice, none, alice]
+    assert [answer.get("errors") for answer in answers if answer["status"] == 401] == [["UNAUTHENTICATED"]] * 2
+    assert ["cost" in (answer.get("extensions") or {}) for answer in answers] == [how is cost for how in asked]
+    assert [answer["type"].startswith("application/json") for answer in answers] == [
+        how in (plain, {}) for how in asked
+    ]
+    # Who asks again gets what the browser has kept, with its request's id.
+    ids = [answer["id"] for answer in answers]
+    assert [ids[0], ids[2], ids[5]] == [ids[1], ids[3], ids[6]]
+    assert gateway.requests == len(set(ids)) == 7

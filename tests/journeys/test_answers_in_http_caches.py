@@ -1,0 +1,177 @@
+"""Over real sockets: what an HTTP cache may keep of an answer, for whom, and that no answer goes to another request."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from contextlib import contextmanager
+
+import pytest
+
+from gateway.simulator import Fault
+from tests.gateways import TOKENS
+from tests.journeys.test_the_bounds_of_http import QUESTION, Served, Talk, question
+
+PAGE = "https://page.test"
+ALICE = f"Authorization: Bearer {TOKENS['alice']}"
+INVENTED = "Authorization: Bearer invented"
+KIND = "Content-Type: application/json"
+QUERY = "/graphql?query=%7Bvehicles(first:1)%7Bnodes%7BvehicleId%7D%7D%7D"
+RESPONSE = "Accept: application/graphql-response+json"
+FRESH, NEVER = "private, max-age=", "no-store"
+FULL = {"concurrency": 1, "queue": 1, "principal_concurrency": 1, "principal_queue": 1}
+DEPENDS = {"authorization", "accept", "accept-encoding", "origin", "x-gateway-cost", "x-gateway-timeout"}
+# Status, caching, the request's first words, its header fields, its body.
+ANSWERS = [
+    (200, FRESH, f"GET {QUERY}", (ALICE,), b""),
+    (200, FRESH, f"GET {QUERY}", (ALICE, RESPONSE), b""),
+    (200, FRESH, f"GET {QUERY}", (ALICE, "Range: bytes=0-1"), b""),
+    (200, FRESH, f"GET {QUERY}", (ALICE, "X-Gateway-Cost: report"), b""),
+    (200, NEVER, f"GET {QUERY}", (ALICE, "X-Gateway-Cost: validate"), b""),
+    (400, NEVER, f"GET {QUERY}", (ALICE, "X-Gateway-Cost: guess"), b""),
+    (400, NEVER, f"GET {QUERY}", (ALICE, "X-Gateway-Timeout: soon"), b""),
+    (401, NEVER, f"GET {QUERY}", (), b""),
+    (401, NEVER, f"GET {QUERY}", ("Authorization: Basic eA==",), b""),
+    (401, NEVER, f"GET {QUERY}", (INVENTED,), b""),
+    (405, NEVER, f"HEAD {QUERY}", (ALICE,), b""),
+    (406, NEVER, f"GET {QUERY}", (ALICE, "Accept: text/plain"), b""),
+    (421, NEVER, f"GET {QUERY}", (ALICE, "Host: another"), b""),
+    (431, NEVER, f"GET {QUERY}", (ALICE, f"X-Long: {'x' * 5000}"), b""),
+    (400, NEVER, "GET /graphql", (ALICE,), b""),
+    (400, NEVER, "GET /graphql?query=%7Bnope%7D", (ALICE, RESPONSE), b""),
+    (200, NEVER, "GET /graphql?query=%7Bnope%7D", (ALICE,), b""),
+    (200, NEVER, "GET /graphql", ("Accept: text/html",), b""),
+    (200, FRESH, "POST /graphql", (ALICE, KIND), QUESTION),
+    (200, FRESH, "POST /graphql", (ALICE, KIND, "X-Request-Id: mine"), QUESTION),
+    (200, NEVER, "POST /graphql", (ALICE, KIND), b'{"query": "{ nope }"}'),
+    (400, NEVER, "POST /graphql", (ALICE, KIND), b"no JSON"),
+    (401, NEVER, "POST /graphql", (KIND,), QUESTION),
+    (401, NEVER, "POST /graphql", (INVENTED, KIND), QUESTION),
+    (401, NEVER, "POST /graphql", (INVENTED, KIND, "X-Request-Id: mine"), QUESTION),
+    (413, NEVER, "POST /graphql", (ALICE, KIND), b" " * 2000),
+    (415, NEVER, "POST /graphql", (ALICE, "Content-Type: text/plain"), QUESTION),
+    (405, NEVER, "DELETE /graphql", (ALICE,), b""),
+    (401, NEVER, "OPTIONS /graphql", (), b""),
+    (307, NEVER, "GET /", (), b""),
+    (404, NEVER, "GET /nowhere", (), b""),
+    (404, NEVER, "GET /explorer/none.js", (), b""),
+    (405, NEVER, "POST /health/live", (), b""),
+    (200, NEVER, "GET /health/live", (), b""),
+    (200, NEVER, "HEAD /health/ready", (), b""),
+    (400, NEVER, "nonsense", (), b""),
+]  # fmt: skip
+
+
+def request(first: str, *fields: str, body: bytes = b"") -> bytes:
+    own = () if any(field.startswith("Host:") for field in fields) else ("Host: localhost",)
+    length = (f"Content-Length: {len(body)}",) if body else ()
+    return "\r\n".join((f"{first} HTTP/1.1", *own, *fields, *length, "Connection: close", "", "")).encode() + body
+
+
+def said(raw: bytes) -> tuple[int, dict[str, list[str]], bytes]:
+    """Status, the values of each header field, and body of one whole answer."""
+    head, _, body = raw.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    fields: dict[str, list[str]] = {}
+    for name, _, value in (line.partition(": ") for line in lines):
+        fields.setdefault(name.lower(), []).append(value)
+    return int(first.split()[1]), fields, body
+
+
+def varies(fields: dict[str, list[str]]) -> list[str]:
+    """What an answer depends on, from its only line that says so."""
+    (line,) = fields["vary"]
+    return sorted(line.lower().split(", "))
+
+
+@pytest.fixture
+def server(serve):
+    """Starts gateways behind the real server."""
+    started = []
+
+    def start(**slices) -> Served:
+        started.append(Served(serve, **slices))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@contextmanager
+def full(one: Served, seconds: float):
+    """While this lasts the gateway refuses whatever Alice asks."""
+    one.simulator.faults.rules = [Fault("latency", seconds=seconds)]
+    busy = [Talk(one) for _ in range(2)]
+    running = [threading.Thread(target=each.ask, args=(question(),)) for each in busy]
+    for each in running:
+        each.start()
+        time.sleep(0.2)
+    one.say(request("POST /graphql", ALICE, KIND, body=QUESTION))  # from here on she is known to flood
+    yield
+    for each in running:
+        each.join()
+    for each in busy:
+        each.close()
+
+
+@pytest.mark.parametrize("origins", ["", PAGE], ids=["one origin", "two origins"])
+def test_every_answer_names_what_it_depends_on(server, origins):
+    """Answers and refusals of each kind name all of it in one line, whatever the Origin; only data may be kept."""
+    one = server(http={"cors_origins": origins, "hosts": "localhost", "header_bytes_max": 4096, "body_bytes_max": 1024})
+    for origin in ((), (f"Origin: {PAGE}",), ("Origin: https://another.test",)):
+        for expected, caching, first, given, body in ANSWERS:
+            asked = request(first, *given, *origin, body=body)
+            status, fields, _ = said(one.say(asked))
+            assert status == expected, asked
+            assert fields["cache-control"][0].startswith(caching), asked
+            assert len(fields["cache-control"]) == 1, asked
+            assert varies(fields) == sorted(DEPENDS), asked
+            # A page of another origin reads what the application answers; what comes before it is no page's business.
+            readable = bool(origins) and origin[:1] == (f"Origin: {PAGE}",) and status not in (421, 431)
+            assert ("access-control-allow-origin" in fields) == (readable and first != "nonsense"), asked
+
+
+def test_failures_name_what_they_depend_on(server):
+    """Bugs, a full house and too many connections are told as other refusals are, by POST and by GET."""
+    one = server(limits=FULL, http={"connections_max": 6}, cache={"enabled": False}, coalescing={"enabled": False})
+    get, post = request(f"GET {QUERY}", ALICE), request("POST /graphql", ALICE, KIND, body=QUESTION)
+    with full(one, 1.0):
+        told = [(503, one.say(asked)) for asked in (get, post)]
+    one.simulator.faults.rules = []
+    idle = [Talk(one) for _ in range(6)]
+    told.append((503, one.say(get)))
+    for each in idle:
+        each.close()
+    time.sleep(0.1)
+    one.server.config.app.state.context_of = None  # which nobody expects while it runs
+    told += [(500, one.say(asked)) for asked in (get, post)]
+    for expected, answer in told:
+        status, fields, body = said(answer)
+        assert status == expected
+        assert fields["cache-control"] == ["no-store"]
+        assert varies(fields) == sorted(DEPENDS)
+        assert json.loads(body)["errors"]
+
+
+@pytest.mark.parametrize(("origins", "depends"), [("", []), (PAGE, ["Origin"])], ids=["one origin", "two origins"])
+def test_files_of_the_explorer_are_everybodys(server, origins, depends):
+    """They depend on no caller, so any cache may keep them; which page may read them is another matter."""
+    one = server(http={"cors_origins": origins})
+    _, fields, _ = said(one.say(request("GET /explorer/explorer.js")))
+    assert fields["cache-control"] == ["public, max-age=3600"]
+    assert fields.get("vary", []) == depends
+
+
+def test_plain_and_compressed_answers_depend_on_the_same(server):
+    """Whether an answer comes as gzip or not, it says that it might have come otherwise."""
+    one = server(cache={"answers": True, "answers_gzip": True})
+    body = json.dumps(
+        {"query": "{ vehicles(first: 50) { nodes { id vehicleId masterData { brand model } } } }"}
+    ).encode()
+    plain = request("POST /graphql", ALICE, KIND, body=body)
+    compressed = request("POST /graphql", ALICE, KIND, "Accept-Encoding: gzip", body=body)
+    answers = [said(one.say(asked)) for asked in (compressed, plain, compressed)]
+    assert [fields.get("content-encoding") for _, fields, _ in answers] == [None, None, ["gzip"]]
+    assert [varies(fields) for _, fields, _ in answers] == [sorted(DEPENDS)] * 3
