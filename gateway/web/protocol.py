@@ -208,6 +208,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head, self._head_bytes = False, 0
         if self._refusals is not None and (self.cycle is None or self.cycle.response_complete):
             self._refusing = self._refusals.are_due(self.headers)
+            if self._refusing is not None and self.parser.get_method() == b"HEAD":
+                self._refusing = None  # its refusal has no body, as uvicorn sends it
             if self._refusing is not None:
                 return  # so there is no cycle for it
         super().on_headers_complete()
@@ -216,8 +218,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
+        # Answers keep the order of their requests, also of those that came in one piece.
         if self._unsent is not None:
             self.send_unsent()
+        if self._owes_refusal:
+            self._pay_refusal()
         super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
@@ -376,6 +381,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _refuse(self, status: int, code: str, message: str) -> None:
         """Says what is wrong and closes; where another answer is due first, only closes."""
+        self._pay_refusal()
         if self.transport.is_closing():
             return
         if not self._is_behind():
