@@ -19,7 +19,7 @@ from gateway.identity import Caller
 from gateway.telemetry import RequestLog
 from gateway.upstream.client import FleetClient
 from gateway.web.answers import HARDENING, broken, busy, hardened
-from gateway.web.graphql_endpoint import Answer, GraphQLEndpoint, Planned
+from gateway.web.graphql_endpoint import Answer, AtHand, GraphQLEndpoint, Planned
 from gateway.web.graphql_over_http import Refused, media_type_for
 from gateway.web.leaving import CallerLeft
 from gateway.web.middleware import BEARER, REQUEST_ID, new_request_id
@@ -71,17 +71,19 @@ class ShortRoad:
             read.append(await receive())
         try:
             identified = await self._identified(read, head[0])
+            at_hand = self._at_hand(*identified, scope) if identified is not None else None
         except (Refused, GatewayError):
             identified = None
+        except Exception:
+            request_id = new_request_id()
+            self._log.broke(request_id)
+            self._log.write(request_id, "POST", 500, began, own_id=True)
+            await broken(request_id)(scope, receive, send)
+            raise
         if identified is None:
             await self._app(scope, _again(read, receive), send)
             return
         planned, caller = identified
-        client: FleetClient = self._state.client
-        if self._endpoint.whole_answers is not None and planned.body:
-            at_hand = self._endpoint.whole(planned.body, caller, client, takes_gzip=_takes_gzip(scope))
-        else:
-            at_hand = self._endpoint.at_hand(planned, caller, client.page_at_hand)
         if at_hand is not None:
             self._admission.notice(caller.principal)
             if self._admission.is_contested and not self._turns.at_once(caller.principal):
@@ -126,6 +128,13 @@ class ShortRoad:
             return None
         planned = self._endpoint.planned(body)
         return None if planned is None else (planned, await identify(token, 0.0))
+
+    def _at_hand(self, planned: Planned, caller: Caller, scope: Scope) -> AtHand | None:
+        """The answer, where it needs no waiting."""
+        client: FleetClient = self._state.client
+        if self._endpoint.whole_answers is not None and planned.body:
+            return self._endpoint.whole(planned.body, caller, client, takes_gzip=_takes_gzip(scope))
+        return self._endpoint.at_hand(planned, caller, client.page_at_hand)
 
     async def _run(
         self,

@@ -150,6 +150,8 @@ def test_failures_name_what_they_depend_on(server):
     time.sleep(0.1)
     one.server.config.app.state.context_of = None  # which nobody expects while it runs
     told += [(500, one.say(asked)) for asked in (get, post)]
+    one.server.config.app.state.client = None
+    told.append((500, one.say(post)))
     for expected, answer in told:
         status, fields, body = said(answer)
         assert status == expected
