@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import strawberry
@@ -47,6 +48,11 @@ def build_schema() -> Schema:
     for named in schema.core.type_map.values():
         if isinstance(named, GraphQLEnumType) and "UNKNOWN" in named.values:
             leave_open(named)
+    sdl = cache(schema.as_str)
+    # Strawberry prints the schema whenever a router asks for it, for each alias anew.
+    service = schema.core.get_type("_Service")
+    assert isinstance(service, GraphQLObjectType)
+    service.fields["sdl"].resolve = lambda *_: sdl()
     return schema
 
 

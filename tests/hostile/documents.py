@@ -78,6 +78,17 @@ def introspections() -> dict[str, Body]:
             "query": "{%s}fragment T on __Type{name %s}"
             % (" ".join(f"a{number}:__schema{{types{{...T}}}}" for number in range(49)), fields)
         },
+        "50 times the subgraph": {
+            "query": "{_service{%s} %s}"
+            % (
+                " ".join(f"a{number}:sdl" for number in range(50)),
+                " ".join(f"b{number}:_service{{sdl}}" for number in range(49)),
+            )
+        },
+        "90 aliases of all of a type": {
+            "query": '{__type(name:"VehicleState"){%s}}fragment T on __Type{name %s}'
+            % (" ".join(f"a{number}:fields{{type{{...T}}}}" for number in range(90)), fields)
+        },
         "types in types": {
             "query": "{__schema{types{fields{type{fields{type{fields{type{fields{name}}}}}}}}}}",
         },
