@@ -16,6 +16,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from gateway.engine.manifests import read_manifest
+from gateway.hosts import AllowedHosts
 from gateway.identity import Caller
 from gateway.schema.build import build_schema
 from gateway.schema.context import Context
@@ -106,6 +107,8 @@ def create_app(
         exception_handlers={404: _not_found, 405: _not_allowed, 413: _too_large, 500: _broken},
         lifespan=lifespan,
     )
+    # Starlette would redirect from /graphql/ to whatever host the caller names.
+    app.router.redirect_slashes = False
     # A page of another origin can read a refusal only if it passed what lets it.
     app.state.refusals = None if settings.http.cors_origins else refusals
     if settings.http.short_road:
@@ -116,14 +119,14 @@ def create_app(
             endpoint=graphql,
             log=log,
             bytes_max=settings.http.body_bytes_max,
-            hosts=_names(settings.http.hosts),
+            hosts=AllowedHosts(_names(settings.http.hosts)),
         )
     return app
 
 
 def _middleware(settings: HttpSettings, refusals: Refusals, log: RequestLog) -> list[Middleware]:
     shedding, crossing = Middleware(Shedding, refusals=refusals), cross_origin(settings)
-    named = [Middleware(RequestId, log=log), Middleware(Hardening, hosts=_names(settings.hosts))]
+    named = [Middleware(RequestId, log=log), Middleware(Hardening, hosts=AllowedHosts(_names(settings.hosts)))]
     limit = Middleware(BodyLimit, bytes_max=settings.body_bytes_max)
     return [*named, *crossing, shedding, limit] if crossing else [shedding, *named, limit]
 

@@ -15,6 +15,8 @@ from urllib.parse import quote
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from gateway.hosts import host_pattern
+
 PREFIX = "GATEWAY_"
 
 
@@ -30,6 +32,14 @@ def as_sent(path: str) -> str:
 
 
 SentPath = Annotated[str, AfterValidator(as_sent)]
+
+
+def host_patterns(names: str) -> str:
+    """Names of hosts, separated by commas, as requests are compared with them."""
+    return ",".join(host_pattern(name.strip()) for name in names.split(",") if name.strip())
+
+
+HostPatterns = Annotated[str, AfterValidator(host_patterns)]
 
 
 class UpstreamSettings(Slice):
@@ -335,10 +345,10 @@ class HttpSettings(Slice):
     shutdown_timeout: int = Field(
         default=35, ge=1, description="Seconds that requests under way have to end when the process is told to stop."
     )
-    hosts: str = Field(
+    hosts: HostPatterns = Field(
         default="",
         description="Names that callers may use in `Host`, separated by commas, such as api.example.com or "
-        "*.example.com; empty: any. Health is told to all.",
+        "*.example.com, in any case and whatever the port; empty: any. Health is told to all.",
     )
     short_road: bool = Field(
         default=True, description="Whether plain queries by POST skip what they do not need; answers are the same."

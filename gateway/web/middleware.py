@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.errors import IssuerUnavailable, Unauthenticated
+from gateway.hosts import AllowedHosts, host_and_port
 from gateway.telemetry import RequestLog
 from gateway.web.answers import NO_TOKEN, busy, hardened, refusal, too_large, unauthenticated
 from gateway.web.graphql_over_http import Refused, asks_for_page
@@ -70,13 +71,12 @@ _COUNT = count()
 class Hardening:
     """Turns requests for another host away, and sends headers that keep browsers and caches from misusing any answer.
 
-    `hosts` are names, or `*.` and a domain; none: any. Health is told whatever it is asked as.
+    A request says once which host it means, or nothing in HTTP/1.0. Health is told whatever it is asked as.
     """
 
-    def __init__(self, app: ASGIApp, hosts: tuple[str, ...] = ()) -> None:
+    def __init__(self, app: ASGIApp, hosts: AllowedHosts) -> None:
         self._app = app
-        self._hosts = frozenset(host for host in hosts if not host.startswith("*."))
-        self._domains = tuple(host[1:] for host in hosts if host.startswith("*."))
+        self._hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -88,17 +88,15 @@ class Hardening:
                 message["headers"] = hardened(message["headers"])
             await send(message)
 
-        if (self._hosts or self._domains) and not self._knows(scope):
+        given = [value for name, value in scope["headers"] if name == b"host"]
+        host = host_and_port(given[0]) if len(given) == 1 else None
+        if host is None and (given or scope["http_version"] == "1.1"):
+            wrong = refusal(400, "BAD_REQUEST", "A request needs one Host header with a valid name.")
+            await wrong(scope, receive, send_hardened)
+        elif self._hosts.include(host and host[0]) or scope["path"].startswith("/health/"):
+            await self._app(scope, receive, send_hardened)
+        else:
             await refusal(421, "HOST_UNKNOWN", "This gateway has another name.")(scope, receive, send_hardened)
-            return
-        await self._app(scope, receive, send_hardened)
-
-    def _knows(self, scope: Scope) -> bool:
-        if scope["path"].startswith("/health/"):
-            return True
-        host = Headers(scope=scope).get("Host", "").lower()
-        name = host.rpartition(":")[0] if re.search(r":\d+$", host) else host
-        return name in self._hosts or name.endswith(self._domains)
 
 
 class BodyLimit:

@@ -14,6 +14,7 @@ from functools import lru_cache
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.hosts import AllowedHosts, host_and_port
 from gateway.errors import GatewayError, Overloaded
 from gateway.identity import Caller
 from gateway.telemetry import RequestLog
@@ -45,13 +46,13 @@ class ShortRoad:
         log: RequestLog,
         *,
         bytes_max: int,
-        hosts: tuple[str, ...] = (),
+        hosts: AllowedHosts,
     ) -> None:
         self._app = app
         self._state = started.state
         self._endpoint = endpoint
         self._bytes_max = bytes_max
-        self._hosts = frozenset(host.encode() for host in hosts)
+        self._hosts = hosts
         self._log = log
         self._admission = endpoint.admission
         self._turns = Turns()
@@ -109,7 +110,8 @@ class ShortRoad:
         authorization = said.get(b"authorization")
         if authorization is None or said.get(b"content-type") not in PLAIN_KINDS:
             return None
-        if self._hosts and said.get(b"host") not in self._hosts:
+        host = host_and_port(said.get(b"host", b""))
+        if host is None or not self._hosts.include(host[0]):
             return None
         bearer = BEARER.fullmatch(authorization.decode("latin-1"))
         form = self._media_type(said.get(b"accept"))

@@ -157,7 +157,7 @@ def test_every_answer_is_hardened(server):
         ("a.b.example.org", "/graphql", 401),
         ("example.org", "/graphql", 421),
         ("evil.test", "/graphql", 421),
-        ("", "/graphql", 421),
+        ("", "/graphql", 400),
         ("evil.test", "/health/live", 200),
     ],
 )

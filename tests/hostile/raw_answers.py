@@ -1,0 +1,30 @@
+"""Answers as they come over a connection, one after the other."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import BinaryIO
+
+
+def next_answer(file: BinaryIO) -> tuple[int, bytes] | None:
+    """Status and body of the next answer of a connection; None at its end."""
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        line = file.readline()
+        if not line:
+            return None
+        head += line
+    length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
+    assert length is not None
+    return int(head.split()[1]), file.read(int(length[1]))
+
+
+def answers_of(said: bytes) -> list[tuple[int, bytes]]:
+    """Status and body of each answer in what came back."""
+    file = io.BytesIO(said)
+    return list(iter(lambda: next_answer(file), None))
+
+
+def statuses_of(said: bytes) -> list[int]:
+    return [status for status, _ in answers_of(said)]
