@@ -5,6 +5,7 @@ Follows the GraphQL over HTTP specification (draft). Nothing here does I/O or kn
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
@@ -111,18 +112,17 @@ def media_type_for(accept: str | None) -> str:
     for place, part in enumerate(accept.split(",")):
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
         quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        if kind in ANSWERS and (weight := _number(quality)) > 0:
+        if kind in ANSWERS and (weight := _weight(quality)) > 0:
             wishes.append((-weight, place, kind))
     if not wishes:
         raise Refused(406, "NOT_ACCEPTABLE", f"Answers are {RESPONSE} or {JSON}.")
     return ANSWERS[min(wishes)[2]]
 
 
-def _number(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        return 0.0
+def _weight(text: str) -> float:
+    """A quality as RFC 9110 writes it, some more digits allowed; what is none refuses."""
+    return float(text) if _WEIGHT.fullmatch(text) else 0.0
 
 
+_WEIGHT = re.compile(r"0(\.[0-9]{0,9})?|1(\.0{0,9})?")
 _NAMES = frozenset(field.encode_name for field in msgspec.structs.fields(Asked))

@@ -20,6 +20,8 @@ from gateway.web.graphql_over_http import Refused, asks_for_page
 from gateway.web.tokens import Identify
 
 REQUEST_ID = "X-Request-Id"
+# Of a number of bytes: more are more than there can be.
+DIGITS_MAX = 18
 _SOUND_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 # The token68 of RFC 9110, which also keeps line breaks out of the header that goes upstream.
 BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)")
@@ -110,8 +112,9 @@ class BodyLimit:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        announced = Headers(scope=scope).get("Content-Length", "")
-        if announced.isdecimal() and int(announced) > self._bytes_max:
+        # Zeros in front are allowed, any number of them; Python reads no more than 4300 digits.
+        announced = Headers(scope=scope).get("Content-Length", "").strip().lstrip("0")
+        if announced.isdecimal() and (len(announced) > DIGITS_MAX or int(announced) > self._bytes_max):
             await too_large()(scope, receive, send)
             return
         received = 0

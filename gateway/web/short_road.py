@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 import time
-from collections import deque
 from functools import lru_cache
 
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from gateway.hosts import AllowedHosts, host_and_port
 from gateway.errors import GatewayError, Overloaded
+from gateway.hosts import AllowedHosts, host_and_port
 from gateway.identity import Caller
 from gateway.telemetry import RequestLog
 from gateway.upstream.client import FleetClient
@@ -67,9 +66,9 @@ class ShortRoad:
         if head is None:
             await self._app(scope, receive, send)
             return
-        read = [await receive()]
-        while read[-1].get("more_body") and sum(len(part["body"]) for part in read) <= self._bytes_max:
-            read.append(await receive())
+        read = await receive()
+        if read.get("more_body"):
+            read = await _whole(read, receive, self._bytes_max)
         try:
             identified = await self._identified(read, head[0])
             at_hand = self._at_hand(*identified, scope) if identified is not None else None
@@ -117,13 +116,12 @@ class ShortRoad:
         form = self._media_type(said.get(b"accept"))
         return (bearer[1], form) if bearer is not None and form is not None else None
 
-    async def _identified(self, read: list[Message], token: str) -> tuple[Planned, Caller] | None:
+    async def _identified(self, read: Message, token: str) -> tuple[Planned, Caller] | None:
         """What to run and for whom; None where the long road has to see to it, as where an issuer's keys have to be
         waited for. Raises what makes a request wrong.
         """
-        last = read[-1]
-        body = last.get("body", b"") if len(read) == 1 else b"".join(part.get("body", b"") for part in read)
-        if last["type"] != "http.request" or last.get("more_body") or len(body) > self._bytes_max:
+        body = read.get("body", b"")
+        if read["type"] != "http.request" or read.get("more_body") or len(body) > self._bytes_max:
             return None
         identify = getattr(self._state, "identify", None)
         if identify is None:
@@ -235,11 +233,25 @@ def _media_type(accept: bytes | None) -> str | None:
         return None
 
 
-def _again(read: list[Message], receive: Receive) -> Receive:
-    """The same messages once more, then those that follow."""
-    left = deque(read)
+async def _whole(read: Message, receive: Receive, bytes_max: int) -> Message:
+    """One message for a body that comes in pieces, which says that more is to come where that is too large.
+
+    However many pieces there are, they take time and memory for their bytes only. If the caller leaves, that is told.
+    """
+    body = bytearray(read.get("body", b""))
+    while read.get("more_body") and len(body) <= bytes_max:
+        read = await receive()
+        body += read.get("body", b"")
+    if read["type"] != "http.request":
+        return read
+    return {"type": "http.request", "body": bytes(body), "more_body": read.get("more_body", False)}
+
+
+def _again(read: Message, receive: Receive) -> Receive:
+    """The same message once more, then those that follow."""
+    left = [read]
 
     async def again() -> Message:
-        return left.popleft() if left else await receive()
+        return left.pop() if left else await receive()
 
     return again
