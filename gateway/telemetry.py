@@ -131,6 +131,28 @@ class RequestLog:
         return True
 
 
+class EventCounter:
+    """Logs what may come in floods: the first at once, then each second how many there were of each kind."""
+
+    def __init__(self, event: str) -> None:
+        self._event = event
+        self._counts: dict[str, int] = {}
+        self._is_waiting = False
+
+    def count(self, kind: str, loop: asyncio.AbstractEventLoop) -> None:
+        """Counts one; `kind` is one of few words of the gateway's own."""
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        if not self._is_waiting:
+            self._write(loop)
+
+    def _write(self, loop: asyncio.AbstractEventLoop) -> None:
+        counts, self._counts = self._counts, {}
+        self._is_waiting = bool(counts)
+        if counts:
+            get_logger("gateway.web").warning(self._event, **counts)
+            loop.call_later(1, self._write, loop)
+
+
 def numbers_only(record: logging.LogRecord) -> bool:
     """Of what a library fills into its words only numbers are written: the rest may be what it was given."""
     if isinstance(record.args, Mapping):

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
+from collections import deque
 from functools import lru_cache
-from typing import Any
+from typing import Any, NoReturn
 
+import httptools
 import msgspec
 import uvicorn
 from uvicorn._types import ASGI3Application
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gateway.errors import Overloaded
+from gateway.hosts import host_and_port
 from gateway.settings import Settings
+from gateway.telemetry import EventCounter
 from gateway.web.answers import HARDENING, NOT_RETRYABLE, problem
 from gateway.web.leaving import LEAVING
 from gateway.web.outbox import Outbox
@@ -30,8 +36,18 @@ REASONS = {
 # Requests on one connection that may wait for the answer to one before: beyond them no more is read meanwhile, and that
 # the caller leaves goes unnoticed until then.
 PIPELINED_MAX = 16
+# Bytes that are parsed before it is looked at how many requests they were: a read may hold ten thousand.
+PARSED_AT_ONCE = 8192
 # A body of no more bytes is read however many others are on their way.
 BODY_BYTES_ALWAYS = 64 * 1024
+# Bytes of framing that a byte of a body may need: a chunk for each byte takes six.
+FRAMING_BYTES = 16
+# Digits of `Content-Length`: more are more than there can be, or zeros, which not everybody in between counts alike.
+LENGTH_DIGITS_MAX = 18
+# Headers that the server itself looks at.
+_OWN_HEADERS = frozenset((b"content-length", b"expect", b"transfer-encoding"))
+_ABSOLUTE = re.compile(rb"(?P<scheme>[hH][tT][tT][pP][sS]?)://(?P<authority>[^/?#]*)(?P<rest>[^\0]*)")
+_PORTS = {b"http": 80, b"https": 443}
 # Seconds that a connection beyond the limit is given to ask, and to be told.
 SURPLUS_SECONDS = 1.0
 HEADERS_TOO_LARGE = (431, "HEADERS_TOO_LARGE", "The request's headers are too large.")
@@ -45,6 +61,7 @@ class ServerConfig(uvicorn.Config):
         super().__init__(
             application,
             http=BoundedProtocol,
+            ws="none",
             access_log=False,
             log_config=None,
             server_header=False,
@@ -61,10 +78,21 @@ class ServerConfig(uvicorn.Config):
         # Of all bodies that are not whole yet.
         self.arriving_bytes = 0
         self.outbox = Outbox()
+        self.refused = EventCounter("requests refused unread")
 
 
 class Unacceptable(Exception):
     """A request is beyond a limit: its parser ends, and `send_400_response` is called."""
+
+
+class BoundedFlow(FlowControl):
+    """Does not read on, whoever wants to, while there is something that was read and not parsed."""
+
+    is_held = False
+
+    def resume_reading(self) -> None:
+        if not self.is_held:
+            super().resume_reading()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -86,6 +114,12 @@ class BoundedProtocol(HttpToolsProtocol):
         self._verdict = (400, "BAD_REQUEST", "This is not HTTP.")
         self._running: RequestResponseCycle | None = None
         self._body_bytes = 0  # of the body that is arriving
+        self._payload = 0  # bytes of bodies in the piece that is being parsed
+        self._loose_bytes = 0  # that came in pieces of their own and are part of a head, a trailer or framing
+        self._moved = False  # whether a message, or its body, began or ended in the piece
+        self._unparsed: deque[bytes | memoryview] = deque()  # what came behind more requests than may wait
+        self._is_chunked = False
+        self._is_offer = False  # to speak another protocol: of the request that is being parsed
         self._is_surplus = False
         self._unsent: list[bytes | memoryview] | None = None  # an answer that leaves at the end of this turn
         self._unread: asyncio.TimerHandle | None = None
@@ -100,6 +134,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._is_surplus = len(self.connections) >= self._limits.connections_max
         super().connection_made(transport)
+        self.flow = self._flow = BoundedFlow(transport)
         if self._is_surplus:
             # Told when it asks: what is sent to a connection that is closed with something unread is lost on the way.
             self._timer = self.loop.call_later(SURPLUS_SECONDS, self._refuse_surplus)
@@ -124,6 +159,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.scope is not None:
             self.scope.pop("extensions", None)
         self.pipeline.clear()
+        self._unparsed.clear()
         self._running = None
 
     def pause_writing(self) -> None:
@@ -179,18 +215,61 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refused = None
 
     def _parse(self, data: bytes) -> None:
-        was_in_head, self._begun = self._in_head, 0
-        super().data_received(data)
+        self._begun, self._payload, self._moved = 0, 0, False
+        self._feed(data)
         if self._in_message or (self.timeout_keep_alive_task is None and self._is_between()):
             self._await_request()
-        if was_in_head and self._in_head and not self._begun and not self.transport.is_closing():
-            # A line without an end never reaches the callbacks below.
-            self._count(len(data), again=True)
+        if not self._moved and not self.transport.is_closing():
+            # A line without an end, a trailer or a chunk's extension never reaches the callbacks below.
+            self._loose_bytes = max(0, self._loose_bytes + len(data) - FRAMING_BYTES * self._payload)
+            if self._loose_bytes > self._head_bytes_max:
+                self._refuse(*HEADERS_TOO_LARGE)
+
+    def _feed(self, data: bytes) -> None:
+        """What uvicorn does, but that nothing is logged for each, and that no other protocol is ever spoken.
+
+        After a head that offers one, llhttp leaves the body to that protocol. The offer is ignored, as RFC 9110 allows:
+        the same head is parsed again without it, so that the body is framed and never read as a request.
+        """
+        self._unset_keepalive_if_required()
+        pieces = self._unparsed
+        if len(data) <= PARSED_AT_ONCE:
+            pieces.append(data)
+        else:
+            view = memoryview(data)
+            pieces.extend(view[start : start + PARSED_AT_ONCE] for start in range(0, len(data), PARSED_AT_ONCE))
+        try:
+            while pieces and len(self.pipeline) <= PIPELINED_MAX:
+                piece = pieces.popleft()
+                try:
+                    self.parser.feed_data(piece)
+                except httptools.HttpParserUpgrade as offer:
+                    pieces.appendleft(memoryview(piece)[offer.args[0] :])
+                    pieces.appendleft(self._head_without_offer())
+                    self.parser = type(self.parser)(self)
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's is
+        except httptools.HttpParserError:
+            pieces.clear()
+            self.send_400_response("")
+        self._flow.is_held = bool(pieces)
+        if pieces:
+            self.flow.pause_reading()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._unparsed and len(self.pipeline) <= PIPELINED_MAX and not self.transport.is_closing():
+            self._parse(b"")
+
+    def _head_without_offer(self) -> bytes:
+        fields = b"".join(b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade")
+        version = self.parser.get_http_version().encode()
+        return b"%b %b HTTP/%b\r\n%b\r\n" % (self.parser.get_method(), self.url, version, fields)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._begun += 1
-        self._in_message = True
+        self._in_message = self._moved = True
+        self._is_chunked = False
         extensions: dict[str, Any] = {WHOLE_ANSWER: {"send": self._answer_whole}, LEAVING: []}
         self.scope["extensions"] = extensions
 
@@ -199,22 +278,64 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_url(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_bytes += len(name) + len(value)
+        if not self._in_head:
+            return  # a trailer, which is never a header
+        self._head_bytes += len(name) + len(value) + 4
         if self._head_bytes > self._head_bytes_max:
             self._count(0)
-        super().on_header(name, value)
+        name = name.lower()
+        if name in _OWN_HEADERS:
+            if name == b"expect":
+                self.expect_100_continue = value.lower() == b"100-continue"
+            elif name == b"content-length":
+                if len(value.strip()) > LENGTH_DIGITS_MAX:
+                    self._reject("Content-Length is too long.")
+            elif self._is_chunked or value.strip().lower() != b"chunked":
+                self._reject("Transfer-Encoding can only be chunked.")
+            else:
+                self._is_chunked = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        self._in_head, self._head_bytes = False, 0
+        self._moved = True
+        self._head_bytes = self._loose_bytes = 0
+        if self.parser.should_upgrade():
+            if self.parser.get_method() == b"CONNECT":
+                self._reject("This is no proxy.")
+            self._is_offer = True
+            return
+        version = self.parser.get_http_version()
+        if version != "1.1" and (version != "1.0" or self._is_chunked):
+            self._reject("This is not HTTP/1.1." if version != "1.0" else "HTTP/1.0 has no Transfer-Encoding.")
+        if not self.url.startswith(b"/"):
+            self._take_absolute_form(version)
         if self._refusals is not None and (self.cycle is None or self.cycle.response_complete):
             self._refusing = self._refusals.are_due(self.headers)
             if self._refusing is not None and self.parser.get_method() == b"HEAD":
                 self._refusing = None  # its refusal has no body, as uvicorn sends it
             if self._refusing is not None:
+                self._in_head = False
                 return  # so there is no cycle for it
         super().on_headers_complete()
+        self._in_head = False
         if self.pipeline and len(self.pipeline) <= PIPELINED_MAX and not self.flow.write_paused:
             self.flow.resume_reading()  # else nobody would notice that the caller leaves
+
+    def _take_absolute_form(self, version: str) -> None:
+        """A target with a host of its own names the same host as `Host`; what follows it is the path."""
+        target = _ABSOLUTE.fullmatch(self.url)
+        wanted = host_and_port(target["authority"]) if target is not None else None
+        if target is None or wanted is None:
+            self._reject("The request's target is neither a path nor an address.")
+        port = _PORTS[target["scheme"].lower()]
+        given = [value for name, value in self.headers if name == b"host"]
+        for value in given:
+            host = host_and_port(value)
+            if host is None or (host[0], host[1] or port) != (wanted[0], wanted[1] or port):
+                self._reject("The request's target and its Host header name different hosts.")
+        if not given and version == "1.0":
+            self.headers.append((b"host", target["authority"]))
+        self.url = target["rest"] if target["rest"].startswith(b"/") else b"/" + target["rest"]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         self._running = cycle
@@ -226,18 +347,28 @@ class BoundedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
-        if self._refusing is not None:
+        """Keeps what comes until it is whole or much: the application is not woken for each piece of it."""
+        size = len(body)
+        self._payload += size
+        if self._refusing is not None or self.cycle.response_complete:
             return
-        limits, size = self._limits, len(body)
+        limits, cycle = self._limits, self.cycle
         self._body_bytes += size
         limits.arriving_bytes += size
         if limits.arriving_bytes > limits.arriving_bytes_max and self._body_bytes > BODY_BYTES_ALWAYS:
             self._verdict = OVERLOADED
             raise Unacceptable
-        super().on_body(body)
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            self.flow.pause_reading()
+            cycle.message_event.set()
 
     def on_message_complete(self) -> None:
+        self._moved, self._loose_bytes = True, 0
         self._in_head, self._in_message = True, False
+        if self._is_offer:
+            self._is_offer = False
+            return  # it comes again
         if self._timer is not None:
             self._request_is_here()
         if self._body_bytes:
@@ -256,7 +387,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def _is_between(self) -> bool:
         """Whether all that came was answered, so that what comes next begins a request."""
-        return not self._in_message and not self._head_bytes and (self.cycle is None or self.cycle.response_complete)
+        return not self._in_message and not self._loose_bytes and (self.cycle is None or self.cycle.response_complete)
 
     def _owe_refusal(self, refusals: Refusals) -> None:
         """Refuses what came, now or in turn."""
@@ -326,14 +457,15 @@ class BoundedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(*self._verdict)
 
-    def _count(self, size: int, *, again: bool = False) -> None:
+    def _count(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > self._head_bytes_max:
             self._verdict = HEADERS_TOO_LARGE
-            if again:
-                self.send_400_response("")
-            else:
-                raise Unacceptable
+            raise Unacceptable
+
+    def _reject(self, message: str) -> NoReturn:
+        self._verdict = (400, "BAD_REQUEST", message)
+        raise Unacceptable
 
     def _await_request(self) -> None:
         if self._timer is None:
@@ -380,11 +512,13 @@ class BoundedProtocol(HttpToolsProtocol):
             self._refuse(408, "REQUEST_TIMEOUT", "The request did not arrive in time.")
 
     def _refuse(self, status: int, code: str, message: str) -> None:
-        """Says what is wrong and closes; where another answer is due first, only closes."""
+        """Says what is wrong and closes; where another answer is due first, or this one has begun, only closes."""
         self._pay_refusal()
         if self.transport.is_closing():
             return
-        if not self._is_behind():
+        self._limits.refused.count(code, self.loop)
+        is_answered = not self._in_head and self._refusing is None and self.cycle.response_started
+        if not is_answered and not self._is_behind():
             self.transport.write(_whole_refusal(status, code, message))
         self.transport.close()
 

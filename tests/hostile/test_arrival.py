@@ -1,24 +1,71 @@
-"""Requests that arrive in as many pieces as they have bytes, or with numbers beyond all bounds."""
+"""Requests that arrive in as many pieces as they have bytes, that never end, or that are no HTTP."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import time
+from pathlib import Path
 
 import pytest
 
 from gateway.app import create_app
 from gateway.settings import Settings
-from gateway.simulator import Simulator
+from gateway.simulator import Fault, Simulator
 from tests.gateways import PLANS, TOKENS
-from tests.hostile.attacked import code_of
+from tests.hostile.attacked import INVENTED_BUSY_MAX, MEMORY_MAX, code_of, request
+from tests.hostile.raw_answers import next_answer
 
 QUERY = b'{"query": "{ __typename }"}'
 HEAD = (
     b"POST /graphql HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x\r\nContent-Type: application/json\r\n"
     b"Connection: close\r\n"
 )
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+def processor_seconds(attacked) -> float:
+    """What the event loop's thread has used of a processor."""
+    return int(Path(f"/proc/{attacked.pid}/schedstat").read_text().split()[0]) / 1e9
+
+
+def in_pieces(address, raw: bytes, size: int, connections: int = 1) -> list[bytes]:
+    """What comes back for the same request on some connections that send a piece each in turn."""
+    talks = [socket.create_connection(address, timeout=30) for _ in range(connections)]
+    for talk in talks:
+        talk.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    for start in range(0, len(raw), size):
+        for talk in talks:
+            talk.send(raw[start : start + size])
+    answers = []
+    for talk in talks:
+        with talk, talk.makefile("rb") as file:
+            answers.append(file.read())
+    return answers
+
+
+def endless(address, start: bytes, piece: bytes, bytes_max: int) -> tuple[bytes, int]:
+    """What comes back for a request that goes on, and how many bytes of it were taken."""
+    sent = 0
+    with socket.create_connection(address, timeout=5) as talk:
+        said = b""
+        with contextlib.suppress(OSError):
+            talk.sendall(start)
+            while sent < bytes_max:
+                talk.sendall(piece)
+                sent += len(piece)
+        with contextlib.suppress(OSError):
+            said = talk.recv(65536)
+        return said, sent
+
+
+def test_a_body_byte_by_byte_costs_no_more_than_its_bytes(attacked):
+    """Bodies that come byte by byte, some at a time, cost some microseconds a byte."""
+    before = processor_seconds(attacked)
+    answers = in_pieces(attacked.address, request(QUERY + b" " * 10_000), 1, connections=8)
+    assert {answer.split()[1] for answer in answers} == {b"200"}
+    assert processor_seconds(attacked) - before < 2
 
 
 async def test_pieces_of_a_body_are_joined_once_under_any_server():
@@ -50,6 +97,168 @@ async def test_pieces_of_a_body_are_joined_once_under_any_server():
             await app(scope, receive, send)
         assert statuses[0] == 200
         assert time.process_time() - began < 2
+
+
+@pytest.mark.parametrize("chunk", [b"1\r\n \r\n", b"0001;ext=1\r\n \r\n"], ids=["plain", "extension"])
+def test_a_chunk_for_each_byte_costs_its_bytes(attacked, chunk):
+    """Half a million chunks of one byte hold nobody up and take little memory."""
+    body = b"%x\r\n%b\r\n" % (len(QUERY), QUERY) + chunk * 500_000 + b"0\r\n\r\n"
+    with attacked.measured() as harm:
+        assert in_pieces(attacked.address, CHUNKED + body, 2**17)[0].split()[1] == b"200"
+    assert harm.busy < INVENTED_BUSY_MAX
+    assert harm.memory < MEMORY_MAX / 10
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        CHUNKED + b"1\r\n \r\n0\r\nX: ",
+        CHUNKED + b"1\r\n \r\n0\r\nX: y\r\n",
+        CHUNKED + b"1;",
+        CHUNKED + b"1;a=",
+        CHUNKED + b'1;a="',
+        CHUNKED + b"0",
+        HEAD + b"X: ",
+        b"GET /",
+    ],
+    ids=["trailer", "trailers", "extension", "value", "quoted", "size", "header", "path"],
+)
+@pytest.mark.parametrize("piece", [b"0" * 2**16, b"Xy: 0\r\n" * 9000], ids=["line", "lines"])
+def test_what_never_ends_is_given_up(attacked, start, piece):
+    """What is neither a head's within its limit nor a body's ends the connection before it is two megabytes."""
+    with attacked.measured() as harm:
+        said, sent = endless(attacked.address, start, piece, 2**26)
+    assert sent < 2**21 + 2**22  # what the sockets' own buffers take, too
+    assert not said or said.split()[1] in (b"400", b"431")
+    assert harm.busy < INVENTED_BUSY_MAX
+    assert harm.memory < MEMORY_MAX / 10
+
+
+def test_a_head_may_come_in_pieces(attacked):
+    """A head within its limit is read however it is cut, and none of it counts for the next request."""
+    long = HEAD.replace(b"Connection: close\r\n", b"") + b"X-Long: " + b"y" * 24_000 + b"\r\n"
+    raw = long + b"Content-Length: %d\r\n\r\n" % len(QUERY) + QUERY
+    for size in (7, 1460, len(raw) // 2):
+        said = in_pieces(attacked.address, raw * 3 + request(QUERY), size)[0]
+        assert said.count(b"HTTP/1.1 200 OK") == 4
+
+
+def test_requests_that_wait_for_one_another_are_not_all_read(attacked):
+    """Seven thousand tiny requests in one read, behind one that takes long, are parsed as they can be answered."""
+    slow = request(b'{"query": "{ vehicles(first: 1) { nodes { vehicleId } } }"}', "alice", Connection="keep-alive")
+    tiny = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
+    number = (2**18 - len(slow)) // len(tiny)
+    attacked.simulator.faults.rules = [Fault("latency", seconds=1)]
+    with attacked.measured() as harm:
+        talks = [socket.create_connection(attacked.address, timeout=30) for _ in range(8)]
+        for talk in talks:
+            talk.sendall(slow + tiny * number)
+        time.sleep(1)
+        attacked.simulator.faults.rules = []
+        for talk in talks[1:]:
+            talk.close()
+        talks[0].sendall(tiny.replace(b"Host", b"Connection: close\r\nHost"))
+        with talks[0], talks[0].makefile("rb") as file:
+            assert file.read().count(b"HTTP/1.1 200 OK") == number + 2
+    assert harm.busy < INVENTED_BUSY_MAX
+    assert harm.memory < MEMORY_MAX / 5
+
+
+def test_a_refused_body_is_not_answered_twice(attacked):
+    """What follows an answer is no part of it: a body that was not waited for and breaks ends the connection."""
+    with socket.create_connection(attacked.address, timeout=5) as talk, talk.makefile("rb") as file:
+        talk.sendall(b"POST /graphql HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
+        assert next_answer(file)[0] == 401
+        talk.sendall(b"nonsense\r\n\r\n")
+        assert next_answer(file) is None
+
+
+def test_a_body_after_its_answer_takes_nothing_from_others(attacked):
+    """Bytes that nobody waits for any more are not counted as bodies on their way."""
+    piece = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
+    open_ended = b"POST /graphql HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with socket.create_connection(attacked.address, timeout=5) as talk, talk.makefile("rb") as file:
+        talk.sendall(open_ended)
+        assert next_answer(file)[0] == 401
+        for _ in range(1100):  # more than all bodies together may have
+            talk.sendall(piece)
+        assert attacked.post(QUERY + b" " * 100_000)[0] == 200
+
+
+def refusals_in(output: str) -> int:
+    """How many bad requests the log tells of, in its lines."""
+    lines = [json.loads(line) for line in output.splitlines() if '"BAD_REQUEST"' in line]
+    return sum(line["BAD_REQUEST"] for line in lines)
+
+
+def test_bad_http_has_a_line_a_second(attacked):
+    """However many requests are no HTTP, the log has a line a second of them, and no request is missing from it."""
+    time.sleep(1.1)  # what was before has its line
+    lines, counted = attacked.gateway.output.count("\n"), refusals_in(attacked.gateway.output)
+    began = time.monotonic()
+    kinds = (
+        b"nonsense\r\n\r\n",
+        b"GET /graphql HTTP/2.0\r\n\r\n",
+        b"GET http://a/ HTTP/1.1\r\nHost: b\r\n\r\n",
+        b"POST /graphql HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n",
+    )
+    for raw in kinds * 50:
+        assert attacked.say(raw).startswith(b"HTTP/1.1 400 ")
+    took = time.monotonic() - began
+    time.sleep(1.2)
+    output = attacked.gateway.output
+    assert refusals_in(output) == counted + 200
+    assert output.count("\n") - lines <= took + 3
+
+
+BAD_FRAMING = {
+    "zeros": b"Content-Length: " + b"0" * 5000 + b"5\r\n\r\nhello",
+    "zeros, traced": b"X-Request-Id: a\r\nContent-Length: " + b"0" * 5000 + b"5\r\n\r\nhello",
+    "digits": b"Content-Length: " + b"9" * 5000 + b"\r\n\r\nhello",
+    "overflow": b"Content-Length: 18446744073709551621\r\n\r\nhello",
+    "plus": b"Content-Length: +5\r\n\r\nhello",
+    "minus": b"Content-Length: -5\r\n\r\nhello",
+    "list": b"Content-Length: 5, 5\r\n\r\nhello",
+    "hex": b"Content-Length: 0x5\r\n\r\nhello",
+    "superscript": b"Content-Length: \xb2\r\n\r\nhello",
+    "empty": b"Content-Length:\r\n\r\nhello",
+    "two": b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "same": b"Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello",
+    "both": b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "both, otherwise": b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+    "identity": b"Transfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+    "gzip": b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "gzip before": b"Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "twice": b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "list of chunked": b"Transfer-Encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+    "parameter": b"Transfer-Encoding: chunked;a=b\r\n\r\n0\r\n\r\n",
+    "misspelt": b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+    "space before colon": b"Transfer-Encoding : chunked\r\n\r\n0\r\n\r\n",
+    "folded": b"Transfer-Encoding:\r\n chunked\r\n\r\n0\r\n\r\n",
+    "line feed": b"Transfer-Encoding: chunked\n\r\n0\r\n\r\n",
+    "size": b"Transfer-Encoding: chunked\r\n\r\n0x0\r\n\r\n",
+    "huge size": b"Transfer-Encoding: chunked\r\n\r\n10000000000000005\r\nhello\r\n0\r\n\r\n",
+    "line feed after an extension": b"Transfer-Encoding: chunked\r\n\r\n5;a\nhello\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("bad", BAD_FRAMING.values(), ids=BAD_FRAMING)
+def test_a_body_that_may_be_framed_otherwise_ends_the_connection(attacked, bad):
+    """One coded 400, and nothing that follows is taken for a request."""
+    start = b"POST /graphql HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x\r\nContent-Type: application/json\r\n"
+    said = attacked.say(start + bad + b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert said.count(b"HTTP/1.1 ") == 1
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert (head.split()[1], code_of(body)) == (b"400", "BAD_REQUEST")
+    assert b"\r\nconnection: close" in head
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"0.9", b"2.0"])
+def test_other_versions_have_no_chunks(attacked, version):
+    """HTTP/1.0 with a transfer coding, and versions that are never written like this, are 400."""
+    said = attacked.say(b"POST /graphql HTTP/%b\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" % version)
+    assert said.startswith(b"HTTP/1.1 400 ")
+    assert attacked.say(b"GET /health/live HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,33 @@ def test_a_request_names_one_host(attacked, host, status):
     assert statuses_of(said) == [status]
 
 
+@pytest.mark.parametrize(
+    ("target", "fields", "status"),
+    [
+        (b"http://a/health/live", b"HTTP/1.1\r\nHost: a\r\n", 200),
+        (b"HTTP://A:80/health/live", b"HTTP/1.1\r\nHost: a\r\n", 200),
+        (b"https://a/health/live", b"HTTP/1.1\r\nHost: a:443\r\n", 200),
+        (b"http://a/health/live", b"HTTP/1.0\r\n", 200),
+        (b"http://a", b"HTTP/1.1\r\nHost: a\r\n", 307),
+        (b"http://a?x", b"HTTP/1.1\r\nHost: a\r\n", 307),
+        (b"http://a/health/live", b"HTTP/1.1\r\n", 400),
+        (b"http://a/health/live", b"HTTP/1.1\r\nHost: b\r\n", 400),
+        (b"http://a:81/health/live", b"HTTP/1.1\r\nHost: a\r\n", 400),
+        (b"https://a/health/live", b"HTTP/1.1\r\nHost: a:80\r\n", 400),
+        (b"http://user@a/health/live", b"HTTP/1.1\r\nHost: a\r\n", 400),
+        (b"http:///health/live", b"HTTP/1.1\r\nHost: a\r\n", 400),
+        (b"ftp://a/health/live", b"HTTP/1.1\r\nHost: a\r\n", 400),
+        (b"a/health/live", b"HTTP/1.1\r\nHost: a\r\n", 400),
+        (b"//a/health/live", b"HTTP/1.1\r\nHost: b\r\n", 404),
+        (b"*", b"HTTP/1.1\r\nHost: a\r\n", 400),
+    ],
+)
+def test_a_target_and_its_host_agree(attacked, target, fields, status):
+    """An absolute form is taken for its path where it names the host that `Host` does; anything else is 400."""
+    said = attacked.say(b"GET " + target + b" " + fields + b"Connection: close\r\n\r\n")
+    assert statuses_of(said) == [status]
+
+
 @pytest.fixture(scope="module")
 def named(tmp_path_factory):
     """A gateway that has names."""
@@ -108,6 +135,10 @@ def test_names_are_compared_as_dns_does(named, host, status):
     [
         (b"GET /health/live HTTP/1.0\r\n", 200),
         (b"GET /graphql HTTP/1.0\r\n", 421),
+        (b"GET http://api.example.com/graphql HTTP/1.0\r\n", 401),
+        (b"GET http://evil.test/graphql HTTP/1.0\r\n", 421),
+        (b"GET http://evil.test/graphql HTTP/1.1\r\nHost: api.example.com\r\n", 400),
+        (b"GET http://api.example.com/graphql HTTP/1.1\r\nHost: evil.test\r\n", 400),
         (b"GET /health/live HTTP/1.1\r\nHost: evil.test\r\n", 200),
         (b"GET /graphql/ HTTP/1.1\r\nHost: evil.test\r\n", 421),
         (b"GET /health/live/ HTTP/1.1\r\nHost: evil.test\r\n", 404),
