@@ -330,7 +330,27 @@ class HttpSettings(Slice):
         default=30, gt=0, description="Seconds until a request has to be there whole; later is answered 408."
     )
     reading_timeout: float = Field(
-        default=30, gt=0, description="Seconds a caller may read nothing of an answer; then the connection is closed."
+        default=30,
+        gt=0,
+        description="Seconds a caller may read nothing of an answer; then the connection is closed. Beyond them it has "
+        "to be read at `reading_rate_min`.",
+    )
+    reading_rate_min: float = Field(
+        default=65536,
+        gt=0,
+        description="Bytes of an answer a second, on average, that a caller has to read after `reading_timeout`.",
+    )
+    unsent_bytes_max: int = Field(
+        default=96 * 2**20,
+        ge=2**16,
+        description="Bytes of answers that callers have not read, per process; beyond it the slowest connections are "
+        "closed.",
+    )
+    principal_unsent_bytes_max: int = Field(
+        default=32 * 2**20,
+        ge=2**16,
+        description="Bytes of answers that one principal has not read, per process; beyond it the slowest of its "
+        "connections are closed.",
     )
     connections_max: int = Field(
         default=5000, ge=1, description="Open connections, per process; one more is answered 503 and closed."

@@ -46,6 +46,8 @@ class Admission:
         self._running = 0
         self._running_for: Counter[str] = Counter()
         self._strangers_running = 0
+        self._sending_for: Counter[str] = Counter()
+        self._sending = 0
         # Those who wait, by whose turn it is next: known principals, and strangers together; each with their lines.
         self._parties: OrderedDict[str, OrderedDict[str, deque[Turn]]] = OrderedDict()
         self._waiting = 0
@@ -71,7 +73,8 @@ class Admission:
 
     @property
     def running(self) -> int:
-        return self._running
+        """Operations that run or whose answers have not been read."""
+        return self._running + self._sending
 
     @property
     def waiting(self) -> int:
@@ -166,6 +169,23 @@ class Admission:
             del self._running_for[line]
         self._let_in_who_waits()
 
+    def send(self, line: str) -> None:
+        """An operation's answer is not read at once: its place is for others, but it still counts as its principal's.
+
+        So whoever does not read has fewer operations run, and nobody else has.
+        """
+        self._sending += 1
+        self._sending_for[line] += 1
+        self.leave(line)
+
+    def sent(self, line: str) -> None:
+        """The answer was read, or its connection is closed."""
+        self._sending -= 1
+        self._sending_for[line] -= 1
+        if not self._sending_for[line]:
+            del self._sending_for[line]
+        self._let_in_who_waits()
+
     def notice(self, line: str) -> None:
         """Who stands in this line asks for something."""
         if line != self._latest:
@@ -210,6 +230,8 @@ class Admission:
         share = min(limits.principal_concurrency, max(1.0, places * limits.principal_concurrency / limits.concurrency))
         if self._running >= places or self._running_for[line] >= share:
             return False
+        if self._sending and self._running_for[line] + self._sending_for[line] >= limits.principal_concurrency:
+            return False
         return not _is_strangers(line) or self._strangers_running < max(1.0, places * STRANGERS_SHARE)
 
     def _may_wait(self, line: str) -> bool:
@@ -247,6 +269,30 @@ class Admission:
             del lines[line]
         if not lines:
             del self._parties[party]
+
+
+class Slot:
+    """The place of one operation, until its answer has gone."""
+
+    __slots__ = ("_admission", "_is_sending", "_line")
+
+    def __init__(self, admission: Admission, line: str) -> None:
+        self._admission = admission
+        self._line = line
+        self._is_sending = False
+
+    def is_unsent(self) -> None:
+        """The answer is complete, but its caller has not read it yet."""
+        if not self._is_sending:
+            self._is_sending = True
+            self._admission.send(self._line)
+
+    def leave(self) -> None:
+        """The answer has gone, or its connection is closed."""
+        if self._is_sending:
+            self._admission.sent(self._line)
+        else:
+            self._admission.leave(self._line)
 
 
 def _is_strangers(line: str) -> bool:

@@ -35,7 +35,7 @@ from gateway.settings import GraphQLSettings, LimitSettings
 from gateway.upstream.cache import Held
 from gateway.upstream.client import FleetClient
 from gateway.upstream.fetching import Clock, Patience, Tally
-from gateway.web.admission import Admission
+from gateway.web.admission import Admission, Slot
 from gateway.web.answers import CHALLENGE, INVALID_TOKEN, NO_TOKEN, busy, refusal
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_over_http import (
@@ -48,7 +48,7 @@ from gateway.web.graphql_over_http import (
     asks_for_page,
     media_type_for,
 )
-from gateway.web.leaving import CallerLeft, WhileThere
+from gateway.web.leaving import CallerLeft, WhileThere, leave_when_gone
 from gateway.web.whole_answers import WholeAnswers
 
 ContextOf = Callable[[Caller, str, str | None, Patience], Context]
@@ -187,7 +187,7 @@ class GraphQLEndpoint:
             told = await self._tell(request, asked, caller, patience)
         finally:
             patience.close()
-            self.admission.leave(line)
+            leave_when_gone(request.scope, Slot(self.admission, line))
         answer = self._answer(told, media_type)
         return Response(answer.body, answer.status, answer.headers, answer.content_type)
 
@@ -294,7 +294,7 @@ class GraphQLEndpoint:
         context_of: ContextOf,
         client: FleetClient,
     ) -> Answer:
-        """The answer for a caller who was let in from a line; the place is given back."""
+        """The answer for a caller who was let in from a line; the place is given back when it has gone."""
         try:
             context = context_of(caller, request_id, None, patience)
             work = self._execution.of(planned.document, planned.name, planned.variables, context, planned.prepared)
@@ -308,7 +308,7 @@ class GraphQLEndpoint:
             answer = self._answer(self._told(result, context, request_id, None), media_type)
         finally:
             patience.close()
-            self.admission.leave(line)
+            leave_when_gone(scope, Slot(self.admission, line))
         if self.whole_answers is not None and not result.errors and not tally.stale and planned.body:
             made_of = client.made_of(tally.reads or ())
             if made_of:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 from starlette.types import Receive, Scope
 
@@ -13,6 +13,27 @@ from gateway.upstream.fetching import Patience
 
 # The extension of a request's scope that holds whom to call when the caller leaves before the answer is complete.
 LEAVING = "gateway.leaving"
+# The extension that holds the slots to give back when the answer has gone.
+GONE = "gateway.gone"
+
+
+class HeldSlot(Protocol):
+    """A slot that an operation has taken."""
+
+    def leave(self) -> None:
+        """Gives it back: the answer has gone, or the connection is closed."""
+
+    def is_unsent(self) -> None:
+        """The answer is complete, but its caller has not read it yet."""
+
+
+def leave_when_gone(scope: Scope, slot: HeldSlot) -> None:
+    """Gives a slot back when the answer to a request has gone; at once where the server does not tell that."""
+    slots: list[HeldSlot] | None = scope.get("extensions", {}).get(GONE)
+    if slots is None:
+        slot.leave()
+    else:
+        slots.append(slot)
 
 
 class CallerLeft(Exception):

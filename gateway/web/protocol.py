@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import time
 from collections import deque
 from functools import lru_cache
@@ -21,9 +22,11 @@ from gateway.hosts import host_and_port
 from gateway.settings import Settings
 from gateway.telemetry import EventCounter
 from gateway.web.answers import HARDENING, NOT_RETRYABLE, problem
-from gateway.web.leaving import LEAVING
+from gateway.web.connection_limits import ClosedConnections
+from gateway.web.leaving import GONE, LEAVING, HeldSlot
 from gateway.web.outbox import Outbox
 from gateway.web.refusals import Refusals
+from gateway.web.unsent import UnsentAnswers
 
 # The extension of a request's scope whose `send` sends a whole answer.
 WHOLE_ANSWER = "gateway.whole_answer"
@@ -50,6 +53,10 @@ _ABSOLUTE = re.compile(rb"(?P<scheme>[hH][tT][tT][pP][sS]?)://(?P<authority>[^/?
 _PORTS = {b"http": 80, b"https": 443}
 # Seconds that a connection beyond the limit is given to ask, and to be told.
 SURPLUS_SECONDS = 1.0
+# Bytes that the system takes for a caller beyond what the network takes at the moment. Else it would take megabytes for
+# each, uncounted, before it says that nobody reads them.
+NOTSENT_BYTES = 64 * 1024
+TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 HEADERS_TOO_LARGE = (431, "HEADERS_TOO_LARGE", "The request's headers are too large.")
 OVERLOADED = (503, Overloaded.code, str(Overloaded()))
 
@@ -72,13 +79,14 @@ class ServerConfig(uvicorn.Config):
         )
         self.header_bytes_max = settings.http.header_bytes_max
         self.request_timeout = settings.http.request_timeout
-        self.reading_timeout = settings.http.reading_timeout
         self.connections_max = settings.http.connections_max
         self.arriving_bytes_max = settings.http.arriving_bytes_max
         # Of all bodies that are not whole yet.
         self.arriving_bytes = 0
         self.outbox = Outbox()
         self.refused = EventCounter("requests refused unread")
+        self.closed_connections = ClosedConnections()
+        self.unsent = UnsentAnswers(settings.http, self.closed_connections)
 
 
 class Unacceptable(Exception):
@@ -86,18 +94,19 @@ class Unacceptable(Exception):
 
 
 class BoundedFlow(FlowControl):
-    """Does not read on, whoever wants to, while there is something that was read and not parsed."""
+    """Does not read on, whoever wants to, while there is an answer to read, or something that was read and not parsed."""
 
     is_held = False
 
     def resume_reading(self) -> None:
-        if not self.is_held:
+        if not self.is_held and not self.write_paused:
             super().resume_reading()
 
 
 class BoundedProtocol(HttpToolsProtocol):
     """Refuses a head that is too large with 431, a request that takes too long to arrive with 408, and with 503 what
-    would be too many connections or bodies at a time. Gives up who does not read, and what they leave behind.
+    would be too many connections or bodies at a time. Answers one request after the other: the next one waits until the
+    answer before it has gone. Gives up who does not read, and what they leave behind.
 
     Whoever floods the gateway is sent away here, with 503, where the application has `refusals` in its state. A request
     that comes again to the byte after it was refused is not even parsed while its sender is still to be refused.
@@ -122,7 +131,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_offer = False  # to speak another protocol: of the request that is being parsed
         self._is_surplus = False
         self._unsent: list[bytes | memoryview] | None = None  # an answer that leaves at the end of this turn
-        self._unread: asyncio.TimerHandle | None = None
+        self._waits_for_gone: tuple[RequestResponseCycle, ASGI3Application] | None = None
+        self._slots: list[HeldSlot] = []  # of operations whose answers have not gone
         self._timer: asyncio.TimerHandle | None = None
         self._refusals: Refusals | None = getattr(getattr(self.app, "state", None), "refusals", None)
         self._refusing: str | None = None  # whose request it is that is being read, if it is to be refused
@@ -135,6 +145,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._is_surplus = len(self.connections) >= self._limits.connections_max
         super().connection_made(transport)
         self.flow = self._flow = BoundedFlow(transport)
+        transport.set_write_buffer_limits(0)
+        own = transport.get_extra_info("socket")
+        if own is not None and TCP_NOTSENT_LOWAT is not None and self.client is not None:
+            own.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
         if self._is_surplus:
             # Told when it asks: what is sent to a connection that is closed with something unread is lost on the way.
             self._timer = self.loop.call_later(SURPLUS_SECONDS, self._refuse_surplus)
@@ -144,13 +158,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._request_is_here()
         self._body_is_here()
-        if self._unread is not None:
-            self._unread.cancel()
+        self._limits.unsent.has_gone(self.transport)
         super().connection_lost(exc)
         # uvicorn tells the newest request only; here all that are under way or wait learn that their caller left.
         for cycle in (self._running, self.cycle, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None:
                 extensions: dict[str, Any] = cycle.scope.pop("extensions", {})  # which knows this protocol: a circle
+                self._slots += extensions.get(GONE, ())
                 if not cycle.response_complete:
                     cycle.disconnected = True
                     cycle.message_event.set()
@@ -160,21 +174,58 @@ class BoundedProtocol(HttpToolsProtocol):
             self.scope.pop("extensions", None)
         self.pipeline.clear()
         self._unparsed.clear()
-        self._running = None
+        self._running = self._waits_for_gone = None
+        self._give_slots_back()
 
     def pause_writing(self) -> None:
-        """Too much of what was sent has not been read: nothing more is taken from this caller until it is."""
+        """Not all that was sent could leave: nothing more is taken from this caller until it has."""
         super().pause_writing()
         self.flow.pause_reading()
-        self._watch_whether_read()
+        self._take_slots()
+        self._hold_unsent()
 
     def resume_writing(self) -> None:
+        """All has left."""
         super().resume_writing()
-        if self._unread is not None:
-            self._unread.cancel()
-            self._unread = None
+        self._limits.unsent.has_gone(self.transport)
+        if self._running is None or self._running.response_complete:
+            self._give_slots_back()
+        if self._waits_for_gone is not None and not self.transport.is_closing():
+            following, self._waits_for_gone = self._waits_for_gone, None
+            self._start_asgi_task(*following)
         if len(self.pipeline) <= PIPELINED_MAX:
             self.flow.resume_reading()
+
+    def _hold_unsent(self) -> None:
+        running, caller, to_come = self._running, None, 0
+        if running is not None:
+            caller = running.scope["state"].get("caller")
+            if not running.response_complete:
+                to_come = running.expected_content_length  # the body is ready, too, and waits for its head to leave
+        principal = f"of {self.client and self.client[0]}" if caller is None else caller.principal
+        self._limits.unsent.hold(self.transport, principal, self.loop, to_come)
+
+    def _take_slots(self) -> None:
+        """Takes over the slots of what has been executed; if its answer does not leave at once, others may run."""
+        if self._running is not None:
+            extensions: dict[str, Any] = self._running.scope.get("extensions", {})
+            if slots := extensions.get(GONE):
+                self._slots += slots
+                slots.clear()
+        if self._slots and self.flow.write_paused:
+            for slot in self._slots:
+                slot.is_unsent()
+
+    def _give_slots_back(self) -> None:
+        slots, self._slots = self._slots, []
+        for slot in slots:
+            slot.leave()
+
+    def on_response_complete(self) -> None:
+        self._take_slots()
+        if self._slots and not self.flow.write_paused:
+            self._give_slots_back()
+        super().on_response_complete()
 
     def eof_received(self) -> None:
         self.send_unsent()
@@ -270,7 +321,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._begun += 1
         self._in_message = self._moved = True
         self._is_chunked = False
-        extensions: dict[str, Any] = {WHOLE_ANSWER: {"send": self._answer_whole}, LEAVING: []}
+        extensions: dict[str, Any] = {WHOLE_ANSWER: {"send": self._answer_whole}, LEAVING: [], GONE: []}
         self.scope["extensions"] = extensions
 
     def on_url(self, url: bytes) -> None:
@@ -338,13 +389,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self.url = target["rest"] if target["rest"].startswith(b"/") else b"/" + target["rest"]
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        self._running = cycle
         # Answers keep the order of their requests, also of those that came in one piece.
         if self._unsent is not None:
             self.send_unsent()
         if self._owes_refusal:
             self._pay_refusal()
-        super()._start_asgi_task(cycle, app)
+        self._running = cycle
+        if self.flow.write_paused:
+            self._waits_for_gone = cycle, app
+        else:
+            super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         """Keeps what comes until it is whole or much: the application is not woken for each piece of it."""
@@ -398,7 +452,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._request_is_here()
         if refusals.pace.at_once(now):
-            self.transport.write(refusals.whole)
+            self._write_refusal(refusals)
         else:
             self._owes_refusal = True
             refusals.pace.in_turn(self._pay_refusal, self.loop)
@@ -408,7 +462,12 @@ class BoundedProtocol(HttpToolsProtocol):
             self._owes_refusal = False
             assert self._refusals is not None
             if not self.transport.is_closing():
-                self.transport.write(self._refusals.whole)
+                self._write_refusal(self._refusals)
+
+    def _write_refusal(self, refusals: Refusals) -> None:
+        self.transport.write(refusals.whole)
+        if self.flow.write_paused:
+            self._hold_unsent()
 
     def timeout_keep_alive_handler(self) -> None:
         """Looks again later where something was refused meanwhile: a refusal need not set a timer of its own."""
@@ -484,19 +543,6 @@ class BoundedProtocol(HttpToolsProtocol):
         """Whether the answer to an earlier request than the one that is arriving is still due."""
         running = self._running
         return running is not None and not running.response_complete and (self._in_head or running is not self.cycle)
-
-    def _watch_whether_read(self) -> None:
-        self._unread = self.loop.call_later(
-            self._limits.reading_timeout, self._is_it_read, self.transport.get_write_buffer_size()
-        )
-
-    def _is_it_read(self, before: int) -> None:
-        """Ends a connection whose caller has read nothing since it was looked at; they may be slow."""
-        if self.transport.get_write_buffer_size() < before:
-            self._watch_whether_read()
-        else:
-            self._unread = None
-            self.transport.abort()
 
     def _refuse_surplus(self) -> None:
         self._refuse(*OVERLOADED)

@@ -84,6 +84,7 @@ class ShortRoad:
             await self._app(scope, _again(read, receive), send)
             return
         planned, caller = identified
+        scope.setdefault("state", {})["caller"] = caller
         if at_hand is not None:
             self._admission.notice(caller.principal)
             if self._admission.is_contested and not self._turns.at_once(caller.principal):

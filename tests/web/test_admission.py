@@ -12,7 +12,7 @@ from gateway.errors import Overloaded
 from gateway.identity import Caller
 from gateway.settings import LimitSettings
 from gateway.upstream.fetching import Patience
-from gateway.web.admission import ACCEPTED_MAX, STRANGER, Admission
+from gateway.web.admission import ACCEPTED_MAX, STRANGER, Admission, Slot
 from gateway.web.processor import watch
 
 SMALL = LimitSettings(concurrency=4, queue=6, principal_concurrency=2, principal_queue=4)
@@ -22,6 +22,29 @@ async def waiting_for(admission: Admission, principal: str, seconds: float = 5) 
     task = asyncio.create_task(admission.enter(principal, Patience.of(seconds)))
     await asyncio.sleep(0)
     return task
+
+
+async def test_who_does_not_read_answers_uses_up_only_their_own_places():
+    """An operation whose answer is unread still counts for its principal, and no more for all."""
+    admission = Admission(SMALL)
+    slots = [Slot(admission, principal) for principal in ("a", "a", "b", "b")]
+    for principal in ("a", "a", "b", "b"):
+        assert admission.enter_at_once(principal)
+    assert not admission.enter_at_once("c")
+    for slot in slots:
+        slot.is_unsent()
+    assert admission.running == 4
+    assert not admission.enter_at_once("a")
+    assert admission.enter_at_once("c")
+    waiting = await waiting_for(admission, "a")
+    assert not waiting.done()
+    slots[0].leave()
+    await waiting
+    admission.leave("a")
+    admission.leave("c")
+    for slot in slots[1:]:
+        slot.leave()
+    assert (admission.running, admission.waiting) == (0, 0)
 
 
 async def test_who_is_beyond_the_bounds_is_sent_away_at_once():

@@ -48,6 +48,8 @@ class Wire(asyncio.Transport):
 
     def resume_reading(self): ...
 
+    def set_write_buffer_limits(self, high=None, low=None): ...
+
     def get_write_buffer_size(self):
         return 0
 

@@ -1,0 +1,119 @@
+"""Answers that callers have not read yet: bounded in bytes, for each principal and for the process, and in time.
+
+What the operating system does not take is kept here until the caller reads. An answer is kept whole until its last byte
+has gone, so it counts whole. Where there is too much, the connections that are closest to being too slow are closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection
+
+from gateway.settings import HttpSettings
+from gateway.web.connection_limits import ClosedConnections
+
+# The share of the connections that is closed at least, where there are many: to find the slowest takes a look at all.
+CLOSED_SHARE = 1 / 16
+
+
+class Unread:
+    """What one connection has to send."""
+
+    __slots__ = ("principal", "since", "size", "to_come", "transport")
+
+    def __init__(self, transport: asyncio.Transport, principal: str, since: float) -> None:
+        self.transport = transport
+        self.principal = principal
+        self.since = since
+        self.size = 0
+        self.to_come = 0
+
+    @property
+    def left(self) -> int:
+        """Bytes that have not left yet."""
+        return self.transport.get_write_buffer_size() + self.to_come
+
+
+class UnsentAnswers:
+    """The answers of a process that have not been read; those that are read at once never come here."""
+
+    def __init__(self, settings: HttpSettings, closed: ClosedConnections) -> None:
+        self._bytes_max = settings.unsent_bytes_max
+        self._principal_bytes_max = settings.principal_unsent_bytes_max
+        self._grace = settings.reading_timeout
+        self._rate = settings.reading_rate_min
+        self._closed = closed
+        self._unread: dict[asyncio.Transport, Unread] = {}
+        self._of: dict[str, dict[Unread, None]] = {}
+        self._bytes_of: dict[str, int] = {}
+        self.bytes = 0
+
+    def hold(
+        self, transport: asyncio.Transport, principal: str, loop: asyncio.AbstractEventLoop, to_come: int = 0
+    ) -> None:
+        """A connection has written what can't be sent at once, or more of it; too much closes the slowest.
+
+        `to_come` are bytes that are ready and not written yet.
+        """
+        unread = self._unread.get(transport)
+        if unread is None:
+            if not self._unread:
+                self._look_soon(loop)
+            unread = self._unread[transport] = Unread(transport, principal, loop.time())
+            self._of.setdefault(principal, {})[unread] = None
+        unread.to_come = to_come
+        more = unread.left - unread.size
+        if more > 0:
+            unread.size += more
+            self.bytes += more
+            own = self._bytes_of[unread.principal] = self._bytes_of.get(unread.principal, 0) + more
+            if own > self._principal_bytes_max:
+                self._close_slowest(self._of[unread.principal], own - self._principal_bytes_max)
+            if self.bytes > self._bytes_max:
+                self._close_slowest(self._unread.values(), self.bytes - self._bytes_max)
+
+    def has_gone(self, transport: asyncio.Transport) -> None:
+        """All of a connection's answers were sent, or it is closed."""
+        unread = self._unread.pop(transport, None)
+        if unread is None:
+            return
+        self.bytes -= unread.size
+        others = self._of[unread.principal]
+        del others[unread]
+        self._bytes_of[unread.principal] -= unread.size
+        if not others:
+            del self._of[unread.principal], self._bytes_of[unread.principal]
+
+    def _too_slow_at(self, unread: Unread) -> float:
+        """When a caller will have been too slow who reads nothing more."""
+        return unread.since + self._grace + (unread.size - unread.left) / self._rate
+
+    def _close_slowest(self, among: Collection[Unread], size: int) -> None:
+        """Closes those that will be too slow first, until so many bytes are free; never the only one."""
+        number, least = 0, int(len(among) * CLOSED_SHARE)
+        for unread in sorted(among, key=self._too_slow_at)[:-1]:
+            size -= unread.size
+            number += 1
+            self._abort(unread)
+            if size <= 0 and number >= least:
+                break
+        if number:
+            self._closed.count("too much unread", number)
+
+    def _abort(self, unread: Unread) -> None:
+        self.has_gone(unread.transport)
+        unread.transport.abort()
+
+    def _look_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_later(min(1.0, self._grace / 4), self._look, loop)
+
+    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Closes the connections whose callers read too slowly, or nothing at all."""
+        now = loop.time()
+        slow = [unread for unread in self._unread.values() if self._too_slow_at(unread) < now]
+        for unread in slow:
+            self._abort(unread)
+        if slow:
+            self._closed.count("read too slowly", len(slow))
+        if self._unread:
+            self._look_soon(loop)

@@ -1,0 +1,165 @@
+"""Answers that are not read, or slowly: they take little memory, not for long, and from nobody else."""
+
+from __future__ import annotations
+
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+import pytest
+
+from tests.gateways import serving
+from tests.hostile.attacked import MEMORY_MAX, VALID_BUSY_MAX, AttackedGateway, request
+
+VEHICLES = "a%d: vehicles(first: 500) { nodes { id vehicleId masterData { vin brand model licensePlate } } }"
+LARGE = json.dumps({"query": "{ %s }" % " ".join(VEHICLES % number for number in range(40))}).encode()
+SMALL = b'{"query": "{ vehicles(first: 1) { nodes { vehicleId } } }"}'
+READY = b"GET /health/ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedGateway]:
+    """A gateway that waits for readers but shortly."""
+    with ExitStack() as stack:
+        folder = tmp_path_factory.mktemp("attacked")
+        one = AttackedGateway(folder, lambda app: stack.enter_context(serving(app)), http_reading_timeout="1")
+        stack.callback(one.stop)
+        yield one
+
+
+@contextmanager
+def unread(gateway: AttackedGateway, number: int, said: bytes) -> Iterator[list[socket.socket]]:
+    """Connections on which something is asked and whose answers wait."""
+    with ExitStack() as stack:
+        connections = []
+        for _ in range(number):
+            one = stack.enter_context(socket.socket())
+            one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
+            one.settimeout(10)
+            one.connect(gateway.address)
+            one.sendall(said)
+            connections.append(one)
+        yield connections
+
+
+def kept_open(body: bytes, token: str = "alice") -> bytes:
+    return request(body, token, Connection="keep-alive")
+
+
+def operations(gateway: AttackedGateway) -> int:
+    return json.loads(gateway.say(READY).partition(b"\r\n\r\n")[2])["operations"]
+
+
+def waits_until(holds, seconds: float = 5) -> bool:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if holds():
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def read_for(connection: socket.socket, seconds: float, size: int, pause: float) -> tuple[int, bool]:
+    """Reads so many bytes at a time; what came, and whether the connection is still open."""
+    came, until = 0, time.monotonic() + seconds
+    while time.monotonic() < until:
+        with suppress(TimeoutError):
+            try:
+                more = connection.recv(size)
+            except ConnectionError:
+                return came, False
+            if not more:
+                return came, False
+            came += len(more)
+        time.sleep(pause)
+    return came, True
+
+
+def test_answers_that_nobody_reads_take_bounded_memory(attacked):
+    """Of several callers with many connections each the slowest are closed, and others are answered meanwhile."""
+    assert attacked.post(LARGE, "alice")[0] == 200
+    assert attacked.post(LARGE, "bob")[0] == 200
+    assert attacked.post(LARGE, "eve")[0] == 200
+    with attacked.measured() as harm, ExitStack() as stack:
+        for token in ("alice", "bob", "eve"):
+            stack.enter_context(unread(attacked, 70, kept_open(LARGE, token) * 3))
+        assert waits_until(lambda: "too much unread" in attacked.gateway.output, 20)
+        assert operations(attacked) > 0
+        assert attacked.post(SMALL, "no-permission")[0] == 200
+    assert harm.failed == 0
+    assert harm.memory <= MEMORY_MAX
+    assert waits_until(lambda: operations(attacked) == 0)
+
+
+def test_a_slot_is_taken_until_the_answer_has_gone(attacked):
+    """Who reads none of their answers uses up their own slots, and nobody else's; leaving gives them back."""
+    with unread(attacked, 33, kept_open(LARGE)) as connections:
+        assert waits_until(lambda: operations(attacked) >= 20, 20)
+        began = time.monotonic()
+        assert attacked.post(LARGE, "bob")[0] == 200
+        assert time.monotonic() - began < 5
+        for one in connections:
+            one.close()
+        assert waits_until(lambda: operations(attacked) == 0)
+    assert attacked.post(LARGE, "alice")[0] == 200
+
+
+def test_requests_in_a_row_have_one_answer_at_a_time(attacked):
+    """Of requests that came together the next is begun when the answer before it has gone; all are answered, in order."""
+    bodies = [LARGE, SMALL, LARGE, SMALL.replace(b"1", b"2")]
+    said = b"".join(map(kept_open, bodies[:-1])) + request(bodies[-1], "alice")
+    with unread(attacked, 1, said) as (one,):
+        assert waits_until(lambda: operations(attacked) == 1)
+        time.sleep(0.3)
+        assert operations(attacked) == 1
+        answer = b"".join(iter(lambda: one.recv(2**20), b""))
+    answers = answer.split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert len(answers) == 4
+    sizes = [len(one) for one in answers]
+    assert sizes[0] == pytest.approx(sizes[2], abs=50)
+    assert sizes[0] > 10**6 > 2000 > sizes[3] > sizes[1]
+
+
+@pytest.mark.parametrize("kind", ["alive", "closing", "HTTP/1.0", "file"])
+def test_who_reads_too_slowly_is_given_up(hasty, kind):
+    """A byte now and then keeps no answer, however the connection is to go on; who reads at a fair pace has it whole."""
+    said = {
+        "alive": kept_open(LARGE),
+        "closing": request(LARGE, "alice"),
+        "HTTP/1.0": request(LARGE, "alice").replace(b"HTTP/1.1", b"HTTP/1.0", 1),
+        "file": b"GET /explorer/explorer.js HTTP/1.1\r\nHost: a\r\n\r\n" * 200,
+    }[kind]
+    with unread(hasty, 1, said) as (slow,):
+        slow.settimeout(0.1)
+        came, is_open = read_for(slow, 1.0, 500, 0.1)
+        assert is_open
+        time.sleep(1.5)
+        # What the system had taken before is read still.
+        more, is_open = read_for(slow, 2.0, 2**20, 0)
+        assert not is_open
+        assert came + more < 10**6
+    assert waits_until(lambda: operations(hasty) == 0)
+
+
+def test_who_reads_at_a_fair_pace_has_the_answer_whole(hasty):
+    """Longer than the time for which nothing may be read."""
+    began = time.monotonic()
+    with unread(hasty, 1, request(LARGE, "alice")) as (fair,):
+        came, is_open = read_for(fair, 10, 20_000, 0.03)
+    assert time.monotonic() - began > 1.8
+    assert not is_open
+    assert came > 1_400_000
+
+
+def test_what_is_kept_ready_is_bounded_too(hasty):
+    """Pages at hand need no slot; unread they are given up all the same, however many ask for them at a time."""
+    page = json.dumps({"query": "{ " + VEHICLES % 1 + " }"}).encode()
+    assert hasty.post(page, "alice")[0] == 200
+    with hasty.measured() as harm, unread(hasty, 200, kept_open(page) * 16) as connections:
+        assert waits_until(lambda: "read too slowly" in hasty.gateway.output, 10)
+        time.sleep(1.5)
+        assert read_for(connections[0], 3, 2**20, 0)[1] is False
+    assert harm.memory <= MEMORY_MAX
+    assert harm.busy <= VALID_BUSY_MAX
