@@ -26,6 +26,7 @@ from gateway.schema.build import build_schema, print_sdl
 from gateway.settings import LogSettings, Settings, knobs, unknown_variables, variable_of
 from gateway.simulator import FleetPlan, Simulator, Switches
 from gateway.telemetry import configure_logs
+from gateway.web.open_files import allow_files
 from gateway.web.protocol import ServerConfig
 
 app = typer.Typer(
@@ -60,13 +61,14 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, upstrea
     where = urlsplit(settings.upstream.url)
     if where.scheme == "http" and where.hostname not in ("localhost", "127.0.0.1", "::1"):
         typer.echo("warning: GATEWAY_UPSTREAM_URL is no https: callers' tokens go out unencrypted", err=True)
+    room = _room_for_connections(settings)
     if settings.workers == 1:
-        _Server(ServerConfig(from_environment(), settings), _say_where).run()
+        _Server(ServerConfig(from_environment(), settings, **room), _say_where).run()
         return
     # Workers are processes of their own; like this one they read the environment, where _settings() put the options.
     factory = f"{from_environment.__module__}:{from_environment.__name__}"
     configure_logs(settings.log)
-    config = ServerConfig(factory, settings, factory=True, workers=settings.workers)
+    config = ServerConfig(factory, settings, factory=True, workers=settings.workers, **room)
     Multiprocess(config, sockets=[config.bind_socket()]).run()
 
 
@@ -89,7 +91,7 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
         )
 
     application = create_app(settings, demo_token=token)
-    _Server(ServerConfig(application, settings), greet).run()
+    _Server(ServerConfig(application, settings, **_room_for_connections(settings)), greet).run()
 
 
 @app.command()
@@ -185,6 +187,14 @@ class _Server(uvicorn.Server):
 
 def _listening(application: ASGIApp, host: str, port: int) -> uvicorn.Config:
     return uvicorn.Config(application, host, port, **UVICORN)
+
+
+def _room_for_connections(settings: Settings) -> dict[str, Any]:
+    """What the server is told of the limit of open files, after a warning where that is too low."""
+    files = allow_files(settings)
+    if files.warning:
+        typer.echo(f"warning: {files.warning}", err=True)
+    return {"connections_max": files.connections_max, "files_max": files.files_max}
 
 
 def _say_where(url: str) -> None:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import string
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,14 @@ class Slice(BaseModel):
 def as_sent(path: str) -> str:
     """A path as a request line can hold it: what can't stand there is percent-encoded."""
     return quote(path, safe=string.punctuation)
+
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def networks_of(text: str) -> tuple[Network, ...]:
+    """Addresses and networks, separated by commas; raises ValueError for anything else."""
+    return tuple(ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip())
 
 
 SentPath = Annotated[str, AfterValidator(as_sent)]
@@ -353,7 +362,21 @@ class HttpSettings(Slice):
         "connections are closed.",
     )
     connections_max: int = Field(
-        default=5000, ge=1, description="Open connections, per process; one more is answered 503 and closed."
+        default=5000,
+        ge=1,
+        description="Open connections, per process, as far as `ulimit -n` allows. One more closes the one that has "
+        "been idle for longest, those that never asked first; where none is idle it is answered 503 and closed.",
+    )
+    address_connections_max: int | None = Field(
+        default=None,
+        ge=1,
+        description="Open connections from one address (of IPv6: from one /64 network), per process; unset: four "
+        "fifths of `connections_max`. One more closes the one of these that has been idle for longest.",
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses and networks of proxies, separated by commas, such as 10.0.0.0/8. Their connections "
+        "count as those of the client that `X-Forwarded-For` names while they carry a request of it, else as nobody's.",
     )
     arriving_bytes_max: int = Field(
         default=64 * 2**20,
@@ -374,6 +397,12 @@ class HttpSettings(Slice):
         default=True, description="Whether plain queries by POST skip what they do not need; answers are the same."
     )
     graphiql: bool = Field(default=True, description="Whether a browser gets GraphiQL at /graphql.")
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_networks(cls, proxies: str) -> str:
+        networks_of(proxies)
+        return proxies
 
 
 class LogSettings(Slice):

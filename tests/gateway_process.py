@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -14,9 +15,12 @@ import httpx
 
 
 class GatewayProcess:
-    """The served gateway; `output` is everything it has written so far."""
+    """The served gateway; `output` is everything it has written so far.
 
-    def __init__(self, folder: Path, **environment: str) -> None:
+    `files_max` is the soft and the hard limit of files that it may open.
+    """
+
+    def __init__(self, folder: Path, files_max: tuple[int, int] | None = None, **environment: str) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -30,6 +34,8 @@ class GatewayProcess:
             stdout=self._written,
             stderr=subprocess.STDOUT,
         )
+        if files_max is not None:
+            resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, files_max)
 
     def wait_until_ready(self, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds

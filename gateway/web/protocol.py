@@ -22,7 +22,7 @@ from gateway.hosts import host_and_port
 from gateway.settings import Settings
 from gateway.telemetry import EventCounter
 from gateway.web.answers import HARDENING, NOT_RETRYABLE, problem
-from gateway.web.connection_limits import ClosedConnections
+from gateway.web.connection_limits import IDLE, UNASKED, UNREAD, ClosedConnections, ConnectionLimits
 from gateway.web.leaving import GONE, LEAVING, HeldSlot
 from gateway.web.outbox import Outbox
 from gateway.web.refusals import Refusals
@@ -53,6 +53,8 @@ _ABSOLUTE = re.compile(rb"(?P<scheme>[hH][tT][tT][pP][sS]?)://(?P<authority>[^/?
 _PORTS = {b"http": 80, b"https": 443}
 # Seconds that a connection beyond the limit is given to ask, and to be told.
 SURPLUS_SECONDS = 1.0
+# What is answered to a connection beyond the limit, too.
+HEALTH = b"/health/"
 # Bytes that the system takes for a caller beyond what the network takes at the moment. Else it would take megabytes for
 # each, uncounted, before it says that nobody reads them.
 NOTSENT_BYTES = 64 * 1024
@@ -64,7 +66,15 @@ OVERLOADED = (503, Overloaded.code, str(Overloaded()))
 class ServerConfig(uvicorn.Config):
     """uvicorn with safe bounds: requests are logged by the gateway, with their ids, and the server names itself not."""
 
-    def __init__(self, application: Any, settings: Settings, **more: Any) -> None:
+    def __init__(
+        self,
+        application: Any,
+        settings: Settings,
+        *,
+        connections_max: int | None = None,
+        files_max: int | None = None,
+        **more: Any,
+    ) -> None:
         super().__init__(
             application,
             http=BoundedProtocol,
@@ -79,13 +89,13 @@ class ServerConfig(uvicorn.Config):
         )
         self.header_bytes_max = settings.http.header_bytes_max
         self.request_timeout = settings.http.request_timeout
-        self.connections_max = settings.http.connections_max
         self.arriving_bytes_max = settings.http.arriving_bytes_max
         # Of all bodies that are not whole yet.
         self.arriving_bytes = 0
         self.outbox = Outbox()
         self.refused = EventCounter("requests refused unread")
         self.closed_connections = ClosedConnections()
+        self.connection_limits = ConnectionLimits(settings.http, self.closed_connections, connections_max, files_max)
         self.unsent = UnsentAnswers(settings.http, self.closed_connections)
 
 
@@ -94,7 +104,7 @@ class Unacceptable(Exception):
 
 
 class BoundedFlow(FlowControl):
-    """Does not read on, whoever wants to, while there is an answer to read, or something that was read and not parsed."""
+    """Does not read on, whoever wants to, while an answer is unread or something that was read is not parsed."""
 
     is_held = False
 
@@ -133,6 +143,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unsent: list[bytes | memoryview] | None = None  # an answer that leaves at the end of this turn
         self._waits_for_gone: tuple[RequestResponseCycle, ASGI3Application] | None = None
         self._slots: list[HeldSlot] = []  # of operations whose answers have not gone
+        self.address: str | None = None
+        self._peer_address: str | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._refusals: Refusals | None = getattr(getattr(self.app, "state", None), "refusals", None)
         self._refusing: str | None = None  # whose request it is that is being read, if it is to be refused
@@ -142,15 +154,18 @@ class BoundedProtocol(HttpToolsProtocol):
         self._active_at = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._is_surplus = len(self.connections) >= self._limits.connections_max
         super().connection_made(transport)
         self.flow = self._flow = BoundedFlow(transport)
         transport.set_write_buffer_limits(0)
         own = transport.get_extra_info("socket")
         if own is not None and TCP_NOTSENT_LOWAT is not None and self.client is not None:
             own.setsockopt(socket.IPPROTO_TCP, TCP_NOTSENT_LOWAT, NOTSENT_BYTES)
+        connections = self._limits.connection_limits
+        self.address = self._peer_address = connections.address_of(self.client[0] if self.client else None)
+        self._is_surplus = not connections.open(self, own.fileno() if own is not None else -1)
         if self._is_surplus:
-            # Told when it asks: what is sent to a connection that is closed with something unread is lost on the way.
+            # Told when it asks, unless that is for health: what is sent to a connection that is closed with something
+            # unread is lost on the way.
             self._timer = self.loop.call_later(SURPLUS_SECONDS, self._refuse_surplus)
         else:
             self._await_request()
@@ -158,6 +173,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._request_is_here()
         self._body_is_here()
+        self._limits.connection_limits.lost(self)
         self._limits.unsent.has_gone(self.transport)
         super().connection_lost(exc)
         # uvicorn tells the newest request only; here all that are under way or wait learn that their caller left.
@@ -202,7 +218,7 @@ class BoundedProtocol(HttpToolsProtocol):
             caller = running.scope["state"].get("caller")
             if not running.response_complete:
                 to_come = running.expected_content_length  # the body is ready, too, and waits for its head to leave
-        principal = f"of {self.client and self.client[0]}" if caller is None else caller.principal
+        principal = f"of {self.address}" if caller is None else caller.principal
         self._limits.unsent.hold(self.transport, principal, self.loop, to_come)
 
     def _take_slots(self) -> None:
@@ -225,7 +241,31 @@ class BoundedProtocol(HttpToolsProtocol):
         self._take_slots()
         if self._slots and not self.flow.write_paused:
             self._give_slots_back()
+        if self.address != self._peer_address:
+            self._limits.connection_limits.move(self, self._peer_address)
         super().on_response_complete()
+        if self._unparsed and len(self.pipeline) <= PIPELINED_MAX and not self.transport.is_closing():
+            self._parse(b"")
+
+    def idleness(self) -> tuple[int, float] | None:
+        """The kind of this connection's idleness, and since when it is so; None while a request is under way."""
+        if self.flow.write_paused:
+            return UNREAD, self._limits.unsent.since(self.transport)
+        if self.transport.is_closing():
+            return None
+        if self.timeout_keep_alive_task is not None:
+            return IDLE, max(self._active_at, self.timeout_keep_alive_task.when() - self.timeout_keep_alive)
+        if self._timer is not None and not self._is_behind():
+            return UNASKED, self._timer.when() - self._seconds_max
+        return None
+
+    def give_way(self) -> None:
+        """Closes the connection; an answer that is not read is given up."""
+        if self.flow.write_paused:
+            self.transport.abort()
+        else:
+            self.send_unsent()
+            self.transport.close()
 
     def eof_received(self) -> None:
         self.send_unsent()
@@ -240,11 +280,8 @@ class BoundedProtocol(HttpToolsProtocol):
             self.send_unsent()  # answers keep the order of their requests
         if self.transport.is_closing():
             return
-        if self._is_surplus:
-            self._refuse_surplus()
-            return
         refusals = self._refusals
-        if refusals is None:
+        if refusals is None or self._is_surplus:
             self._parse(data)
             return
         if self._owes_refusal:
@@ -306,11 +343,6 @@ class BoundedProtocol(HttpToolsProtocol):
         if pieces:
             self.flow.pause_reading()
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if self._unparsed and len(self.pipeline) <= PIPELINED_MAX and not self.transport.is_closing():
-            self._parse(b"")
-
     def _head_without_offer(self) -> bytes:
         fields = b"".join(b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade")
         version = self.parser.get_http_version().encode()
@@ -355,12 +387,10 @@ class BoundedProtocol(HttpToolsProtocol):
                 self._reject("This is no proxy.")
             self._is_offer = True
             return
-        version = self.parser.get_http_version()
-        if version != "1.1" and (version != "1.0" or self._is_chunked):
-            self._reject("This is not HTTP/1.1." if version != "1.0" else "HTTP/1.0 has no Transfer-Encoding.")
-        if not self.url.startswith(b"/"):
-            self._take_absolute_form(version)
-        if self._refusals is not None and (self.cycle is None or self.cycle.response_complete):
+        self._check_start_line()
+        if self._is_surplus or (self._peer_address is None and self.client is not None):
+            self._find_room()
+        if self._refusals is not None and not self._is_surplus and (self.cycle is None or self.cycle.response_complete):
             self._refusing = self._refusals.are_due(self.headers)
             if self._refusing is not None and self.parser.get_method() == b"HEAD":
                 self._refusing = None  # its refusal has no body, as uvicorn sends it
@@ -369,8 +399,17 @@ class BoundedProtocol(HttpToolsProtocol):
                 return  # so there is no cycle for it
         super().on_headers_complete()
         self._in_head = False
+        if self._is_surplus:
+            self.cycle.keep_alive = False
         if self.pipeline and len(self.pipeline) <= PIPELINED_MAX and not self.flow.write_paused:
             self.flow.resume_reading()  # else nobody would notice that the caller leaves
+
+    def _check_start_line(self) -> None:
+        version = self.parser.get_http_version()
+        if version != "1.1" and (version != "1.0" or self._is_chunked):
+            self._reject("This is not HTTP/1.1." if version != "1.0" else "HTTP/1.0 has no Transfer-Encoding.")
+        if not self.url.startswith(b"/"):
+            self._take_absolute_form(version)
 
     def _take_absolute_form(self, version: str) -> None:
         """A target with a host of its own names the same host as `Host`; what follows it is the path."""
@@ -387,6 +426,16 @@ class BoundedProtocol(HttpToolsProtocol):
         if not given and version == "1.0":
             self.headers.append((b"host", target["authority"]))
         self.url = target["rest"] if target["rest"].startswith(b"/") else b"/" + target["rest"]
+
+    def _find_room(self) -> None:
+        """Refuses what a connection beyond the limit asks for, or a proxy for a client with too many, but health."""
+        if self.url.startswith(HEALTH):
+            return
+        connections = self._limits.connection_limits
+        forwarded = [value for name, value in self.headers if name == b"x-forwarded-for"]
+        if self._is_surplus or (forwarded and not connections.move(self, connections.client_behind(forwarded))):
+            self._verdict = OVERLOADED
+            raise Unacceptable
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
         # Answers keep the order of their requests, also of those that came in one piece.

@@ -84,6 +84,11 @@ class UnsentAnswers:
         if not others:
             del self._of[unread.principal], self._bytes_of[unread.principal]
 
+    def since(self, transport: asyncio.Transport) -> float:
+        """Since when a connection has had something to send, by the event loop's clock."""
+        unread = self._unread.get(transport)
+        return unread.since if unread is not None else 0.0
+
     def _too_slow_at(self, unread: Unread) -> float:
         """When a caller will have been too slow who reads nothing more."""
         return unread.since + self._grace + (unread.size - unread.left) / self._rate

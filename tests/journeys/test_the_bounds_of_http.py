@@ -436,19 +436,35 @@ def test_who_reads_nothing_is_given_up(server):
 
 
 def test_connections_have_a_limit(server):
-    """One connection too many is told to come back and closed; those that are open go on, and room is made again."""
-    one = server(http={"connections_max": 2})
+    """One connection too many takes the place of the one that was idle for longest; those that are asked go on."""
+    one = server(http={"connections_max": 2, "address_connections_max": 2})
     talks = [Talk(one), Talk(one)]
     assert [talk.ask(question()) for talk in talks] == [200, 200]
+    talks.append(Talk(one))
+    assert talks[2].ask(question()) == 200
+    assert talks[0].file.read() == b""
+    assert talks[1].ask(question()) == 200
+    for talk in talks:
+        talk.close()
+
+
+def test_where_no_connection_is_idle_one_more_is_refused(server):
+    """It is told to come back and closed; health is told all the same."""
+    one = server(http={"connections_max": 2, "address_connections_max": 2})
+    one.simulator.faults.rules = [Fault("latency", seconds=1)]
+    talks = [Talk(one), Talk(one)]
+    for talk in talks:
+        talk.connection.sendall(question())
+    assert waits_until(lambda: load_of(one)["operations"] == 2)
     surplus = one.say(question())
     assert code_of(surplus) == (503, "OVERLOADED")
     assert b"\r\nretry-after: 1\r\n" in surplus
-    assert [talk.ask(question()) for talk in talks] == [200, 200]
-    talks.pop().close()
-    assert waits_until(
-        lambda: b" 200 " in one.say(b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-    )
-    talks.pop().close()
+    live = one.say(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
+    assert live.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\nconnection: close\r\n" in live
+    assert [talk.ask() for talk in talks] == [200, 200]
+    for talk in talks:
+        talk.close()
 
 
 def test_bodies_on_their_way_have_a_limit_together(server):
