@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
-from tests.redis_server import RedisServer, require_redis
+from tests.redis_server import RedisServer
 
 pytest_plugins = ["tests.gateways"]
 
@@ -19,11 +19,10 @@ settings.load_profile("ordinary")
 
 @pytest.fixture(scope="session")
 def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
-    require_redis()
     server = RedisServer(tmp_path_factory.mktemp("redis"))
     server.start()
     yield server
-    server.kill()
+    server.close()
 
 
 @pytest.fixture

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import httpx
+
+from tests.programs import reserved_port
 
 
 class GatewayProcess:
@@ -21,9 +22,8 @@ class GatewayProcess:
     """
 
     def __init__(self, folder: Path, files_max: tuple[int, int] | None = None, **environment: str) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self._reserved = reserved_port()
+        self.port: int = self._reserved.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._log = folder / "gateway.log"
         self._written = self._log.open("wb")
@@ -85,3 +85,4 @@ class GatewayProcess:
         finally:
             self.process.kill()
             self._written.close()
+            self._reserved.close()

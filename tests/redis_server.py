@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import socket
 import subprocess
 import time
 from pathlib import Path
 
-import pytest
 import redis
 
-BINARY = shutil.which("redis-server")
+from tests.programs import require, reserved_port
 
 
 class RedisServer:
-    """One server; it can be killed and started again on the same port."""
+    """One server; it can be killed and started again on the same port. Skips where redis-server is not installed."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self._binary = require("redis-server", "redis-server")
+        self._reserved = reserved_port()
+        self.port: int = self._reserved.getsockname()[1]
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -30,7 +27,6 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        assert BINARY is not None
         options = [
             "--port",
             str(self.port),
@@ -45,7 +41,7 @@ class RedisServer:
             "--dir",
             str(self._folder),
         ]
-        self._process = subprocess.Popen([BINARY, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen([self._binary, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(200):
             try:
                 socket.create_connection(("127.0.0.1", self.port), 0.1).close()
@@ -54,6 +50,11 @@ class RedisServer:
             else:
                 return
         raise RuntimeError("redis-server did not come up")
+
+    def close(self) -> None:
+        """Ends it for good, and gives its port back."""
+        self.kill()
+        self._reserved.close()
 
     def kill(self) -> None:
         assert self._process is not None
@@ -69,12 +70,3 @@ class RedisServer:
         with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
             connection.sendall(b"FLUSHALL\r\n")
             connection.recv(64)
-
-
-def require_redis() -> None:
-    """Skips on a machine without redis-server, except in CI, where a skipped test would hide something."""
-    if BINARY is None:
-        message = "redis-server is not installed: apt-get install redis-server"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)

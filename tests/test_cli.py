@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +13,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from tests.programs import require, reserved_port
 
 GATEWAY = [sys.executable, "-m", "gateway"]
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
@@ -51,6 +52,7 @@ def running(*arguments: str, says: str, **environ: str) -> Iterator[re.Match[str
 
 def test_the_demos_curl_works_as_it_is_printed():
     """`gateway demo` prints a curl command that answers with vehicles."""
+    require("curl", "curl")
     with running("demo", "--port", "0", "--vehicles", "30", says=r"(curl .*?'\n)") as found:
         answer = subprocess.check_output(["/bin/sh", "-c", found[1]], text=True)
     assert '"vehicleId":"JQ7RP"' in answer
@@ -60,8 +62,9 @@ def test_the_demos_curl_works_as_it_is_printed():
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_serve_works_over_any_server_that_speaks_the_api(workers):
     """`gateway serve --upstream-url` over a simulator in another process, with one worker and with several."""
-    with running("simulate", "--vehicles", "30", says=r"Fleet API  (\S+).*Token      (\S+)") as upstream:
-        port = str(_free_port())
+    simulating = running("simulate", "--vehicles", "30", says=r"Fleet API  (\S+).*Token      (\S+)")
+    with reserved_port() as reserved, simulating as upstream:
+        port = str(reserved.getsockname()[1])
         options = ["--upstream-url", upstream[1], "--port", port, "--workers", workers]
         process = subprocess.Popen(
             [*GATEWAY, "serve", *options], env=CLEAN, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -127,12 +130,6 @@ def test_a_variable_that_sets_nothing_is_warned_of():
 def test_the_version_is_told():
     """`gateway --version` prints it."""
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", run("--version").stdout)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def _wait_for(url: str) -> None:

@@ -7,11 +7,7 @@ read. A deliberate bug, a cache key without the principal, shows that these test
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import socket
-import subprocess
-import sys
 from typing import Any
 
 import httpx
@@ -23,6 +19,7 @@ from gateway.app import create_app
 from gateway.settings import Settings
 from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
 from gateway.upstream.fetching import Read
+from tests.gateway_process import GatewayProcess
 
 CLIENTS = [f"{fleet}#{name}" for fleet in ("T7K2M", "EXFL29", "ZZTOP") for name in ("one", "two", "three")]
 STAMPED = "vehicleId vehicleModelId"
@@ -182,27 +179,19 @@ async def test_a_crowd_over_several_worker_processes(serve, redis, tmp_path):
     simulator = simulated(
         [Fault("latency", probability=0.3, seconds=0.001, jitter=0.01), Fault("outage", probability=0.03)]
     )
-    port = _free_port()
-    environ = {
-        **os.environ,
-        "GATEWAY_REDIS_URL": redis.url,
-        "GATEWAY_UPSTREAM_URL": serve(simulator.app),
-        "GATEWAY_LOG_LEVEL": "error",
-        "GATEWAY_CACHE_BYTES_MAX": str(2**20),
-    }
-    command = [sys.executable, "-m", "gateway", "serve", "--port", str(port), "--workers", "2"]
     tokens = {client_id: [simulator.token_for(client_id) for _ in range(2)] for client_id in CLIENTS}
     ids = [vehicle_id for fleet in simulator.fleets.values() for vehicle_id in fleet.ids[:40]]
-    with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(command, env=environ, stdout=log, stderr=log)
+    gateway = GatewayProcess(
+        tmp_path,
+        workers="2",
+        redis_url=redis.url,
+        upstream_url=serve(simulator.app),
+        log_level="error",
+        cache_bytes_max=str(2**20),
+    )
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
-            for _ in range(300):
-                try:
-                    if (await http.get("/health/ready")).status_code == 200:
-                        break
-                except httpx.TransportError:
-                    await asyncio.sleep(0.1)
+        await asyncio.to_thread(gateway.wait_until_ready)
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=60) as http:
 
             async def post(query: str, token: str) -> dict[str, Any]:
                 headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
@@ -210,12 +199,5 @@ async def test_a_crowd_over_several_worker_processes(serve, redis, tmp_path):
 
             assert await crowd(post, tokens, ids, 5, 5) > 50
     finally:
-        process.terminate()
-        process.wait(20)
-    assert b"unexpected error" not in (tmp_path / "log").read_bytes()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+        gateway.stop()
+    assert "unexpected error" not in gateway.output
