@@ -1,4 +1,4 @@
-"""The projection against the generic executor: ten thousand documents over odd data, and never another answer."""
+"""The projection against the generic executor: thousands of documents over odd data, and never another answer."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from gateway.simulator import FleetPlan, Simulator, Switches
 from gateway.upstream.fetching import Errand, Tally
 from gateway.upstream.models import StateProperty, Vehicle, decoded
 from gateway.upstream.pages import VehiclePage
+from tests.effort import effort
 from tests.engine.documents_at_random import Documents
 
-# Ten thousand cases: documents, each over several fleets.
-CHUNKS, DOCUMENTS, FLEETS = 10, 200, 5
+# Two thousand cases, or ten thousand: documents, each over several fleets.
+CHUNKS, DOCUMENTS, FLEETS = effort(2, 10), 200, 5
 PAGE = 4
 SCHEMA = build_schema()
 PROJECTED, GENERIC = Execution(SCHEMA), Execution(SCHEMA, projection=False)

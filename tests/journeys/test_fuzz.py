@@ -12,11 +12,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from gateway.simulator import Simulator, Switches
+from tests.effort import effort
 from tests.gateway_process import GatewayProcess
 from tests.gateways import PLANS, TOKENS, serving
 
 RELAXED = settings(
-    max_examples=150, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate, Phase.shrink]
+    max_examples=effort(50, 500),
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+    phases=[Phase.generate, Phase.shrink],
 )
 AUTHORIZED = {"Authorization": f"Bearer {TOKENS['alice']}"}
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)

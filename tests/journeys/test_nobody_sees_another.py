@@ -19,6 +19,7 @@ from gateway.app import create_app
 from gateway.settings import Settings
 from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
 from gateway.upstream.fetching import Read
+from tests.effort import effort
 from tests.gateway_process import GatewayProcess
 
 CLIENTS = [f"{fleet}#{name}" for fleet in ("T7K2M", "EXFL29", "ZZTOP") for name in ("one", "two", "three")]
@@ -115,12 +116,14 @@ def without_principal(read: Read[Any]) -> str:
 
 async def test_a_crowd_over_memory():
     """Mixed operations, two tokens each, faults, churn and evictions."""
-    assert await soak(simulated(list(FAULTS)), rounds=6, seed=1) > 50
+    rounds = effort(3, 20)
+    assert await soak(simulated(list(FAULTS)), rounds, seed=1) > 8 * rounds
 
 
 async def test_a_crowd_over_redis(redis):
     """The same with entries in Redis."""
-    assert await soak(simulated(list(FAULTS)), rounds=4, seed=2, redis={"url": redis.url}) > 30
+    rounds = effort(2, 10)
+    assert await soak(simulated(list(FAULTS)), rounds, seed=2, redis={"url": redis.url}) > 8 * rounds
 
 
 @pytest.mark.parametrize("slices", [{}, {"cache": {"enabled": False}}], ids=["cache", "single flight alone"])
@@ -144,7 +147,7 @@ steps = st.lists(
 
 
 @given(steps)
-@settings(max_examples=25)
+@settings(max_examples=effort(10, 100))
 def test_any_order_of_callers_is_safe(order):
     """Whoever asks what in which order, at once or one after another, each gets their own."""
 
@@ -197,7 +200,8 @@ async def test_a_crowd_over_several_worker_processes(serve, redis, tmp_path):
                 headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
                 return (await http.post("/graphql", json={"query": query}, headers=headers)).json()
 
-            assert await crowd(post, tokens, ids, 5, 5) > 50
+            rounds = effort(3, 20)
+            assert await crowd(post, tokens, ids, rounds, seed=5) > 8 * rounds
     finally:
         gateway.stop()
     assert "unexpected error" not in gateway.output
