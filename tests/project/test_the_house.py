@@ -12,14 +12,18 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 from gateway import __version__, errors
 from gateway.engine import limits
 from gateway.schema.build import print_sdl
+from gateway.web.explorer import GRAPHIQL
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CLIENTS = ROOT / "tests/clients/test_real_clients.py"
 WRITTEN_BY_TOOLS = {"__pycache__", "build", "dist", "node_modules", "uv.lock"}
 
 
@@ -161,6 +165,43 @@ def test_no_registry_is_named():
     assert [path for path in TEXTS if hosts.search(path.read_text(errors="ignore"))] == []
     for lock in (path for path in FILES if path.name == "package-lock.json"):
         assert '"resolved"' not in json.dumps(json.loads(lock.read_text()))
+
+
+def test_what_the_wheel_ships_comes_with_its_licences():
+    """THIRD-PARTY-LICENSES is packaged and names each fetched package, and each that GraphiQL's file bundles."""
+    assert "THIRD-PARTY-LICENSES" in PYPROJECT["project"]["license-files"]
+    page = (ROOT / "THIRD-PARTY-LICENSES").read_text()
+    fetched = set(re.findall(r'"([\w.-]+@\d[\w.]+)"', (ROOT / ".ci/graphiql_build.py").read_text()))
+    assert len(fetched) == 3
+    assert set(re.findall(r"[\w.-]+@\d[\w.]+(?=[ ,.])", page.splitlines()[0])) == fetched
+    named = {name for line in re.findall(r"^(.+)\n-{80}$", page, re.MULTILINE) for name in line.split(", ")}
+    if GRAPHIQL.joinpath("graphiql.min.js").is_file():
+        script = GRAPHIQL.joinpath("graphiql.min.js").read_text(encoding="utf-8")
+        bundled = set(re.findall(r"!\*\*\* \S*node_modules/((?:@[^/\s]+/)?[^/\s]+)/", script))
+        assert len(bundled) > 50
+        assert bundled - named == set()
+
+
+def test_npm_runs_no_scripts():
+    """Whatever fetches packages from npm keeps it from running their scripts."""
+    fetching = re.compile(r'\bnpm"?,? "?(?:ci|install|pack)\b')
+    calling = {path: path.read_text() for path in FILES if path.parts[-2] == ".ci" or path.name == "Dockerfile"}
+    calling[CLIENTS] = CLIENTS.read_text()
+    calls = [path for path, text in calling.items() if fetching.search(text)]
+    assert CLIENTS in calls
+    assert [path for path in calls if "--ignore-scripts" not in calling[path]] == []
+    assert "ignore-scripts=true" in CLIENTS.with_name(".npmrc").read_text().splitlines()
+
+
+def test_the_image_is_made_of_what_is_pinned():
+    """Base images are named by digest, and uv by a version that the project allows."""
+    text = (ROOT / "Dockerfile").read_text()
+    bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
+    assert bases
+    assert set(bases) == {"${PYTHON}"}
+    assert re.search(r"^ARG PYTHON=python:\S+@sha256:[0-9a-f]{64}$", text, re.MULTILINE)
+    (pinned,) = re.findall(r"pip install --no-cache-dir uv==([\d.]+)$", text, re.MULTILINE)
+    assert Version(pinned) in SpecifierSet(PYPROJECT["tool"]["uv"]["required-version"])
 
 
 def test_every_test_says_what_holds():
