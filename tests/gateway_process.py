@@ -37,7 +37,7 @@ class GatewayProcess:
         if files_max is not None:
             resource.prlimit(self.process.pid, resource.RLIMIT_NOFILE, files_max)
 
-    def wait_until_ready(self, seconds: float = 60) -> None:
+    def wait_until_ready(self, seconds: float = 120) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:

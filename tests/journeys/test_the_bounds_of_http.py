@@ -225,7 +225,7 @@ async def test_a_flood_of_invented_tokens_leaves_room_for_who_is_known(server, a
             )
 
         assert (await ask(TOKENS["alice"])).status_code == 200
-        gateway.simulator.faults.rules = [Fault("latency", seconds=1)]
+        gateway.simulator.faults.rules = [Fault("latency", seconds=2)]
         flood = [asyncio.create_task(ask(f"invented-{number}")) for number in range(40)]
         await asyncio.sleep(0.2)
         assert (await ask(TOKENS["alice"])).status_code == 200
