@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from gateway.cli import app
 from gateway.engine.documents import Documents, digest_of
 from gateway.schema.build import build_schema
 
@@ -91,10 +91,9 @@ def test_a_manifest_is_checked_against_the_schema(tmp_path, manifest, code, says
     """`gateway operations check` names what does not fit."""
     file = tmp_path / "manifest.json"
     file.write_text(json.dumps(manifest))
-    command = [sys.executable, "-m", "gateway", "operations", "check", str(file)]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ended.returncode == code
-    assert says in " ".join((ended.stdout + ended.stderr).replace("│", " ").split())
+    ended = CliRunner().invoke(app, ["operations", "check", str(file)])
+    assert ended.exit_code == code
+    assert says in " ".join(ended.output.replace("│", " ").split())
 
 
 def test_documents_are_parsed_once_and_not_kept_for_ever():
