@@ -319,7 +319,11 @@ class GraphQLSettings(Slice):
         default=None,
         description="File of trusted documents, in Relay's or Apollo's form; with one, nothing else is run.",
     )
-    documents_max: int = Field(default=1000, ge=1, description="Documents kept parsed and validated, per process.")
+    documents_bytes_max: int = Field(
+        default=64 * 2**20,
+        ge=2**20,
+        description="Bytes of memory for documents that are kept parsed, and all derived from them, per process.",
+    )
     projection: bool = Field(
         default=True, description="Whether plain selections are projected; off: all is executed field by field."
     )

@@ -32,7 +32,7 @@ from graphql.execution.values import VariableValues
 from graphql.pyutils import AwaitableOrValue, Path
 
 from gateway.engine.limits import LimitExceeded
-from gateway.engine.projection import Details, Projection, Types, Unusual, compile_field
+from gateway.engine.projection import Budget, Details, Projection, Types, Unusual, compile_field
 
 T = TypeVar("T")
 
@@ -111,6 +111,7 @@ class ProjectingExecutor(ExecutorThrowingOnIncremental):
         self._slices = slices
         self._errors_max = errors_max
         self.errors_left_out = 0
+        self._budget = Budget()
         # By the identity of a field's details, which the executor keeps alive beside its own such memory.
         self._projections: dict[tuple[str, int], tuple[Details, Projection | None]] = {}
 
@@ -184,6 +185,6 @@ class ProjectingExecutor(ExecutorThrowingOnIncremental):
             return self.collect_subfields(owner, selected).grouped_field_set
 
         try:
-            return compile_field(types, collect, GraphQLNonNull(kind), details)
+            return compile_field(types, collect, GraphQLNonNull(kind), details, self._budget)
         except Unusual:
             return None

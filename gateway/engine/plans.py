@@ -31,7 +31,7 @@ from graphql.execution.values import VariableValues
 from gateway.engine.documents import Document
 from gateway.engine.encoding import Encoder, ResponseSize
 from gateway.engine.limits import ExecutionLimits
-from gateway.engine.projection import Details, Needs, Projection, Types, Unusual, compile_field
+from gateway.engine.projection import Budget, Details, Needs, Projection, Types, Unusual, compile_field
 from gateway.engine.variables import Coercion, flags_of
 
 
@@ -56,14 +56,14 @@ Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
 class Keeping(Protocol):
     """A value that a projection of it may be kept with."""
 
-    async def kept(self, projection: Projection) -> bytes | None:
-        """What was kept, if it still holds."""
+    async def kept(self, projection: int) -> bytes | None:
+        """What was kept under a projection's key, if it still holds."""
 
     async def ready(self) -> Any:
         """The value itself, whole."""
 
-    def keep(self, projection: Projection, rendered: bytes) -> None:
-        """Keeps a projection as long as what it was made of."""
+    def keep(self, projection: int, rendered: bytes) -> None:
+        """Keeps what a projection made as long as what it was made of."""
 
 
 class Field(NamedTuple):
@@ -86,6 +86,7 @@ class Plan:
     roots: Mapping[str, Root]
     encoder: Encoder
     response_bytes: int
+    size: int  # what it takes in memory, in bytes
 
     @property
     def only(self) -> Field | None:
@@ -125,13 +126,13 @@ class Plan:
                 data[each.key] = each.projection.complete(value, ())
 
     async def _kept(self, projection: Projection, keeping: Keeping, context: Any, size: ResponseSize) -> Any:
-        rendered = await keeping.kept(projection)
+        rendered = await keeping.kept(projection.key)
         if rendered is None:
             completed, own = await projection.run(await keeping.ready(), context)
             if not own:
                 return completed
             rendered = self.encoder.encode(completed, size)
-            keeping.keep(projection, rendered)
+            keeping.keep(projection.key, rendered)
         else:
             size.add(len(rendered))
         return msgspec.Raw(rendered)
@@ -158,6 +159,13 @@ class Plans:
 
 # A document with ten flags has a thousand forms, and nobody asks for all of them.
 FORMS_MAX = 16
+# What plans take in memory beside their projections, in bytes: of an operation and of each of its variables, of each
+# form, of a token for the constants among the arguments, and of the struct that a field's objects are decoded to.
+PLANS_BYTES, VARIABLE_BYTES, FORM_BYTES, CONSTANT_BYTES, SHAPE_BYTES = 2_000, 150, 2_000, 50, 16_000
+
+
+class NotMade(Exception):
+    """There is no plan yet, and none was to be made."""
 
 
 class Engine:
@@ -181,25 +189,34 @@ class Engine:
         self.limits = limits
         self.encoder = Encoder()
 
-    def prepare(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> Prepared | None:
+    def prepare(
+        self, document: Document, name: str | None, variables: Mapping[str, Any], *, make: bool = True
+    ) -> Prepared | None:
         """What to run for a valid document; None if that is for the generic executor.
 
-        Raises LimitExceeded or VariablesInvalid for variables that do not fit.
+        Raises NotMade where a plan would have to be made first and `make` is false, and LimitExceeded or
+        VariablesInvalid for variables that do not fit.
         """
         plans = document.plans.get(name)
         if plans is None:
             operation = document.operation(name)
             if operation is None or document.ast is None or operation.operation is not OperationType.QUERY:
                 return None
+            if not make:
+                raise NotMade
             coercion = Coercion(self.types.schema, operation, self.limits.list_items)
             plans = Plans(flags_of(document.ast, operation), coercion)
             document.plans[name] = plans
+            document.grow(PLANS_BYTES + VARIABLE_BYTES * len(operation.variable_definitions or ()))
         coerced = plans.coercion.coerced(variables)
         form = tuple(coerced.get(flag) for flag in plans.flags)
         if form not in plans.made:
             if len(plans.made) >= FORMS_MAX:
                 return None
-            plans.made[form] = self._planned(document, name, VariableValues({}, dict(coerced)))
+            if not make:
+                raise NotMade
+            made = plans.made[form] = self._planned(document, name, VariableValues({}, dict(coerced)))
+            document.grow(FORM_BYTES + (0 if made is None else made.size))
         plan = plans.made[form]
         return None if plan is None else Prepared(plan, coerced)
 
@@ -223,6 +240,7 @@ class _Planner:
         self._types = engine.types
         self._operation = operation
         self._fragments = fragments_of(document)
+        self._tokens = document.token_count or 0
         self._values = values
 
     def plan(self) -> Plan:
@@ -231,6 +249,7 @@ class _Planner:
         collected = collect_fields(self._types.schema, self._fragments, self._values, query, self._operation)
         constants: dict[str, str] = {}
         fields: dict[str, list[Field]] = {}
+        budget = Budget()
         for key, details in collected.grouped_field_set.items():
             name = details[0].node.name.value
             if name == "__typename":
@@ -240,7 +259,7 @@ class _Planner:
                 raise Unusual
             definition = query.fields[name]
             arguments = arguments_of(definition, details[0].node, self._values)
-            projection = compile_field(self._types, self._subfields, definition.type, details)
+            projection = compile_field(self._types, self._subfields, definition.type, details, budget)
             shape = self._engine.shapes[name](projection.needs) if name in self._engine.shapes else None
             fields.setdefault(name, []).append(Field(key, name, arguments, projection, shape))
         if not fields:
@@ -253,7 +272,13 @@ class _Planner:
             self._engine.roots,
             self._engine.encoder,
             self._engine.limits.response_bytes,
+            self._size_of(groups),
         )
+
+    def _size_of(self, groups: list[list[Field]]) -> int:
+        compiled = sum(field.projection.size for group in groups for field in group)
+        shapes = len({field.shape for group in groups for field in group})
+        return compiled + SHAPE_BYTES * shapes + CONSTANT_BYTES * self._tokens
 
     def _in_one_shape(self, name: str, group: list[Field], *, is_alone: bool) -> list[Field]:
         shape = group[0].shape

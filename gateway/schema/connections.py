@@ -59,8 +59,8 @@ class Place(NamedTuple):
     key: Hashable
 
 
-def place_of(of: bytes, arguments: Arguments, limits: Limits, search: str | None, projection: object) -> Place:
-    """The place for a slice; raises what the walk itself would raise at its beginning."""
+def place_of(of: bytes, arguments: Arguments, limits: Limits, search: str | None, projection: int) -> Place:
+    """The place for a slice and the key of its projection; raises what the walk itself would raise at its beginning."""
     return Place(next(read_slice(arguments.window(of), limits)).token, search, (projection, of, arguments))
 
 
@@ -89,8 +89,8 @@ class Connection(Generic[N]):
         self.edges = self._cut.edges
         return self
 
-    async def kept(self, projection: object) -> bytes | None:
-        """What a projection of an equal slice was rendered as, if each page it was made of is still the same."""
+    async def kept(self, projection: int) -> bytes | None:
+        """What the projection of that key rendered of an equal slice, if each page it was made of is still the same."""
         kept = self._walk.page.kept((projection, self._of, self._arguments))
         if kept is None:
             return None
@@ -102,11 +102,12 @@ class Connection(Generic[N]):
             return None  # the walk finds a way round
         return kept.rendered
 
-    def keep(self, projection: object, rendered: bytes) -> None:
-        """Keeps what a projection of this slice was rendered as, with its first page."""
-        first = self._walk.page
+    def keep(self, projection: int, rendered: bytes) -> None:
+        """Keeps what a projection rendered of this slice, with its first page."""
+        first, arguments = self._walk.page, self._arguments
         others = tuple((token, weakref.ref(page)) for token, page in self._pages.seen.items() if page is not first)
-        first.keep((projection, self._of, self._arguments), Kept(rendered, others))
+        cursors = len(arguments.after or "") + len(arguments.before or "")
+        first.keep((projection, self._of, arguments), Kept(rendered, others, cursors))
 
     @property
     def nodes(self) -> list[N]:

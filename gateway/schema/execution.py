@@ -36,12 +36,15 @@ class Execution:
         self._limits = limits
         self._engine = engine_of(schema, limits) if projection else None
 
-    def prepared(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> Prepared | None:
+    def prepared(
+        self, document: Document, name: str | None, variables: Mapping[str, Any], *, make: bool = True
+    ) -> Prepared | None:
         """The operation's plan, with these variables; None where it has none.
 
-        Raises LimitExceeded or VariablesInvalid for variables that do not fit.
+        Raises NotMade where it would have to be made first and `make` is false, and LimitExceeded or VariablesInvalid
+        for variables that do not fit.
         """
-        return None if self._engine is None else self._engine.prepare(document, name, variables)
+        return None if self._engine is None else self._engine.prepare(document, name, variables, make=make)
 
     def values(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> VariableValues:
         """The coerced variables of an operation; raises as `prepared` does."""
@@ -66,24 +69,23 @@ class Execution:
         name: str | None,
         variables: Mapping[str, Any],
         context: Context | None,
-        prepared: Prepared | None = None,
+        prepared: Prepared | None,
         values: VariableValues | None = None,
         check_deadline: Callable[[], None] | None = None,
     ) -> ExecutionResult:
-        """The result of a valid document's operation; parts of its data may be JSON already.
+        """The result of a valid document's operation, by its plan where there is one; parts of its data may be JSON
+        already.
 
         `values` are the variables, if they were coerced before; `check_deadline` raises once the operation's time is
         over, and is the context's by default. Raises LimitExceeded where the answer is too long.
         """
-        if context is not None:
-            prepared = prepared or self.prepared(document, name, variables)
-            if prepared is not None:
-                try:
-                    return ExecutionResult(await prepared.run(context), None)
-                except LimitExceeded:
-                    raise
-                except Exception:  # noqa: BLE001, S110 - whatever it was, the generic executor tells it
-                    pass
+        if context is not None and prepared is not None:
+            try:
+                return ExecutionResult(await prepared.run(context), None)
+            except LimitExceeded:
+                raise
+            except Exception:  # noqa: BLE001, S110 - whatever it was, the generic executor tells it
+                pass
         operation = document.operation(name)
         assert document.ast is not None
         assert operation is not None

@@ -68,11 +68,11 @@ async def _entities(context: Context, asked: Asked) -> Any:
 
 def _place_of_vehicles(limits: Limits, fleet: str | None, asked: Asked, projection: Projection) -> Place:
     search = asked.arguments.get("search") or None
-    return place_of(vehicle_set(search, fleet), _paging(asked), limits, search, projection)
+    return place_of(vehicle_set(search, fleet), _paging(asked), limits, search, projection.key)
 
 
 def _place_of_units(limits: Limits, fleet: str | None, asked: Asked, projection: Projection) -> Place:
-    return place_of(unit_set(fleet), _paging(asked), limits, None, projection)
+    return place_of(unit_set(fleet), _paging(asked), limits, None, projection.key)
 
 
 def nodes_needed(needs: Needs | None) -> Needs | None:

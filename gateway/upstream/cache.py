@@ -25,7 +25,7 @@ from gateway.errors import (
 from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.fetching import Clock, Fetcher, ManyFetcher, Patience, Read, Reply, Resource, Used
 from gateway.upstream.models import Vehicle
-from gateway.upstream.pages import ROOM_FACTOR, Packed, Part
+from gateway.upstream.pages import ROOM_BYTES, ROOM_FACTOR, Packed, Part, VehiclePage
 from gateway.upstream.single_flight import look_at_error
 
 T = TypeVar("T")
@@ -113,7 +113,10 @@ class Entry(Struct, Generic[T], gc=False):
         """What it is accounted with in memory, in bytes; a part shares the memory of the whole."""
         if isinstance(self.value, Part):
             return OVERHEAD
-        return OVERHEAD + int(self.body * (1 if isinstance(self.value, Packed) else MEMORY_FACTOR))
+        if isinstance(self.value, Packed):
+            return OVERHEAD + self.body
+        room = ROOM_BYTES if isinstance(self.value, VehiclePage) else 0
+        return OVERHEAD + room + int(self.body * MEMORY_FACTOR)
 
     def unpacked(self, view: type[Vehicle] | None = None) -> Entry[Any] | None:
         """The entry with its value in place of a part, or of what is packed; None where that is gone.

@@ -18,14 +18,21 @@ V = TypeVar("V")
 # Stored pages that stay decoded, in the process: those of walks that go on. Others are decoded again.
 DECODED_MAX = 8
 # What parts of answers may take beside a page, in units of the page: with every field an answer is 2.04 times as long.
-ROOM_FACTOR = 2.2
+# And in bytes, so that a small page has room for some.
+ROOM_FACTOR, ROOM_BYTES = 2.2, 2_000
+# What a part takes beside its bytes and those of its key, and for each further page.
+PART_BYTES, PAGE_BYTES = 500, 200
 
 
 class Kept(NamedTuple):
-    """A part of an answer as JSON; `others` are the other pages it was made of, by token, as weak references."""
+    """A part of an answer as JSON; `others` are the other pages it was made of, by token, as weak references.
+
+    `key_bytes` is what its key takes: cursors are in it, which callers may make long.
+    """
 
     rendered: bytes
     others: tuple[tuple[str | None, Callable[[], VehiclePage | None]], ...]
+    key_bytes: int = 0
 
     def pages(self, first: VehiclePage) -> list[VehiclePage]:
         """The pages it was made of, as far as they are there."""
@@ -34,7 +41,8 @@ class Kept(NamedTuple):
     @property
     def share(self) -> int:
         """What it takes of the room of each of its pages, in bytes."""
-        return len(self.rendered) // (1 + len(self.others)) + 1
+        own = PART_BYTES + self.key_bytes + PAGE_BYTES * len(self.others)
+        return (len(self.rendered) + own) // (1 + len(self.others)) + 1
 
 
 class _Body(Struct, Generic[V]):
@@ -92,7 +100,7 @@ class VehiclePage:
         self._raws: list[Raw] | None = None
         # Parts of answers that were made of this page, beside the page itself and for as long.
         self._kept: dict[Hashable, Kept] = {}
-        self._room = int(ROOM_FACTOR * len(self._body))
+        self._room = self.room_in_all
 
     @classmethod
     def of_body(cls, body: bytes, view: type[Vehicle] | None = None) -> VehiclePage:
@@ -159,7 +167,7 @@ class VehiclePage:
         """Keeps a part of an answer, if its pages have so much room at all; the oldest go first."""
         self.forget(key)
         pages = part.pages(self)
-        if any(part.share > ROOM_FACTOR * len(page.body) for page in pages):
+        if any(part.share > page.room_in_all for page in pages):
             return
         for page in pages:
             page.make_room(part.share)
@@ -181,7 +189,12 @@ class VehiclePage:
     @property
     def bytes_taken(self) -> int:
         """What it takes with all that is kept beside it, but for what it is decoded to."""
-        return len(self._body) + int(ROOM_FACTOR * len(self._body)) - self._room
+        return len(self._body) + self.room_in_all - self._room
+
+    @property
+    def room_in_all(self) -> int:
+        """The bytes that parts of answers may take beside it."""
+        return ROOM_BYTES + int(ROOM_FACTOR * len(self._body))
 
     def stays(self) -> None:
         """It is to be kept longer than for one request, so what it was decoded to may have to go before it."""

@@ -91,6 +91,10 @@ class Admission:
             return STRANGER
         return caller.principal if caller.is_verified else self._line_of(caller.principal)
 
+    def is_stranger(self, caller: Caller | None) -> bool:
+        """Whether neither an issuer nor the fleet API has vouched for a caller: anybody can make up a token."""
+        return caller is None or not (caller.is_verified or caller.principal in self._accepted)
+
     def accept(self, caller: Caller) -> None:
         """The fleet API has answered this caller, who is no stranger any more."""
         if caller.principal in self._accepted:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -18,10 +18,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.engine.documents import INTROSPECTION, Document, Documents, digest_of
+from gateway.engine.documents import BOUNDED_BYTES, INTROSPECTION, Document, Documents, digest_of
 from gateway.engine.encoding import Encoder, ResponseSize
 from gateway.engine.limits import DocumentLimits, ExecutionLimits, LimitExceeded
-from gateway.engine.plans import Prepared
+from gateway.engine.plans import NotMade, Prepared
+from gateway.engine.spacing import Spacing
 from gateway.engine.variables import VariablesInvalid
 from gateway.errors import Overloaded
 from gateway.identity import Caller
@@ -75,7 +76,12 @@ class Planned(NamedTuple):
     variables: Mapping[str, Any]
     prepared: Prepared
     places: dict[str | None, Place | None]
-    body: bytes  # empty where it is too long to be remembered
+    body: bytes  # empty where it is not to be remembered
+
+    @property
+    def size(self) -> int:
+        """What it takes in memory with the body, in bytes."""
+        return PLANNED_BYTES + DECODED_FACTOR * len(self.body) + PLACE_BYTES * len(self.places)
 
 
 class AtHand(NamedTuple):
@@ -87,9 +93,13 @@ class AtHand(NamedTuple):
 
 Parts = tuple[bytes | memoryview, ...]
 PageAtHand = Callable[[Caller, str | None, str | None], Held | None]
-# Bodies whose meaning is remembered, and the longest of them in bytes.
-BODIES_MAX = 512
+# The longest body whose meaning is remembered, in bytes.
 BODY_BYTES_MAX = 4096
+# What that takes in memory, in bytes: by itself, for each byte of the body (its variables may be many empty lists), and
+# for each fleet.
+PLANNED_BYTES, DECODED_FACTOR, PLACE_BYTES = 1_500, 40, 1_000
+# The pauses after a document was read, as a multiple of what that took: a stranger's, and any other's or its plan.
+STRANGERS_PAUSE, PAUSE = 1.0, 0.25
 # Fleets for which it is remembered where a body's answer may be kept.
 FLEETS_MAX = 64
 
@@ -139,10 +149,12 @@ class GraphQLEndpoint:
         self._execution = Execution(schema, bounds, projection=settings.projection)
         self._encoder = Encoder(_plain)
         self.whole_answers = whole_answers
-        self._planned: OrderedDict[bytes, Planned] = OrderedDict()
+        self._reading: Spacing[Document] = Spacing(PAUSE)
+        self._reading_strangers: Spacing[Document] = Spacing(STRANGERS_PAUSE)
+        self._planning: Spacing[Prepared | None] = Spacing(PAUSE)
         self._documents = Documents(
             schema.core,
-            settings.documents_max,
+            settings.documents_bytes_max,
             limits=document_limits_of(limits),
             # They would tell the schema, name by name.
             suggestions=settings.introspection != "off",
@@ -191,14 +203,13 @@ class GraphQLEndpoint:
         answer = self._answer(told, media_type)
         return Response(answer.body, answer.status, answer.headers, answer.content_type)
 
-    def planned(self, body: bytes) -> Planned | None:
+    def planned(self, body: bytes, caller: Caller) -> Planned | None:
         """What the short road may run for the body of a POST; None where anything about it needs the long road.
 
         Raises Refused for what is no request.
         """
-        known = self._planned.get(body)
+        known: Planned | None = self._documents.meant_by(body)
         if known is not None:
-            self._planned.move_to_end(body)
             return known
         asked = asked_by_post(JSON, body)
         # Written anew a number may be longer than it came, but not this much.
@@ -207,20 +218,16 @@ class GraphQLEndpoint:
             return None
         name, variables = asked.operation_name, asked.variables or {}
         document = self._documents.sent(asked.query)
-        if document is None or document.errors:
+        prepared = None
+        if document is not None:
+            with suppress(NotMade, LimitExceeded, VariablesInvalid):
+                prepared = self._execution.prepared(document, name, variables, make=False)
+        if document is None or prepared is None or not self._is_bounded(document, name, variables):
             return None
-        try:
-            prepared = self._execution.prepared(document, name, variables)
-        except (LimitExceeded, VariablesInvalid):
-            return None
-        if prepared is None or not self._is_bounded(document, name, variables):
-            return None
-        remembered = len(body) <= BODY_BYTES_MAX
+        remembered = len(body) <= BODY_BYTES_MAX and not self.admission.is_stranger(caller)
         planned = Planned(document, name, variables, prepared, {}, body if remembered else b"")
         if remembered:
-            self._planned[body] = planned
-            if len(self._planned) > BODIES_MAX:
-                self._planned.popitem(last=False)
+            self._documents.remember(body, document, planned)
         return planned
 
     def at_hand(self, planned: Planned, caller: Caller, page_at_hand: PageAtHand) -> AtHand | None:
@@ -248,9 +255,12 @@ class GraphQLEndpoint:
     def _place_for(self, planned: Planned, fleet: str | None) -> Place | None:
         places = planned.places
         if fleet not in places:
+            before = planned.size
             if len(places) >= FLEETS_MAX:
                 places.clear()
             places[fleet] = self._execution.place_of(planned.prepared, self._prices.limits, fleet)
+            if planned.body:
+                planned.document.grow(planned.size - before)
         return places[fleet]
 
     def patience(self) -> Patience:
@@ -355,7 +365,8 @@ class GraphQLEndpoint:
             raise Refused(400, "BAD_REQUEST", f"{COST} is `report` or `validate`.")
         request_id: str = request.state.request_id
         try:
-            document = self._document(asked)
+            document = await self._document(asked, caller)
+            self._keep(document, caller)
             if document.errors:
                 return _invalid([presented(error, request_id) for error in document.errors])
             operation = document.operation(asked.operation_name)
@@ -381,9 +392,12 @@ class GraphQLEndpoint:
         }
         if wish == "validate":
             return Told(ExecutionResult(None, None, {"cost": cost}), {})
-        return await self._run(request, caller, patience, document, asked, values, cost if wish == "report" else None)
+        told = await self._run(request, caller, patience, document, asked, values, cost if wish == "report" else None)
+        # The fleet API may have vouched for the caller meanwhile.
+        self._keep(document, caller)
+        return told
 
-    def _document(self, asked: Asked) -> Document:
+    async def _document(self, asked: Asked, caller: Caller | None) -> Document:
         """The document that is meant: sent, persisted, or listed."""
         if self._trusted is not None:
             text = self._trusted.get(asked.trusted_id or "")
@@ -391,11 +405,13 @@ class GraphQLEndpoint:
                 text = asked.query
             if text is None:
                 raise _coded("OPERATION_NOT_TRUSTED", "Only the operations of this gateway's manifest are run.")
-            return self._documents.read(text)
+            return await self._read(text, self._reading, keep=True)
         if asked.query:
             if asked.digest is not None and asked.digest != digest_of(asked.query):
                 raise Refused(400, "PERSISTED_QUERY_MISMATCH", "The hash is not that of the query.")
-            return self._documents.read(asked.query)
+            is_stranger = self.admission.is_stranger(caller)
+            reading = self._reading_strangers if is_stranger else self._reading
+            return await self._read(asked.query, reading, keep=not is_stranger)
         if asked.digest is None:
             raise Refused(400, "BAD_REQUEST", "The request has no query.")
         known = self._documents.known(asked.digest)
@@ -403,6 +419,16 @@ class GraphQLEndpoint:
             # What clients of Apollo's automatic persisted queries wait for, to the letter.
             raise _coded("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound")
         return known
+
+    async def _read(self, text: str, reading: Spacing[Document], *, keep: bool) -> Document:
+        known = self._documents.sent(text)
+        return known if known is not None else await reading.run(text, lambda: self._documents.read(text, keep=keep))
+
+    def _keep(self, document: Document, caller: Caller | None) -> None:
+        """Keeps a document; of strangers, and for them, nothing is kept."""
+        if caller is None or self._trusted is not None or document.errors or self.admission.is_stranger(caller):
+            return
+        self._documents.keep(document)
 
     def _admit(self, caller: Caller | None, document: Document, operation: OperationDefinitionNode) -> None:
         """Who may ask what: introspection by its setting, everything else with a token only."""
@@ -428,19 +454,27 @@ class GraphQLEndpoint:
         context_of: ContextOf = request.app.state.context_of
         request_id: str = request.state.request_id
         context = context_of(caller, request_id, _trace_of(request), patience) if caller is not None else None
+        name, variables = asked.operation_name, asked.variables or {}
+        prepared = await self._plan(document, name, variables, caller)
         work = self._execution.of(
-            document,
-            asked.operation_name,
-            asked.variables or {},
-            context,
-            values=values,
-            check_deadline=patience.check,
+            document, name, variables, context, prepared, values=values, check_deadline=patience.check
         )
         with WhileThere(request.scope, request.receive, patience) as there:
             result = await _bounded(work)
         if there.has_left:
             raise CallerLeft
         return self._told(result, context, request_id, cost)
+
+    async def _plan(
+        self, document: Document, name: str | None, variables: Mapping[str, Any], caller: Caller | None
+    ) -> Prepared | None:
+        """The operation's plan, if there is one; for strangers none is made of what nobody else sends."""
+        try:
+            return self._execution.prepared(document, name, variables, make=False)
+        except NotMade:
+            if self._trusted is None and self.admission.is_stranger(caller):
+                return None
+            return await self._planning.run(object(), lambda: self._execution.prepared(document, name, variables))
 
     def _told(
         self, result: ExecutionResult, context: Context | None, request_id: str, cost: dict[str, int] | None
@@ -506,6 +540,7 @@ class GraphQLEndpoint:
             most = bound_of(self._schema, document.ast, operation, self._prices, length)
             bounded = most is not None and self._exceeded_by(most) is None
             document.bounded[name, length] = bounded
+            document.grow(BOUNDED_BYTES)
         return bounded
 
     def _price(self, document: Document, operation: OperationDefinitionNode, values: VariableValues) -> Price:

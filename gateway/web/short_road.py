@@ -127,8 +127,9 @@ class ShortRoad:
         identify = getattr(self._state, "identify", None)
         if identify is None:
             return None
-        planned = self._endpoint.planned(body)
-        return None if planned is None else (planned, await identify(token, 0.0))
+        caller = await identify(token, 0.0)
+        planned = self._endpoint.planned(body, caller)
+        return None if planned is None else (planned, caller)
 
     def _at_hand(self, planned: Planned, caller: Caller, scope: Scope) -> AtHand | None:
         """The answer, where it needs no waiting."""

@@ -120,7 +120,7 @@ def arguments_of(dice: random.Random) -> dict[str, list[str]]:
 async def answer(execution: Execution, document: Document, variables: dict[str, Any], client: OddClient) -> Any:
     errand = Errand(Caller("token"), Tally())
     context = Context(errand, Loaders(client, errand), Limits(page_default=5, page_max=50), "id")
-    result = await execution.of(document, None, variables, context)
+    result = await execution.of(document, None, variables, context, execution.prepared(document, None, variables))
     told = [presented(error, "id") for error in result.errors or ()]
     assert not [error for error in told if (error.extensions or {})["code"] == "INTERNAL"]
     errors = sorted(

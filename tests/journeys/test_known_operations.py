@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -10,14 +11,16 @@ from typer.testing import CliRunner
 from gateway.cli import app
 from gateway.engine.documents import Documents, digest_of
 from gateway.schema.build import build_schema
+from tests.gateways import TOKENS
 
 QUERY = '{ vehicle(id: "JQ7RP") { vehicleId } }'
 OTHER = "{ __typename }"
 JQ7RP = {"data": {"vehicle": {"vehicleId": "JQ7RP"}}}
 
 
-async def send(gateway, status: int = 200, **body):
-    response = await gateway.http.post("/graphql", json=body, headers={"Authorization": "Bearer token-of-alice"})
+async def send(gateway, status: int = 200, by: str = "alice", **body):
+    headers = {"Authorization": f"Bearer {TOKENS.get(by, by)}"}
+    response = await gateway.http.post("/graphql", json=body, headers=headers)
     assert response.status_code == status
     return response.json()
 
@@ -97,17 +100,33 @@ def test_a_manifest_is_checked_against_the_schema(tmp_path, manifest, code, says
 
 
 def test_documents_are_parsed_once_and_not_kept_for_ever():
-    """The same text is the same document; the least recently used go, by number and by size."""
-    documents = Documents(build_schema().core, documents_max=3, characters_max=1000)
+    """The same text is the same document; the least recently used go, with what was derived from them, by memory."""
+    documents = Documents(build_schema().core, 20_000)
     first = documents.read(OTHER)
-    assert documents.read(OTHER) is first
+    documents.remember(b"body", first, meaning=SimpleNamespace(size=3_000))
     for number in range(5):
-        documents.read(OTHER)
         documents.read(f"query Q{number} {{ __typename }}")
-    assert len(documents) == 3
-    assert documents.read(OTHER) is first
-    documents.read("{ __typename " + "#" * 990 + "\n}")
-    assert documents.known(digest_of(OTHER)) is None
+        assert documents.read(OTHER) is first
+    assert 1 < len(documents) < 5
+    assert documents.bytes <= 20_000
+    assert documents.meant_by(b"body").size == 3_000
+    first.grow(9_000)  # by a plan, say
+    assert documents.sent(OTHER) is first
+    first.grow(20_000)
+    assert documents.sent(OTHER) is documents.known(first.digest) is documents.meant_by(b"body") is None
+    assert (len(documents), documents.bytes) == (0, 0)
+    documents.keep(first)
+    assert len(documents) == 0  # too large by now
+    documents.read("{ __typename " + "#" * 20_000 + "\n}")
+    assert len(documents) == 0
+
+
+def test_what_is_wrong_is_not_kept():
+    """Neither a document that does not parse nor one that does not fit the schema."""
+    documents = Documents(build_schema().core)
+    for text in ("{ vehicles", "{ nope }"):
+        assert documents.read(text).errors
+    assert (len(documents), documents.bytes) == (0, 0)
 
 
 async def test_pages_of_other_origins_ask_only_if_they_are_listed(start):

@@ -48,7 +48,7 @@ def files_run() -> Iterator[set[str]]:
 async def test_tests_take_the_road_asked_for(start, asked):
     """A plain query runs the code of the road that the environment asks for, and none of the other's."""
     short, projected = asked
-    gateway = await start(http__keep_alive=10, graphql__documents_max=10, upstream__unchanged_bytes_max=0)
+    gateway = await start(http__keep_alive=10, graphql__documents_bytes_max=2**20, upstream__unchanged_bytes_max=0)
     await gateway.data(QUERY)
     with files_run() as ran:
         data = await gateway.data(QUERY)
@@ -64,7 +64,7 @@ def test_served_gateways_take_the_road_asked_for(serve, tmp_path, asked):
     gateway = GatewayProcess(tmp_path, upstream_url=serve(simulator.app))
     gateway.wait_until_ready()
     try:
-        for _ in range(2):
+        for _ in range(3):  # the first makes the token known, the second the plan
             answer = httpx.post(
                 f"{gateway.url}/graphql",
                 json={"query": QUERY},

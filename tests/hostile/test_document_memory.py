@@ -1,0 +1,110 @@
+"""Documents that take much of a processor or of memory: sent in one moment, one after the other, and in every form."""
+
+from __future__ import annotations
+
+import gc
+import json
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import product
+
+import pytest
+
+from gateway.engine.documents import Documents
+from gateway.schema.build import build_schema
+from gateway.schema.execution import Execution
+from tests.benchmarks.hostile_documents import SHAPES
+from tests.gateways import serving
+from tests.hostile.attacked import INVENTED_BUSY_MAX, MEMORY_MAX, VALID_BUSY_MAX, AttackedGateway, code_of
+from tests.journeys.test_reading_a_fleet import ALL_OF_A_VEHICLE
+
+WHOLE = f"{{ vehicles(first: 100) {{ edges {{ cursor node {{ {ALL_OF_A_VEHICLE} }} }} }} }}"
+FORMS = "query($a: Boolean!, $b: Boolean!, $c: Boolean!, $d: Boolean!) {{ {skipped} {roots} }} fragment f on Vehicle {{ {all} }}"
+# Valid documents, each as large as the limits let it be, and the names of their operations.
+DEAR = {
+    "whole": (WHOLE, None),
+    "values": (SHAPES["values"](1900), None),
+    "variables": (SHAPES["variables"](250), None),
+    "operations": (SHAPES["operations"](390), "q0"),
+    "repeated": (SHAPES["a field repeated"](134), None),
+    "wide": (SHAPES["with a wide selection"](56), None),
+    "fragments": (SHAPES["fragments of selections"](68), None),
+    "aliases": (
+        "{%s} fragment f on Vehicle { id masterData { vin brand model } lastContactAt }"
+        % " ".join(f"a{n}: vehicles(first: {n}) {{ nodes {{ ...f }} }}" for n in range(50)),
+        None,
+    ),
+    "long": ('{ vehicle(id: "\U0001f600%s") { id } }' % ("a" * 60_000), None),
+}  # fmt: skip
+
+
+def body_of(query: str, **variables: object) -> bytes:
+    return json.dumps({"query": query, "variables": variables}).encode()
+
+
+def each_form(roots: int, distinct: int) -> Iterator[bytes]:
+    """A document with four flags in its sixteen forms, each of which is code of its own."""
+    query = FORMS.format(
+        skipped=" ".join(f"s{flag}: __typename @skip(if: ${flag})" for flag in "abcd"),
+        roots=" ".join(f"a{n}: vehicles(first: 1) {{ nodes {{ ...f }} }}" for n in range(roots)),
+        all=ALL_OF_A_VEHICLE,
+    )
+    for on in product((False, True), repeat=4):
+        yield body_of(f"{query} #{distinct}", **dict(zip("abcd", on, strict=True)))
+
+
+@pytest.mark.parametrize("shape", ["misspelt fields", "fragments of selections", "operations"])
+def test_documents_of_invented_tokens_hold_nobody_up_and_are_not_kept(attacked, shape):
+    """Those that take longest to validate, from many callers in one moment, leave the event loop to others."""
+    text = SHAPES[shape]({"misspelt fields": 1900, "fragments of selections": 68, "operations": 390}[shape])
+    bodies = [body_of(f"{text} #{number}") for number in range(16)]
+    with attacked.measured() as harm, ThreadPoolExecutor(len(bodies)) as senders:
+        codes = {
+            code_of(answer) for _, answer in senders.map(attacked.post, bodies, [f"x{n}" for n in range(len(bodies))])
+        }
+    assert codes <= {"GRAPHQL_VALIDATION_FAILED", "UNAUTHENTICATED", "OPERATION_RESOLUTION_FAILURE"}
+    assert harm.busy <= INVENTED_BUSY_MAX
+    assert harm.memory <= MEMORY_MAX
+
+
+def test_what_is_kept_of_a_valid_token_s_documents_is_bounded(tmp_path):
+    """Documents of which every form is code of its own take no more memory than the setting says."""
+    bytes_max = 4 * 2**20
+    with ExitStack() as stack:
+        attacked = AttackedGateway(
+            tmp_path, lambda app: stack.enter_context(serving(app)), graphql_documents_bytes_max=str(bytes_max)
+        )
+        stack.callback(attacked.stop)
+        attacked.post(body_of(WHOLE), "alice")
+        for body in each_form(8, 0):
+            attacked.post(body, "alice")
+        with attacked.measured() as harm:  # by four times what is allowed
+            for body in each_form(8, 1):
+                assert b'"errors"' not in attacked.post(body, "alice")[1]
+    assert harm.busy <= VALID_BUSY_MAX
+    assert harm.memory <= bytes_max
+
+
+@pytest.mark.parametrize("name", DEAR)
+def test_what_a_document_is_accounted_with_is_what_it_takes(name):
+    """Parsed, and with its plan, it takes no more memory than its size says, and not much less."""
+    schema = build_schema()
+    execution, documents = Execution(schema), Documents(schema.core, 2**40)
+    text, operation = DEAR[name]
+    variables = {f"v{number}": "x" for number in range(250)}
+    execution.prepared(documents.read(f"{text} #warm"), operation, variables)
+    before = documents.bytes
+    texts = [f"{text} #{number}" for number in range(5)]
+    gc.collect()
+    tracemalloc.start()
+    try:
+        for one in texts:
+            execution.prepared(documents.read(one), operation, variables)
+        gc.collect()
+        taken = tracemalloc.get_traced_memory()[0] + sum(map(len, texts))
+    finally:
+        tracemalloc.stop()
+    assert len(documents) == 1 + len(texts)
+    assert 0.5 * (documents.bytes - before) <= taken <= 1.05 * (documents.bytes - before)
