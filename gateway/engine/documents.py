@@ -49,6 +49,8 @@ BOUNDED_BYTES = 250
 # After how many bytes of documents the collector is asked to look at what validating them has left in circles: a large
 # one's is as large as itself, and by its own count of objects the collector comes after sixty megabytes.
 VALIDATED_BYTES = 4 * 2**20
+# Registrations of hashes that are remembered, each in some 250 bytes.
+REGISTERED_MAX = 40_000
 
 
 class Meaning(Protocol):
@@ -259,6 +261,38 @@ def _cut(document: DocumentNode) -> None:
     while token:
         following, token.prev, token.next = token.next, None, None
         token = following
+
+
+class Registrations:
+    """Which principals have sent a document together with its hash: they may send the hash alone from then on.
+
+    The hash of a text that others have sent says nothing: else anybody could find out by it whether they had.
+    """
+
+    def __init__(self) -> None:
+        self._registered: OrderedDict[bytes, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._registered)
+
+    def add(self, principal: str, digest: str) -> None:
+        """Remembers that a principal has sent the text of a digest; the least recently used are forgotten."""
+        self._registered[_key_of(principal, digest)] = None
+        if len(self._registered) > REGISTERED_MAX:
+            self._registered.popitem(last=False)
+
+    def has(self, principal: str, digest: str) -> bool:
+        """Whether it has."""
+        key = _key_of(principal, digest)
+        if key not in self._registered:
+            return False
+        self._registered.move_to_end(key)
+        return True
+
+
+def _key_of(principal: str, digest: str) -> bytes:
+    """Of one length, whatever a caller sends as a digest."""
+    return hashlib.sha256(f"{principal}\n{digest}".encode("utf-8", "surrogatepass")).digest()
 
 
 def _told(error: GraphQLError) -> GraphQLError:

@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from gateway.engine.documents import BOUNDED_BYTES, INTROSPECTION, Document, Documents, digest_of
+from gateway.engine.documents import BOUNDED_BYTES, INTROSPECTION, Document, Documents, Registrations, digest_of
 from gateway.engine.encoding import Encoder, ResponseSize
 from gateway.engine.limits import DocumentLimits, ExecutionLimits, LimitExceeded
 from gateway.engine.plans import NotMade, Prepared
@@ -149,6 +149,7 @@ class GraphQLEndpoint:
         self._execution = Execution(schema, bounds, projection=settings.projection)
         self._encoder = Encoder(_plain)
         self.whole_answers = whole_answers
+        self._registrations = Registrations()
         self._reading: Spacing[Document] = Spacing(PAUSE)
         self._reading_strangers: Spacing[Document] = Spacing(STRANGERS_PAUSE)
         self._planning: Spacing[Prepared | None] = Spacing(PAUSE)
@@ -366,7 +367,7 @@ class GraphQLEndpoint:
         request_id: str = request.state.request_id
         try:
             document = await self._document(asked, caller)
-            self._keep(document, caller)
+            self._keep(document, asked, caller)
             if document.errors:
                 return _invalid([presented(error, request_id) for error in document.errors])
             operation = document.operation(asked.operation_name)
@@ -394,11 +395,11 @@ class GraphQLEndpoint:
             return Told(ExecutionResult(None, None, {"cost": cost}), {})
         told = await self._run(request, caller, patience, document, asked, values, cost if wish == "report" else None)
         # The fleet API may have vouched for the caller meanwhile.
-        self._keep(document, caller)
+        self._keep(document, asked, caller)
         return told
 
     async def _document(self, asked: Asked, caller: Caller | None) -> Document:
-        """The document that is meant: sent, persisted, or listed."""
+        """The document that is meant: sent, registered by the caller's principal, or listed."""
         if self._trusted is not None:
             text = self._trusted.get(asked.trusted_id or "")
             if text is None and asked.query in self._trusted_texts:
@@ -414,7 +415,9 @@ class GraphQLEndpoint:
             return await self._read(asked.query, reading, keep=not is_stranger)
         if asked.digest is None:
             raise Refused(400, "BAD_REQUEST", "The request has no query.")
-        known = self._documents.known(asked.digest)
+        known = None
+        if caller is not None and self._registrations.has(caller.principal, asked.digest):
+            known = self._documents.known(asked.digest)
         if known is None:
             # What clients of Apollo's automatic persisted queries wait for, to the letter.
             raise _coded("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound")
@@ -424,11 +427,13 @@ class GraphQLEndpoint:
         known = self._documents.sent(text)
         return known if known is not None else await reading.run(text, lambda: self._documents.read(text, keep=keep))
 
-    def _keep(self, document: Document, caller: Caller | None) -> None:
-        """Keeps a document; of strangers, and for them, nothing is kept."""
+    def _keep(self, document: Document, asked: Asked, caller: Caller | None) -> None:
+        """Keeps a document, and whose it is if it came with its hash; of strangers, and for them, nothing is kept."""
         if caller is None or self._trusted is not None or document.errors or self.admission.is_stranger(caller):
             return
         self._documents.keep(document)
+        if asked.digest is not None:
+            self._registrations.add(caller.principal, asked.digest)
 
     def _admit(self, caller: Caller | None, document: Document, operation: OperationDefinitionNode) -> None:
         """Who may ask what: introspection by its setting, everything else with a token only."""

@@ -12,7 +12,7 @@ from itertools import product
 
 import pytest
 
-from gateway.engine.documents import Documents
+from gateway.engine.documents import Documents, digest_of
 from gateway.schema.build import build_schema
 from gateway.schema.execution import Execution
 from tests.benchmarks.hostile_documents import SHAPES
@@ -108,3 +108,16 @@ def test_what_a_document_is_accounted_with_is_what_it_takes(name):
         tracemalloc.stop()
     assert len(documents) == 1 + len(texts)
     assert 0.5 * (documents.bytes - before) <= taken <= 1.05 * (documents.bytes - before)
+
+
+def test_a_hash_does_not_tell_what_others_have_sent(attacked):
+    """Of a text that one caller sent, and registered by its hash, another one's hash knows nothing."""
+    text = "{ vehicles(first: 1) { nodes { vehicleId } } }"
+    named = {"extensions": {"persistedQuery": {"version": 1, "sha256Hash": digest_of(text)}}}
+    told = [attacked.post({"query": text, **named}, "alice")[1] for _ in range(2)]
+    assert b'"errors"' not in told[0]
+    assert attacked.post(named, "alice")[1] == told[0] == told[1]
+    for other in ("bob", "x"):
+        assert code_of(attacked.post(named, other)[1]) == "PERSISTED_QUERY_NOT_FOUND"
+    assert attacked.post({"query": text, **named}, "bob")[0] == 200
+    assert attacked.post(named, "bob")[1] == told[0]

@@ -50,6 +50,27 @@ async def test_a_hash_that_is_not_the_texts_is_refused(gateway):
     assert "errors" in await send(gateway, extensions=persisted(digest_of(QUERY)))
 
 
+async def test_a_hash_says_nothing_of_what_others_have_sent(gateway):
+    """It stands for a text that the same principal registered with it, and for none that anybody merely sent."""
+    named = {"extensions": persisted(digest_of(QUERY))}
+    for _ in range(3):  # so that the document is kept, too
+        assert await send(gateway, query=QUERY) == JQ7RP
+    unknown = await send(gateway, **named)
+    assert unknown["errors"][0]["extensions"]["code"] == "PERSISTED_QUERY_NOT_FOUND"
+    assert await send(gateway, query=QUERY, **named) == await send(gateway, **named) == JQ7RP
+    assert await send(gateway, by="bob", **named) == unknown
+    assert await send(gateway, by="bob", query=QUERY, **named) == await send(gateway, by="bob", **named) == JQ7RP
+
+
+async def test_nobody_registers_with_an_invented_token(gateway):
+    """Nothing is kept for a token that the fleet API refuses: neither a document nor that it belongs to a hash."""
+    named = {"extensions": persisted(digest_of(OTHER))}
+    for _ in range(2):
+        assert await send(gateway, by="invented", query=OTHER, **named) == {"data": {"__typename": "Query"}}
+        unknown = await send(gateway, by="invented", **named)
+        assert unknown["errors"][0]["message"] == "PersistedQueryNotFound"
+
+
 MANIFESTS = {
     "relay": {digest_of(QUERY): QUERY},
     "apollo": {

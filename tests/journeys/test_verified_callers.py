@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from gateway.app import create_app
+from gateway.engine.documents import digest_of
 from gateway.settings import Settings
 from gateway.simulator import FleetPlan, Simulator, Switches
 from tests.issuer import ISSUER, FakeIssuer
@@ -37,8 +38,8 @@ async def world():
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test") as http,
     ):
 
-        async def ask(token: str, cursor: str | None = None) -> httpx.Response:
-            body = {"query": QUERY, "variables": {"c": cursor}}
+        async def ask(token: str, cursor: str | None = None, **other: object) -> httpx.Response:
+            body = other or {"query": QUERY, "variables": {"c": cursor}}
             return await http.post("/graphql", json=body, headers={"Authorization": f"Bearer {token}"})
 
         yield simulator, issuer, ask
@@ -69,6 +70,22 @@ async def test_no_http_cache_keeps_an_answer_for_longer_than_its_token(world):
             assert "errors" not in answer.json()
             left = int(answer.headers["Cache-Control"].removeprefix("private, max-age=")) - int(answer.headers["Age"])
             assert 20 < left <= 30 if seconds == 600 else 0 < left <= 8
+
+
+async def test_a_rotated_token_has_registered_what_the_old_one_did(world):
+    """A hash stands for the same text with the next token of its principal, and for none with another's."""
+    simulator, issuer, ask = world
+    named = {"extensions": {"persistedQuery": {"version": 1, "sha256Hash": digest_of(QUERY)}}}
+    told = []
+    for number, body in enumerate(({"query": QUERY, **named}, named)):
+        token = issuer.token(jti=str(number))
+        simulator.accept(token, "T7K2M#cl1")
+        told.append((await ask(token, **body)).json())
+    assert told[0] == told[1]
+    assert "errors" not in told[0]
+    other = issuer.token(sub="cl2")
+    simulator.accept(other, "T7K2M#cl2")
+    assert (await ask(other, **named)).json()["errors"][0]["message"] == "PersistedQueryNotFound"
 
 
 @pytest.mark.parametrize(
