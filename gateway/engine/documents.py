@@ -8,6 +8,7 @@ import gc
 import hashlib
 import re
 import sys
+from array import array
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -44,6 +45,8 @@ INTROSPECTION = frozenset(("__schema", "__type", "_service"))
 # tracemalloc: 390 to 620 for a token, by how many syntax nodes it makes.
 DOCUMENT_BYTES = 4_000
 TOKEN_BYTES = 600
+# Where a line begins, which is known once an error was told.
+LINE_BYTES = 4
 # A document's result of the limits, by operation and length.
 BOUNDED_BYTES = 250
 # After how many bytes of documents the collector is asked to look at what validating them has left in circles: a large
@@ -79,8 +82,9 @@ class Document:
 
     def __post_init__(self) -> None:
         tokens = 0 if self.ast is None else self.ast.token_count or 0
+        lines = self.text.count("\n") + self.text.count("\r")
         # Names and strings are copies of parts of the text.
-        self.size = DOCUMENT_BYTES + 2 * sys.getsizeof(self.text) + TOKEN_BYTES * tokens
+        self.size = DOCUMENT_BYTES + 2 * sys.getsizeof(self.text) + TOKEN_BYTES * tokens + LINE_BYTES * lines
 
     def grow(self, size: int) -> None:
         """Accounts for what was derived from it, in bytes; less than 0 where that is gone."""
@@ -110,12 +114,12 @@ class Text(Source):
 
     def __init__(self, body: str) -> None:
         super().__init__(body)
-        self._lines: list[int] | None = None
+        self._lines: array[int] | None = None
 
     def get_location(self, position: int) -> SourceLocation:
         """The line and column of a character, both counted from 1."""
         if self._lines is None:
-            self._lines = [0, *(newline.end() for newline in NEWLINE.finditer(self.body))]
+            self._lines = array("I", (0, *(newline.end() for newline in NEWLINE.finditer(self.body))))
         line = bisect_right(self._lines, position)
         return SourceLocation(line, position + 1 - self._lines[line - 1])
 

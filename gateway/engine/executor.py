@@ -67,24 +67,39 @@ async def execute(
 
 
 class TimeSlices:
-    """Lets one execution use the event loop for `SECONDS` at a time; its parts go on one after another."""
+    """Lets one execution use the event loop for `SECONDS` at a time; its parts go on one after another.
+
+    What was read by the deadline is still completed, for up to `GRACE` seconds.
+    """
 
     SECONDS = 0.005
+    GRACE = 0.1
 
     def __init__(self, check_deadline: Callable[[], None]) -> None:
         self._check_deadline = check_deadline
         self._ends = time.perf_counter() + self.SECONDS
+        self._over_at: float | None = None
         self._one_at_a_time = asyncio.Lock()
 
     async def enter(self) -> None:
-        """Waits for the next slice where this one is used up; raises once the deadline is over."""
+        """Waits for the next slice where this one is used up; raises once the operation has had its time."""
         if not self._one_at_a_time.locked() and time.perf_counter() < self._ends:
             return
         async with self._one_at_a_time:
             if time.perf_counter() >= self._ends:
                 await asyncio.sleep(0)
-                self._check_deadline()
-                self._ends = time.perf_counter() + self.SECONDS
+                now = time.perf_counter()
+                self._check(now)
+                self._ends = now + self.SECONDS
+
+    def _check(self, now: float) -> None:
+        try:
+            self._check_deadline()
+        except Exception:
+            if self._over_at is None:
+                self._over_at = now
+            if now - self._over_at >= self.GRACE:
+                raise
 
     async def after(self, awaitable: Awaitable[T]) -> T:
         """The outcome of an awaitable, at a time when its consequences may be worked out."""

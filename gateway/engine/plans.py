@@ -23,12 +23,16 @@ from graphql import (
     OperationType,
     Undefined,
     VariableNode,
+    default_field_resolver,
+    default_type_resolver,
     get_argument_values,
 )
 from graphql.execution.collect_fields import FragmentDetails, collect_fields, collect_subfields
+from graphql.execution.executor_throwing_on_incremental import ExecutorThrowingOnIncremental
 from graphql.execution.values import VariableValues
+from graphql.pyutils import Path
 
-from gateway.engine.documents import Document
+from gateway.engine.documents import INTROSPECTION, Document
 from gateway.engine.encoding import Encoder, ResponseSize
 from gateway.engine.limits import ExecutionLimits
 from gateway.engine.projection import Budget, Details, Needs, Projection, Types, Unusual, compile_field
@@ -81,7 +85,7 @@ class Plan:
     """An operation that is known how to answer."""
 
     keys: Sequence[str]
-    constants: Mapping[str, str]
+    constants: Mapping[str, str | msgspec.Raw]  # what the schema tells, as JSON
     fields: Sequence[Sequence[Field]]  # those of one name together, because they are read together
     roots: Mapping[str, Root]
     encoder: Encoder
@@ -91,7 +95,9 @@ class Plan:
     @property
     def only(self) -> Field | None:
         """The root field that is all there is, if there is one."""
-        return self.fields[0][0] if len(self.keys) == len(self.fields) == len(self.fields[0]) == 1 else None
+        if len(self.keys) != 1 or len(self.fields) != 1:
+            return None
+        return self.fields[0][0]
 
     async def run(self, context: Any, coerced: Mapping[str, Any]) -> dict[str, Any]:
         """The data of the answer, parts of it as JSON already; raises whatever is unusual, and LimitExceeded."""
@@ -215,17 +221,17 @@ class Engine:
                 return None
             if not make:
                 raise NotMade
-            made = plans.made[form] = self._planned(document, name, VariableValues({}, dict(coerced)))
+            made = plans.made[form] = self._planned(document, name, plans, VariableValues({}, dict(coerced)))
             document.grow(FORM_BYTES + (0 if made is None else made.size))
         plan = plans.made[form]
         return None if plan is None else Prepared(plan, coerced)
 
-    def _planned(self, document: Document, name: str | None, values: VariableValues) -> Plan | None:
+    def _planned(self, document: Document, name: str | None, plans: Plans, values: VariableValues) -> Plan | None:
         operation = document.operation(name)
         assert operation is not None
         assert document.ast is not None
         try:
-            return _Planner(self, document.ast, operation, values).plan()
+            return _Planner(self, document.ast, operation, values, len(plans.flags)).plan()
         except (Unusual, GraphQLError, RecursionError):
             return None
 
@@ -234,7 +240,12 @@ class _Planner:
     """Makes one plan."""
 
     def __init__(
-        self, engine: Engine, document: DocumentNode, operation: OperationDefinitionNode, values: VariableValues
+        self,
+        engine: Engine,
+        document: DocumentNode,
+        operation: OperationDefinitionNode,
+        values: VariableValues,
+        flags: int,
     ) -> None:
         self._engine = engine
         self._types = engine.types
@@ -242,18 +253,23 @@ class _Planner:
         self._fragments = fragments_of(document)
         self._tokens = document.token_count or 0
         self._values = values
+        self._variables_decide = len(operation.variable_definitions or ()) > flags
+        self._constant_bytes = 0
 
     def plan(self) -> Plan:
         query = self._types.schema.query_type
         assert query is not None
         collected = collect_fields(self._types.schema, self._fragments, self._values, query, self._operation)
-        constants: dict[str, str] = {}
+        constants: dict[str, str | msgspec.Raw] = {}
         fields: dict[str, list[Field]] = {}
         budget = Budget()
         for key, details in collected.grouped_field_set.items():
             name = details[0].node.name.value
             if name == "__typename":
                 constants[key] = query.name
+                continue
+            if name in INTROSPECTION:
+                constants[key] = self._constant(key, details)
                 continue
             if name not in self._engine.roots:
                 raise Unusual
@@ -262,7 +278,7 @@ class _Planner:
             projection = compile_field(self._types, self._subfields, definition.type, details, budget)
             shape = self._engine.shapes[name](projection.needs) if name in self._engine.shapes else None
             fields.setdefault(name, []).append(Field(key, name, arguments, projection, shape))
-        if not fields:
+        if not fields and not self._constant_bytes:
             raise Unusual
         groups = [self._in_one_shape(name, group, is_alone=len(fields) == 1) for name, group in fields.items()]
         return Plan(
@@ -275,8 +291,24 @@ class _Planner:
             self._size_of(groups),
         )
 
+    def _constant(self, key: str, details: Details) -> msgspec.Raw:
+        """What the schema tells of itself, unless variables decide it."""
+        query = self._types.schema.query_type
+        if self._variables_decide or query is None:
+            raise Unusual
+        executor = ExecutorThrowingOnIncremental(
+            self._types.schema, {}, self._fragments, None, None, self._operation, self._values,
+            default_field_resolver, default_type_resolver, default_field_resolver,
+        )  # fmt: skip
+        told = executor.execute_field(query, None, details, Path(None, key, query.name), None)
+        if executor.collected_errors.errors:
+            raise Unusual
+        encoded = self._engine.encoder.encode(told, ResponseSize(self._engine.limits.response_bytes))
+        self._constant_bytes += len(encoded)
+        return msgspec.Raw(encoded)
+
     def _size_of(self, groups: list[list[Field]]) -> int:
-        compiled = sum(field.projection.size for group in groups for field in group)
+        compiled = self._constant_bytes + sum(field.projection.size for group in groups for field in group)
         shapes = len({field.shape for group in groups for field in group})
         return compiled + SHAPE_BYTES * shapes + CONSTANT_BYTES * self._tokens
 

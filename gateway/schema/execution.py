@@ -79,7 +79,7 @@ class Execution:
         `values` are the variables, if they were coerced before; `check_deadline` raises once the operation's time is
         over, and is the context's by default. Raises LimitExceeded where the answer is too long.
         """
-        if context is not None and prepared is not None:
+        if prepared is not None and (context is not None or not prepared.plan.fields):
             try:
                 return ExecutionResult(await prepared.run(context), None)
             except LimitExceeded:

@@ -141,9 +141,8 @@ async def test_an_answer_has_a_longest_length(start, query, projection):
         assert response.status_code == 400
         assert "data" not in response.json()
         (error,) = response.json()["errors"]
-        assert error["extensions"] == {
-            "code": "LIMIT_EXCEEDED", "retryable": False, "limit": "responseBytes", "maximum": 5_000,
-        }  # fmt: skip
+        told = {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": "responseBytes", "maximum": 5_000}
+        assert error["extensions"].items() >= told.items()
         assert response.headers["Cache-Control"] == "no-store"
     roomy = await start(limits__response_bytes=len((await (await start()).post(query)).content))
     assert "errors" not in (await roomy.post(query)).json()
