@@ -41,6 +41,9 @@ REASONS = {
 PIPELINED_MAX = 16
 # Bytes that are parsed before it is looked at how many requests they were: a read may hold ten thousand.
 PARSED_AT_ONCE = 8192
+# What such a request takes in memory beside its own bytes, and what those of one connection and of all may take.
+WAITING_BYTES = 8 * 1024
+WAITING_BYTES_MAX, ALL_WAITING_BYTES_MAX = 4 * 2**20, 32 * 2**20
 # A body of no more bytes is read however many others are on their way.
 BODY_BYTES_ALWAYS = 64 * 1024
 # Bytes of framing that a byte of a body may need: a chunk for each byte takes six.
@@ -92,6 +95,8 @@ class ServerConfig(uvicorn.Config):
         self.arriving_bytes_max = settings.http.arriving_bytes_max
         # Of all bodies that are not whole yet.
         self.arriving_bytes = 0
+        # Of all requests that wait for the answer to one before.
+        self.waiting_bytes = 0
         self.outbox = Outbox()
         self.refused = EventCounter("requests refused unread")
         self.closed_connections = ClosedConnections()
@@ -139,6 +144,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unparsed: deque[bytes | memoryview] = deque()  # what came behind more requests than may wait
         self._is_chunked = False
         self._is_offer = False  # to speak another protocol: of the request that is being parsed
+        self._waiting_bytes = 0  # of the requests that wait for the answer to one before
         self._is_surplus = False
         self._unsent: list[bytes | memoryview] | None = None  # an answer that leaves at the end of this turn
         self._waits_for_gone: tuple[RequestResponseCycle, ASGI3Application] | None = None
@@ -190,6 +196,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.scope.pop("extensions", None)
         self.pipeline.clear()
         self._unparsed.clear()
+        self._none_waits()
         self._running = self._waits_for_gone = None
         self._give_slots_back()
 
@@ -244,8 +251,24 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.address != self._peer_address:
             self._limits.connection_limits.move(self, self._peer_address)
         super().on_response_complete()
+        if self._waiting_bytes and not self.pipeline:
+            self._none_waits()
         if self._unparsed and len(self.pipeline) <= PIPELINED_MAX and not self.transport.is_closing():
             self._parse(b"")
+
+    def _waits(self, size: int) -> None:
+        """Requests wait for the answer to one before; too many in one piece are too many to keep."""
+        limits = self._limits
+        self._waiting_bytes += size
+        limits.waiting_bytes += size
+        if self._waiting_bytes > WAITING_BYTES_MAX or limits.waiting_bytes > ALL_WAITING_BYTES_MAX:
+            limits.closed_connections.count("too many requests in a row")
+            self._verdict = OVERLOADED
+            raise Unacceptable
+
+    def _none_waits(self) -> None:
+        self._limits.waiting_bytes -= self._waiting_bytes
+        self._waiting_bytes = 0
 
     def idleness(self) -> tuple[int, float] | None:
         """The kind of this connection's idleness, and since when it is so; None while a request is under way."""
@@ -381,7 +404,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._moved = True
-        self._head_bytes = self._loose_bytes = 0
+        head_bytes, self._head_bytes, self._loose_bytes = self._head_bytes, 0, 0
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
                 self._reject("This is no proxy.")
@@ -401,8 +424,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         if self._is_surplus:
             self.cycle.keep_alive = False
-        if self.pipeline and len(self.pipeline) <= PIPELINED_MAX and not self.flow.write_paused:
-            self.flow.resume_reading()  # else nobody would notice that the caller leaves
+        if self.pipeline:
+            self._waits(WAITING_BYTES + head_bytes)
+            if len(self.pipeline) <= PIPELINED_MAX:
+                self.flow.resume_reading()  # else nobody would notice that the caller leaves
 
     def _check_start_line(self) -> None:
         version = self.parser.get_http_version()
@@ -461,6 +486,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if limits.arriving_bytes > limits.arriving_bytes_max and self._body_bytes > BODY_BYTES_ALWAYS:
             self._verdict = OVERLOADED
             raise Unacceptable
+        if self.pipeline:
+            self._waits(size)
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
             self.flow.pause_reading()

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 
 from tests.gateways import serving
-from tests.hostile.attacked import MEMORY_MAX, VALID_BUSY_MAX, AttackedGateway, request
+from tests.hostile.attacked import INVENTED_BUSY_MAX, MEMORY_MAX, VALID_BUSY_MAX, AttackedGateway, request
 
 VEHICLES = "a%d: vehicles(first: 500) { nodes { id vehicleId masterData { vin brand model licensePlate } } }"
 LARGE = json.dumps({"query": "{ %s }" % " ".join(VEHICLES % number for number in range(40))}).encode()
@@ -163,3 +163,21 @@ def test_what_is_kept_ready_is_bounded_too(hasty):
         assert read_for(connections[0], 3, 2**20, 0)[1] is False
     assert harm.memory <= MEMORY_MAX
     assert harm.busy <= VALID_BUSY_MAX
+
+
+def test_requests_that_come_in_one_piece_take_bounded_memory(attacked):
+    """Thousands of them behind one that takes a while: a connection with too many is closed, and others are answered."""
+    first = request(b'{"query": "{ vehicles { nodes { id } } }"}', "invented", Connection="keep-alive")
+    many = first + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 8000
+    few = first + request(SMALL, "invented", Connection="keep-alive") * 16
+    with attacked.measured() as harm:
+        with unread(attacked, 20, b"") as connections:
+            for one in connections:
+                with suppress(ConnectionError):
+                    one.sendall(many)
+        with unread(attacked, 200, few):
+            assert attacked.post(SMALL, "alice")[0] == 200
+    assert "too many requests in a row" in attacked.gateway.output
+    assert harm.failed == 0
+    assert harm.busy <= INVENTED_BUSY_MAX
+    assert harm.memory <= MEMORY_MAX

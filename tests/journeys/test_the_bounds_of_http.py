@@ -420,8 +420,8 @@ def test_who_reads_nothing_is_given_up(server):
     one = server(http={"reading_timeout": 1}, cache={"vehicles_ttl": 600})
     large = question(b'{"query": "{ vehicles(first: 500) { nodes { vehicleId masterData { vin brand model } } } }"}')
     slow, deaf = Talk(one), Talk(one)
-    slow.connection.sendall(large * 1500)
-    deaf.connection.sendall(large * 1500)
+    slow.connection.sendall(large * 400)
+    deaf.connection.sendall(large * 400)
     open_ones = one.server.server_state.connections
     assert waits_until(lambda: len(open_ones) == 2)
     read, alone = 0, 0
