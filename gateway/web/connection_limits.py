@@ -4,11 +4,12 @@ An idle connection costs its owner nothing, so a limit alone would let one clien
 room for a new connection, one is closed that has no request under way:
 
 1. one that has not sent a whole request: it was opened and nothing followed, or its request arrives bit by bit,
-2. one that is kept alive between two requests,
-3. one whose caller does not read the answer;
+2. one of an address with many connections that is kept alive between two requests, or whose caller does not read,
+3. one of any address that is kept alive between two requests,
+4. one whose caller does not read the answer;
 
-of each kind those of an address with many connections before others, and then the one that has been so for longest.
-A share of the connections is left to the first kind: a new caller needs a round trip until its request is there.
+of each kind the one that has been so for longest. A share of the connections is left to the first kind: a new caller
+needs a round trip until its request is there.
 """
 
 from __future__ import annotations
@@ -196,8 +197,16 @@ class ConnectionLimits:
                 kinds[kind].append((not self._is_heavy(connection.address), since, connection))
         unasked, idle, unread = (sorted(kind, key=lambda one: one[:2]) for kind in kinds)
         beyond = max(0, len(unasked) - int(maximum * UNASKED_SHARE))
-        of_kind = ((UNASKED, unasked[:beyond]), (IDLE, idle), (UNASKED, unasked[beyond:]), (UNREAD, unread))
-        order = [((kind, since), connection) for kind, ones in of_kind for _, since, connection in ones]
+        heavy_idle, heavy_unread = (sum(not is_light for is_light, *_ in kind) for kind in (idle, unread))
+        parts = (
+            (UNASKED, unasked[:beyond]),
+            (IDLE, idle[:heavy_idle]),
+            (UNREAD, unread[:heavy_unread]),
+            (IDLE, idle[heavy_idle:]),
+            (UNASKED, unasked[beyond:]),
+            (UNREAD, unread[heavy_unread:]),
+        )
+        order = [((kind, since), connection) for kind, part in parts for _, since, connection in part]
         return order[: max(1, int(len(among) * FORESEEN_SHARE))][::-1]
 
     def _is_heavy(self, address: str | None) -> bool:

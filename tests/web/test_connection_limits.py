@@ -75,6 +75,17 @@ async def test_an_address_with_many_connections_goes_before_others():
     assert sum(one.is_closed for one in many) == 10
 
 
+async def test_an_address_with_many_unread_answers_goes_before_others():
+    """An answer that is not read is no way to keep connections longer than those who ask and read."""
+    limits = limited(40)
+    few = [Connection(f"few{number}", (IDLE, number)) for number in range(20)]
+    many = [Connection("many", (UNREAD, 50 + number)) for number in range(20)]
+    opened(limits, *few, *many)
+    opened(limits, *(Connection(f"new{number}", (IDLE, 99)) for number in range(10)))
+    assert not any(one.is_closed for one in few)
+    assert [one.is_closed for one in many] == [True] * 10 + [False] * 10
+
+
 async def test_callers_whose_request_is_on_its_way_have_a_share():
     """A flood of new connections that ask nothing does not close the one that came a moment ago."""
     limits = limited(80, address_connections_max=80)
