@@ -24,7 +24,7 @@ from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
 from gateway.schema.pricing import Prices
 from gateway.settings import CacheSettings, ConnectionSettings, HttpSettings, OidcSettings, Settings
-from gateway.telemetry import RequestLog, configure_logs
+from gateway.telemetry import RequestLog, configure_logs, failures_logged
 from gateway.upstream.connect import connect
 from gateway.upstream.fetching import Clock, Errand, Patience, Tally, now
 from gateway.upstream.transport import Wire
@@ -67,7 +67,11 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        async with connect(settings, wire, clock) as client, identify_by(settings.oidc, wire) as app.state.identify:
+        async with (
+            failures_logged("the application failed"),
+            connect(settings, wire, clock) as client,
+            identify_by(settings.oidc, wire) as app.state.identify,
+        ):
 
             def context_of(caller: Caller, request_id: str, traceparent: str | None, patience: Patience) -> Context:
                 errand = Errand(caller, Tally(), traceparent, patience)

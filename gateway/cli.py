@@ -5,10 +5,9 @@ from __future__ import annotations
 import difflib
 import os
 import queue
-import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -17,23 +16,24 @@ import typer
 import uvicorn
 from pydantic import ValidationError
 from starlette.types import ASGIApp
-from uvicorn.supervisors import Multiprocess
 
 from gateway import __version__
 from gateway.app import create_app, from_environment
 from gateway.engine.manifests import ManifestInvalid, problems_of, read_manifest
+from gateway.log_writer import LogWriter, keep_standard_descriptors
 from gateway.schema.build import build_schema, print_sdl
 from gateway.settings import LogSettings, Settings, knobs, unknown_variables, variable_of
 from gateway.simulator import FleetPlan, Simulator, Switches
-from gateway.telemetry import configure_logs
+from gateway.telemetry import configure_logs, get_logger
 from gateway.web.open_files import allow_files
 from gateway.web.protocol import ServerConfig
+from gateway.web.server import Server, serve_with_workers
 
 app = typer.Typer(
     help="An unofficial GraphQL gateway over the vehicle management part of the INVERS OneAPI.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_show_locals=False,
+    pretty_exceptions_enable=False,  # they would quote what an exception says
 )
 schema = typer.Typer(help="The GraphQL schema.", no_args_is_help=True)
 app.add_typer(schema, name="schema")
@@ -52,24 +52,30 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    keep_standard_descriptors()
 
 
 @app.command()
 def serve(host: Host = None, port: Port = None, workers: Workers = None, upstream_url: UpstreamUrl = None) -> None:
     """Serves GraphQL over the fleet API."""
     settings = _settings({"host": host, "port": port, "workers": workers, "upstream.url": upstream_url})
-    where = urlsplit(settings.upstream.url)
-    if where.scheme == "http" and where.hostname not in ("localhost", "127.0.0.1", "::1"):
-        typer.echo("warning: GATEWAY_UPSTREAM_URL is no https: callers' tokens go out unencrypted", err=True)
+    if settings.graphql.manifest:
+        try:
+            read_manifest(Path(settings.graphql.manifest))
+        except ManifestInvalid as invalid:  # said here: whatever ends a server later is logged without its words
+            typer.echo(f"{variable_of('graphql.manifest')}: {invalid}", err=True)
+            raise typer.Exit(2) from None
+    configure_logs(settings.log)
+    for warning in _warnings(settings):
+        get_logger("gateway").warning(warning)
     room = _room_for_connections(settings)
     if settings.workers == 1:
-        _Server(ServerConfig(from_environment(), settings, **room), _say_where).run()
+        Server(ServerConfig(from_environment(), settings, **room), _say_where).run()
         return
     # Workers are processes of their own; like this one they read the environment, where _settings() put the options.
     factory = f"{from_environment.__module__}:{from_environment.__name__}"
-    configure_logs(settings.log)
     config = ServerConfig(factory, settings, factory=True, workers=settings.workers, **room)
-    Multiprocess(config, sockets=[config.bind_socket()]).run()
+    serve_with_workers(config)
 
 
 @app.command()
@@ -82,7 +88,7 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
     configure_logs(settings.log)
 
     def greet(url: str) -> None:
-        typer.echo(
+        _say(
             f"GraphQL and GraphiQL  {url}/graphql\n"
             f"Fleet API             {upstream} ({vehicles} simulated vehicles)\n"
             f"Token                 {token}\n\n"
@@ -91,7 +97,7 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
         )
 
     application = create_app(settings, demo_token=token)
-    _Server(ServerConfig(application, settings, **_room_for_connections(settings)), greet).run()
+    Server(ServerConfig(application, settings, **_room_for_connections(settings)), greet).run()
 
 
 @app.command()
@@ -102,14 +108,14 @@ def simulate(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) ->
     token = simulator.first_token(expires_in=DEMO_TOKEN_SECONDS)
 
     def greet(url: str) -> None:
-        typer.echo(
+        _say(
             f"Fleet API  {url} ({vehicles} simulated vehicles)\n"
             f"Client     {client.client_id} (secret: {client.secret})\n"
             f"Token      {token}"
         )
 
     configure_logs(LogSettings(format="text"))
-    _Server(_listening(simulator.app, host or "127.0.0.1", port or 0), greet).run()
+    Server(_listening(simulator.app, host or "127.0.0.1", port or 0), greet).run()
 
 
 @schema.command("print")
@@ -160,29 +166,18 @@ def show_settings(
     """Lists every setting, its value and where that came from."""
     options = {"host": host, "port": port, "workers": workers, "upstream.url": upstream_url}
     given = frozenset(variable_of(path) for path, value in options.items() if value is not None)
-    for knob in knobs(_settings(options), given=given):
+    settings = _settings(options)
+    for knob in knobs(settings, given=given):
         typer.echo(f"{knob.variable}={_shown(knob.value)}  [{knob.source}]  {knob.help}")
+    for warning in _warnings(settings):
+        typer.echo(f"warning: {warning}", err=True)
 
 
 DEMO_TOKEN_SECONDS = 30 * 86400
 EXAMPLE = '{"query":"{ vehicles(first: 3) { nodes { vehicleId masterData { brand model licensePlate } } } }"}'
+GREETING_BYTES_MAX = 2**16
 # Requests are logged by the gateway itself, with their ids; the server's own log keeps to what is wrong.
 UVICORN: dict[str, Any] = {"access_log": False, "log_config": None, "server_header": False}
-
-
-class _Server(uvicorn.Server):
-    """A server that says where it listens, once it does."""
-
-    def __init__(self, config: uvicorn.Config, greet: Callable[[str], None]) -> None:
-        super().__init__(config)
-        self._greet = greet
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self.started:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            self._greet(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-            sys.stdout.flush()
 
 
 def _listening(application: ASGIApp, host: str, port: int) -> uvicorn.Config:
@@ -193,18 +188,23 @@ def _room_for_connections(settings: Settings) -> dict[str, Any]:
     """What the server is told of the limit of open files, after a warning where that is too low."""
     files = allow_files(settings)
     if files.warning:
-        typer.echo(f"warning: {files.warning}", err=True)
+        get_logger("gateway").warning(files.warning)
     return {"connections_max": files.connections_max, "files_max": files.files_max}
 
 
 def _say_where(url: str) -> None:
-    typer.echo(f"GraphQL at {url}/graphql")
+    _say(f"GraphQL at {url}/graphql")
+
+
+def _say(text: str) -> None:
+    """Says something on standard output; a server goes on where nobody reads that, or it is closed."""
+    LogWriter(sys.stdout, GREETING_BYTES_MAX).msg(text)
 
 
 def _in_background(application: ASGIApp) -> str:
     """Serves an application from a thread of its own, on a free port; returns its URL."""
     where: queue.Queue[str] = queue.Queue()
-    server = _Server(_listening(application, "127.0.0.1", 0), where.put)
+    server = Server(_listening(application, "127.0.0.1", 0), where.put)
     threading.Thread(target=server.run, name="simulator", daemon=True).start()
     return where.get(timeout=30)
 
@@ -218,11 +218,24 @@ def _settings(options: dict[str, str | int | None]) -> Settings:
         settings = Settings()
     except ValidationError as invalid:
         for error in invalid.errors():
-            typer.echo(f"{variable_of('.'.join(map(str, error['loc'])))}: {error['msg']}", err=True)
+            variable = variable_of(".".join(map(str, error["loc"])))
+            # Within JSON a name may be anything.
+            known = variable in os.environ or variable in map(variable_of, options)
+            typer.echo(f"{variable if known else variable_of(str(error['loc'][0]))}: {error['msg']}", err=True)
         raise typer.Exit(2) from None
-    for name in unknown_variables():
-        typer.echo(f"warning: {name} is no setting of the gateway; `gateway settings` lists them", err=True)
+    except ValueError as unreadable:  # pydantic-settings' own: a group of settings that is no JSON
+        typer.echo(str(unreadable), err=True)
+        raise typer.Exit(2) from None
     return settings
+
+
+def _warnings(settings: Settings) -> Iterator[str]:
+    """What of the settings is allowed but most likely not meant."""
+    for name in unknown_variables():
+        yield f"{name} is no setting of the gateway; `gateway settings` lists them"
+    where = urlsplit(settings.upstream.url)
+    if where.scheme == "http" and where.hostname not in ("localhost", "127.0.0.1", "::1"):
+        yield "GATEWAY_UPSTREAM_URL is no https: callers' tokens go out unencrypted"
 
 
 def _shown(value: object) -> str:

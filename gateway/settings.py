@@ -416,6 +416,11 @@ class LogSettings(Slice):
         default="info", description="Least severe level written."
     )
     format: Literal["json", "text"] = Field(default="json", description="One JSON object a line, or lines for people.")
+    queue_bytes_max: int = Field(
+        default=4 * 2**20,
+        ge=2**14,
+        description="Bytes of lines that may wait to be written, per process; beyond it lines are dropped and counted.",
+    )
 
 
 class Settings(BaseSettings):

@@ -1,23 +1,31 @@
 """Logs: their form and their events. What is logged is a closed set of facts; bodies, headers and URLs never are.
 
 Nothing that an exception says is written, only its kind and where it was raised: a message may quote what it was given.
-What libraries log goes the same way, without their words' arguments where they are not numbers.
+What libraries log goes the same way: their words are written where they stand so in the library's code, without
+arguments that are not numbers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import atexit
+import errno
 import logging
 import re
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Mapping, MutableMapping
+import warnings
+from collections.abc import AsyncIterator, Mapping, MutableMapping
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
+from types import FrameType, TracebackType
 from typing import Any
 
 from gateway.lean_imports import without
+from gateway.log_writer import LogWriter
 from gateway.settings import LogSettings
 
 with without("rich"):  # six megabytes that would colour tracebacks, of which none is logged
@@ -26,34 +34,129 @@ with without("rich"):  # six megabytes that would colour tracebacks, of which no
 # What may be a credential or an address, wherever it stands.
 SECRET = re.compile(r"(?i)bearer\s+\S+|eyJ[\w-]{5,}\.[\w-]+\.[\w-]*|[a-z][a-z0-9+.-]*://\S+")
 REDACTED = "[redacted]"
+# In place of a library's words that may quote something.
+WITHHELD = "message of a library withheld"
+# Characters of one text, and frames of one exception, that are written.
+TEXT_MAX = 2000
+FRAMES_MAX = 30
+# Seconds that the process waits for its last lines to be written when it ends.
+FLUSH_SECONDS = 1.0
 
 
 def configure_logs(settings: LogSettings) -> None:
-    """Structured lines on standard error: one JSON object a line, or text for people; of libraries only warnings."""
-    level = logging.getLevelNamesMapping()[settings.level.upper()]
+    """Structured lines on standard error: one JSON object a line, or text for people; of libraries only warnings.
+
+    Also takes over what Python itself writes there: crashes of a program and of threads, and warnings. Lines queued
+    before are still written.
+    """
+    flush_logs(0, close=True)
     renderer: structlog.types.Processor
     renderer = structlog.processors.JSONRenderer() if settings.format == "json" else structlog.dev.ConsoleRenderer()
-    shared: list[structlog.types.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        frames_only,
-        redacted,
-    ]
+    add_time = structlog.processors.TimeStamper(fmt="iso", utc=True)
+
+    def dropped(number: int) -> str:
+        event = {"number": number, "event": "log lines dropped", "level": "warning"}
+        return str(renderer(None, "warning", add_time(None, "warning", event)))
+
+    writer = LogWriter(sys.stderr, settings.queue_bytes_max, dropped)
     structlog.configure(
-        processors=[*shared, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
+        processors=[structlog.stdlib.add_log_level, add_time, frames_only, redacted, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.level.upper()]),
+        logger_factory=_Factory(writer),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-        )
-    )
-    handler.addFilter(numbers_only)
-    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.basicConfig(level=logging.WARNING, handlers=[LibraryHandler()], force=True)
+    sys.excepthook = _crashed
+    sys.unraisablehook = _ignored
+    threading.excepthook = _thread_crashed
+    warnings.showwarning = _warned
+    atexit.unregister(flush_logs)
+    atexit.register(flush_logs)
+
+
+class _Factory:
+    """What structlog asks for a logger: all lines go to one writer."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        self.writer = writer
+
+    def __call__(self, *_: object) -> LogWriter:
+        return self.writer
+
+
+def flush_logs(seconds: float = FLUSH_SECONDS, *, close: bool = False) -> None:
+    """Waits until the lines that are queued are written, at most so many seconds; with `close` none may follow."""
+    factory = structlog.get_config()["logger_factory"]
+    if isinstance(factory, _Factory):
+        if seconds:
+            factory.writer.flush(seconds)
+        if close:
+            factory.writer.close()
+
+
+class LibraryHandler(logging.Handler):
+    """What libraries log, as lines of the gateway's."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        log = get_logger()
+        method = log.warning if record.levelno < logging.ERROR else log.error
+        failure = record.msg if isinstance(record.msg, BaseException) else record.exc_info
+        place = f"{_relative(record.pathname)}:{record.lineno} {record.funcName}"
+        method(_words(record), logger=record.name, at=place, exc_info=failure)
+
+
+def _words(record: logging.LogRecord) -> str:
+    """A record's text if it stands so in the code that logged it, with the numbers that are filled in."""
+    if not (isinstance(record.msg, str) and _is_literal(record)):
+        return WITHHELD
+    numbers_only(record)
+    try:
+        return record.getMessage().strip()
+    except Exception:  # noqa: BLE001 - words that do not fit their arguments, which a library got wrong
+        return record.msg.strip()
+
+
+def _is_literal(record: logging.LogRecord) -> bool:
+    frame: FrameType | None = sys._getframe()  # noqa: SLF001 - as logging itself finds its callers
+    while frame is not None:
+        if frame.f_lineno == record.lineno and frame.f_code.co_filename == record.pathname:
+            return record.msg in frame.f_code.co_consts
+        frame = frame.f_back
+    return False
+
+
+def _crashed(kind: type[BaseException], failure: BaseException, trace: TracebackType | None) -> None:
+    get_logger().critical("crashed", exc_info=failure)
+
+
+def _thread_crashed(told: threading.ExceptHookArgs) -> None:
+    if told.exc_type is not SystemExit:
+        get_logger().error("a thread crashed", exc_info=told.exc_value)
+
+
+def _ignored(told: sys.UnraisableHookArgs) -> None:
+    get_logger().error("an exception nobody can handle", exc_info=told.exc_value)
+
+
+def _warned(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: object = None,
+) -> None:
+    get_logger().warning("a warning of Python's", kind=category.__name__, at=f"{_relative(filename)}:{lineno}")
+
+
+@asynccontextmanager
+async def failures_logged(event: str) -> AsyncIterator[None]:
+    """Logs an exception that leaves the block, for callers who would log its text, or nothing."""
+    try:
+        yield
+    except Exception:
+        get_logger().exception(event)
+        raise
 
 
 get_logger = structlog.get_logger
@@ -85,6 +188,7 @@ class RequestLog:
         self._second = 0
         self._silent = 0
         self._lines: list[str] = []
+        self._writer = structlog.get_config()["logger_factory"]()
 
     def write(self, request_id: str, method: str, status: int, began: float, *, own_id: bool = False) -> None:
         """A request ended; `began` is of `time.perf_counter`. Any id but the gateway's own may hold what is secret."""
@@ -99,7 +203,7 @@ class RequestLog:
         # Nothing here needs escaping: a method is a token of HTTP, an id of letters, digits and three marks.
         self._lines.append(
             f'{{"request_id": "{request_id}", "method": "{method}", "status": {status}, "ms": {milliseconds}, '
-            f'"event": "request", "level": "info", "timestamp": "{_now()}"}}\n'
+            f'"event": "request", "level": "info", "timestamp": "{_now()}"}}'
         )
         if len(self._lines) == 1:
             self._write_soon()
@@ -117,7 +221,7 @@ class RequestLog:
 
     def _write_lines(self) -> None:
         lines, self._lines = self._lines, []
-        sys.stderr.write("".join(lines))
+        self._writer.info("\n".join(lines))
 
     def refused(self) -> bool:
         """Counts a refusal; whether it is one that has a line."""
@@ -169,19 +273,27 @@ def _number_or_not(value: object) -> object:
 def frames_only(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """An exception becomes its kind and the lines it came through, innermost last; neither values nor messages."""
     given = event.pop("exc_info", None)
+    event.pop("stack_info", None)
     failure = given[1] if isinstance(given, tuple) else sys.exception() if given is True else given
     if isinstance(failure, BaseException):
         event["kind"] = type(failure).__name__
-        event["frames"] = [
-            f"{frame.filename.rpartition('site-packages/')[2]}:{frame.lineno} {frame.name}"
-            for frame in traceback.extract_tb(failure.__traceback__)
+        if isinstance(failure, OSError) and failure.errno is not None:
+            event["errno"] = errno.errorcode.get(failure.errno, failure.errno)
+        frames = [
+            f"{_relative(frame.f_code.co_filename)}:{line} {frame.f_code.co_name}"
+            for frame, line in traceback.walk_tb(failure.__traceback__)
         ]
+        event["frames"] = frames[-FRAMES_MAX:]
     return event
+
+
+def _relative(path: str) -> str:
+    return path.rpartition("site-packages/")[2]
 
 
 def redacted(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Whatever looks like a credential or an address is taken out of every text."""
     for name, value in event.items():
         if isinstance(value, str):
-            event[name] = SECRET.sub(REDACTED, value)
+            event[name] = SECRET.sub(REDACTED, value[:TEXT_MAX])
     return event

@@ -18,10 +18,18 @@ from tests.programs import reserved_port
 class GatewayProcess:
     """The served gateway; `output` is everything it has written so far.
 
-    `files_max` is the soft and the hard limit of files that it may open.
+    `files_max` is the soft and the hard limit of files that it may open; a file descriptor as `output` takes what it
+    writes in place of a file in the folder.
     """
 
-    def __init__(self, folder: Path, files_max: tuple[int, int] | None = None, **environment: str) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        files_max: tuple[int, int] | None = None,
+        *,
+        output: int | None = None,
+        **environment: str,
+    ) -> None:
         self._reserved = reserved_port()
         self.port: int = self._reserved.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -31,7 +39,7 @@ class GatewayProcess:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "gateway", "serve", "--port", str(self.port)],
             env={**os.environ, **settings},
-            stdout=self._written,
+            stdout=self._written if output is None else output,
             stderr=subprocess.STDOUT,
         )
         if files_max is not None:

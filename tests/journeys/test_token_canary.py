@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import signal
+import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable
 
@@ -192,15 +194,17 @@ def _encoded(part: object) -> str:
     return base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
 
 
-def test_a_log_line_quotes_no_exception(capsys):
+def test_a_log_line_quotes_no_exception(capsys, monkeypatch):
     """Whatever a library raises or logs, tokens and addresses in its words are not written."""
     import logging  # noqa: PLC0415 - of this test alone
 
     import structlog  # noqa: PLC0415
 
     from gateway.settings import LogSettings  # noqa: PLC0415
-    from gateway.telemetry import configure_logs  # noqa: PLC0415
+    from gateway.telemetry import configure_logs, flush_logs  # noqa: PLC0415
 
+    for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
+        monkeypatch.setattr(module, name, getattr(module, name))
     configure_logs(LogSettings())
     try:
         try:
@@ -213,6 +217,7 @@ def test_a_log_line_quotes_no_exception(capsys):
         logging.getLogger("some.library").warning("%(what)s", {"what": CANARY})
         logging.getLogger("asyncio").error("Task exception", extra={"x": secret})
     finally:
+        flush_logs(10, close=True)
         structlog.reset_defaults()
         logging.basicConfig(force=True)
     written = capsys.readouterr().err

@@ -1,0 +1,171 @@
+"""What is written to standard error delays and breaks nothing, whoever reads it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gateway.log_writer import PIPE_BUF, LogWriter, whole_lines
+from tests.gateway_process import GatewayProcess
+
+ASK = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+# Lines of 170 bytes: far more than a pipe's 64 KiB and this queue hold.
+REQUESTS = 2000
+QUEUE = 2**14
+
+
+def answers(port: int, number: int) -> list[bytes]:
+    """The first lines of the answers to so many requests on one connection, which must hold nothing else."""
+    lines = []
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+        for _ in range(number):
+            connection.sendall(ASK)
+            answer = b""
+            while not answer.endswith(b'{"status":"live"}'):
+                more = connection.recv(2**16)
+                assert more, answer
+                answer += more
+            assert answer.startswith(b"HTTP/1.1 ")
+            lines.append(answer.partition(b"\r\n")[0])
+    return lines
+
+
+@contextmanager
+def gateway(folder: Path, output: int, **settings: str) -> Iterator[GatewayProcess]:
+    process = GatewayProcess(folder, output=output, log_queue_bytes_max=str(QUEUE), **settings)
+    try:
+        process.wait_until_ready()
+        yield process
+    finally:
+        process.stop()
+
+
+def test_a_reader_that_stops_stops_nothing_and_is_told_what_it_missed(tmp_path):
+    """Nobody reads the log: all is answered. Read again, it has whole lines, and the number of those that were dropped."""
+    reading, writing = os.pipe()
+    with gateway(tmp_path, writing) as process:
+        assert set(answers(process.port, REQUESTS)) == {b"HTTP/1.1 200 OK"}
+        os.set_blocking(reading, False)
+        read = b""
+        deadline = time.monotonic() + 20
+        while b"lines dropped" not in read and time.monotonic() < deadline:
+            try:
+                read += os.read(reading, 2**20)
+            except BlockingIOError:
+                time.sleep(0.02)
+        answers(process.port, 3)
+    os.close(writing)
+    read += os.read(reading, 2**20)
+    os.close(reading)
+    greeting, *lines = [line for line in read.decode().splitlines() if line]
+    assert greeting.startswith("GraphQL at")
+    told = [json.loads(line) for line in lines]
+    dropped = sum(line["number"] for line in told if line["event"] == "log lines dropped")
+    requests = [line for line in told if line["event"] == "request"]
+    # Of each the checks before it was ready, too.
+    assert len(requests) + dropped >= REQUESTS + 3
+    assert dropped > REQUESTS / 2
+    assert requests[-1]["status"] == 200
+
+
+def test_a_blocked_log_does_not_keep_the_process(tmp_path):
+    """The last lines are waited for, but not for ever; with workers, too."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    os.write(writing, b"x" * 2**16)
+    os.set_blocking(writing, True)
+    for workers in ("1", "2"):
+        with gateway(tmp_path, writing, workers=workers) as process:
+            assert answers(process.port, 3) == [b"HTTP/1.1 200 OK"] * 3
+            began = time.monotonic()
+        assert time.monotonic() - began < 15
+    os.close(writing)
+    os.close(reading)
+
+
+def test_a_full_disk_breaks_nothing(tmp_path):
+    """Standard output and error that take no byte: everything is answered as ever."""
+    full = os.open("/dev/full", os.O_WRONLY)
+    with gateway(tmp_path, full) as process:
+        assert set(answers(process.port, 300)) == {b"HTTP/1.1 200 OK"}
+    os.close(full)
+
+
+def test_closed_descriptors_are_not_taken_for_connections(tmp_path):
+    """Started without standard files, the gateway writes its lines into no socket that got their number."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = f"exec {sys.executable} -m gateway serve --port {port} <&- >&- 2>&-"
+    process = subprocess.Popen(["/bin/sh", "-c", command])
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                assert answers(port, 300) == [b"HTTP/1.1 200 OK"] * 300
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+class Stream:
+    """A text stream whose file does as it is told."""
+
+    def __init__(self, *answers: int | OSError | None) -> None:
+        self.buffer = self
+        self.written = io.BytesIO()
+        self._answers = list(answers)
+
+    def write(self, data: memoryview) -> int | None:
+        answer = self._answers.pop(0) if self._answers else len(data)
+        if isinstance(answer, OSError):
+            raise answer
+        if answer is not None:
+            self.written.write(data[:answer])
+        return answer
+
+
+def test_lines_stay_whole_where_writing_fails_in_the_middle():
+    """A write that ends within a line and then fails leaves that part alone on its line; what is lost is counted."""
+    stream = Stream(3, OSError(28, "full"), None, OSError(28, "full"))
+    writer = LogWriter(stream, 2**14, "{} dropped".format)
+    for line in ("one", "two", "three\nfour", "five"):
+        writer.msg(line * 2)
+        assert writer.flush(10)
+    assert stream.written.getvalue() == b"one\ntwotwo\n1 dropped\nthree\nfourthree\nfour\nfivefive\n"
+
+
+def test_a_line_that_finds_no_room_is_counted():
+    """More than the queue's bytes are dropped, and room is made again by what was written."""
+    stream = Stream()
+    writer = LogWriter(stream, 100, "{} dropped".format)
+    writer.msg("x" * 100)
+    writer.msg("\ud800")
+    assert writer.flush(10)
+    writer.msg("y" * 99)
+    assert writer.flush(10)
+    assert stream.written.getvalue() == b"\\ud800\n1 dropped\n" + b"y" * 99 + b"\n"
+
+
+@pytest.mark.parametrize("length", [1, 170, 4094, 4095, 4096, 9000])
+def test_pieces_are_whole_lines(length):
+    """What is written at once is as many whole lines as a pipe takes undivided, or one line."""
+    lines = (b"x" * length + b"\n") * 100
+    pieces = list(whole_lines(lines))
+    assert b"".join(pieces) == lines
+    assert all(piece.endswith(b"\n") for piece in pieces)
+    assert all(len(piece) <= PIPE_BUF or piece.count(b"\n") == 1 for piece in pieces)
