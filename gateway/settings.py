@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
-from urllib.parse import quote
+from urllib.parse import SplitResult, quote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.hosts import host_pattern
@@ -22,9 +23,9 @@ PREFIX = "GATEWAY_"
 
 
 class Slice(BaseModel):
-    """The knobs of one station; an unknown name is refused."""
+    """The knobs of one station; an unknown name is refused, and what was given is not quoted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def as_sent(path: str) -> str:
@@ -41,6 +42,54 @@ def networks_of(text: str) -> tuple[Network, ...]:
 
 
 SentPath = Annotated[str, AfterValidator(as_sent)]
+HTTP = ("http", "https")
+
+
+def _parts(url: str, schemes: tuple[str, ...]) -> SplitResult:
+    """A URL's parts; ValueError if it has none of the schemes, or can't be read as it is meant. Never quotes it."""
+    allowed = " or ".join(f"{scheme}://" for scheme in schemes)
+    if not url.lower().startswith(tuple(f"{scheme}://" for scheme in schemes)):
+        raise ValueError(f"must start with {allowed}")
+    try:
+        parts = urlsplit(url)
+        readable = parts.port != 0 and bool(parts.hostname or parts.scheme == "unix")
+    except ValueError:
+        readable = False
+    # A password with a slash or a hash in it ends the host: what looks like the host is the user's name then.
+    hides_host = "@" in url.partition("://")[2][len(parts.netloc) :] if readable else False
+    if not readable or hides_host or not url.isprintable() or " " in url or "\\" in url:
+        raise ValueError(f"is no URL of the form {allowed}host:port; special characters must be percent-encoded")
+    return parts
+
+
+def is_http(url: str) -> str:
+    """An http or https URL without credentials."""
+    if "@" in _parts(url, HTTP).netloc:
+        raise ValueError("must hold no user name and no password")
+    return url
+
+
+def is_base(url: str) -> str:
+    """What paths can be added to."""
+    parts = _parts(is_http(url), HTTP)
+    if "?" in url or "#" in url or not parts.hostname:
+        raise ValueError("must have neither a query nor a fragment")
+    return url.rstrip("/")
+
+
+def is_redis(url: SecretStr) -> SecretStr:
+    """A URL as redis-py reads it; where it reads something else than was meant, or nothing, it is refused."""
+    parts = _parts(url.get_secret_value(), ("redis", "rediss", "unix"))
+    if parts.fragment or (parts.scheme != "unix" and not re.fullmatch(r"(?:/\d*)?", parts.path)):
+        raise ValueError(
+            "must have the form redis://user:password@host:port/number, special characters percent-encoded"
+        )
+    return url
+
+
+HttpUrl = Annotated[str, AfterValidator(is_http)]
+BaseUrl = Annotated[str, AfterValidator(is_base)]
+RedisUrl = Annotated[SecretStr, AfterValidator(is_redis)]
 
 
 def host_patterns(names: str) -> str:
@@ -54,7 +103,7 @@ HostPatterns = Annotated[str, AfterValidator(host_patterns)]
 class UpstreamSettings(Slice):
     """The fleet API: where it is, what its paths and parameters are called, how patient we are."""
 
-    url: str = Field(default="https://api.invers.com", description="Base URL of the fleet API.")
+    url: BaseUrl = Field(default="https://api.invers.com", description="Base URL of the fleet API.")
     transport: Literal["wire", "aiohttp"] = Field(
         default="wire", description="What makes the calls: the gateway's own HTTP/1.1, or aiohttp at a higher cost."
     )
@@ -94,13 +143,6 @@ class UpstreamSettings(Slice):
     connections_max: int = Field(default=256, ge=1, description="Open connections to the upstream, per process.")
     keepalive_expiry: float = Field(default=60.0, ge=0, description="Seconds an idle connection is kept.")
     response_bytes_max: int = Field(default=32 * 2**20, ge=1024, description="Bytes of an answer, decompressed.")
-
-    @field_validator("url")
-    @classmethod
-    def _is_http(cls, url: str) -> str:
-        if not url.startswith(("http://", "https://")):
-            raise ValueError("must start with http:// or https://")
-        return url.rstrip("/")
 
 
 class ConnectionSettings(Slice):
@@ -170,7 +212,7 @@ class CoalescingSettings(Slice):
 class RedisSettings(Slice):
     """Redis as a second tier of the cache, shared by all processes."""
 
-    url: SecretStr | None = Field(
+    url: RedisUrl | None = Field(
         default=None, description="redis:// or rediss:// URL; without it memory alone is used."
     )
     timeout: float = Field(default=0.1, gt=0, description="Seconds a command may take before the answer does without.")
@@ -265,11 +307,11 @@ class LimitSettings(Slice):
 class OidcSettings(Slice):
     """Verification of callers' tokens; without an issuer nothing is verified and each token is its own principal."""
 
-    issuer: str | None = Field(
+    issuer: HttpUrl | None = Field(
         default=None, description="OpenID Connect issuer whose tokens are verified, exactly as in `iss`."
     )
     audience: str | None = Field(default=None, description="What `aud` must hold; unset: any.")
-    keys_url: str | None = Field(default=None, description="URL of the issuer's keys; unset: discovered.")
+    keys_url: HttpUrl | None = Field(default=None, description="URL of the issuer's keys; unset: discovered.")
     keys_ttl: float = Field(
         default=3600,
         gt=0,
@@ -427,7 +469,12 @@ class Settings(BaseSettings):
     """All knobs, a slice for each concern."""
 
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_nested_delimiter="_", env_nested_max_split=1, extra="forbid", frozen=True
+        env_prefix=PREFIX,
+        env_nested_delimiter="_",
+        env_nested_max_split=1,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
     )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
@@ -450,7 +497,7 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """One setting as people see it; a secret's value reads `********`."""
+    """One setting as people see it; a secret's value, and what may be one in a URL, reads `********`."""
 
     path: str
     variable: str
@@ -475,8 +522,21 @@ def knobs(
             source: Literal["default", "environment", "command line"] = "command line"
         else:
             source = "environment" if variable in environ else "default"
-        shown = "********" if isinstance(value, SecretStr) else value
-        yield Knob(path, variable, shown, default, text, source)
+        yield Knob(path, variable, masked(value), default, text, source)
+
+
+def masked(value: object) -> object:
+    """A value without secrets: in a URL or path all before an `@`, and all after `?` or `#`, may be one."""
+    if isinstance(value, SecretStr):
+        return MASK
+    if isinstance(value, str) and ("://" in value or value.startswith("/")):
+        return _AFTER.sub(MASK, _BEFORE.sub(f"{MASK}@", value))
+    return value
+
+
+MASK = "********"
+_BEFORE = re.compile(r"(?s)(?<=://).*@")
+_AFTER = re.compile(r"(?s)(?<=[?#]).+")
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:

@@ -1,0 +1,202 @@
+"""Credentials in settings, and what exceptions say of them, are written nowhere."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import socket
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+import structlog
+from typer.testing import CliRunner
+
+from gateway.cli import app
+from gateway.settings import LogSettings
+from gateway.telemetry import WITHHELD, LibraryHandler, configure_logs, flush_logs
+from tests.gateway_process import GatewayProcess
+
+CANARY = "canary7f3a9"
+REFUSED = {
+    "a port that is none": ("REDIS_URL", f"redis://:{CANARY}@localhost:port{CANARY}/0"),
+    "a slash in the password": ("REDIS_URL", f"redis://:p@{CANARY}/w#rd@localhost/0"),
+    "a number before the slash": ("REDIS_URL", f"redis://user:12/{CANARY}@localhost/0"),
+    "a question mark in the password": ("REDIS_URL", f"redis://:{CANARY}?x@localhost/0"),
+    "half an address": ("REDIS_URL", f"redis://:{CANARY}@[::1/0"),
+    "a host that is none": ("REDIS_URL", f"redis://:{CANARY}@ho\u2100st/0"),
+    "no number of a database": ("REDIS_URL", f"redis://localhost/{CANARY}"),
+    "another scheme": ("REDIS_URL", f"http://:{CANARY}@localhost/0"),
+    "no scheme": ("REDIS_URL", f":{CANARY}@localhost"),
+    "a password of the fleet API": ("UPSTREAM_URL", f"https://user:{CANARY}@localhost"),
+    "a user of the fleet API": ("UPSTREAM_URL", f"https://{CANARY}@localhost"),
+    "a port of the fleet API": ("UPSTREAM_URL", f"https://localhost:{CANARY}"),
+    "a query of the fleet API": ("UPSTREAM_URL", f"https://localhost/?key={CANARY}"),
+    "no host of the fleet API": ("UPSTREAM_URL", f"https:///{CANARY}"),
+    "a space in a URL": ("UPSTREAM_URL", f"https://localhost/ {CANARY}"),
+    "an issuer's password": ("OIDC_ISSUER", f"https://user:{CANARY}@localhost"),
+    "the keys' password": ("OIDC_KEYS_URL", f"https://user:{CANARY}@localhost/keys"),
+    "no JSON": ("UPSTREAM", f'{{"url": "https://user:{CANARY}@localhost"'),
+    "JSON of another kind": ("UPSTREAM", f'{{"url": ["{CANARY}"]}}'),
+    "JSON with a name that is none": ("UPSTREAM", f'{{"{CANARY}": 1}}'),
+    "no number": ("WORKERS", CANARY),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=str)
+def test_a_refused_setting_is_not_quoted(case, monkeypatch):
+    """What no setting can be is refused by a line that names the variable, without its value."""
+    name, value = REFUSED[case]
+    monkeypatch.setenv(f"GATEWAY_{name}", value)
+    ended = CliRunner().invoke(app, ["settings"])
+    assert ended.exit_code == 2
+    assert ended.stderr.startswith((f"GATEWAY_{name}", "error parsing value"))
+    assert CANARY not in ended.output
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("REDIS_URL", f"rediss://user:{CANARY}@localhost:6380/1?socket_timeout=1", "********"),
+        ("OIDC_KEYS_URL", f"https://localhost/keys?key={CANARY}", "https://localhost/keys?********"),
+        ("OIDC_ISSUER", f"https://localhost/#{CANARY}", "https://localhost/#********"),
+        ("UPSTREAM_VEHICLES_PATH", f"/vehicles?code={CANARY}", "/vehicles?********"),
+        ("HTTP_CORS_ORIGINS", f"https://a.test,https://u:{CANARY},/#{CANARY}@b.test", "https://********@b.test"),
+    ],
+)
+def test_settings_show_no_secret(name, value, shown, monkeypatch):
+    """`gateway settings` masks what may be a credential in a URL."""
+    monkeypatch.setenv(f"GATEWAY_{name}", value)
+    listed = CliRunner().invoke(app, ["settings"])
+    assert listed.exit_code == 0
+    assert f"GATEWAY_{name}={shown}  [environment]" in listed.stdout
+    assert CANARY not in listed.output
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("broken", ["redis", "port"])
+def test_a_start_that_fails_says_no_secret(workers, broken, tmp_path):
+    """Where the application or the server can't start, its kind is logged, without the words of the exception."""
+    redis = f"redis://:{CANARY}@localhost:1/0"
+    if broken == "redis":
+        redis += f"?socket_timeout={CANARY}"
+    gateway = GatewayProcess(tmp_path, redis_url=redis, workers=workers, log_level="debug")
+    with socket.socket() as taken:
+        if broken == "port":
+            taken.bind(("127.0.0.1", gateway.port))
+            taken.listen()
+        try:
+            assert gateway.process.wait(60) != 0 or workers == "2"
+        finally:
+            gateway.stop()
+    assert CANARY not in gateway.output
+    assert "Traceback" not in gateway.output
+    kinds = [json.loads(line).get("kind") for line in gateway.output.splitlines()]
+    assert ("OSError" if broken == "port" else "ValueError") in kinds
+
+
+@contextmanager
+def logging_configured(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], list[dict]]]:
+    """Gives what is logged within, once it is asked for; afterwards all is as it was."""
+
+    def logged() -> list[dict]:
+        flush_logs(10)
+        written = capsys.readouterr().err
+        assert CANARY not in written
+        return [json.loads(line) for line in written.splitlines()]
+
+    with warnings.catch_warnings(), pytest.MonkeyPatch.context() as hooks:
+        for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
+            hooks.setattr(module, name, getattr(module, name))
+        warnings.simplefilter("always")
+        configure_logs(LogSettings())
+        try:
+            yield logged
+        finally:
+            flush_logs(1, close=True)
+            structlog.reset_defaults()
+            logging.basicConfig(force=True)
+
+
+def test_a_library_says_nothing_but_constants(capsys):
+    """Words that are put together may quote anything: they are withheld, and the place that logged them is told."""
+    with logging_configured(capsys) as lines:
+        log = logging.getLogger("some.library")
+        failure = ValueError(f"at {CANARY}")
+        log.error(f"failed: {failure}")  # noqa: G004
+        log.error(str(failure))
+        log.error(failure)
+        log.error(f"{CANARY} took %d", 7)  # noqa: G004
+        log.warning("took %d of %s", 7, CANARY)
+        log.addHandler(LibraryHandler())
+        log.propagate = False  # pytest's own handler would raise
+        log.warning("took %d", CANARY)
+        log.propagate = True
+        log.handlers.clear()
+        log.warning("plain", stack_info=True, extra={"x": CANARY})
+        record = logging.makeLogRecord({"msg": CANARY, "levelno": 40, "exc_text": CANARY, "name": CANARY[:0]})
+        logging.getLogger().handle(record)
+        told = lines()
+        assert [line["event"] for line in told] == [
+            *[WITHHELD] * 4, "took 7 of [redacted]", "took %d", "plain", WITHHELD,
+        ]  # fmt: skip
+        assert told[2]["kind"] == "ValueError"
+        assert all("test_secrets.py" in line["at"] for line in told[:-1])
+
+
+async def test_what_python_writes_itself_is_logged_instead(capsys):
+    """Crashes of the program, of a thread, a task or a destructor, and warnings: their kind, without their words."""
+    with logging_configured(capsys) as lines:
+
+        def fail() -> None:
+            raise RuntimeError(CANARY)
+
+        async def fail_later() -> None:
+            fail()
+
+        class Broken:
+            def __del__(self) -> None:
+                fail()
+
+        try:
+            fail()
+        except RuntimeError as failure:
+            sys.excepthook(RuntimeError, failure, failure.__traceback__)
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        del thread
+        task = asyncio.create_task(fail_later())
+        await asyncio.wait([task])
+        del task
+        Broken()
+        gc.collect()
+        asyncio.get_running_loop().call_soon(fail)
+        await asyncio.sleep(0.01)
+        warnings.warn(CANARY, UserWarning, stacklevel=1)
+        told = lines()
+        assert [line["kind"] for line in told] == ["RuntimeError"] * 5 + ["UserWarning"]
+        assert all("fail" in line["frames"][-1] for line in told[:-1])
+
+
+def test_a_line_has_an_end(capsys):
+    """Neither a text nor a traceback is written that has no bound."""
+    with logging_configured(capsys) as lines:
+
+        def deep(levels: int) -> None:
+            if not levels:
+                raise OSError(28, CANARY)
+            deep(levels - 1)
+
+        try:
+            deep(500)
+        except OSError:
+            structlog.get_logger().exception("x" * 10**6)
+        (line,) = lines()
+        assert line["errno"] == "ENOSPC"
+        assert len(json.dumps(line)) < 8000
