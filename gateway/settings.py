@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, quote, urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from gateway.hosts import host_pattern
@@ -433,6 +433,11 @@ class HttpSettings(Slice):
     keep_alive: int = Field(default=75, ge=1, description="Seconds an idle connection is kept open.")
     shutdown_timeout: int = Field(
         default=35, ge=1, description="Seconds that requests under way have to end when the process is told to stop."
+    )
+    shutdown_idle_timeout: float = Field(
+        default=1,
+        ge=0,
+        description="Seconds that a connection without a request stays open then: one that arrives is answered.",
     )
     hosts: HostPatterns = Field(
         default="",

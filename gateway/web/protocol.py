@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 import socket
 import time
 from collections import deque
@@ -62,6 +63,10 @@ HEALTH = b"/health/"
 # each, uncounted, before it says that nobody reads them.
 NOTSENT_BYTES = 64 * 1024
 TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+# Seconds between two looks whether a connection has become idle, when the server stops; and those that one is read for
+# after it was ended.
+IDLE_AGAIN = 0.1
+LINGER = 0.5
 HEADERS_TOO_LARGE = (431, "HEADERS_TOO_LARGE", "The request's headers are too large.")
 OVERLOADED = (503, Overloaded.code, str(Overloaded()))
 
@@ -102,6 +107,8 @@ class ServerConfig(uvicorn.Config):
         self.closed_connections = ClosedConnections()
         self.connection_limits = ConnectionLimits(settings.http, self.closed_connections, connections_max, files_max)
         self.unsent = UnsentAnswers(settings.http, self.closed_connections)
+        self.shutdown_idle_timeout = settings.http.shutdown_idle_timeout
+        self.is_stopping = False
 
 
 class Unacceptable(Exception):
@@ -158,6 +165,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._owes_refusal = False
         self._begun = 0
         self._active_at = 0.0
+        self._last: RequestResponseCycle | None = None  # the answer that ends the connection, when the server stops
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -295,8 +303,42 @@ class BoundedProtocol(HttpToolsProtocol):
         super().eof_received()
 
     def shutdown(self) -> None:
+        """The server stops: what is asked is answered, and the connection ends with the last answer.
+
+        One on which nothing is under way stays open for `http.shutdown_idle_timeout`: a request may be on its way.
+        """
         self.send_unsent()
-        super().shutdown()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._answer_last(self.cycle)
+        self.loop.call_later(self._limits.shutdown_idle_timeout, self._end_idle)
+
+    def _answer_last(self, cycle: RequestResponseCycle) -> None:
+        """Ends the connection with this answer, and not with the one before it of which that was said."""
+        if cycle.keep_alive:
+            if self._last is not None and not self._last.response_started:
+                self._last.keep_alive = True
+            cycle.keep_alive = False
+            self._last = cycle
+
+    def _end_idle(self) -> None:
+        """Ends the connection once nothing is under way on it."""
+        if self.transport.is_closing():
+            return
+        self.send_unsent()
+        if not self._is_between() or self.transport.get_write_buffer_size() or self._has_unread():
+            self.loop.call_later(IDLE_AGAIN, self._end_idle)
+            return
+        self._pay_refusal()
+        self._request_is_here()
+        self._unset_keepalive_if_required()
+        self.transport.write_eof()
+        self.transport.set_protocol(_Ended(self))
+        self.loop.call_later(LINGER, self.transport.close)
+
+    def _has_unread(self) -> bool:
+        poll = select.poll()
+        poll.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     def data_received(self, data: bytes) -> None:
         if self._unsent is not None:
@@ -424,6 +466,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         if self._is_surplus:
             self.cycle.keep_alive = False
+        if self._limits.is_stopping:
+            self._answer_last(self.cycle)
         if self.pipeline:
             self._waits(WAITING_BYTES + head_bytes)
             if len(self.pipeline) <= PIPELINED_MAX:
@@ -643,6 +687,16 @@ class BoundedProtocol(HttpToolsProtocol):
         if not is_answered and not self._is_behind():
             self.transport.write(_whole_refusal(status, code, message))
         self.transport.close()
+
+
+class _Ended(asyncio.Protocol):
+    """A connection that has been ended from this side: what still comes is dropped, so that nothing is reset."""
+
+    def __init__(self, before: BoundedProtocol) -> None:
+        self._before = before
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._before.connection_lost(exc)
 
 
 @lru_cache
