@@ -51,6 +51,11 @@ class LogWriter:
             self._waiting += len(lines)
         self._queue.put(lines)
 
+    def lose(self) -> None:
+        """Counts a line that could not even be made."""
+        with self._lock:
+            self._dropped += 1
+
     debug = info = warning = error = critical = msg
 
     def flush(self, seconds: float) -> bool:

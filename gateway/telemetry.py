@@ -59,9 +59,20 @@ def configure_logs(settings: LogSettings) -> None:
         return str(renderer(None, "warning", add_time(None, "warning", event)))
 
     writer = LogWriter(sys.stderr, settings.queue_bytes_max, dropped)
+    filtering: Any = structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.level.upper()])
+
+    class Logger(filtering):  # type: ignore[misc]
+        """Raises nothing: a line that can't be made, of whatever value or on however deep a stack, is counted."""
+
+        def _proxy_to_logger(self, method_name: str, event: str | None = None, **more: Any) -> None:
+            try:
+                super()._proxy_to_logger(method_name, event, **more)
+            except Exception:  # noqa: BLE001
+                writer.lose()
+
     structlog.configure(
         processors=[structlog.stdlib.add_log_level, add_time, frames_only, redacted, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.level.upper()]),
+        wrapper_class=Logger,
         logger_factory=_Factory(writer),
         cache_logger_on_first_use=False,
     )
@@ -100,9 +111,13 @@ class LibraryHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         log = get_logger()
         method = log.warning if record.levelno < logging.ERROR else log.error
+        try:
+            words = _words(record)
+        except Exception:  # noqa: BLE001 - a log call raises nothing
+            words = WITHHELD
         failure = record.msg if isinstance(record.msg, BaseException) else record.exc_info
         place = f"{_relative(record.pathname)}:{record.lineno} {record.funcName}"
-        method(_words(record), logger=record.name, at=place, exc_info=failure)
+        method(words, logger=record.name, at=place, exc_info=failure)
 
 
 def _words(record: logging.LogRecord) -> str:

@@ -184,6 +184,36 @@ async def test_what_python_writes_itself_is_logged_instead(capsys):
         assert all("fail" in line["frames"][-1] for line in told[:-1])
 
 
+def test_a_log_call_raises_nothing(capsys):
+    """A value that can't be written, and a stack with no room left: the line is counted as lost."""
+
+    class Broken:
+        def __repr__(self) -> str:
+            raise ValueError(CANARY)
+
+    logged: list[bool] = []
+
+    def deep() -> None:
+        try:
+            deep()
+        except RecursionError:
+            if not logged:
+                logged.append(True)
+                log.exception("deep")
+                logging.getLogger("some.library").exception("deep")
+            raise
+
+    with logging_configured(capsys) as lines:
+        log = structlog.get_logger()
+        log.error("broken", value=Broken())
+        with pytest.raises(RecursionError):
+            deep()
+        log.error("whole")
+        told = lines()
+    assert "whole" in [line["event"] for line in told]
+    assert sum(line["number"] for line in told if line["event"] == "log lines dropped") >= 1
+
+
 def test_a_line_has_an_end(capsys):
     """Neither a text nor a traceback is written that has no bound."""
     with logging_configured(capsys) as lines:
