@@ -464,6 +464,10 @@ class BoundedProtocol(HttpToolsProtocol):
                 return  # so there is no cycle for it
         super().on_headers_complete()
         self._in_head = False
+        self._has_begun(head_bytes)
+
+    def _has_begun(self, head_bytes: int) -> None:
+        """A request is under way, or waits for the answer to one before."""
         if self._is_surplus:
             self.cycle.keep_alive = False
         if self._limits.is_stopping:
