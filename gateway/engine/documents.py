@@ -60,6 +60,9 @@ class Meaning(Protocol):
     """What the body of a request means, and the bytes that it takes in memory with that body."""
 
     @property
+    def document(self) -> Document: ...
+
+    @property
     def size(self) -> int: ...
 
 
@@ -75,8 +78,8 @@ class Document:
     # of a length, whatever else their variables are. As old as the document.
     plans: dict[str | None, Any] = field(default_factory=dict, repr=False)
     bounded: dict[tuple[str | None, int], bool] = field(default_factory=dict, repr=False)
-    # What the bodies of requests that send it mean.
-    bodies: dict[bytes, Meaning] = field(default_factory=dict, repr=False)
+    # The bodies of requests that send it and whose meaning is remembered.
+    bodies: set[bytes] = field(default_factory=set, repr=False)
     size: int = 0
     keeper: Documents | None = field(default=None, repr=False)
 
@@ -157,7 +160,7 @@ class Documents:
         self._bytes_max = bytes_max
         self._known: OrderedDict[str, Document] = OrderedDict()
         self._texts: dict[str, str] = {}
-        self._bodies: OrderedDict[bytes, Document] = OrderedDict()
+        self._bodies: OrderedDict[bytes, Meaning] = OrderedDict()
         self._validated = 0
         self.bytes = 0
 
@@ -206,22 +209,23 @@ class Documents:
 
     def meant_by(self, body: bytes) -> Any:
         """What a body was found to mean, while its document is kept."""
-        document = self._bodies.get(body)
-        if document is None:
-            return None
-        self._bodies.move_to_end(body)
-        self._known.move_to_end(document.text)
-        return document.bodies[body]
+        meaning = self._bodies.get(body)
+        if meaning is not None:
+            self._bodies.move_to_end(body)
+            self._known.move_to_end(meaning.document.text)
+        return meaning
 
-    def remember(self, body: bytes, document: Document, meaning: Meaning) -> None:
+    def remember(self, body: bytes, meaning: Meaning) -> None:
         """Remembers what a body means, as long as its document is kept, or until too many others came."""
+        document = meaning.document
         if document.keeper is not self or body in self._bodies:
             return
-        self._bodies[body] = document
-        document.bodies[body] = meaning
+        self._bodies[body] = meaning
+        document.bodies.add(body)
         if len(self._bodies) > BODIES_MAX:
-            oldest, of = self._bodies.popitem(last=False)
-            of.grow(-of.bodies.pop(oldest).size)
+            oldest, given_up = self._bodies.popitem(last=False)
+            given_up.document.bodies.remove(oldest)
+            given_up.document.grow(-given_up.size)
         document.grow(meaning.size)
 
     def _forget(self, document: Document) -> None:
@@ -229,9 +233,8 @@ class Documents:
         self.bytes -= document.size
         document.keeper = None
         # Whoever runs it may still hold it, and keep it again.
-        for body, meaning in document.bodies.items():
-            del self._bodies[body]
-            document.size -= meaning.size
+        for body in document.bodies:
+            document.size -= self._bodies.pop(body).size
         document.bodies.clear()
 
     def _parsed(self, text: str) -> DocumentNode:

@@ -228,7 +228,7 @@ class GraphQLEndpoint:
         remembered = len(body) <= BODY_BYTES_MAX and not self.admission.is_stranger(caller)
         planned = Planned(document, name, variables, prepared, {}, body if remembered else b"")
         if remembered:
-            self._documents.remember(body, document, planned)
+            self._documents.remember(body, planned)
         return planned
 
     def at_hand(self, planned: Planned, caller: Caller, page_at_hand: PageAtHand) -> AtHand | None:

@@ -124,7 +124,7 @@ def test_documents_are_parsed_once_and_not_kept_for_ever():
     """The same text is the same document; the least recently used go, with what was derived from them, by memory."""
     documents = Documents(build_schema().core, 20_000)
     first = documents.read(OTHER)
-    documents.remember(b"body", first, meaning=SimpleNamespace(size=3_000))
+    documents.remember(b"body", SimpleNamespace(document=first, size=3_000))
     for number in range(5):
         documents.read(f"query Q{number} {{ __typename }}")
         assert documents.read(OTHER) is first
