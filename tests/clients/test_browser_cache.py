@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
@@ -16,8 +15,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from gateway.app import create_app
 from gateway.settings import Settings
 from gateway.simulator import Simulator, Switches
-from tests.clients.test_real_clients import absent, node
+from tests.clients.test_real_clients import node, packages
 from tests.gateways import PLANS, TOKENS
+from tests.programs import require
+
+__all__ = ["packages"]  # pytest finds the fixture here, too
 
 HERE = Path(__file__).resolve().parent
 QUERY = "{ vehicles(first: 3) { nodes { vehicleId } } }"
@@ -37,12 +39,9 @@ class Counted:
 
 
 @pytest.fixture
-def page(serve) -> str:
+def page(serve, monkeypatch) -> str:
     """The URL of a page that has urql."""
-    if shutil.which("node") is None or not (HERE / "node_modules").is_dir():
-        absent("the real clients are not there: cd tests/clients && npm ci")
-    if shutil.which("chromium") is None:
-        absent("chromium is not installed: apt-get install chromium")
+    monkeypatch.setenv("CHROMIUM", require("chromium", "chromium"))
     modules = Mount("/modules", StaticFiles(directory=HERE / "node_modules"))
     return serve(Starlette(routes=[Route("/", lambda _: FileResponse(HERE / "browser_cache.html")), modules]))
 
