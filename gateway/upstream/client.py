@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
@@ -47,6 +48,9 @@ Found = dict[str, Vehicle | BaseException | None]
 # Marks a next_page_token among cursors; no upstream cursor holds a line break.
 PAGE_TOKEN = "page_token\n"  # noqa: S105 - a mark, no secret
 ID_LENGTH_MAX = 256
+# Ids are opaque, and those known are of letters and digits. What could lead out of a path, were it decoded on its way,
+# is in none, and neither are dots: some servers take an ending for a format.
+POSSIBLE_ID = re.compile(rf"[A-Za-z0-9_~:@=-]{{1,{ID_LENGTH_MAX}}}")
 # Pages whose digests are remembered, those of all callers, for a digest knows of none; and how long the cursor or the
 # words may be that they are asked for with.
 DIGESTS_MAX = 4096
@@ -169,7 +173,9 @@ class FleetClient:
         They are part of what lists answer, so the price does not count them; beyond the limit of an operation's calls
         the error is CallLimitExceeded.
         """
-        possible = [vehicle_id for vehicle_id in dict.fromkeys(ids) if _possible(vehicle_id)]
+        possible = list(dict.fromkeys(ids))
+        if not _plain(possible):
+            possible = list(filter(_possible, possible))
         paths = self._state_path.of_each(possible)
         reads = reads_of(errand, Resource.LATEST_STATE, paths, State)
         errand.unforeseen += len(reads)
@@ -317,5 +323,5 @@ def _plain(ids: Sequence[str]) -> bool:
 
 
 def _possible(vehicle_id: str) -> bool:
-    """Whether this can be an id at all; `.` and `..` would name another path."""
-    return vehicle_id not in ("", ".", "..") and len(vehicle_id) <= ID_LENGTH_MAX and vehicle_id.isprintable()
+    """Whether this can be an id at all, so that it may stand in a path."""
+    return POSSIBLE_ID.fullmatch(vehicle_id) is not None

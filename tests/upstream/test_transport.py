@@ -265,15 +265,43 @@ async def test_callers_who_leave_do_not_use_up_connections(kind):
     await asyncio.wait(connections)
 
 
-async def test_an_id_that_names_another_path_is_never_sent():
-    """Empty ids, dots and control characters are no vehicles; everything else is escaped."""
+IMPOSSIBLE = [
+    "",
+    ".",
+    "..",
+    "a.b",
+    "a/b",
+    "../vehicles",
+    "a\\b",
+    "a%2Fb",
+    "a?b",
+    "a#b",
+    "a;b",
+    "a b",
+    "a\nb",
+    "a\0b",
+    "ä",
+]
+IMPOSSIBLE += ["\u2025", "\uff0f", "a\u200bb", "a" * 257, "a+b", "a,b", "a&b", "a'b", "<a>", "a\t", "a\x7f"]
+
+
+@pytest.mark.parametrize("impossible", IMPOSSIBLE)
+async def test_what_no_id_can_be_is_never_sent(impossible):
+    """It is no vehicle, alone or among others, and has no state; nothing is asked for it."""
     transport = transport_over(httpx.Response(404))
-    client = FleetClient(transport, SETTINGS)
-    for impossible in ("", ".", "..", "a\nb"):
-        assert await client.vehicle(ERRAND, impossible) is None
+    client = FleetClient(OwnFlight(transport), SETTINGS)
+    assert await client.vehicle(ERRAND, impossible) is None
+    assert await client.vehicles_by_id(ERRAND, [impossible]) == {impossible: None}
+    assert await client.latest_states(ERRAND, [impossible]) == [None]
     assert transport.requests == []
-    await client.vehicle(ERRAND, "../vehicles?limit=1#x")
-    assert transport.requests[0].url.raw_path == b"/vehicles/..%2Fvehicles%3Flimit%3D1%23x"
+
+
+@pytest.mark.parametrize("possible", ["JQ7RP", "f8c2958312f1", "a_b-c~d", "urn:uuid:1", "a@b", "MQ==", "a" * 256])
+async def test_what_an_id_could_be_is_asked_for(possible):
+    """Ids are opaque: whatever does no harm in a path is sent."""
+    transport = transport_over(httpx.Response(404))
+    assert await FleetClient(OwnFlight(transport), SETTINGS).vehicle(ERRAND, possible) is None
+    assert len(transport.requests) == 1
 
 
 async def test_lists_that_answer_a_page_token_are_followed_by_it():
