@@ -2,14 +2,60 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from functools import partial
+from typing import Any
 
 import aiohttp
 import httpx
 import yarl
+from aiohttp.client_proto import ResponseHandler
 
 from gateway.settings import UpstreamSettings
-from gateway.upstream.answers import Get, WholeAnswers, answer
+from gateway.upstream.answers import HEAD_BYTES_MAX, Get, WholeAnswers, answer
+
+INTERIM = 200  # statuses below are followed by the answer itself
+
+
+class _Bounded(ResponseHandler):
+    """A connection that is ended by an answer that has no end, and by whatever comes when nobody has asked."""
+
+    def __init__(self, bytes_max: int, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
+        self._bytes_max = bytes_max
+        self._is_answered = True
+
+    def set_response_params(self, **parameters: Any) -> None:
+        """A request is about to be sent."""
+        self._room = HEAD_BYTES_MAX
+        self._head_is_whole = self._is_answered = False
+        self._payload = None
+        super().set_response_params(**parameters)
+
+    def feed_data(self, data: Any, size: int = 0) -> None:
+        """A head is whole."""
+        if data[0].code >= INTERIM and not self._head_is_whole:
+            self._head_is_whole = True
+            self._room += self._bytes_max
+        super().feed_data(data, size)
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_answered:
+            if data:  # else it is aiohttp itself that goes on
+                self._end()
+            return
+        self._room -= len(data)
+        super().data_received(data)
+        if self._room < 0:
+            self._end()
+        elif self._head_is_whole and self._payload is not None:
+            self._is_answered = self._payload.is_eof()
+
+    def _end(self) -> None:
+        self.force_close()
+        if self.transport is not None:
+            self.transport.abort()
 
 
 class AiohttpWire(WholeAnswers):
@@ -66,6 +112,8 @@ class AiohttpWire(WholeAnswers):
         connector = aiohttp.TCPConnector(
             limit=self._settings.connections_max, keepalive_timeout=self._settings.keepalive_expiry, ssl=self._context
         )
+        factory = partial(_Bounded, self._settings.response_bytes_max, asyncio.get_running_loop())
+        connector._factory = factory  # type: ignore[assignment] # noqa: SLF001
         # Cookies of one caller's answer meet no other call.
         self._session = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), trust_env=False, auto_decompress=False

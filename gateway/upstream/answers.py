@@ -9,6 +9,9 @@ from typing import Any
 
 import httpx
 
+# Bytes of an answer that come without any of its body: its head with interim answers, then its trailers, and what the
+# framing of the whole body may add to its bound.
+HEAD_BYTES_MAX = 64 * 1024
 _NOTHING = httpx.ByteStream(b"")
 # Header fields as they came; of those that come more than once the last.
 Fields = dict[bytes, bytes]

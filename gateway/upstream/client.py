@@ -220,7 +220,7 @@ class FleetClient:
     def _vehicle_reads(
         self, errand: Errand, ids: Sequence[str], view: type[Vehicle] | None = None
     ) -> list[Read[Vehicle]]:
-        return reads_of(errand, Resource.VEHICLE, self._vehicle_path.of_each(ids), Vehicle, view)
+        return reads_of(errand, Resource.VEHICLE, self._vehicle_path.of_each(ids), Vehicle, view, ids)
 
     async def _take_held(self, errand: Errand, ids: list[str], found: Found, view: type[Vehicle] | None) -> None:
         if self._cache is None or not ids:

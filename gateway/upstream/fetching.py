@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from itertools import repeat
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec import Struct
@@ -174,10 +175,11 @@ def key_of(caller: Caller, digest: str) -> str:
 class Read(Struct, Generic[T], eq=False):
     """One GET for one caller.
 
-    `model` is what its 200 decodes to; of equal `key`s the answers are equal. `view` is the form it is needed in at
-    first, `parts` which other reads its answer holds, `known` an older answer, `given` what the first attempt has
-    brought already; what is read `afresh` is not answered by what is kept. `patience` is the errand's until the read
-    is part of something that others wait for, too.
+    `model` is what its 200 decodes to; of equal `key`s the answers are equal. `vehicle_id` is the id that a vehicle has
+    to have in order to be the one that was asked for. `view` is the form it is needed in at first, `parts` which other
+    reads its answer holds, `known` an older answer, `given` what the first attempt has brought already; what is read
+    `afresh` is not answered by what is kept. `patience` is the errand's until the read is part of something that others
+    wait for, too.
     """
 
     errand: Errand
@@ -187,6 +189,7 @@ class Read(Struct, Generic[T], eq=False):
     key: str
     patience: Patience
     view: type | None = None
+    vehicle_id: str | None = None
     parameters: Parameters = ()
     parts: Callable[[T], Iterable[tuple[Read[Any], Any]]] | None = None
     known: Reply[T] | None = None
@@ -204,10 +207,11 @@ class Read(Struct, Generic[T], eq=False):
         parameters: Parameters = (),
         parts: Callable[[T], Iterable[tuple[Read[Any], Any]]] | None = None,
         view: type | None = None,
+        vehicle_id: str | None = None,
     ) -> Read[T]:
         """The read of a path with parameters."""
         key = key_of(errand.caller, digest_of(path, parameters))
-        return cls(errand, resource, path, model, key, errand.patience, view, parameters, parts)
+        return cls(errand, resource, path, model, key, errand.patience, view, vehicle_id, parameters, parts)
 
     @property
     def caller(self) -> Caller:
@@ -227,15 +231,27 @@ class Read(Struct, Generic[T], eq=False):
 
 
 def reads_of(
-    errand: Errand, resource: Resource, paths: Iterable[str], model: type[T], view: type | None = None
+    errand: Errand,
+    resource: Resource,
+    paths: Iterable[str],
+    model: type[T],
+    view: type | None = None,
+    ids: Iterable[str | None] = repeat(None),
 ) -> list[Read[T]]:
-    """The reads of paths without parameters, made together."""
+    """The reads of paths without parameters, made together; `ids` are those that the vehicles have to have."""
     start, patience = key_of(errand.caller, ""), errand.patience
     return [
         Read(
-            errand, resource, path, model, start + (path if len(path) <= PATH_MAX else digest_of(path)), patience, view
+            errand,
+            resource,
+            path,
+            model,
+            start + (path if len(path) <= PATH_MAX else digest_of(path)),
+            patience,
+            view,
+            i,
         )
-        for path in paths
+        for path, i in zip(paths, ids, strict=False)
     ]
 
 

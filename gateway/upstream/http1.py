@@ -3,39 +3,66 @@
 `Http1` has calls wait in lines, one for each principal, and gives each free connection the next; `Connection` asks one
 question at a time. A call that is cancelled while it is under way closes its connection, which nobody else was using.
 Nothing is sent twice and nothing is pipelined; redirects, cookies, proxies and authentication are not known here.
+
+HTTP/1.1 does not say which request an answer belongs to. So that none is given to another call, and above all to
+another principal, a connection serves its next call only after it has been silent for `QUIET` seconds, and is looked at
+just before the request is sent; the next call goes at once only where it is the same principal's and its answer shows
+what it answers. After a server has sent what nobody asked for, each call has a connection of its own for a while.
 """
 
 from __future__ import annotations
 
 import asyncio
+import io
+import select
+import socket
 import ssl
-from collections.abc import Mapping
-from typing import Protocol, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, cast
 
 import aiohappyeyeballs
 import httptools
 import httpx
 
+from gateway.errors import UpstreamInvalidResponse
 from gateway.settings import UpstreamSettings
-from gateway.upstream.answers import Fields, Get, WholeAnswers, answer
+from gateway.telemetry import get_logger
+from gateway.upstream.answers import HEAD_BYTES_MAX, Fields, Get, WholeAnswers, answer
 from gateway.upstream.lines import Lines
 
-# Bytes of an answer's status line and headers; interim answers count, too.
-HEAD_BYTES_MAX = 64 * 1024
+log = get_logger("gateway.upstream")
+
+# Header fields of an answer, by name.
+FIELDS_MAX = 256
+# Pieces of a body that are held apart, and after how many in one read others have their turn first.
+PIECES_MAX = 64
+PIECES_A_TURN = 1024
+# Seconds without a byte before a connection serves a call that what came late could be taken for an answer to.
+QUIET = 0.005
+# Seconds for which no connection serves a second call, after one has received what nobody asked for.
+DISTRUST = 60.0
+# What servers send before they end an idle connection is no answer that could be another call's.
+FAREWELL = b" 408 "
 # Seconds before the next of a host's addresses is tried beside the one before.
 NEXT_ADDRESS = 0.25
 FRAMED = frozenset((b"content-length", b"transfer-encoding"))
 ODD = "The request holds what no request may."
+OK = 200
 Parts = tuple[int, Fields, bytes]
+# What an answer is made into where it arrives; raises our errors.
+Made = Callable[[Parts], Any]
 
 
 class Call(Protocol):
     """A question that is told what comes of it, as a future would be; times in seconds of the loop's clock.
 
-    `connection` is the one that it has, from when it is asked until it is answered. It waits in its `line` for one.
+    `connection` is the one that it has, from when it is asked until it is answered. It waits in its `line` for one,
+    which is its principal's. `at_once` is that, too, if an answer with status 200 shows whether it is this call's, else
+    it is empty.
     """
 
     line: str
+    at_once: str
     connection: Connection | None
     ends: float
     gives_up: float
@@ -44,8 +71,8 @@ class Call(Protocol):
     def done(self) -> bool:
         """Whether nobody asks any more."""
 
-    def set_result(self, parts: Parts) -> None:
-        """The answer is there; perhaps nobody asks any more."""
+    def set_result(self, parts: Parts) -> bool:
+        """The answer is there; perhaps nobody asks any more. False where it can't be the answer to this call."""
 
     def set_exception(self, failure: Exception) -> None:
         """There will be none."""
@@ -54,21 +81,29 @@ class Call(Protocol):
 class _Awaited:
     """A call whose answer somebody awaits."""
 
-    __slots__ = ("connection", "ends", "future", "gives_up", "head", "line")
+    __slots__ = ("at_once", "connection", "ends", "future", "gives_up", "head", "line", "made")
 
-    def __init__(self, future: asyncio.Future[Parts], head: bytes, line: str) -> None:
+    def __init__(self, future: asyncio.Future[Any], head: bytes, line: str, made: Made | None, checked: bool) -> None:  # noqa: FBT001
         self.line = line
         self.future = future
         self.head = head
+        self.made = made
+        self.at_once = line if checked else ""
         self.connection: Connection | None = None
         self.ends = self.gives_up = 0.0
 
     def done(self) -> bool:
         return self.future.done()
 
-    def set_result(self, parts: Parts) -> None:
-        if not self.future.done():
-            self.future.set_result(parts)
+    def set_result(self, parts: Parts) -> bool:
+        if self.future.done():
+            return True
+        try:
+            self.future.set_result(parts if self.made is None else self.made(parts))
+        except Exception as failure:  # noqa: BLE001 - whoever awaits it sees to it
+            self.future.set_exception(failure)
+            return not is_foreign(failure, parts)
+        return True
 
     def set_exception(self, failure: Exception) -> None:
         self.future.set_exception(failure)
@@ -93,12 +128,15 @@ class Http1(WholeAnswers):
         self._ends_after = settings.total_timeout
         # Asked for once: in Python 3.11 it costs a system call each time.
         self._loop: asyncio.AbstractEventLoop | None = None
+        # The one that has been idle longest first: what comes late for it has had the most time to arrive.
         self._idle: dict[Connection, None] = {}
         self._connections: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._queue: Lines[Call] = Lines()
         self._unsent: list[Connection] = []
         self._clock: asyncio.TimerHandle | None = None
+        self._silence: asyncio.TimerHandle | None = None
+        self.trusts_from = 0.0
         self._closed = False
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -128,16 +166,21 @@ class Http1(WholeAnswers):
             loop = self._loop = asyncio.get_running_loop()
         now = loop.time()
         call.ends = now + self._ends_after
-        if self._idle:
-            self._idle.popitem()[0].ask(call, now)
-        else:
-            call.gives_up = now + self._gives_up_after
-            self._wait_for_connection(call, loop)
+        if self._idle and not self._queue.lines:
+            newest = self._idle.popitem()[0]
+            if newest.at_once_for == call.at_once:
+                newest.ask(call, now)
+                return
+            self._idle[newest] = None
+        self._wait_for_connection(call, loop, now)
 
-    async def asked(self, head: bytes, line: str = "") -> Parts:
-        """Status, header fields and body of an answer as it came, past httpx's objects; `line` says where to wait."""
-        future: asyncio.Future[Parts] = asyncio.get_running_loop().create_future()
-        call = _Awaited(future, head, line)
+    async def asked(self, head: bytes, line: str = "", made: Made | None = None, *, checked: bool = False) -> Any:
+        """Status, header fields and body of an answer as it came, past httpx's objects, or what is `made` of them.
+
+        `line` says where to wait, `checked` whether `made` refuses another call's answer with status 200.
+        """
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        call = _Awaited(future, head, line, made, checked)
         self.begin(call)
         try:
             return await future
@@ -149,8 +192,9 @@ class Http1(WholeAnswers):
     async def aclose(self) -> None:
         """Closes every connection; calls under way fail."""
         self._closed = True
-        if self._clock is not None:
-            self._clock.cancel()
+        for timer in (self._clock, self._silence):
+            if timer is not None:
+                timer.cancel()
         while (call := self._queue.take()) is not None:
             _fail(call, httpx.ConnectError("The transport is closed."))
         for connecting in self._connecting:
@@ -177,13 +221,69 @@ class Http1(WholeAnswers):
 
     def free(self, connection: Connection, now: float) -> None:
         """A connection can take the next call."""
-        call = self._queue.take() if self._queue.lines else None
+        call = self._queue.take() if self._queue.lines and connection.silent_at <= now else None
         if call is not None:
             connection.ask(call, now)
         elif self._closed:
             connection.close()
         else:
             self._idle[connection] = None
+            if self._queue.lines:
+                self._serve(now)
+
+    def put_back(self, call: Call) -> None:
+        """A call whose request was not sent needs another connection; it is the next of its line."""
+        call.connection = None
+        if call.done():
+            return
+        if self._closed:
+            _fail(call, httpx.ConnectError("The transport is closed."))
+        else:
+            loop = asyncio.get_running_loop()
+            self._wait_for_connection(call, loop, loop.time(), first=True)
+
+    def distrust(self) -> None:
+        """The server has sent what nobody asked for, so the next answer may be another call's."""
+        now = asyncio.get_running_loop().time()
+        if now >= self.trusts_from:
+            log.warning("upstream sent an answer that nobody asked for", connection_per_call_seconds=DISTRUST)
+        self.trusts_from = now + DISTRUST
+        for connection in list(self._idle):
+            if connection.has_served:
+                connection.close()
+
+    def _idle_for(self, call: Call, now: float) -> Connection | None:
+        """The idle connection that serves a call now: where it matters, the oldest of those that have been silent.
+
+        A call whose answer shows that it is its own goes to those of its principal at once, and the newest is the
+        cheapest: to take each in turn costs a sixth of the call.
+        """
+        if call.at_once:
+            for connection in reversed(self._idle):
+                if connection.at_once_for == call.at_once:
+                    return connection
+                if connection.silent_at <= now:
+                    break
+        oldest = next(iter(self._idle))
+        return oldest if oldest.silent_at <= now else None
+
+    def _serve(self, now: float) -> None:
+        """Gives those whose turn it is the connections that they may have; looks again when one has been silent."""
+        while self._idle and (call := self._queue.first()) is not None:
+            connection = self._idle_for(call, now)
+            if connection is None:
+                if self._silence is None:
+                    silent_at = next(iter(self._idle)).silent_at
+                    self._silence = asyncio.get_running_loop().call_at(silent_at, self._after_silence)
+                return
+            self._queue.take()
+            del self._idle[connection]
+            connection.ask(call, now)
+
+    def _after_silence(self) -> None:
+        self._silence = None
+        # The loop may be early by as much as its clock resolves.
+        self._serve(asyncio.get_running_loop().time() + 0.001)
 
     def gone(self, connection: Connection) -> None:
         """A connection can take no further call; others may need one in its place."""
@@ -208,13 +308,18 @@ class Http1(WholeAnswers):
             raise httpx.LocalProtocolError(ODD)
         return head.encode("ascii")
 
-    def _wait_for_connection(self, call: Call, loop: asyncio.AbstractEventLoop) -> None:
+    def _wait_for_connection(
+        self, call: Call, loop: asyncio.AbstractEventLoop, now: float, *, first: bool = False
+    ) -> None:
         if self._closed:
             raise httpx.ConnectError("The transport is closed.")
-        self._queue.put(call)
-        if self._clock is None:
-            self._clock = loop.call_at(call.gives_up, self._look_at_queue)
-        self._connect_as_needed()
+        call.gives_up = call.ends - self._ends_after + self._gives_up_after
+        self._queue.put(call, first=first)
+        self._serve(now)
+        if self._queue.lines:
+            if self._clock is None:
+                self._clock = loop.call_at(call.gives_up, self._look_at_queue)
+            self._connect_as_needed()
 
     def _look_at_queue(self) -> None:
         loop = asyncio.get_running_loop()
@@ -248,7 +353,7 @@ class Http1(WholeAnswers):
                 sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS)
                 try:
                     _, connection = await loop.create_connection(
-                        lambda: Connection(self, loop),
+                        lambda: Connection(self, loop, sock),
                         sock=sock,
                         ssl=self._tls,
                         server_hostname=self._host if self._tls else None,
@@ -263,7 +368,8 @@ class Http1(WholeAnswers):
         else:
             if not connection.closed:
                 self._connections.add(connection)
-                self.free(connection, loop.time())
+                now = connection.silent_at = loop.time()
+                self.free(connection, now)
 
     def _tell_next(self, failure: httpx.TransportError) -> None:
         call = self._queue.take()
@@ -271,9 +377,14 @@ class Http1(WholeAnswers):
             _fail(call, failure)
 
 
-def _fail(call: Call, failure: httpx.TransportError) -> None:
+def _fail(call: Call, failure: httpx.RequestError) -> None:
     if not call.done():
         call.set_exception(failure)
+
+
+def is_foreign(failure: Exception, parts: Parts) -> bool:
+    """Whether an answer may belong to another call, for it can't be read as this one's."""
+    return parts[0] == OK and isinstance(failure, UpstreamInvalidResponse)
 
 
 def _check(head: str, breaks: int) -> None:
@@ -285,7 +396,7 @@ def _check(head: str, breaks: int) -> None:
 class Connection(asyncio.Protocol):
     """One connection: idle, or with one call under way."""
 
-    def __init__(self, pool: Http1, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, pool: Http1, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         self._pool = pool
         self.loop = loop
         self._time = loop.time
@@ -297,37 +408,51 @@ class Connection(asyncio.Protocol):
         self._look_apart = max(0.05, min(self._first_timeout, settings.total_timeout, self._expiry))
         self._bytes_max = settings.response_bytes_max
         self._is_kept = self._expiry > 0
+        self._arrived = select.poll()
+        self._arrived.register(sock, select.POLLIN)
         self._told: dict[bytes, bytes] = {}
         self._chunks: list[bytes] = []
+        # What came before the chunks, where there were many.
+        self._start = io.BytesIO()
         self.on_header, self.on_body = self._told.__setitem__, self._chunks.append
         self._parser = httptools.HttpResponseParser(self)
         self._feed = self._parser.feed_data
         self._call: Call | None = None
+        self._is_sent = False
         self._asked = self._due = self._next_look = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.closed = False
+        # Whether it has had a call; and from when it may serve any call, and at once those of which principal.
+        self.has_served = False
+        self.silent_at = 0.0
+        self.at_once_for: str | None = None
         self.lost: asyncio.Future[None] = loop.create_future()
 
     def ask(self, call: Call, now: float) -> None:
         """Sends a call's request; its answer, or a failure, goes to the call."""
         self._call = call
         call.connection = self
-        self._head_is_whole = self._is_whole = self._lasts = False
+        self._head_is_whole = self._is_whole = self._lasts = self._is_sent = False
         self._received = 0
         self._asked = now
         self._due = min(now + self._first_timeout, call.ends)
         self._pool.send_soon(self)
 
     def send(self) -> None:
-        """Sends what it was asked last."""
+        """Sends what it was asked last, if nothing has arrived that would be taken for its answer."""
         call = self._call
         if call is None:
             return  # it was closed meanwhile
         transport = self._transport
         if transport.is_closing():  # and uvloop has not yet told so
-            self.fail(httpx.RemoteProtocolError("The connection ended before the request was sent."))
+            self._move_on()
+            return
+        if call.at_once != self.at_once_for and self._arrived.poll(0):
+            # Perhaps only TLS's own; the loop reads it, and then this is tried again.
+            self._pool.send_soon(self)
             return
         transport.write(call.head)
+        self._is_sent = True
         if self._due < self._next_look:
             self._look_at(self._due)
 
@@ -341,7 +466,7 @@ class Connection(asyncio.Protocol):
             self._transport.abort()
             self._pool.gone(self)
 
-    def fail(self, failure: httpx.TransportError) -> None:
+    def fail(self, failure: httpx.RequestError) -> None:
         """Closes it, and tells the call that is under way."""
         if self._call is not None:
             self._call.connection = None
@@ -357,17 +482,24 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         call = self._call
-        if call is None:
-            self.close()  # an answer to nothing
+        if call is None or not self._is_sent:
+            if data.strip(b"\r\n") and data[8:13] != FAREWELL:
+                self._pool.distrust()
+            self._move_on()
             return
         try:
             self._feed(data)
         except httptools.HttpParserError as garbled:
+            if self._is_whole:
+                self._pool.distrust()
             self.fail(httpx.RemoteProtocolError(type(garbled).__name__))
         except httptools.HttpParserUpgrade:
             self.fail(httpx.RemoteProtocolError("The server changed the protocol."))
         if self._is_whole and self._call is call:
-            self._answer(call)
+            if self._transport.get_write_buffer_size():
+                self.fail(httpx.DecodingError("The answer came before the request was sent."))
+            else:
+                self._answer(call)
         elif self._call is call:
             self._wait_on(call, len(data))
 
@@ -388,8 +520,10 @@ class Connection(asyncio.Protocol):
         self._told.clear()
 
     def on_headers_complete(self) -> None:
+        if len(self._told) > FIELDS_MAX:
+            raise httpx.RemoteProtocolError("The answer has too many headers.")
         status = self._status = self._parser.get_status_code()
-        if status >= 200:  # noqa: PLR2004 - what is below is followed by the answer itself
+        if status >= OK:  # what is below is followed by the answer itself
             self._head_is_whole = True
             self._fields = self._told.copy()  # a trailer is none of them
 
@@ -399,43 +533,79 @@ class Connection(asyncio.Protocol):
             self._lasts = self._is_kept and self._parser.should_keep_alive()  # known here alone
 
     def _wait_on(self, call: Call, size: int) -> None:
-        """Some bytes more have come, and the answer is not whole; it may be too large."""
+        """Some bytes more have come, and the answer is not whole; it may be too large. All of them count."""
+        if not self._received:
+            self._bodiless = self._pieces = 0
         self._received += size
         self._due = min(self._time() + self._read_timeout, call.ends)
-        if not self._head_is_whole:
-            if self._received > HEAD_BYTES_MAX:
-                self.fail(httpx.RemoteProtocolError("The answer's headers have no end."))
-        elif self._received > self._bytes_max and sum(map(len, self._chunks)) > self._bytes_max:
-            self._answer(call)
+        pieces = len(self._chunks)
+        if pieces == self._pieces:
+            self._bodiless += size
+        else:
+            self._bodiless = 0
+        if pieces > PIECES_MAX:
+            self._start.write(b"".join(self._chunks))
+            self._chunks.clear()
+            if pieces > PIECES_A_TURN:
+                self._transport.pause_reading()
+                self.loop.call_soon(self._read_on)
+        self._pieces = len(self._chunks)
+        if self._bodiless > HEAD_BYTES_MAX or (not self._head_is_whole and self._received > HEAD_BYTES_MAX):
+            self.fail(httpx.RemoteProtocolError("The answer's headers have no end."))
+        elif self._received > self._bytes_max:
+            if self._start.tell() + sum(map(len, self._chunks)) > self._bytes_max:
+                self._answer(call)
+            elif self._received > self._bytes_max + HEAD_BYTES_MAX:
+                self.fail(httpx.DecodingError("The answer is too large."))
+
+    def _read_on(self) -> None:
+        if not self.closed and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _answer(self, call: Call) -> None:
         """Gives the call its answer, whole or as far as it may be large, and the pool the connection."""
         self._call = call.connection = None
         chunks = self._chunks
-        if len(chunks) == 1:
+        if self._received and self._start.tell():
+            self._start.writelines(chunks)
+            body, self._start = self._start.getvalue(), io.BytesIO()
+            chunks.clear()
+        elif len(chunks) == 1:
             body = chunks.pop()
         else:
             body = b"".join(chunks)
             chunks.clear()
-        # Who is told may ask again at once, and can have this connection.
-        if self._lasts:
-            now = self._time()
+        is_its = call.set_result((self._status, self._fields, body))
+        now = self._time()
+        if is_its and self._lasts and now >= self._pool.trusts_from:
+            self.has_served = True
+            self.silent_at = now + QUIET
+            self.at_once_for = (call.at_once or None) if self._status == OK else None
             self._due = now + self._expiry
             self._pool.free(self, now)
         else:
             self.close()
-        call.set_result((self._status, self._fields, body))
 
     def _ended(self, failure: Exception | None) -> None:
         call = self._call
-        if call is None:
-            self.close()
+        if call is None or not self._is_sent:
+            self._move_on()
         elif failure is None and self._head_is_whole and FRAMED.isdisjoint(map(bytes.lower, self._fields)):
             self._answer(call)  # the end of the connection is the end of the body
         elif failure is None:
             self.fail(httpx.RemoteProtocolError("The connection ended before the answer did."))
         else:
             self.fail(httpx.ReadError(type(failure).__name__))
+
+    def _move_on(self) -> None:
+        """Closes it; a call whose request was not sent goes to another connection, unless this one was new."""
+        call = self._call
+        if call is not None and not self.has_served:
+            self.fail(httpx.RemoteProtocolError("The connection ended before the request was sent."))
+            return
+        self.close()
+        if call is not None:
+            self._pool.put_back(call)
 
     def _look_at(self, time: float) -> None:
         if self._timer is not None:

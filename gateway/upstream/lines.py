@@ -31,22 +31,37 @@ class Lines(Generic[W]):
     def __len__(self) -> int:
         return sum(map(len, self.lines.values()))
 
-    def put(self, one: W) -> None:
-        """One more waits, as the last of its line."""
-        self.lines.setdefault(one.line, deque()).append(one)
+    def put(self, one: W, *, first: bool = False) -> None:
+        """One more waits, as the last of its line; or, where it had its turn in vain, as the first of all."""
+        line = self.lines.setdefault(one.line, deque())
+        if first:
+            line.appendleft(one)
+            self.lines.move_to_end(one.line, last=False)
+        else:
+            line.append(one)
 
-    def take(self) -> W | None:
+    def first(self) -> W | None:
         """Whose turn it is; None where nobody waits."""
         while self.lines:
             name, line = next(iter(self.lines.items()))
-            one = line.popleft()
-            if line:
-                self.lines.move_to_end(name)
-            else:
-                del self.lines[name]
-            if not one.done():
-                return one
+            while line:
+                if not line[0].done():
+                    return line[0]
+                line.popleft()
+            del self.lines[name]
         return None
+
+    def take(self) -> W | None:
+        """Whose turn it is, served; None where nobody waits."""
+        one = self.first()
+        if one is not None:
+            line = self.lines[one.line]
+            line.popleft()
+            if line:
+                self.lines.move_to_end(one.line)
+            else:
+                del self.lines[one.line]
+        return one
 
     def take_late(self, now: float) -> list[W]:
         """Those who waited in vain. In a line all wait equally long, so the oldest is the first to give up."""

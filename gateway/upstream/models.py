@@ -169,7 +169,10 @@ def decoded(body: bytes, model: Any) -> Any:
     try:
         return _decoder(model).decode(body)
     except msgspec.ValidationError:
-        return tolerant(msgspec.json.decode(body), model)
+        raw = msgspec.json.decode(body)
+        if model == State and isinstance(raw, dict) and (type(raw.get("id")) is str or type(raw.get("items")) is list):
+            raise  # a vehicle or a list of them is no state, however much of it could be taken for one
+        return tolerant(raw, model)
 
 
 @lru_cache(64)

@@ -14,7 +14,7 @@ from typing import TypeVar
 from gateway.errors import UpstreamRejected
 from gateway.upstream.breaker import Circuit
 from gateway.upstream.fetching import Clock, Fetcher, Read, Reply, Resource
-from gateway.upstream.http1 import Connection, Parts
+from gateway.upstream.http1 import Connection, Parts, is_foreign
 from gateway.upstream.pacing import LocalPaces
 from gateway.upstream.retrying import Budget
 from gateway.upstream.single_flight import Flight, Flights
@@ -32,21 +32,23 @@ class QuickFlight(Flight[T], eq=False, kw_only=True):
     gives_up: float = 0.0
     head: bytes = b""
     line: str = ""
+    at_once: str = ""
 
     def done(self) -> bool:
         return self.outcome is not None
 
-    def set_result(self, parts: Parts) -> None:
+    def set_result(self, parts: Parts) -> bool:
         try:
             reply = self.calls.reply_to(self.read, parts)
         except Exception as failure:  # noqa: BLE001 - the layers see to it
             self.go_on(failure)
-            return
+            return not is_foreign(failure, parts)
         if reply.value is None:
             self.go_on(reply)
         else:
             self.calls.went_well(self.read, reply)
             self.land(reply)
+        return True
 
     def set_exception(self, failure: Exception) -> None:
         self.go_on(meaning_of(failure))

@@ -11,7 +11,7 @@ import email.utils
 import re
 import time
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -98,13 +98,14 @@ class HttpTransport:
         read.tally.upstream_calls += 1
         try:
             if self._http1 is not None:
-                parts = await self._http1.asked(
-                    self._http1.head_to(target, self._prepared_for(read)), read.caller.principal
+                head = self._http1.head_to(target, self._prepared_for(read))
+                reply: Reply[T] = await self._http1.asked(
+                    head, read.caller.principal, partial(self.reply_to, read), checked=read.vehicle_id is not None
                 )
-            else:
-                response = await self._given(Get(self._settings.url, target, self._headers_of(read), self._extensions))
-                assert isinstance(response.stream, Whole)
-                parts = response.status_code, dict(response.headers.raw), response.stream.body
+                return reply
+            response = await self._given(Get(self._settings.url, target, self._headers_of(read), self._extensions))
+            assert isinstance(response.stream, Whole)
+            parts = response.status_code, dict(response.headers.raw), response.stream.body
         except BROKEN as broken:
             raise meaning_of(broken) from broken
         return self.reply_to(read, parts)
@@ -122,6 +123,8 @@ class HttpTransport:
         is_plain = errand.traceparent is None and read.known is None
         prepared = errand.caller.head(self._rendered) if is_plain else self._prepared_for(read)
         call.head, call.line = self._http1.head_to(target, prepared), errand.caller.principal
+        if read.vehicle_id is not None:
+            call.at_once = call.line
         self._http1.begin(call)
 
     def reply_to(self, read: Read[T], parts: Parts) -> Reply[T]:
@@ -138,7 +141,10 @@ class HttpTransport:
         if status != 200:
             return self._unusual(read, status, fields, body)
         read.tally.accepted = True
-        reply = Reply(self._decoded(read, body), len(body), body=body if read.model is Vehicle else None)
+        value = self._decoded(read, body)
+        if read.vehicle_id is not None and value.vehicle_id != read.vehicle_id:  # type: ignore[attr-defined]
+            raise UpstreamInvalidResponse(Problem(status))
+        reply = Reply(value, len(body), body=body if read.model is Vehicle else None)
         if names:
             etag, flow_id = names.get(b"etag"), names.get(FLOW_ID_BYTES)
             # One that is not plain text could not be sent back.

@@ -35,7 +35,7 @@ def told(status: str, body: bytes = b"{}", fields: bytes = b"") -> list[bytes]:
 @asynccontextmanager
 async def client_of(*answers, **slices):
     """A client over a server that gives these answers; its retries pause for a moment only."""
-    server = Server(*answers)
+    server = Server(*answers, names=True)
     async with server.listening() as url:
         slices = {"cache": {"enabled": False}, "retry": {"pause": 0.001, "attempts": 3}} | slices
         upstream = {"url": url, **slices.pop("upstream", {})}
@@ -63,8 +63,8 @@ async def test_what_goes_well_passes_no_layer(layers):
     async with client_of([PLAIN]) as (client, server):
         by = errand()
         assert (await client.vehicle(by, "JQ7RP")).vehicle_id == "JQ7RP"
-        found = await client.vehicles_by_id(by, ["A", "B", "C"])
-        assert [vehicle.vehicle_id for vehicle in found.values()] == ["JQ7RP"] * 3
+        ids = ["AAAAA", "BBBBB", "CCCCC"]
+        assert [vehicle.vehicle_id for vehicle in (await client.vehicles_by_id(by, ids)).values()] == ids
         assert (layers, by.tally.upstream_calls, len(server.heads), client.under_way()) == ([], 4, 4, 0)
 
 
@@ -146,7 +146,7 @@ async def test_who_leaves_costs_no_connection(coalescing):
     async with client_of([OK, PLAIN[len(OK) :]], **slices) as (client, _):
         dice = random.Random(7)
         for _ in range(4):
-            reads = [asyncio.create_task(client.vehicle(errand(), f"V{number}")) for number in range(60)]
+            reads = [asyncio.create_task(client.vehicle(errand(), f"V{number:04}")) for number in range(60)]
             for left in dice.sample(reads, 40):
                 await asyncio.sleep(dice.choice((0, 0, 0.001)))
                 left.cancel()
@@ -154,7 +154,7 @@ async def test_who_leaves_costs_no_connection(coalescing):
             assert sum(isinstance(outcome, Vehicle) for outcome in outcomes) >= 20
             assert all(isinstance(outcome, (Vehicle, asyncio.CancelledError)) for outcome in outcomes)
         assert client.under_way() == 0
-        assert await client.vehicle(errand(), "last") is not None
+        assert await client.vehicle(errand(), "VLAST") is not None
 
 
 async def test_who_has_no_time_left_is_told_and_leaves_nothing_under_way():
@@ -183,13 +183,13 @@ async def test_too_late_or_too_large_is_told_as_ever():
 async def test_a_quick_call_leaves_nothing_to_the_collector():
     """Nothing of it is in a circle."""
     async with client_of([PLAIN]) as (client, _):
-        await client.vehicles_by_id(errand(), ["A", "B"])
+        await client.vehicles_by_id(errand(), ["AAAAA", "BBBBB"])
         while gc.collect():
             pass
         gc.disable()
         try:
-            await client.vehicles_by_id(errand(), ["A", "B"])
-            await client.vehicle(errand(), "A")
+            await client.vehicles_by_id(errand(), ["AAAAA", "BBBBB"])
+            await client.vehicle(errand(), "AAAAA")
             assert gc.collect() == 0
         finally:
             gc.enable()

@@ -37,24 +37,42 @@ Step = bytes | object
 
 
 def read(vehicle_id: str = "JQ7RP", token: str = "secret-token") -> Read[Vehicle]:
-    return Read.of(Errand(Caller(token), Tally()), Resource.VEHICLE, f"/vehicles/{vehicle_id}", Vehicle)
+    errand, path = Errand(Caller(token), Tally()), f"/vehicles/{vehicle_id}"
+    return Read.of(errand, Resource.VEHICLE, path, Vehicle, vehicle_id="JQ7RP")
+
+
+def unchecked(token: str = "secret-token") -> Read[Vehicle]:
+    """A read whose answer does not show whether it is its own."""
+    return Read.of(Errand(Caller(token), Tally()), Resource.VEHICLE, "/vehicles/JQ7RP", Vehicle)
 
 
 class Server:
-    """Answers the requests that arrive, in their order, each by its steps; the last ones are for all that follow."""
+    """Answers the requests that arrive, in their order, each by its steps; the last ones are for all that follow.
 
-    def __init__(self, *answers: list[Step]) -> None:
+    Where it does not read, each connection has one answer at once. `JQ7RP` in an answer becomes the id that was asked
+    for where it `names` that.
+    """
+
+    def __init__(self, *answers: list[Step], reads: bool = True, names: bool = False) -> None:
         self.answers = list(answers)
+        self.reads = reads
+        self.names = names
+        self.writers: list[asyncio.StreamWriter] = []
         self.heads: list[bytes] = []
         self.connections = 0
         self._serving: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.writers.append(writer)
         task = asyncio.current_task()
         assert task is not None
         self._serving.add(task)
         with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, ssl.SSLError):
+            if not self.reads:
+                await reader.readexactly(1)
+                writer.write(PLAIN)
+                await asyncio.sleep(1)
             while await self._answer(await reader.readuntil(b"\r\n\r\n"), writer):
                 pass
             writer.close()
@@ -71,7 +89,7 @@ class Server:
             elif writer.is_closing():
                 return False
             else:
-                writer.write(step)
+                writer.write(step.replace(b"JQ7RP", head.split(b" ")[1][-5:]) if self.names else step)
                 await writer.drain()
                 await asyncio.sleep(0.002)
         return True
@@ -101,9 +119,9 @@ def loop_factory(request):
 def run(request, loop_factory):
     """Runs a scenario over a transport and a server that gives these answers."""
 
-    def ran(scenario: Scenario, *answers: list[Step], **upstream: object) -> None:
+    def ran(scenario: Scenario, *answers: list[Step], reads: bool = True, **upstream: object) -> None:
         async def running() -> None:
-            server = Server(*answers)
+            server = Server(*answers, reads=reads)
             async with server.listening() as url:
                 transport = HttpTransport(UpstreamSettings(url=url, transport=request.param, **upstream))
                 try:
@@ -221,6 +239,7 @@ def test_some_statuses_have_no_body(run, status, lines):
         with pytest.raises(UpstreamInvalidResponse) as failed:
             await transport.fetch(read())
         assert failed.value.problem.status == status
+        await asyncio.sleep(0.02)
         await transport.fetch(read())
         assert server.connections == 1
 
@@ -245,9 +264,9 @@ def test_connections_are_kept_as_long_as_they_may(run):
     run(scenario, *[[PLAIN]] * 4, [PLAIN, CLOSE], [PLAIN], keepalive_expiry=0.2)
 
 
-@pytest.mark.parametrize("run", ["wire"], indirect=True)  # aiohttp gives such an answer to the next call
+@pytest.mark.parametrize("run", ["wire"], indirect=True)
 def test_no_answer_is_taken_for_another_calls(run):
-    """What comes beyond an answer closes the connection, where calls wait for it and where it is idle."""
+    """What comes beyond an answer closes the connection, and every call has one of its own from then on."""
     other = PLAIN.replace(b"JQ7RP", b"OTHER")
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
@@ -257,9 +276,99 @@ def test_no_answer_is_taken_for_another_calls(run):
             replies.append(await transport.fetch(read()))
             await asyncio.sleep(0.05)
         assert {reply.value.vehicle_id for reply in replies if not isinstance(reply, UpstreamUnavailable)} == {"JQ7RP"}
-        assert server.connections == 3
+        assert server.connections == 5
 
     run(scenario, [PLAIN + other], [PLAIN], [PLAIN], [PLAIN, other], [PLAIN], connections_max=1)
+
+
+@pytest.mark.parametrize("run", ["wire"], indirect=True)
+def test_what_came_before_the_request_is_no_answer_to_it(run):
+    """What arrives between a call's having a connection and its request is not for it; the call moves to another."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        await transport.fetch(unchecked())
+        await asyncio.sleep(0.02)
+        call = asyncio.ensure_future(transport.fetch(unchecked()))
+        server.writers[0].write(PLAIN.replace(b"JQ7RP", b"OTHER"))
+        assert (await call).value.vehicle_id == "JQ7RP"
+        assert (server.connections, len(server.heads)) == (2, 2)
+
+    run(scenario, [PLAIN])
+
+
+@pytest.mark.parametrize("run", ["wire"], indirect=True)
+def test_who_ends_an_idle_connection_is_trusted_still(run):
+    """A 408 with which a server ends an idle connection is nobody's answer; others stay."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        await asyncio.gather(transport.fetch(read()), transport.fetch(read()))
+        server.writers[0].write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
+        await asyncio.sleep(0.05)
+        for _ in range(3):
+            await transport.fetch(read())
+        assert server.connections == 2
+
+    run(scenario, [PLAIN])
+
+
+@pytest.mark.parametrize("run", ["wire"], indirect=True)
+def test_an_answer_of_another_vehicle_is_invalid(run):
+    """It is nobody's, and its connection is closed."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        with pytest.raises(UpstreamInvalidResponse):
+            await transport.fetch(read())
+        assert (await transport.fetch(read())).value.vehicle_id == "JQ7RP"
+        assert server.connections == 2
+
+    run(scenario, [PLAIN.replace(b"JQ7RP", b"OTHER")], [PLAIN])
+
+
+@pytest.mark.parametrize("run", ["wire"], indirect=True)
+def test_a_connection_changes_hands_only_after_silence(run, monkeypatch):
+    """The same principal's next vehicle is read at once; for another's, and what shows no id, it has to be silent."""
+    monkeypatch.setattr("gateway.upstream.http1.QUIET", 60)
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        for _ in range(3):
+            await transport.fetch(read())
+        assert server.connections == 1
+        await transport.fetch(read(token="another"))
+        assert server.connections == 2
+        await transport.fetch(unchecked())
+        assert server.connections == 3
+        await asyncio.gather(*(transport.fetch(read(token=token)) for token in ("another", "secret-token")))
+        assert server.connections == 3
+        await transport.fetch(unchecked("another"))
+        assert server.connections == 4
+
+    run(scenario, [PLAIN])
+
+
+@pytest.mark.parametrize("run", ["wire"], indirect=True)
+def test_where_no_other_may_be_opened_the_next_waits_for_silence(run):
+    """One connection for everybody: each is served in turn, after a moment."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        calls = [transport.fetch(unchecked(token)) for token in ("one", "two") for _ in range(5)]
+        replies = await asyncio.gather(*calls)
+        assert [reply.value.vehicle_id for reply in replies] == ["JQ7RP"] * 10
+        assert (server.connections, len(server.heads)) == (1, 10)
+
+    run(scenario, [PLAIN], connections_max=1)
+
+
+@pytest.mark.parametrize("run", ["wire"], indirect=True)
+def test_an_answer_before_the_request_was_sent_is_invalid(run):
+    """A server that answers without reading what it is asked answers something else."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        http1 = transport._wire
+        head = http1.head_to("/vehicles/JQ7RP", http1.prepared({"X": "x" * 2**23}))
+        with pytest.raises((httpx.DecodingError, httpx.ReadError)):
+            await http1.asked(head)
+
+    run(scenario, [PLAIN], reads=False)
 
 
 def test_nobody_waits_for_a_connection_for_ever(run):
@@ -357,16 +466,14 @@ def test_a_cancelled_call_ends_its_connection_alone(run):
 
 @pytest.mark.parametrize("run", ["wire"], indirect=True)
 def test_a_connection_that_is_closing_takes_no_call(run):
-    """A connection that the loop has closed and not yet told of is an outage like any other, and used no more."""
+    """A call that was given a connection that is closing has another: nothing of it was sent."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         await transport.fetch(read())
         (idle,) = transport._wire._idle
         idle._transport.abort()
-        with pytest.raises(UpstreamUnavailable):
-            await transport.fetch(read())
-        await transport.fetch(read())
-        assert server.connections == 2
+        assert (await transport.fetch(read())).value.vehicle_id == "JQ7RP"
+        assert (server.connections, len(server.heads)) == (2, 2)
 
     run(scenario, [PLAIN])
 

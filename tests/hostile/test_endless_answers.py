@@ -1,0 +1,105 @@
+"""What the fleet API sends without end: all that arrives counts, in linear time, and others are answered meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import itertools
+import socket
+import threading
+from collections.abc import Callable, Iterable, Iterator
+
+import pytest
+
+from tests.hostile.attacked import INVENTED_BUSY_MAX, MEMORY_MAX, AttackedGateway, code_of
+
+BYTES_MAX = 4 * 2**20
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+PIECE = 65_536
+Answer = Callable[[], Iterable[bytes]]
+
+
+def endless(start: bytes, piece: bytes) -> Answer:
+    return lambda: itertools.chain([start], itertools.repeat(piece * (PIECE // len(piece) + 1)))
+
+
+def numbered(start: bytes) -> Answer:
+    return lambda: itertools.chain([start], (b"X-%d: %b\r\n" % (n, b"y" * (n % 50)) for n in itertools.count()))
+
+
+def compressed(body: bytes) -> Answer:
+    return lambda: [OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(body), body]
+
+
+ANSWERS: dict[str, Answer] = {
+    "trailers": numbered(CHUNKED + b"2\r\n{}\r\n0\r\n"),
+    "one-trailer": endless(CHUNKED + b"2\r\n{}\r\n0\r\nX: ", b"y"),
+    "headers": numbered(OK),
+    "one-header": endless(OK + b"X: ", b"y"),
+    "interim": endless(b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "chunks-of-1": endless(CHUNKED, b"1\r\n \r\n"),
+    "chunks-of-2": endless(CHUNKED, b"2\r\n  \r\n"),
+    "chunks-of-16": endless(CHUNKED, b"10\r\n" + b" " * 16 + b"\r\n"),
+    "extension": endless(CHUNKED + b"2;", b"y"),
+    "extensions": endless(CHUNKED, b"1;" + b"y" * 500 + b"\r\n \r\n"),
+    "length": endless(OK + b"Content-Length: 99999999999\r\n\r\n", b" "),
+    "no-length": endless(OK + b"\r\n", b" "),
+    "bomb": compressed(gzip.compress(b" " * 2**28, 1)),
+    "empty-blocks": compressed(b"\x1f\x8b\x08\0\0\0\0\0\0\xff" + b"\0\0\0\xff\xff" * (BYTES_MAX // 5 - 10)),
+    "members": compressed(gzip.compress(b"") * (BYTES_MAX // 20 - 10)),
+}
+
+
+class EndlessFleet:
+    """Sends what the id that is asked for names, until nobody reads it any more."""
+
+    def __init__(self) -> None:
+        self._listening = socket.create_server(("127.0.0.1", 0), backlog=100)
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._listening.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            name = connection.recv(65_536).split(b" ")[1].rpartition(b"/")[2].decode()
+            for piece in ANSWERS[name]():
+                connection.sendall(piece)
+            connection.recv(1)
+
+    def stop(self) -> None:
+        self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+
+@pytest.fixture(scope="module", params=["wire", "aiohttp"])
+def gateway(request, tmp_path_factory) -> Iterator[AttackedGateway]:
+    """A gateway over a fleet API without end, by each transport."""
+    fleet = EndlessFleet()
+    settings = {
+        "upstream_url": fleet.url,
+        "upstream_transport": request.param,
+        "upstream_response_bytes_max": str(BYTES_MAX),
+        "retry_attempts": "1",
+        "breaker_enabled": "false",
+    }
+    one = AttackedGateway(tmp_path_factory.mktemp("endless"), lambda app: fleet.url, **settings)
+    yield one
+    one.stop()
+    fleet.stop()
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_what_has_no_end_is_given_up(gateway, name):
+    """Whatever has no end ends in the error of the call, within memory, and holds nobody else up."""
+    with gateway.measured() as harm:
+        status, body = gateway.post({"query": f'{{vehicle(id:"{name}"){{vehicleId}}}}'})
+    assert status == 200
+    assert code_of(body) in ("UPSTREAM_UNAVAILABLE", "UPSTREAM_INVALID_RESPONSE")
+    assert harm.busy <= INVENTED_BUSY_MAX
+    assert harm.memory <= MEMORY_MAX

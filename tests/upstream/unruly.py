@@ -1,0 +1,122 @@
+"""A fleet API that breaks HTTP: it answers twice, unasked, too late, too short and too long, each now and then.
+
+Every answer shows whose it is and what it answers, so whoever gets it can tell whether it is theirs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+# What happens to how many of a thousand answers.
+FAULTS = {"twice": 10, "twice, later": 15, "unasked": 10, "late": 5, "short": 5, "cut": 5, "long": 5, "other's": 2}
+LATER = 0.03  # seconds at most
+LATE = 0.3  # seconds, which is more than anybody waits
+PAGE = 3
+
+
+class UnrulyFleet:
+    """Answers for any vehicle, search and state, in the name of whoever asks; `answers` counts them by what they were."""
+
+    def __init__(self, seed: int, faults: dict[str, int] = FAULTS) -> None:
+        self.answers: Counter[str] = Counter()
+        self._dice = random.Random(seed)
+        self._faults = faults
+        self._lately: dict[str, bytes] = {}
+        self._serving: set[asyncio.Task[None]] = set()
+
+    @contextlib.contextmanager
+    def serving(self) -> Iterator[str]:
+        """Serves it from a thread of its own; gives its URL."""
+        loop = asyncio.new_event_loop()
+        server = loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1000))
+        thread = threading.Thread(target=loop.run_forever, daemon=True)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        finally:
+            asyncio.run_coroutine_threadsafe(self._stop(server), loop).result(10)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(10)
+            loop.close()
+
+    async def _stop(self, server: asyncio.Server) -> None:
+        server.close()
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            goes_on = True
+            while goes_on:
+                goes_on = await self._answer((await reader.readuntil(b"\r\n\r\n")).decode(), writer)
+        writer.close()
+        self._serving.discard(task)
+
+    async def _answer(self, head: str, writer: asyncio.StreamWriter) -> bool:
+        """Answers in one way or another; whether the connection stays."""
+        target, name = head.split(" ")[1], head.partition("Bearer ")[2].partition("\r\n")[0]
+        body, fault = json.dumps(self._body(target, name)).encode(), self._fault()
+        answer, of_others = framed(body), self._lately.get(self._dice.choice(list(self._lately) or [name]))
+        self.answers[fault] += 1
+        later = asyncio.get_running_loop().call_later
+        if fault == "twice, later":
+            later(self._dice.uniform(0, LATER), send, writer, answer)
+        elif fault == "unasked":
+            later(self._dice.uniform(0, LATER), send, writer, of_others or answer)
+        elif fault == "late":
+            await asyncio.sleep(LATE)
+        faulty = {
+            "twice": answer * 2,
+            "short": answer[:-5],
+            "cut": framed(body, -5),
+            "long": framed(body, 5),
+            "other's": self._lately.get(name, answer) if target.startswith("/vehicles/") else answer,
+        }
+        if not target.endswith("/latest-state"):
+            self._lately[name] = answer
+        writer.write(faulty.get(fault, answer))
+        await writer.drain()
+        return fault != "short" or self._dice.random() < 0.5
+
+    def _fault(self) -> str:
+        at = self._dice.randrange(1000)
+        for fault, share in self._faults.items():
+            at -= share
+            if at < 0:
+                return fault
+        return "well"
+
+    def _body(self, target: str, name: str) -> dict[str, Any]:
+        path, query = urlsplit(target).path.split("/")[2:], parse_qs(urlsplit(target).query)
+        if not path:
+            words = query.get("q", [""])[0]
+            return {"items": [vehicle(f"{words}{number}", name) for number in range(PAGE)], "cursors": {}}
+        if len(path) > 1:
+            return {"door": {"value": f"{name} {path[0]}"}}
+        return vehicle(path[0], name)
+
+
+def vehicle(vehicle_id: str, name: str) -> dict[str, str]:
+    return {"id": vehicle_id, "vehicle_model_id": name}
+
+
+def framed(body: bytes, short_by: int = 0) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body) - short_by}\r\n\r\n"
+    return head.encode() + body
+
+
+def send(writer: asyncio.StreamWriter, answer: bytes) -> None:
+    if not writer.is_closing():
+        writer.write(answer)
