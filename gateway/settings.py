@@ -143,7 +143,7 @@ class UpstreamSettings(Slice):
     connections_max: int = Field(default=256, ge=1, description="Open connections to the upstream, per process.")
     keepalive_expiry: float = Field(default=60.0, ge=0, description="Seconds an idle connection is kept.")
     response_bytes_max: int = Field(
-        default=32 * 2**20, ge=1024, description="Bytes of an answer, as it arrives and decompressed."
+        default=8 * 2**20, ge=1024, description="Bytes of an answer, as it arrives and decompressed."
     )
 
 

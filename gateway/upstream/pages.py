@@ -22,6 +22,8 @@ DECODED_MAX = 8
 ROOM_FACTOR, ROOM_BYTES = 2.2, 2_000
 # What a part takes beside its bytes and those of its key, and for each further page.
 PART_BYTES, PAGE_BYTES = 500, 200
+# Vehicles of a page: ten times as many as can be asked for.
+ITEMS_MAX = 10_000
 
 
 class Kept(NamedTuple):
@@ -113,6 +115,8 @@ class VehiclePage:
             read = _decoder(form).decode(body)
         except msgspec.ValidationError:
             form, read = Vehicle, decoded(body, _Body[Vehicle])
+        if len(read.items) > ITEMS_MAX:
+            raise msgspec.ValidationError("The page has no end.")
         page = cls(None, read.cursors, read.next_page_token, body)
         page.holds(form, read.items)
         return page

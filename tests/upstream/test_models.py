@@ -6,7 +6,7 @@ import msgspec
 import pytest
 from msgspec import UNSET
 
-from gateway.upstream.models import MasterData, Vehicle
+from gateway.upstream.models import TOLERATED_MAX, MasterData, State, Vehicle, decoded
 from gateway.upstream.pages import VehiclePage
 
 
@@ -46,3 +46,25 @@ def test_a_struct_survives_being_stored():
 def test_a_unit_without_an_id_is_no_unit():
     """A unit that can't be identified is left out."""
     assert msgspec.json.decode(b'{"id":"A","telematics_unit":{"brand":"NIU"}}', type=Vehicle).telematics_unit is None
+
+
+def test_what_has_too_much_to_be_tolerated_is_refused():
+    """A page of more vehicles than can be asked for, or too large to be read member by member, is no answer."""
+    vehicles = [{"id": str(number), "tags": 1} for number in range(TOLERATED_MAX + 1)]
+    for items in (
+        vehicles,
+        [{"id": vehicle["id"]} for vehicle in vehicles],
+        [{"id": "a", "tags": 1, "x": "y" * 2**22}],
+    ):
+        with pytest.raises(msgspec.ValidationError):
+            VehiclePage.of_body(msgspec.json.encode({"items": items}))
+    page = VehiclePage.of_body(msgspec.json.encode({"items": vehicles[:-1]}))
+    assert (len(page), page.items[7].tags) == (TOLERATED_MAX, None)
+
+
+def test_a_vehicle_is_no_state():
+    """An answer that is a vehicle, or a list of them, is not taken for a state of which little could be read."""
+    for other in ({"id": "JQ7RP", "rental_status": {"value": "IN_RENTAL"}}, {"items": [], "cursors": {"next": None}}):
+        with pytest.raises(msgspec.ValidationError):
+            decoded(msgspec.json.encode(other), State)
+    assert decoded(b'{"id": {"value": 1}, "door": 5}', State)["id"].value == 1
