@@ -73,7 +73,7 @@ _COUNT = count()
 class Hardening:
     """Turns requests for another host away, and sends headers that keep browsers and caches from misusing any answer.
 
-    A request says once which host it means, or nothing in HTTP/1.0. Health is told whatever it is asked as.
+    A request names its host once; in HTTP/1.0 it may name none. Health is answered for any host.
     """
 
     def __init__(self, app: ASGIApp, hosts: AllowedHosts) -> None:

@@ -42,9 +42,9 @@ REASONS = {
 PIPELINED_MAX = 16
 # Bytes that are parsed before it is looked at how many requests they were: a read may hold ten thousand.
 PARSED_AT_ONCE = 8192
-# What such a request takes in memory beside its own bytes, and what those of one connection and of all may take.
+# What such a request takes in memory beside its own bytes, and what all of them may take.
 WAITING_BYTES = 8 * 1024
-WAITING_BYTES_MAX, ALL_WAITING_BYTES_MAX = 4 * 2**20, 32 * 2**20
+WAITING_BYTES_MAX = 32 * 2**20
 # A body of no more bytes is read however many others are on their way.
 BODY_BYTES_ALWAYS = 64 * 1024
 # Bytes of framing that a byte of a body may need: a chunk for each byte takes six.
@@ -118,10 +118,10 @@ class Unacceptable(Exception):
 class BoundedFlow(FlowControl):
     """Does not read on, whoever wants to, while an answer is unread or something that was read is not parsed."""
 
-    is_held = False
+    has_unparsed = False
 
     def resume_reading(self) -> None:
-        if not self.is_held and not self.write_paused:
+        if not self.has_unparsed and not self.write_paused:
             super().resume_reading()
 
 
@@ -151,7 +151,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._unparsed: deque[bytes | memoryview] = deque()  # what came behind more requests than may wait
         self._is_chunked = False
         self._is_offer = False  # to speak another protocol: of the request that is being parsed
-        self._waiting_bytes = 0  # of the requests that wait for the answer to one before
+        self._waiting_bytes: deque[int] = deque()  # of each request that waits for the answer to one before
         self._is_surplus = False
         self._unsent: list[bytes | memoryview] | None = None  # an answer that leaves at the end of this turn
         self._waits_for_gone: tuple[RequestResponseCycle, ASGI3Application] | None = None
@@ -204,7 +204,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.scope.pop("extensions", None)
         self.pipeline.clear()
         self._unparsed.clear()
-        self._none_waits()
+        self._wait_no_longer()
         self._running = self._waits_for_gone = None
         self._give_slots_back()
 
@@ -259,24 +259,25 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.address != self._peer_address:
             self._limits.connection_limits.move(self, self._peer_address)
         super().on_response_complete()
-        if self._waiting_bytes and not self.pipeline:
-            self._none_waits()
+        if self._waiting_bytes:
+            self._wait_no_longer()
         if self._unparsed and len(self.pipeline) <= PIPELINED_MAX and not self.transport.is_closing():
             self._parse(b"")
 
     def _waits(self, size: int) -> None:
-        """Requests wait for the answer to one before; too many in one piece are too many to keep."""
+        """More of the newest request that waits for the answer to one before; all together have a limit."""
         limits = self._limits
-        self._waiting_bytes += size
+        self._waiting_bytes[-1] += size
         limits.waiting_bytes += size
-        if self._waiting_bytes > WAITING_BYTES_MAX or limits.waiting_bytes > ALL_WAITING_BYTES_MAX:
+        if limits.waiting_bytes > WAITING_BYTES_MAX:
             limits.closed_connections.count("too many requests in a row")
             self._verdict = OVERLOADED
             raise Unacceptable
 
-    def _none_waits(self) -> None:
-        self._limits.waiting_bytes -= self._waiting_bytes
-        self._waiting_bytes = 0
+    def _wait_no_longer(self) -> None:
+        """Gives back what was taken by requests that have begun or were given up."""
+        while len(self._waiting_bytes) > len(self.pipeline):
+            self._limits.waiting_bytes -= self._waiting_bytes.popleft()
 
     def idleness(self) -> tuple[int, float] | None:
         """The kind of this connection's idleness, and since when it is so; None while a request is under way."""
@@ -404,7 +405,7 @@ class BoundedProtocol(HttpToolsProtocol):
         except httptools.HttpParserError:
             pieces.clear()
             self.send_400_response("")
-        self._flow.is_held = bool(pieces)
+        self._flow.has_unparsed = bool(pieces)
         if pieces:
             self.flow.pause_reading()
 
@@ -473,6 +474,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._limits.is_stopping:
             self._answer_last(self.cycle)
         if self.pipeline:
+            self._waiting_bytes.append(0)
             self._waits(WAITING_BYTES + head_bytes)
             if len(self.pipeline) <= PIPELINED_MAX:
                 self.flow.resume_reading()  # else nobody would notice that the caller leaves

@@ -238,7 +238,8 @@ def _media_type(accept: bytes | None) -> str | None:
 async def _whole(read: Message, receive: Receive, bytes_max: int) -> Message:
     """One message for a body that comes in pieces, which says that more is to come where that is too large.
 
-    However many pieces there are, they take time and memory for their bytes only. If the caller leaves, that is told.
+    However many pieces there are, they take time and memory for their bytes only. If the caller
+    disconnects, the message says so.
     """
     body = bytearray(read.get("body", b""))
     while read.get("more_body") and len(body) <= bytes_max:

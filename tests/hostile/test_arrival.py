@@ -31,7 +31,7 @@ def processor_seconds(attacked) -> float:
 
 
 def in_pieces(address, raw: bytes, size: int, connections: int = 1) -> list[bytes]:
-    """What comes back for the same request on some connections that send a piece each in turn."""
+    """What comes back for the same request on some connections that alternate, a piece each."""
     talks = [socket.create_connection(address, timeout=30) for _ in range(connections)]
     for talk in talks:
         talk.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -69,7 +69,7 @@ def test_a_body_byte_by_byte_costs_no_more_than_its_bytes(attacked):
 
 
 async def test_pieces_of_a_body_are_joined_once_under_any_server():
-    """A body in as many messages as it has bytes is read in linear time, whichever road it takes."""
+    """A body in as many messages as it has bytes is read in linear time, also with a header that the fast path leaves alone."""
     app = create_app(Settings(upstream={"url": "http://fleet.test"}))
     head = [(b"host", b"a"), (b"authorization", b"Bearer x"), (b"content-type", b"application/json")]
     for more in ([], [(b"x-request-id", b"a")]):
@@ -101,7 +101,7 @@ async def test_pieces_of_a_body_are_joined_once_under_any_server():
 
 @pytest.mark.parametrize("chunk", [b"1\r\n \r\n", b"0001;ext=1\r\n \r\n"], ids=["plain", "extension"])
 def test_a_chunk_for_each_byte_costs_its_bytes(attacked, chunk):
-    """Half a million chunks of one byte hold nobody up and take little memory."""
+    """Half a million chunks of one byte delay nobody and take little memory."""
     body = b"%x\r\n%b\r\n" % (len(QUERY), QUERY) + chunk * 500_000 + b"0\r\n\r\n"
     with attacked.measured() as harm:
         assert in_pieces(attacked.address, CHUNKED + body, 2**17)[0].split()[1] == b"200"
@@ -186,7 +186,7 @@ def test_a_body_after_its_answer_takes_nothing_from_others(attacked):
 
 
 def refusals_in(output: str) -> int:
-    """How many bad requests the log tells of, in its lines."""
+    """How many bad requests the log counts."""
     lines = [json.loads(line) for line in output.splitlines() if '"BAD_REQUEST"' in line]
     return sum(line["BAD_REQUEST"] for line in lines)
 

@@ -98,7 +98,7 @@ def test_a_long_trailer_is_not_the_next_requests_head(attacked):
     assert statuses_of(attacked.say(*[one] * 3, POST + length_of(QUERY) + LAST)) == [200] * 5
 
 
-def test_json_is_what_is_told(attacked):
-    """What the server itself refuses is JSON, as every other error is."""
+def test_refusals_are_json(attacked):
+    """An error of the server itself is JSON, as every other error is."""
     said = attacked.say(b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n")
     assert json.loads(answers_of(said)[0][1])["errors"][0]["extensions"] == {"code": "BAD_REQUEST", "retryable": False}

@@ -59,7 +59,7 @@ HOSTS = [
     ("host", "status"), HOSTS, ids=[host.decode("latin-1")[:30].strip() or "none" for host, _ in HOSTS]
 )
 def test_a_request_names_one_host(attacked, host, status):
-    """None, two and what is no name are 400 with a code, by GET and POST, on either road; health is no exception."""
+    """None, two and what is no name are 400 with a code, by GET and POST, with and without a request id; health is no exception."""
     for more in (b"", b"X-Request-Id: a\r\n"):
         said = attacked.say(b"POST /graphql HTTP/1.1\r\n" + host + ALICE + b"Connection: close\r\n" + more + LENGTH)
         assert statuses_of(said) == [status]

@@ -381,7 +381,8 @@ def test_who_asks_twice_at_once_and_leaves_is_noticed(server):
 
 def test_requests_that_come_at_once_are_answered_in_order(server):
     """More than may wait on one connection: each has its answer, and the connection stays usable."""
-    talk = Talk(server())
+    one = server()
+    talk = Talk(one)
     many = [QUESTION.replace(b"first: 1", b"first: %d" % number) for number in range(1, 60)]
     talk.connection.sendall(b"".join(map(question, many)))
     for number in range(1, 60):
@@ -391,6 +392,7 @@ def test_requests_that_come_at_once_are_answered_in_order(server):
             length = int(line.split()[1]) if line.startswith(b"content-length") else length
         assert len(json.loads(talk.file.read(length))["data"]["vehicles"]["nodes"]) == number
     assert talk.ask(question()) == 200
+    assert one.server.config.waiting_bytes == 0
     talk.close()
 
 
