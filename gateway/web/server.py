@@ -17,6 +17,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
 
 import uvicorn
 from uvicorn.supervisors import multiprocess
@@ -25,6 +27,8 @@ from gateway.settings import Settings
 from gateway.telemetry import configure_logs, flush_logs, get_logger
 from gateway.web.protocol import ServerConfig
 
+# How often each process listens on a socket: so many connections are accepted in an iteration of the event loop.
+LISTENERS = 8
 # Seconds in which a connection that has begun is made; and those that all of this may take.
 HANDSHAKE = 0.003
 CLOSING_MAX = 2.0
@@ -62,9 +66,30 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self.started:
+            await self._accept_several()
         if self.started and self._greet is not None:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._greet(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+
+    async def _accept_several(self) -> None:
+        """Listens several times on each socket: uvloop accepts one connection of each in an iteration of its loop.
+
+        While iterations are long, as under load, whoever connects would wait for as many as others came before.
+        """
+        loop = asyncio.get_running_loop()
+        http: Any = self.config.http_protocol_class
+        protocol = partial(
+            http,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+            _loop=loop,
+        )
+        for listener in [each for server in self.servers for each in server.sockets]:
+            for _ in range(LISTENERS - 1):
+                more = await loop.create_server(protocol, sock=_same(listener), backlog=self.config.backlog)
+                self.servers.append(more)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._released is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import resource
 import socket
@@ -10,8 +11,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
+import uvloop
 
+from gateway.settings import Settings
 from gateway.simulator import Fault
+from gateway.web.protocol import ServerConfig
+from gateway.web.server import Server
 from tests.gateways import serving
 from tests.hostile.attacked import INVENTED_BUSY_MAX, MEMORY_MAX, AttackedGateway, request
 
@@ -186,7 +191,7 @@ def test_a_gateway_that_may_open_few_files_says_so_and_answers(tmp_path_factory)
     with ExitStack() as stack:
         poor = attack(tmp_path_factory, stack, files_max=(64, 500))
         assert re.search(
-            r"warning: the system allows 500 open files .* \(256 to the fleet API, 0 to Redis\).* 84 connections", poor.gateway.output
+            r"the system allows 500 open files .* \(256 to the fleet API, 0 to Redis\).* 84 connections", poor.gateway.output
         )  # fmt: skip
         with poor.measured() as harm, connected(poor, 700, ATTACKER), connected(poor, 1, OTHER) as (one,):
             assert status_of(one, ASK) == 200
@@ -199,4 +204,29 @@ def test_a_gateway_that_may_open_few_files_says_so_and_answers(tmp_path_factory)
 def test_a_gateway_raises_its_limit_of_files(narrow):
     """What the hard limit allows is taken, as far as it is needed, and nothing is said."""
     assert MAX + 256 < resource.prlimit(narrow.pid, resource.RLIMIT_NOFILE)[0] < 1000
-    assert "warning: " not in narrow.gateway.output
+    assert "the system allows" not in narrow.gateway.output
+
+
+def test_many_connections_are_accepted_in_a_turn():
+    """Whoever connects behind many others waits for a fraction of as many turns of the event loop."""
+
+    async def turns() -> int:
+        listens = asyncio.Event()
+        server = Server(ServerConfig(None, Settings(port=0), lifespan="off"), lambda url: listens.set())
+        serving_it = asyncio.create_task(server.serve())
+        await listens.wait()
+        address = server.servers[0].sockets[0].getsockname()
+        connections = [socket.create_connection(address) for _ in range(160)]
+        number = 0
+        while len(server.server_state.connections) < len(connections):
+            await asyncio.sleep(0)
+            number += 1
+        for one in connections:
+            one.close()
+        server.should_exit = True
+        await serving_it
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address)
+        return number
+
+    assert uvloop.run(turns()) < 40
