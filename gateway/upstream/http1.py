@@ -221,8 +221,9 @@ class Http1(WholeAnswers):
 
     def free(self, connection: Connection, now: float) -> None:
         """A connection can take the next call."""
-        call = self._queue.take() if self._queue.lines and connection.silent_at <= now else None
-        if call is not None:
+        call = self._queue.first() if self._queue.lines else None
+        if call is not None and (connection.at_once_for == call.at_once or connection.silent_at <= now):
+            self._queue.served(call)
             connection.ask(call, now)
         elif self._closed:
             connection.close()
@@ -276,7 +277,7 @@ class Http1(WholeAnswers):
                     silent_at = next(iter(self._idle)).silent_at
                     self._silence = asyncio.get_running_loop().call_at(silent_at, self._after_silence)
                 return
-            self._queue.take()
+            self._queue.served(call)
             del self._idle[connection]
             connection.ask(call, now)
 

@@ -51,16 +51,20 @@ class Lines(Generic[W]):
             del self.lines[name]
         return None
 
+    def served(self, one: W) -> None:
+        """The first has had its turn."""
+        line = self.lines[one.line]
+        line.popleft()
+        if line:
+            self.lines.move_to_end(one.line)
+        else:
+            del self.lines[one.line]
+
     def take(self) -> W | None:
         """Whose turn it is, served; None where nobody waits."""
         one = self.first()
         if one is not None:
-            line = self.lines[one.line]
-            line.popleft()
-            if line:
-                self.lines.move_to_end(one.line)
-            else:
-                del self.lines[one.line]
+            self.served(one)
         return one
 
     def take_late(self, now: float) -> list[W]:
