@@ -91,11 +91,12 @@ class Coercion:
         return self.values(given).coerced
 
     def _check_items(self, given: Mapping[str, Any]) -> None:
-        items = 0
+        left = self._items_max
         for definition in self._definitions:
-            items += _items(given.get(definition.variable.name.value), type_from_ast(self._schema, definition.type))
-        if items > self._items_max:
-            raise LimitExceeded("listItems", self._items_max, items)
+            value = given.get(definition.variable.name.value)
+            left = _less_items(left, value, type_from_ast(self._schema, definition.type))
+            if left < 0:
+                raise LimitExceeded("listItems", self._items_max)
 
 
 def _fits(kind: TypeNode, items_max: int) -> Fits | None:
@@ -112,19 +113,24 @@ def _fits(kind: TypeNode, items_max: int) -> Fits | None:
     return lambda value: value.__class__ is list and len(value) <= items_max and all(map(inner, value))
 
 
-def _items(value: Any, kind: Any) -> int:
-    """The items of all lists in a value that coercion would look into, those in input objects included."""
+def _less_items(left: int, value: Any, kind: Any) -> int:
+    """How many items are left once a value's lists were coerced, those in input objects included; ends below 0."""
     kind = get_nullable_type(kind)
     if is_list_type(kind):
-        if not isinstance(value, list):
-            return _items(value, kind.of_type)
         inner = get_nullable_type(kind.of_type)
-        if not (is_list_type(inner) or is_input_object_type(get_named_type(inner))):
-            return len(value)
-        return len(value) + sum(_items(item, inner) for item in value)
-    if is_input_object_type(kind) and isinstance(value, dict):
-        return sum(_items(value[name], field.type) for name, field in kind.fields.items() if name in value)
-    return 0
+        if not isinstance(value, list):
+            return _less_items(left - 1, value, inner)  # coercion makes a list of it
+        left -= len(value)
+        if is_list_type(inner) or is_input_object_type(get_named_type(inner)):
+            for item in value:
+                if left < 0:
+                    break
+                left = _less_items(left, item, inner)
+    elif is_input_object_type(kind) and isinstance(value, dict):
+        for name, field in kind.fields.items():
+            if name in value and left >= 0:
+                left = _less_items(left, value[name], field.type)
+    return left
 
 
 def flags_of(document: DocumentNode, operation: OperationDefinitionNode) -> list[str]:

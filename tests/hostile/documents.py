@@ -10,6 +10,8 @@ from typing import Any
 from gateway.schema.global_ids import vehicle_global_id
 
 Body = dict[str, Any]
+# A variable of any type that a federation router could send.
+NESTED = 'query($x:%sInt%s){_entities(representations:[{__typename:"Vehicle",vehicleId:"JQ7RP",a:$x}]){__typename}}'
 
 
 def variables_that_do_not_fit() -> dict[str, Body]:
@@ -23,6 +25,12 @@ def variables_that_do_not_fit() -> dict[str, Body]:
             "query": "query($i:Int){vehicles(first:$i){nodes{id}}}",
             "variables": {"i": ["x"] * 40_000},
         },
+        "single values for lists in lists": {
+            "query": NESTED % ("[" * 60, "]" * 60),
+            "variables": {"x": [1] * 15_000},
+        },
+        "values for ten lists in lists": {"query": NESTED % ("[" * 10, "]" * 10), "variables": {"x": [1] * 19_999}},
+        "a default of lists in lists": {"query": NESTED % ("[" * 60, "]" * 60 + "=[%s]" % ("1," * 1500))},
         "members of no input": {
             "query": "query($i:[ID!]!){nodes(ids:$i){id}}",
             "variables": {"i": {str(number): {} for number in range(15_000)}},
