@@ -138,7 +138,7 @@ def _middleware(settings: HttpSettings, refusals: Refusals, log: RequestLog) -> 
 def from_environment() -> Starlette:
     """The gateway as the environment describes it; what every worker process starts."""
     settings = Settings()
-    configure_logs(settings.log)
+    configure_logs(settings.log, workers=settings.workers)
     app = create_app(settings)
     # What exists now lives as long as the process: the collector need not look at it again and again.
     gc.collect()

@@ -65,7 +65,7 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, upstrea
         except ManifestInvalid as invalid:  # said here: whatever ends a server later is logged without its words
             typer.echo(f"{variable_of('graphql.manifest')}: {invalid}", err=True)
             raise typer.Exit(2) from None
-    configure_logs(settings.log)
+    configure_logs(settings.log, workers=settings.workers)
     for warning in _warnings(settings):
         get_logger("gateway").warning(warning)
     room = _room_for_connections(settings)

@@ -11,7 +11,10 @@ def principal_of(*parts: str) -> str:
 
     Each part goes in with its length, so ("a", "bc") and ("ab", "c") are two.
     """
-    return hashlib.sha256("".join([f"{len(part)}:{part}" for part in parts]).encode()).hexdigest()
+    text = ""
+    for part in parts:
+        text += f"{len(part)}:{part}"
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 class Caller:

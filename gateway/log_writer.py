@@ -12,8 +12,10 @@ from typing import Protocol, TextIO
 
 # A pipe takes a write of no more bytes whole, whatever other processes write to it (Linux).
 PIPE_BUF = 4096
+# Bytes of one write where no other process writes to the same file: each write takes the interpreter's lock twice.
+WRITE_BYTES = 256 * 1024
 # Seconds between two looks at the queue: lines of that time are written together.
-PAUSE = 0.02
+PAUSE = 0.1
 
 
 class Raw(Protocol):
@@ -26,11 +28,20 @@ class LogWriter:
     """Writes lines to a text stream's file, in order, from a thread of its own.
 
     At most `bytes_max` bytes wait. Lines that find no room, or that the file does not take, are dropped; once writing
-    works again, the line that `dropped` makes of their number is written. It is a logger in structlog's sense.
+    works again, the line that `dropped` makes of their number is written. Where other processes write to the same file
+    (`is_shared`), no write is longer than a pipe takes whole. It is a logger in structlog's sense.
     """
 
-    def __init__(self, stream: TextIO | None, bytes_max: int, dropped: Callable[[int], str] | None = None) -> None:
+    def __init__(
+        self,
+        stream: TextIO | None,
+        bytes_max: int,
+        dropped: Callable[[int], str] | None = None,
+        *,
+        is_shared: bool = False,
+    ) -> None:
         self._file = _raw(stream)
+        self._write_bytes = PIPE_BUF if is_shared else WRITE_BYTES
         self._bytes_max = bytes_max
         self._told = dropped
         self._queue: SimpleQueue[bytes | threading.Event | None] = SimpleQueue()
@@ -76,7 +87,7 @@ class LogWriter:
                 time.sleep(PAUSE)
             while not self._queue.empty():
                 found.append(self._queue.get_nowait())
-            for chunk in whole_lines(b"".join(item for item in found if isinstance(item, bytes))):
+            for chunk in whole_lines(b"".join([item for item in found if isinstance(item, bytes)]), self._write_bytes):
                 taken = self._write(chunk)
                 with self._lock:
                     self._waiting -= len(chunk)
@@ -109,11 +120,11 @@ class LogWriter:
         return True
 
 
-def whole_lines(lines: bytes) -> Iterator[bytes]:
-    """Pieces of whole lines, each of as many as `PIPE_BUF` bytes hold, or of one line that is longer."""
+def whole_lines(lines: bytes, length: int) -> Iterator[bytes]:
+    """Pieces of whole lines, each of as many as so many bytes hold, or of one line that is longer."""
     start = 0
     while start < len(lines):
-        end = lines.rfind(b"\n", start, start + PIPE_BUF) + 1 or lines.index(b"\n", start) + 1
+        end = lines.rfind(b"\n", start, start + length) + 1 or lines.index(b"\n", start) + 1
         yield lines[start:end]
         start = end
 

@@ -43,11 +43,11 @@ FRAMES_MAX = 30
 FLUSH_SECONDS = 1.0
 
 
-def configure_logs(settings: LogSettings) -> None:
+def configure_logs(settings: LogSettings, *, workers: int = 1) -> None:
     """Structured lines on standard error: one JSON object a line, or text for people; of libraries only warnings.
 
     Also takes over what Python itself writes there: crashes of a program and of threads, and warnings. Lines queued
-    before are still written.
+    before are still written. With several `workers` all of them write there.
     """
     flush_logs(0, close=True)
     renderer: structlog.types.Processor
@@ -58,7 +58,7 @@ def configure_logs(settings: LogSettings) -> None:
         event = {"number": number, "event": "log lines dropped", "level": "warning"}
         return str(renderer(None, "warning", add_time(None, "warning", event)))
 
-    writer = LogWriter(sys.stderr, settings.queue_bytes_max, dropped)
+    writer = LogWriter(sys.stderr, settings.queue_bytes_max, dropped, is_shared=workers > 1)
     filtering: Any = structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.level.upper()])
 
     class Logger(filtering):  # type: ignore[misc]

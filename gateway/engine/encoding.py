@@ -15,23 +15,22 @@ LEVELS = 3
 
 
 class ResponseSize:
-    """The bytes that the parts of one answer have so far."""
+    """The bytes that the parts of one answer may still have."""
 
-    __slots__ = ("_bytes", "_bytes_max")
+    __slots__ = ("_bytes_max", "left")
 
     def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._bytes = 0
-
-    def check(self, more: int) -> None:
-        """Raises LimitExceeded if so many more bytes are too many."""
-        if self._bytes + more > self._bytes_max:
-            raise LimitExceeded("responseBytes", self._bytes_max)
+        self._bytes_max = self.left = bytes_max
 
     def add(self, more: int) -> None:
-        """Counts a part; raises as `check` does."""
-        self.check(more)
-        self._bytes += more
+        """Counts a part; raises LimitExceeded where that is too much."""
+        self.left -= more
+        if self.left < 0:
+            raise self.exceeded()
+
+    def exceeded(self) -> LimitExceeded:
+        """What to raise for more bytes than are left."""
+        return LimitExceeded("responseBytes", self._bytes_max)
 
 
 class Encoder:
@@ -54,7 +53,8 @@ class Encoder:
     def _write(self, value: Any, buffer: bytearray, levels: int, size: ResponseSize) -> None:
         if not _is_long(value, levels):
             self._encoder.encode_into(value, buffer, -1)
-            size.check(len(buffer))
+            if len(buffer) > size.left:
+                raise size.exceeded()
         elif type(value) is list:
             separator = b"["
             for item in value:
@@ -76,4 +76,9 @@ class Encoder:
 def _is_long(value: Any, levels: int) -> bool:
     if type(value) is list:
         return len(value) > ITEMS_AT_ONCE
-    return levels > 0 and type(value) is dict and any(_is_long(member, levels - 1) for member in value.values())
+    if levels and type(value) is dict:
+        for member in value.values():
+            kind = type(member)
+            if (kind is list and len(member) > ITEMS_AT_ONCE) or (kind is dict and _is_long(member, levels - 1)):
+                return True
+    return False

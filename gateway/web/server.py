@@ -124,7 +124,8 @@ class Worker(multiprocess.Process):
     """A worker process. It is released by its parent, when that closes its end of their pipe."""
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
-        configure_logs(Settings().log)
+        settings = Settings()
+        configure_logs(settings.log, workers=settings.workers)
         self.parent_conn.close()  # this process' copy: with it open, nobody would notice that the parent's is closed
         self._released = threading.Event()
         self._server = Server(self.config, released=self._released)

@@ -165,7 +165,7 @@ def test_a_line_that_finds_no_room_is_counted():
 def test_pieces_are_whole_lines(length):
     """What is written at once is as many whole lines as a pipe takes undivided, or one line."""
     lines = (b"x" * length + b"\n") * 100
-    pieces = list(whole_lines(lines))
+    pieces = list(whole_lines(lines, PIPE_BUF))
     assert b"".join(pieces) == lines
     assert all(piece.endswith(b"\n") for piece in pieces)
     assert all(len(piece) <= PIPE_BUF or piece.count(b"\n") == 1 for piece in pieces)
