@@ -98,7 +98,7 @@ def test_the_readmes_commands_are_those_that_ci_runs():
 @pytest.mark.parametrize("failing", ["pip install uv", "uv run pytest"])
 def test_ci_ends_where_its_first_step_fails(failing, tmp_path):
     """CI doesn't go on after an installation or a test run that failed."""
-    for name in ("pip", "uv", "redis-server", "node", "npm", "chromium"):
+    for name in ("pip", "uv", "redis-server", "curl", "javac", "node", "npm", "chromium"):
         stub = tmp_path / name
         stub.write_text(f'#!/bin/sh\n[ "{name} $*" != "{failing}" ]\n')
         stub.chmod(0o755)

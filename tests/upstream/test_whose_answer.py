@@ -1,12 +1,11 @@
 """Two principals over a fleet API that breaks HTTP: nobody is given what another asked for, or what was not asked for.
 
-A run with `THOROUGH` set asks for 200,000 answers.
+The thorough profile asks for 200,000 answers.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
 from collections import Counter
 from typing import Any
@@ -21,10 +20,11 @@ from gateway.settings import Settings
 from gateway.upstream.client import FleetClient
 from gateway.upstream.connect import connect
 from gateway.upstream.fetching import Errand, Patience, Tally
+from tests.effort import effort
 from tests.gateway_process import GatewayProcess
 from tests.upstream.unruly import PAGE, UnrulyFleet
 
-ANSWERS, SERVED = (200_000, 20_000) if os.environ.get("THOROUGH") else (3_000, 500)
+ANSWERS, SERVED = effort(3_000, 200_000), effort(500, 20_000)
 AT_A_TIME = 12
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 OTHER = {"alice": "bob", "bob": "alice"}
