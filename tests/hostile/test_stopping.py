@@ -101,9 +101,9 @@ def test_nothing_that_was_accepted_is_lost(workers, to_all, tmp_path):
 
 @pytest.fixture(scope="module")
 def slow() -> Iterator[str]:
-    """A fleet API that takes a second for each answer."""
+    """A fleet API that takes three seconds for each answer."""
     simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
-    simulator.faults.rules.append(Fault("latency", seconds=1.0))
+    simulator.faults.rules.append(Fault("latency", seconds=3.0))
     with serving(simulator.app) as url:
         yield url
 
@@ -114,7 +114,8 @@ def test_what_is_under_way_is_answered_before_the_connection_ends(workers, slow,
     query = request(b'{"query": "{ vehicle(id: \\"JQ7RP\\") { vehicleId } }"}', "alice").replace(
         b"Connection: close\r\n", b""
     )
-    gateway = started(tmp_path, workers, upstream_url=slow)
+    # Whoever tries to connect may be refused after more than a second only, and until then nothing is sent.
+    gateway = started(tmp_path, workers, upstream_url=slow, http_shutdown_idle_timeout="4")
     parts = {
         "silent until now": (b"", ASK),
         "half a head": (ASK[:20], ASK[20:]),
