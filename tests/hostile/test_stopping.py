@@ -26,16 +26,18 @@ FRESH = 2
 
 
 def head_of_answer(connection: socket.socket) -> bytes:
-    """The head of a whole answer in small letters; EOFError where there is none."""
-    answer = b""
-    while True:
-        head, found, body = answer.lower().partition(b"\r\n\r\n")
-        if found and len(body) >= int(head.partition(b"content-length: ")[2].split()[0]):
-            return head
-        more = connection.recv(2**16)
-        if not more:
-            raise EOFError(answer)
-        answer += more
+    """The head of a whole answer in small letters; EOFError where there is none. What follows it is left unread."""
+    deadline = time.monotonic() + 30
+    while answer := connection.recv(2**16, socket.MSG_PEEK):
+        head, found, body = answer.partition(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].split()[0]) if found else 0
+        if found and len(body) >= length:
+            connection.recv(len(head) + 4 + length)
+            return head.lower()
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.001)
+    raise EOFError(answer)
 
 
 def is_ended(connection: socket.socket) -> bool:
