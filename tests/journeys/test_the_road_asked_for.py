@@ -55,7 +55,7 @@ async def test_tests_take_the_road_asked_for(start, asked):
     assert [vehicle["vehicleId"] for vehicle in data["vehicles"]["nodes"]] == ["JQ7RP", "K3WX8"]
     assert ("web/short_road.py" in ran) == short
     assert ("<projection>" in ran) == projected
-    assert ("execution/execute.py" in ran) == (not projected)
+    assert ("execution/executor.py" in ran) == (not projected)
 
 
 def test_served_gateways_take_the_road_asked_for(serve, tmp_path, asked):
