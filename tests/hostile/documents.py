@@ -5,8 +5,11 @@ Whatever is found to hurt joins one of these, and is then tried by every later r
 
 from __future__ import annotations
 
+import base64
+import zlib
 from typing import Any
 
+from gateway.schema.cursors import set_of
 from gateway.schema.global_ids import vehicle_global_id
 
 Body = dict[str, Any]
@@ -161,6 +164,21 @@ def many_errors() -> dict[str, Body]:
     }
 
 
+def what_is_not_what_it_seems() -> dict[str, Body]:
+    """Requests that were internal errors, or went past the limits."""
+    body = b"\x98\x02\xc4\x08" + set_of("vehicles", None) + b"\xc0\xa2\xff\xfe\x00\x00\xc0\xc0"
+    cursor = base64.urlsafe_b64encode(zlib.crc32(body).to_bytes(4, "big") + body).decode().rstrip("=")
+    aliases = " ".join(f"a{number}:telematicsUnit{{id}}" for number in range(90))
+    return {
+        "an operation without a name": {"query": "{vehicles(first:500){nodes{%s}}}" % aliases, "operationName": ""},
+        "a null for a condition": {
+            "query": "query($x:Boolean=true){__typename @include(if:$x) vehicles{nodes{id @skip(if:$x)}}}",
+            "variables": {"x": None},
+        },
+        "a cursor that is not UTF-8": {"query": '{vehicles(after:"%s"){nodes{id}}}' % cursor},
+    }
+
+
 def bodies(vehicle_ids: list[str]) -> dict[str, Body]:
     """All of them by name."""
     return {
@@ -169,4 +187,5 @@ def bodies(vehicle_ids: list[str]) -> dict[str, Body]:
         **introspections(),
         **long_keys(),
         **many_errors(),
+        **what_is_not_what_it_seems(),
     }
