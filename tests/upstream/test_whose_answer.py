@@ -1,6 +1,6 @@
 """Two principals over a fleet API that breaks HTTP: nobody is given what another asked for, or what was not asked for.
 
-The thorough profile asks for 200,000 answers.
+The thorough profile asks for 200,000 answers on uvloop, which is what serves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from tests.effort import effort
 from tests.gateway_process import GatewayProcess
 from tests.upstream.unruly import PAGE, UnrulyFleet
 
-ANSWERS, SERVED = effort(3_000, 200_000), effort(500, 20_000)
+ANSWERS = {"asyncio": effort(3_000, 10_000), "uvloop": effort(3_000, 200_000)}
+SERVED = effort(500, 4_000)
 AT_A_TIME = 12
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 OTHER = {"alice": "bob", "bob": "alice"}
@@ -117,8 +118,8 @@ def test_nobody_is_given_what_another_asked_for(loop):
     """With answers doubled, unasked, late, short and long, and callers who leave: all that is given is right."""
     fleet = UnrulyFleet(seed=1)
     with fleet.serving() as url, asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
-        seen = runner.run(crowd(url, ANSWERS))
-    assert seen["right"] >= ANSWERS
+        seen = runner.run(crowd(url, ANSWERS[loop]))
+    assert seen["right"] >= ANSWERS[loop]
     assert (seen["another's"], seen["wrong"]) == (0, 0), f"given: {seen}, sent: {fleet.answers}"
 
 
