@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -60,6 +61,13 @@ class GatewayProcess:
     @property
     def output(self) -> str:
         return self._log.read_text(errors="replace")
+
+    def wait_for_output(self, pattern: str, seconds: float = 10) -> None:
+        """Until a regular expression is found in what it has written: lines are written some time after the event."""
+        deadline = time.monotonic() + seconds
+        while not re.search(pattern, self.output):
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.05)
 
     def workers(self) -> list[int]:
         """The process ids of its workers; the resource tracker that multiprocessing starts is none."""

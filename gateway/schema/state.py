@@ -235,7 +235,7 @@ class VehicleState:
         resolver=_properties,
         metadata={PLAIN: _properties},
         directives=[
-            ListSize(assumed_size=50, slicing_arguments=None, sized_fields=None, require_one_slicing_argument=False)
+            ListSize(assumed_size=50, slicing_arguments=[], sized_fields=[], require_one_slicing_argument=False)
         ],
         description="Every property the fleet API sent, also those this schema has no field for.",
     )

@@ -210,7 +210,7 @@ class Vehicle(Node):
         description="Its custom fields, in the fleet API's order.",
         metadata={PLAIN: _custom_fields, NEEDS: ("custom_fields",)},
         directives=[
-            ListSize(assumed_size=10, slicing_arguments=None, sized_fields=None, require_one_slicing_argument=False)
+            ListSize(assumed_size=10, slicing_arguments=[], sized_fields=[], require_one_slicing_argument=False)
         ],
     )
     latest_state: VehicleState | None = strawberry.field(
