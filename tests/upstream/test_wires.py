@@ -445,7 +445,7 @@ def test_callers_who_leave_at_any_time_cost_no_connection(run):
             assert [reply.value.vehicle_id for reply in replies] == ["JQ7RP"] * 9
         await flights.settle()
 
-    run(scenario, [PLAIN[:20], PLAIN[20:]], connections_max=3, pool_timeout=15)
+    run(scenario, [PLAIN[:20], PLAIN[20:]], connections_max=3, pool_timeout=6)
 
 
 def test_a_cancelled_call_ends_its_connection_alone(run):
