@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,14 +16,18 @@ pytest_plugins = ["tests.gateways"]
 
 # `uv run pytest --hypothesis-profile thorough`, as in CI, looks longer; see tests/effort.py for what hypothesis does not
 # drive. No deadline: how fast a machine is proves nothing.
-settings.register_profile("ordinary", deadline=None)
+settings.register_profile("ordinary", max_examples=50, deadline=None)
 settings.register_profile("thorough", max_examples=1000, deadline=None)
 settings.load_profile("ordinary")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """No worker processes for a single file, since it is files that run at the same time."""
-    return 0 if len(config.args) == 1 and Path(config.args[0].partition("::")[0]).is_file() else None
+    """No worker processes for a single file, since it is files that run at the same time; else one more than processors,
+    since many tests wait.
+    """
+    if len(config.args) == 1 and Path(config.args[0].partition("::")[0]).is_file():
+        return 0
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -90,6 +90,10 @@ def gateway(request, tmp_path_factory) -> Iterator[AttackedGateway]:
         "breaker_enabled": "false",
     }
     one = AttackedGateway(tmp_path_factory.mktemp("endless"), lambda app: fleet.url, **settings)
+    # aiohttp is not always told that its connection was ended; then its time-out ends the call.
+    one.codes = {"UPSTREAM_UNAVAILABLE", "UPSTREAM_INVALID_RESPONSE"} | (
+        {"UPSTREAM_TIMEOUT"} if request.param == "aiohttp" else set()
+    )
     yield one
     one.stop()
     fleet.stop()
@@ -102,6 +106,6 @@ def test_what_has_no_end_is_given_up(gateway, name):
         status, body = gateway.post({"query": f'{{vehicle(id:"{name}"){{vehicleId}}}}'})
         time.sleep(0.1)  # so that the probe reads the beginning of a measurement before its end
     assert status == 200
-    assert code_of(body) in ("UPSTREAM_UNAVAILABLE", "UPSTREAM_INVALID_RESPONSE")
+    assert code_of(body) in gateway.codes
     assert harm.busy <= INVENTED_BUSY_MAX
     assert harm.memory <= MEMORY_MAX
