@@ -183,7 +183,7 @@ def test_files_of_the_explorer_are_everybodys(server, origins, depends):
 
 def test_plain_and_compressed_answers_depend_on_the_same(server):
     """Whether an answer comes as gzip or not, it says that it might have come otherwise."""
-    one = server(cache={"answers": True, "answers_gzip": True})
+    one = server(cache={"answers": True, "answers_gzip": True}, http={"short_road": True}, graphql={"projection": True})
     body = json.dumps(
         {"query": "{ vehicles(first: 50) { nodes { id vehicleId masterData { brand model } } } }"}
     ).encode()
