@@ -185,7 +185,7 @@ def _listening(application: ASGIApp, host: str, port: int) -> uvicorn.Config:
 
 
 def _room_for_connections(settings: Settings) -> dict[str, Any]:
-    """What the server is told of the limit of open files, after a warning where that is too low."""
+    """The limits of connections and files for the server; logs a warning if the limit of open files is too low."""
     files = allow_files(settings)
     if files.warning:
         get_logger("gateway").warning(files.warning)
