@@ -8,7 +8,7 @@ import resource
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
 import uvloop
@@ -123,7 +123,8 @@ def test_what_does_not_ask_gives_way_to_what_has_asked(narrow, said):
         with connected(narrow, 3 * MAX, ATTACKER, *said) as flood:
             for one in flood[-ADDRESS_MAX:]:
                 if said:
-                    one.sendall(b"\r\n" if said[-1] == b"\r\n" else b"X")
+                    with suppress(ConnectionError):  # it has given way already
+                        one.sendall(b"\r\n" if said[-1] == b"\r\n" else b"X")
             assert status_of(kept) == 200
             assert sum(are_open(flood)) <= ADDRESS_MAX
             with connected(narrow, 1, OTHER) as (new,):
