@@ -446,9 +446,6 @@ class HttpSettings(Slice):
         description="Names that callers may use in `Host`, separated by commas, such as api.example.com or "
         "*.example.com, in any case and whatever the port; empty: any. Health is told to all.",
     )
-    short_road: bool = Field(
-        default=True, description="Whether plain queries by POST skip what they do not need; answers are the same."
-    )
     graphiql: bool = Field(default=True, description="Whether a browser gets GraphiQL at /graphql.")
 
     @field_validator("trusted_proxies")

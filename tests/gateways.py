@@ -90,7 +90,7 @@ async def start() -> AsyncIterator[Start]:
                 slices.setdefault(part, {})[name] = value
             more = {} if clock is None else {"clock": clock}
             app = create_app(Settings(**slices), httpx.ASGITransport(simulator.app), **more)
-            await stack.enter_async_context(app.router.lifespan_context(app))
+            await stack.enter_async_context(app.lifespan())
             wire = httpx.ASGITransport(app, raise_app_exceptions=False)
             http = await stack.enter_async_context(
                 httpx.AsyncClient(transport=wire, base_url="http://gateway.test", timeout=30)

@@ -49,6 +49,8 @@ TOKEN_BYTES = 600
 LINE_BYTES = 4
 # A document's result of the limits, by operation and length.
 BOUNDED_BYTES = 250
+# The names of an operation's root fields.
+ROOT_FIELDS_BYTES = 400
 # After how many bytes of documents the collector is asked to look at what validating them has left in circles: a large
 # one's is as large as itself, and by its own count of objects the collector comes after sixty megabytes.
 VALIDATED_BYTES = 4 * 2**20
@@ -78,6 +80,7 @@ class Document:
     # of a length, whatever else their variables are. As old as the document.
     plans: dict[str | None, Any] = field(default_factory=dict, repr=False)
     bounded: dict[tuple[str | None, int], bool] = field(default_factory=dict, repr=False)
+    _root_fields: dict[str | None, frozenset[str]] = field(default_factory=dict, repr=False)
     # The bodies of requests that send it and whose meaning is remembered.
     bodies: set[bytes] = field(default_factory=set, repr=False)
     size: int = 0
@@ -104,12 +107,17 @@ class Document:
         ]
         return found[0] if len(found) == 1 else None
 
-    def root_fields(self, operation: OperationDefinitionNode) -> set[str]:
+    def root_fields(self, name: str | None) -> frozenset[str]:
         """The names of an operation's root fields, through fragments, whatever directives say."""
-        fragments = (
-            {n.name.value: n for n in self.ast.definitions if isinstance(n, FragmentDefinitionNode)} if self.ast else {}
-        )
-        return set(_names(operation.selection_set, fragments))
+        known = self._root_fields.get(name)
+        if known is None:
+            operation = self.operation(name)
+            assert operation is not None
+            assert self.ast is not None
+            fragments = {n.name.value: n for n in self.ast.definitions if isinstance(n, FragmentDefinitionNode)}
+            known = self._root_fields[name] = frozenset(_names(operation.selection_set, fragments))
+            self.grow(ROOT_FIELDS_BYTES)
+        return known
 
 
 class Text(Source):

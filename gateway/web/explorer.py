@@ -14,21 +14,25 @@ from pathlib import Path
 import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response as StarletteResponse
+
+from gateway.web.responses import Response
 
 PAGE = files(__package__).joinpath("page")
 GRAPHIQL = files(__package__).joinpath("graphiql")
 KINDS = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 FETCHED = ("graphiql.min.js", "graphiql.min.css", "react.production.min.js", "react-dom.production.min.js")
-HEADERS = {
+HEADERS = (
+    (b"content-type", b"text/html; charset=utf-8"),
     # GraphiQL's editor sets styles on its elements; scripts come from this server's own files alone.
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data:; font-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
+    (
+        b"content-security-policy",
+        (
+            b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src "
+            b"'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        ),
+    ),
+)
 
 
 class Example(msgspec.Struct):
@@ -50,20 +54,20 @@ class Explorer:
         whole = all(name in self._files for name in FETCHED)
         config = {"endpoint": "graphql", "token": token, "examples": list(examples())}
         template = PAGE.joinpath("explorer.html" if whole else "plain.html").read_text(encoding="utf-8")
-        self._page = template.replace("{{config}}", html.escape(msgspec.json.encode(config).decode()))
+        self._page = template.replace("{{config}}", html.escape(msgspec.json.encode(config).decode())).encode()
 
     def page(self) -> Response:
         """The page; it needs no token, its queries do."""
-        return HTMLResponse(self._page, headers=HEADERS)
+        return Response(200, HEADERS, (self._page,))
 
-    async def file(self, request: Request) -> Response:
+    async def file(self, request: Request) -> StarletteResponse:
         """One of the page's files; raises HTTPException with 404 for any other name."""
         name: str = request.path_params["name"]
         content = self._files.get(name)
         if content is None:
             raise HTTPException(404)
         headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "public, max-age=3600"}
-        return Response(content, media_type=KINDS[Path(name).suffix], headers=headers)
+        return StarletteResponse(content, media_type=KINDS[Path(name).suffix], headers=headers)
 
 
 def examples() -> Iterator[Example]:

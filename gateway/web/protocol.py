@@ -12,25 +12,23 @@ from functools import lru_cache
 from typing import Any, NoReturn
 
 import httptools
-import msgspec
 import uvicorn
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from gateway.asgi import ON_DISCONNECT, SLOTS, WHOLE_RESPONSE
 from gateway.errors import Overloaded
 from gateway.hosts import host_and_port
 from gateway.settings import Settings
 from gateway.telemetry import EventCounter
-from gateway.web.answers import HARDENING, NOT_RETRYABLE, problem
 from gateway.web.connection_limits import IDLE, UNASKED, UNREAD, ClosedConnections, ConnectionLimits
-from gateway.web.leaving import GONE, LEAVING, HeldSlot
+from gateway.web.disconnect import HeldSlot
 from gateway.web.outbox import Outbox
 from gateway.web.refusals import Refusals
+from gateway.web.responses import NOT_RETRYABLE, SECURITY_HEADERS, error_body
 from gateway.web.unsent import UnsentAnswers
 
-# The extension of a request's scope whose `send` sends a whole answer.
-WHOLE_ANSWER = "gateway.whole_answer"
 REASONS = {
     400: "Bad Request",
     408: "Request Timeout",
@@ -159,7 +157,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.address: str | None = None
         self._peer_address: str | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._refusals: Refusals | None = getattr(getattr(self.app, "state", None), "refusals", None)
+        self._refusals: Refusals | None = getattr(self.app, "refusals", None)
         self._refusing: str | None = None  # whose request it is that is being read, if it is to be refused
         self._refused: str | None = None  # whose request was refused just now
         self._owes_refusal = False
@@ -194,11 +192,11 @@ class BoundedProtocol(HttpToolsProtocol):
         for cycle in (self._running, self.cycle, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None:
                 extensions: dict[str, Any] = cycle.scope.pop("extensions", {})  # which knows this protocol: a circle
-                self._slots += extensions.get(GONE, ())
+                self._slots += extensions.get(SLOTS, ())
                 if not cycle.response_complete:
                     cycle.disconnected = True
                     cycle.message_event.set()
-                    for leave in extensions.get(LEAVING, ()):
+                    for leave in extensions.get(ON_DISCONNECT, ()):
                         leave()
         if self.scope is not None:
             self.scope.pop("extensions", None)
@@ -240,7 +238,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Takes over the slots of what has been executed; if its answer does not leave at once, others may run."""
         if self._running is not None:
             extensions: dict[str, Any] = self._running.scope.get("extensions", {})
-            if slots := extensions.get(GONE):
+            if slots := extensions.get(SLOTS):
                 self._slots += slots
                 slots.clear()
         if self._slots and self.flow.write_paused:
@@ -419,7 +417,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._begun += 1
         self._in_message = self._moved = True
         self._is_chunked = False
-        extensions: dict[str, Any] = {WHOLE_ANSWER: {"send": self._answer_whole}, LEAVING: [], GONE: []}
+        extensions: dict[str, Any] = {WHOLE_RESPONSE: {"send": self._answer_whole}, ON_DISCONNECT: [], SLOTS: []}
         self.scope["extensions"] = extensions
 
     def on_url(self, url: bytes) -> None:
@@ -709,8 +707,8 @@ class _Ended(asyncio.Protocol):
 def _whole_refusal(status: int, code: str, message: str) -> bytes:
     again = status == OVERLOADED[0]
     told = Overloaded().extensions() if again else NOT_RETRYABLE
-    body = msgspec.json.encode(problem(code, message, told))
-    fields = [*HARDENING, (b"connection", b"close")]
+    body = error_body(code, message, told)
+    fields = [*SECURITY_HEADERS, (b"connection", b"close")]
     if again:
         fields.append((b"retry-after", str(Overloaded.retry_after).encode()))
     head = f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"

@@ -12,14 +12,12 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 from gateway.errors import Overloaded
 from gateway.settings import LimitSettings
 from gateway.telemetry import RequestLog
 from gateway.web.admission import Admission
-from gateway.web.answers import HARDENING, busy
 from gateway.web.processor import SPARE
+from gateway.web.responses import completed_fields, unavailable
 
 # Refused requests that are known again, and the longest of them in bytes.
 REQUESTS_MAX = 256
@@ -29,18 +27,17 @@ REQUEST_BYTES_MAX = 4096
 class Refusals:
     """Who has flooded the queue already, known by their credentials, and what they are told.
 
-    By the gateway's own server they are sent away before there is a request, by `Shedding` under any other.
+    The gateway's own server rejects them before there is a request; under any other the application does.
     """
 
     def __init__(self, admission: Admission, log: RequestLog, limits: LimitSettings) -> None:
         self._admission = admission
         self.count = log.refused
-        refused = busy(Overloaded(), Overloaded.retry_after)
-        self.status = refused.status_code
-        self.body = bytes(refused.body)
-        self.headers = [*refused.raw_headers, *HARDENING]
-        fields = b"".join(b"%b: %b\r\n" % field for field in self.headers)
-        self.whole = b"HTTP/1.1 503 Service Unavailable\r\n" + fields + b"\r\n" + self.body
+        rejection = unavailable(Overloaded(), Overloaded.retry_after)
+        body = b"".join(rejection.parts)
+        header = [(b"content-length", str(len(body)).encode()), *completed_fields(rejection.fields)]
+        fields = b"".join(b"%b: %b\r\n" % field for field in header)
+        self.whole = b"HTTP/1.1 503 Service Unavailable\r\n" + fields + b"\r\n" + body
         self.pace = Pace(limits.refusals, limits.busy)
         self._requests: OrderedDict[int, str] = OrderedDict()
 
@@ -139,20 +136,3 @@ class Pace:
         self._taken += time.perf_counter() - began
         if waiting:
             loop.call_at(max(self._next, now + self.APART), self._do, loop)
-
-
-class Shedding:
-    """Sends away at once whoever has flooded the queue already."""
-
-    def __init__(self, app: ASGIApp, refusals: Refusals) -> None:
-        self._app = app
-        self._refusals = refusals
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        refusals = self._refusals
-        if scope["type"] != "http" or refusals.are_due(scope["headers"]) is None:
-            await self._app(scope, receive, send)
-            return
-        refusals.count()
-        await send({"type": "http.response.start", "status": refusals.status, "headers": refusals.headers})
-        await send({"type": "http.response.body", "body": refusals.body})

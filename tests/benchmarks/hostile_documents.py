@@ -18,7 +18,7 @@ from gateway.engine.documents import Documents
 from gateway.engine.limits import LimitExceeded
 from gateway.schema.build import build_schema
 from gateway.settings import Settings
-from gateway.web.graphql_endpoint import document_limits_of
+from gateway.web.operations import document_limits_of
 
 
 def vehicles(selections: str, fragments: str = "") -> str:

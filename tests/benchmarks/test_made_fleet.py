@@ -25,7 +25,7 @@ async def asked():
     with made_fleet(250) as fleet:
         app = create_app(Settings(upstream={"url": fleet.url}, cache={"enabled": False}))
         http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test")
-        async with app.router.lifespan_context(app), http:
+        async with app.lifespan(), http:
             yield Gateway(http, None), fleet
 
 

@@ -64,7 +64,7 @@ async def test_a_plain_request_leaves_nothing_to_the_collector(cached):
     async def send(message):
         answers.append(message)
 
-    async with app.router.lifespan_context(app):
+    async with app.lifespan():
         # The plan is made, the page is known and of those that are kept decoded none is of a test before.
         for _ in range(2 + DECODED_MAX):
             await app(dict(scope), receiving(), send)

@@ -92,7 +92,7 @@ async def test_pieces_of_a_body_are_joined_once_under_any_server():
             "path": "/graphql", "raw_path": b"/graphql", "query_string": b"", "root_path": "", "headers": [*head, *more],
             "state": {},
         }  # fmt: skip
-        async with app.router.lifespan_context(app):
+        async with app.lifespan():
             began = time.process_time()
             await app(scope, receive, send)
         assert statuses[0] == 200

@@ -133,7 +133,7 @@ async def test_a_fault_has_its_documented_answer_in_every_shape(simulated, fault
     wire = httpx.ASGITransport(app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
     async with (
-        app.router.lifespan_context(app),
+        app.lifespan(),
         httpx.AsyncClient(transport=wire, base_url="http://gateway.test", headers=headers, timeout=20) as http,
     ):
 
@@ -218,7 +218,7 @@ async def test_a_fleet_api_that_takes_no_connection_is_unavailable():
     app = create_app(Settings(upstream={"url": url}, retry={"pause": 0.01}))
     headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
     async with (
-        app.router.lifespan_context(app),
+        app.lifespan(),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test", headers=headers) as http,
     ):
         answer = (await http.post("/graphql", json={"query": SHAPES[0].query})).json()
@@ -237,7 +237,7 @@ async def test_when_the_outage_ends_so_do_its_errors(simulated):
     app = create_app(settings)
     headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
     async with (
-        app.router.lifespan_context(app),
+        app.lifespan(),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test", headers=headers) as http,
     ):
         for _ in range(10):

@@ -98,7 +98,7 @@ async def soak(simulator: Simulator, rounds: int, seed: int, **slices: Any) -> i
     tokens = {client_id: [simulator.token_for(client_id) for _ in range(2)] for client_id in CLIENTS}
     ids = [vehicle_id for fleet in simulator.fleets.values() for vehicle_id in fleet.ids[:40]]
     async with (
-        app.router.lifespan_context(app),
+        app.lifespan(),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test", timeout=60) as http,
     ):
 
@@ -157,7 +157,7 @@ def test_any_order_of_callers_is_safe(order):
         tokens = {client_id: [simulator.token_for(client_id) for _ in range(2)] for client_id in CLIENTS}
         ids = [vehicle_id for fleet in simulator.fleets.values() for vehicle_id in fleet.ids[:5]]
         async with (
-            app.router.lifespan_context(app),
+            app.lifespan(),
             httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test") as http,
         ):
 

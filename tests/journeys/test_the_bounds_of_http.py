@@ -214,7 +214,7 @@ async def test_a_flood_of_invented_tokens_leaves_room_for_who_is_known(server, a
     """Where each request has a token of its own, they are as one principal to those whom the fleet API has answered."""
     limits = {"concurrency": 4, "queue": 6, "principal_concurrency": 2, "principal_queue": 4}
     gateway = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
-    # What makes a request leave the short road.
+    # In whatever form they ask.
     traced = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"} if "graphql" in accept else {}
     async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
 
@@ -329,12 +329,9 @@ def test_a_body_that_comes_with_its_head_is_no_head(server):
     talk.close()
 
 
-@pytest.mark.parametrize("short", [True, False])
-def test_who_leaves_while_waiting_gives_up_their_turn(server, short):
+def test_who_leaves_while_waiting_gives_up_their_turn(server):
     """A caller who hangs up in the queue is out of it at once, while the one before still runs."""
-    one = server(
-        limits={"concurrency": 1, "principal_concurrency": 1}, cache={"enabled": False}, http={"short_road": short}
-    )
+    one = server(limits={"concurrency": 1, "principal_concurrency": 1}, cache={"enabled": False})
     warm = Talk(one)
     assert warm.ask(question()) == 200
     one.simulator.faults.rules = [Fault("latency", seconds=2)]

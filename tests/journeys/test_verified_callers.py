@@ -34,7 +34,7 @@ async def world():
     settings = Settings(upstream={"url": "http://fleet.test"}, oidc={"issuer": ISSUER, "audience": "fleet"})
     app = create_app(settings, Wire(simulator, issuer))
     async with (
-        app.router.lifespan_context(app),
+        app.lifespan(),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test") as http,
     ):
 

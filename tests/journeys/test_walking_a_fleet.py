@@ -150,10 +150,9 @@ async def test_a_cursor_that_the_upstream_no_longer_takes_has_expired(gateway):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("short", [True, False])
-async def test_a_walk_goes_round_a_kept_page_whose_cursors_have_expired(start, short):
+async def test_a_walk_goes_round_a_kept_page_whose_cursors_have_expired(start):
     """A page may be kept for longer than the fleet API takes its cursors; who walks on from it does not notice."""
-    gateway = await start(cache__enabled=True, http__short_road=short)
+    gateway = await start(cache__enabled=True)
     fleet = gateway.simulator.fleets["T7K2M"].ids
     await gateway.data(FORWARD, n=50)
     gateway.fault("expired_cursor", times=1)

@@ -43,10 +43,10 @@ async def world(start):
     clock, simulator = Clock(), Simulator(PLANS, Switches(rate_limit_requests=0))
     lives = {f"cache__{name}_ttl": 10 for name in ("vehicles", "vehicle", "latest_state", "negative")}
     lives |= {f"cache__{name}_stale_while_revalidate": 0 for name in ("vehicles", "vehicle", "latest_state")}
-    # Only what takes the short road, by a plan, is kept whole.
+    # Only the response of an operation with a plan is kept whole.
     kept = await start(
         simulator=simulator, clock=clock, cache__enabled=True, cache__answers=True, cache__answers_gzip=True,
-        http__short_road=True, graphql__projection=True, **lives,
+        graphql__projection=True, **lives,
     )  # fmt: skip
     return World(kept, await start(simulator=simulator), clock)
 

@@ -113,7 +113,7 @@ def test_every_error_code_is_documented_and_no_other():
     text = "".join(path.read_text() for path in (ROOT / "gateway").rglob("*.py") if "simulator" not in path.parts)
     said = set(
         re.findall(
-            r'(?:code(?:: ClassVar\[str\])? = |_coded\(|"code": |_?refus(?:e|al)\(\d+, |Refused\(\d+, |= \(\d+, )'
+            r'(?:code(?:: ClassVar\[str\])? = |_coded\(|"code": |_?refuse\(\d+, |(?:error|HTTPError)\(\d+, |= \(\d+, )'
             r'"([A-Z_]+)"',
             text,
         )

@@ -17,7 +17,7 @@ def config_of(page: str) -> dict:
 def test_without_its_files_there_is_a_plain_page(monkeypatch, tmp_path):
     """A build without npm serves a page of its own that needs nothing else."""
     monkeypatch.setattr(explorer, "GRAPHIQL", tmp_path)
-    page = Explorer().page().body.decode()
+    page = Explorer().page().parts[0].decode()
     assert 'id="plain"' in page
     assert "graphiql.min.js" not in page
     assert config_of(page)["token"] is None
@@ -33,6 +33,6 @@ def test_the_shelf_holds_every_documented_query():
 
 def test_the_demos_token_is_in_the_page_and_escaped():
     """What is put into the page can't end the attribute it stands in."""
-    page = Explorer('"><script>alert(1)</script>').page().body.decode()
+    page = Explorer('"><script>alert(1)</script>').page().parts[0].decode()
     assert "<script>alert" not in page
     assert config_of(page)["token"] == '"><script>alert(1)</script>'

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 from uvicorn.server import ServerState
 
+from gateway.asgi import WHOLE_RESPONSE
 from gateway.settings import Settings
-from gateway.web.protocol import WHOLE_ANSWER, BoundedProtocol, ServerConfig
+from gateway.web.protocol import BoundedProtocol, ServerConfig
 
 REQUEST = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -15,7 +16,7 @@ async def app(scope, receive, send):
     """Answers with the path: paths of two digits together with the turn's others, the rest as any application does."""
     body = scope["path"].encode()
     length = f"content-length: {len(body)}\r\n".encode()
-    if len(body) > 2 and scope["extensions"][WHOLE_ANSWER]["send"](scope, length, (body,), together=True):
+    if len(body) > 2 and scope["extensions"][WHOLE_RESPONSE]["send"](scope, length, (body,), together=True):
         return
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
     await send({"type": "http.response.body", "body": body})

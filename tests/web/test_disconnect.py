@@ -4,9 +4,10 @@ import asyncio
 
 import pytest
 
+from gateway.asgi import ON_DISCONNECT
 from gateway.errors import DeadlineExceeded
 from gateway.upstream.fetching import Patience
-from gateway.web.leaving import LEAVING, CallerLeft, WhileThere
+from gateway.web.disconnect import CancelOnDisconnect, ClientDisconnected
 
 
 async def nothing_comes():
@@ -17,14 +18,14 @@ class Server:
     """Tells that the caller left by the extension, or by a message as any ASGI server does."""
 
     def __init__(self, *, extends: bool) -> None:
-        self.scope = {"type": "http", "extensions": {LEAVING: []}} if extends else {"type": "http"}
+        self.scope = {"type": "http", "extensions": {ON_DISCONNECT: []}} if extends else {"type": "http"}
         self._messages = asyncio.Queue()
 
     async def receive(self):
         return await self._messages.get()
 
     async def caller_leaves(self):
-        for told in self.scope.get("extensions", {}).get(LEAVING, ()):
+        for told in self.scope.get("extensions", {}).get(ON_DISCONNECT, ()):
             told()
         self._messages.put_nowait({"type": "http.request", "body": b""})
         self._messages.put_nowait({"type": "http.disconnect"})
@@ -37,18 +38,18 @@ def server(request):
 
 
 async def test_the_waits_of_a_caller_who_leaves_end(server):
-    """What was waited for ends as CallerLeft, and nothing more is begun."""
+    """What was waited for ends as ClientDisconnected, and nothing more is begun."""
     patience = Patience()
 
     async def work():
-        with WhileThere(server.scope, server.receive, patience):
+        with CancelOnDisconnect(server.scope, server.receive, patience):
             await patience.wait(asyncio.get_running_loop().create_future())
 
     working = asyncio.create_task(work())
     await asyncio.sleep(0)
     assert not working.done()
     await server.caller_leaves()
-    with pytest.raises(CallerLeft):
+    with pytest.raises(ClientDisconnected):
         await working
     with pytest.raises(DeadlineExceeded):
         patience.check()
@@ -57,23 +58,26 @@ async def test_the_waits_of_a_caller_who_leaves_end(server):
 async def test_what_was_done_before_they_left_is_not_undone(server):
     """Work that ends in spite of it ends as ever; that they left is known."""
     patience = Patience()
-    with WhileThere(server.scope, server.receive, patience) as there:
+    with CancelOnDisconnect(server.scope, server.receive, patience) as there:
         await server.caller_leaves()
-    assert there.has_left
+    assert there.is_disconnected
 
 
 async def test_a_failure_is_itself_while_the_caller_is_there(server):
     """Only what fails after they left is their leaving."""
-    with pytest.raises(ValueError, match="wrong"), WhileThere(server.scope, server.receive, Patience()) as there:
+    with (
+        pytest.raises(ValueError, match="wrong"),
+        CancelOnDisconnect(server.scope, server.receive, Patience()) as there,
+    ):
         raise ValueError("wrong")
-    assert not there.has_left
+    assert not there.is_disconnected
 
 
 async def test_a_cancelled_operation_stays_cancelled_though_the_caller_left(server):
     """A server that stops is not taken for a caller who left."""
 
     async def work():
-        with WhileThere(server.scope, server.receive, Patience()):
+        with CancelOnDisconnect(server.scope, server.receive, Patience()):
             await nothing_comes()
 
     working = asyncio.create_task(work())
@@ -88,7 +92,7 @@ async def test_nobody_listens_any_more_when_the_work_is_done():
     """The task that listened ends with the work."""
     server = Server(extends=False)
     before = asyncio.all_tasks()
-    with WhileThere(server.scope, server.receive, Patience()):
+    with CancelOnDisconnect(server.scope, server.receive, Patience()):
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before

@@ -1,0 +1,191 @@
+"""The outermost ASGI application: request id, allowed hosts, cross-origin requests, errors and the access log.
+
+GraphQL requests go to their handler, all others to Starlette's routes. A response gets its common header fields here.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from functools import lru_cache
+from itertools import count
+
+from starlette.applications import Starlette
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import Message, Receive, Scope, Send
+
+from gateway.errors import Overloaded
+from gateway.hosts import AllowedHosts, host_and_port
+from gateway.telemetry import RequestLog
+from gateway.web.disconnect import ClientDisconnected
+from gateway.web.graphql_app import PATH, Exchange, GraphQLApp
+from gateway.web.graphql_request import (
+    COST,
+    REQUEST_ID,
+    TIMEOUT,
+    HTTPError,
+    fields_of,
+    sound_request_id,
+    sound_traceparent,
+)
+from gateway.web.refusals import Refusals
+from gateway.web.responses import Fields, Response, error, internal_error, send_response, unavailable
+
+CLIENT_CLOSED = 499  # the status that the log has where nobody is there to be sent one
+HEALTH = "/health/"
+
+
+class GatewayApp:
+    """The gateway as an ASGI application; `starlette` has its other routes and its lifespan."""
+
+    def __init__(
+        self,
+        graphql: GraphQLApp,
+        starlette: Starlette,
+        log: RequestLog,
+        refusals: Refusals,
+        *,
+        hosts: AllowedHosts,
+        cors_origins: tuple[str, ...] = (),
+    ) -> None:
+        self.graphql = graphql
+        self._starlette = starlette
+        self._log = log
+        self._hosts = hosts
+        self._cross_origin = CrossOrigin(cors_origins) if cors_origins else None
+        self._shedder = refusals
+        # For the server, which rejects before it has parsed a request: its rejection has no field of an origin.
+        self.refusals = None if cors_origins else refusals
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._starlette(scope, receive, send)
+            return
+        began = time.perf_counter()
+        fields = fields_of(scope["headers"])
+        sent_id = sound_request_id(fields.get(b"x-request-id"))
+        exchange = Exchange(scope, receive, fields, sent_id or new_request_id())
+        status = CLIENT_CLOSED
+        try:
+            response = await self._response_to(exchange)
+            if response is not None:
+                status = response.status
+                more = () if self._cross_origin is None else self._cross_origin.fields_for(fields.get(b"origin"))
+                await send_response(scope, send, response, exchange.request_id, more, deferred=exchange.is_deferred)
+        finally:
+            self._log.write(
+                exchange.request_id,
+                scope["method"],
+                status,
+                began,
+                own_id=sent_id is None,
+                traceparent=sound_traceparent(fields.get(b"traceparent")),
+            )
+
+    async def _response_to(self, exchange: Exchange) -> Response | None:
+        """The response to a request, whatever happens; None where there is nobody to send it to."""
+        try:
+            rejection = self._rejection_of(exchange)
+            if rejection is not None:
+                return rejection
+            respond = self.graphql.respond if exchange.scope["path"] == PATH else self._respond_by_route
+            return await respond(exchange)
+        except HTTPError as refused:
+            return error(refused.status, refused.code, str(refused), refused.headers, refused.extensions)
+        except Overloaded as overloaded:
+            return unavailable(overloaded, overloaded.retry_after)
+        except ClientDisconnected:
+            return None
+        except Exception:  # noqa: BLE001 - a bug: it is logged with its frames
+            self._log.broke(exchange.request_id)
+            return internal_error(exchange.request_id)
+
+    def _rejection_of(self, exchange: Exchange) -> Response | None:
+        """The response to a request that goes no further, such as a preflight request. Raises Overloaded."""
+        scope, fields = exchange.scope, exchange.fields
+        given = fields.get(b"host")
+        host = None if given is None else host_and_port(given)
+        if host is None and (given is not None or scope["http_version"] == "1.1"):
+            return error(400, "BAD_REQUEST", "A request needs one Host header with a valid name.")
+        if not self._hosts.include(host and host[0]) and not scope["path"].startswith(HEALTH):
+            return error(421, "HOST_UNKNOWN", "Host not allowed.")
+        if self._shedder.are_due(scope["headers"]) is not None:
+            raise Overloaded
+        if self._cross_origin is not None and is_preflight(scope["method"], fields):
+            return self._cross_origin.preflight_response(scope)
+        return None
+
+    async def _respond_by_route(self, exchange: Exchange) -> Response:
+        """The response of Starlette's routes, all of which are small."""
+        status, fields, parts = 0, [], []
+
+        async def collect(message: Message) -> None:
+            nonlocal status, fields
+            if message["type"] == "http.response.start":
+                status, fields = message["status"], message["headers"]
+            else:
+                parts.append(message.get("body", b""))
+
+        await self._starlette(exchange.scope, exchange.receive, collect)
+        return Response(status, tuple(field for field in fields if field[0] != b"content-length"), tuple(parts))
+
+    @asynccontextmanager
+    async def lifespan(self) -> AsyncIterator[None]:
+        """Runs the application, for tests that have no server."""
+        async with self._starlette.router.lifespan_context(self._starlette):
+            yield
+
+
+class CrossOrigin:
+    """Cross-origin requests (CORS): pages of the allowed origins may send requests and read the responses.
+
+    What the fields are, Starlette decides. Every request needs a header that no form can send, so there is no CSRF.
+    """
+
+    def __init__(self, origins: tuple[str, ...]) -> None:
+        self._cors = CORSMiddleware(
+            Starlette(),
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", COST, REQUEST_ID, TIMEOUT],
+            expose_headers=["Age", "Cache-Control", "Retry-After", "WWW-Authenticate", REQUEST_ID],
+            max_age=3600,
+        )
+        self.fields_for = lru_cache(256)(self._fields_for)
+
+    def preflight_response(self, scope: Scope) -> Response:
+        """The response to a preflight request, without the fields that every response has."""
+        response = self._cors.preflight_response(Headers(scope=scope))
+        own = (b"content-length", b"access-control-allow-origin")
+        fields = tuple(field for field in response.raw_headers if field[0] not in own)
+        return Response(response.status_code, fields, (bytes(response.body),))
+
+    def _fields_for(self, origin: bytes | None) -> Fields:
+        """The header fields of every response to a request from this origin."""
+        headers = MutableHeaders()
+        if origin is not None:
+            headers.update(self._cors.simple_headers)
+        if not self._cors.allow_all_origins:
+            name = (origin or b"").decode("latin-1")
+            if self._cors.is_allowed_origin(name):
+                self._cors.allow_explicit_origin(headers, name)
+            else:
+                headers["Vary"] = "Origin"
+        return tuple(headers.raw)
+
+
+def is_preflight(method: str, fields: Mapping[bytes, bytes]) -> bool:
+    """Whether a browser asks if it may send a cross-origin request."""
+    return method == "OPTIONS" and b"origin" in fields and b"access-control-request-method" in fields
+
+
+def new_request_id() -> str:
+    """A unique id: this process's own start, and a counter."""
+    return f"{_PROCESS}{next(_COUNT):016x}"
+
+
+_PROCESS = os.urandom(8).hex()
+_COUNT = count()

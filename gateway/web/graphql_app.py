@@ -1,0 +1,416 @@
+"""The handler of every GraphQL request: header, caller, body, response cache, slot, execution, response."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+from graphql import ExecutionResult, GraphQLError
+from starlette.types import Receive, Scope
+
+from gateway.engine.encoding import Encoder, ResponseSize
+from gateway.engine.limits import ExecutionLimits, LimitExceeded
+from gateway.errors import IssuerUnavailable, Overloaded, Unauthenticated
+from gateway.identity import Caller
+from gateway.schema.build import Schema
+from gateway.schema.context import Context
+from gateway.schema.error_masking import is_unauthenticated, presented
+from gateway.schema.execution import Execution
+from gateway.schema.loaders import Loaders
+from gateway.schema.pricing import Prices
+from gateway.settings import Settings
+from gateway.upstream.client import FleetClient
+from gateway.upstream.fetching import Clock, Errand, Patience, Tally
+from gateway.web.admission import Admission, Slot
+from gateway.web.disconnect import CancelOnDisconnect, ClientDisconnected, release_when_sent
+from gateway.web.explorer import Explorer
+from gateway.web.graphql_request import (
+    RESPONSE,
+    Fields,
+    GraphQLParams,
+    HTTPError,
+    accepts_gzip,
+    asks_for_page,
+    bearer_token,
+    check_content_type,
+    cost_wish,
+    media_type_for,
+    params_of_post,
+    params_of_query_string,
+    sound_traceparent,
+    timeout_of,
+)
+from gateway.web.operations import InvalidOperation, Operations, PreparedRequest
+from gateway.web.response_cache import CachedResponse, ResponseCache, WholeResponses, around
+from gateway.web.responses import (
+    INVALID_TOKEN,
+    NO_STORE,
+    NO_TOKEN,
+    Parts,
+    Response,
+    too_large,
+    unauthenticated,
+    unavailable,
+)
+from gateway.web.responses import Fields as OwnFields
+from gateway.web.tokens import Identify
+from gateway.web.turns import Turns
+
+PATH = "/graphql"
+# Digits of a number of bytes: more are more than there can be.
+DIGITS_MAX = 18
+# Seconds after which to try again when an issuer's keys can't be had.
+ISSUER_RETRY = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What exists while a gateway runs: the client of the fleet API, and how a token becomes a caller."""
+
+    client: FleetClient
+    identify: Identify
+
+
+class OperationResult(NamedTuple):
+    """What a response says; `ran` is false if the operation never began."""
+
+    result: ExecutionResult
+    fields: OwnFields
+    ran: bool = True
+
+
+class Exchange:
+    """One HTTP request, and what its header was found to ask for."""
+
+    __slots__ = (
+        "caller",
+        "cost_wish",
+        "deadline",
+        "fields",
+        "is_deferred",
+        "media_type",
+        "receive",
+        "request_id",
+        "scope",
+    )
+
+    def __init__(self, scope: Scope, receive: Receive, fields: Fields, request_id: str) -> None:
+        self.scope = scope
+        self.receive = receive
+        self.fields = fields
+        self.request_id = request_id
+        # Whether the response may leave at the end of this event-loop iteration, together with others.
+        self.is_deferred = False
+        self.caller: Caller | None = None
+        self.deadline = 0.0  # of the operation, by `time.monotonic`
+        self.media_type = ""
+        self.cost_wish: str | None = None
+
+    @property
+    def content_type(self) -> str | None:
+        value = self.fields.get(b"content-type")
+        return None if value is None else value.decode("latin-1")
+
+
+class GraphQLApp:
+    """Responds to GraphQL requests while there is a `runtime`."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        settings: Settings,
+        prices: Prices,
+        *,
+        explorer: Explorer | None,
+        trusted: Mapping[str, str] | None,
+        clock: Clock,
+    ) -> None:
+        self.runtime: Runtime | None = None
+        self.admission = Admission(settings.limits)
+        self._settings = settings
+        self._page_limits = prices.limits
+        self._explorer = explorer
+        self._body_bytes_max = settings.http.body_bytes_max
+        self._seconds = settings.limits.deadline
+        self._is_public = settings.graphql.introspection == "public"
+        bounds = ExecutionLimits(settings.limits.nodes, settings.limits.response_bytes)
+        self._execution = Execution(schema, bounds, projection=settings.graphql.projection)
+        self._operations = Operations(
+            schema,
+            self._execution,
+            prices,
+            settings.graphql,
+            settings.limits,
+            self.admission,
+            trusted=trusted,
+            nodes_max=settings.connections.nodes_max,
+        )
+        cache = settings.cache
+        responses = WholeResponses(bytes_max=cache.answers_bytes_max, gzip=cache.answers_gzip)
+        self._responses = responses if cache.enabled and cache.answers else None
+        self._cache = ResponseCache(self._execution, prices.limits, clock, self._responses)
+        self._encoder = Encoder(_plain)
+        self._turns = Turns()
+
+    def load(self) -> dict[str, int] | None:
+        """How much is under way in this process; None while the gateway is not running."""
+        if self.runtime is None:
+            return None
+        admission = self.admission
+        return {
+            "operations": admission.running,
+            "queued": admission.waiting,
+            "reads": self.runtime.client.under_way(),
+        }
+
+    async def respond(self, exchange: Exchange) -> Response:
+        """The response to a request. Raises HTTPError, Overloaded, ClientDisconnected."""
+        scope, fields = exchange.scope, exchange.fields
+        if b"content-length" in fields and self._is_too_long(fields[b"content-length"]):
+            return too_large()
+        if asks_for_page(scope["method"], fields.get(b"accept"), scope["query_string"]):
+            if self._explorer is None:
+                raise HTTPError(404, "NOT_FOUND", "GraphiQL is disabled; send a query.")
+            return self._explorer.page()
+        exchange.deadline = time.monotonic() + timeout_of(fields.get(b"x-gateway-timeout"), self._seconds)
+        try:
+            exchange.caller = await self._caller_of(exchange)
+        except Unauthenticated as refused:
+            return unauthenticated(str(refused), invalid=b"authorization" in fields)
+        except IssuerUnavailable as outage:
+            return unavailable(outage, ISSUER_RETRY)
+        if exchange.caller is not None:
+            # The server counts what it can't send by principal.
+            scope.setdefault("state", {})["caller"] = exchange.caller
+        if scope["method"] not in ("GET", "POST"):
+            raise HTTPError(405, "METHOD_NOT_ALLOWED", "GraphQL takes GET and POST.", {"Allow": "GET, POST"})
+        accept = fields.get(b"accept")
+        exchange.media_type = media_type_for(None if accept is None else accept.decode("latin-1"))
+        exchange.cost_wish = cost_wish(fields.get(b"x-gateway-cost"))
+        try:
+            return await self._respond_to_operation(exchange)
+        except InvalidOperation as invalid:
+            return self._rendered(_invalid(invalid.errors, exchange.request_id), exchange.media_type)
+
+    async def _respond_to_operation(self, exchange: Exchange) -> Response:
+        is_get, caller = exchange.scope["method"] == "GET", exchange.caller
+        if is_get:
+            key = b"?" + exchange.scope["query_string"]  # which no JSON begins with
+        else:
+            check_content_type(exchange.content_type)
+            key = await self._body(exchange.receive)
+        params: GraphQLParams | None = None
+        request = self._operations.remembered(key, caller)
+        if request is None:
+            params = params_of_query_string(key[1:]) if is_get else params_of_post(exchange.content_type, key)
+            self._operations.check_variables(params, len(key))
+            request = self._operations.prepared_at_once(params, key, caller)
+        if request is not None and caller is not None and exchange.cost_wish is None:
+            cached = await self._cached(request, caller, exchange)
+            if cached is not None:
+                return _response(200, exchange.media_type, cached.fields, cached.parts)
+        return await self._run(exchange, request, params)
+
+    def _is_too_long(self, length: bytes) -> bool:
+        # Zeros in front are allowed, any number of them; Python reads no more than 4300 digits.
+        digits = length.strip().lstrip(b"0")
+        return digits.isdigit() and (len(digits) > DIGITS_MAX or int(digits) > self._body_bytes_max)
+
+    async def _caller_of(self, exchange: Exchange) -> Caller | None:
+        """Whose token this is; None without credentials, where the schema is public. Raises Unauthenticated."""
+        authorization = exchange.fields.get(b"authorization")
+        if authorization is None and self._is_public:
+            return None
+        token = bearer_token(authorization)
+        if token is None:
+            raise Unauthenticated(NO_TOKEN)
+        return await self._running.identify(token, exchange.deadline - time.monotonic())
+
+    @property
+    def _running(self) -> Runtime:
+        assert self.runtime is not None, "the application was not started"
+        return self.runtime
+
+    async def _body(self, receive: Receive) -> bytes:
+        """The body of a request; however many pieces it comes in, they cost time and memory for their bytes only."""
+        message = await receive()
+        body: bytes | bytearray = message.get("body", b"")
+        if message.get("more_body"):
+            body = bytearray(body)
+            while message.get("more_body") and len(body) <= self._body_bytes_max:
+                message = await receive()
+                body += message.get("body", b"")
+            body = bytes(body)
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnected
+        if len(body) > self._body_bytes_max:
+            raise HTTPError(413, "BODY_TOO_LARGE", "The request body is too large.", {"Connection": "close"})
+        return bytes(body)
+
+    async def _cached(self, request: PreparedRequest, caller: Caller, exchange: Exchange) -> CachedResponse | None:
+        """The cached response; under contention so many of a principal are sent in one event-loop iteration."""
+        takes_gzip = self._responses is not None and accepts_gzip(exchange.fields.get(b"accept-encoding"))
+        cached = self._cache.find(request, caller, self._running.client, takes_gzip=takes_gzip)
+        if cached is not None:
+            self.admission.notice(caller.principal)
+            exchange.is_deferred = True
+            if self.admission.is_contested and not self._turns.at_once(caller.principal):
+                await self._turns.wait(caller.principal)
+        return cached
+
+    async def _run(self, exchange: Exchange, request: PreparedRequest | None, params: GraphQLParams | None) -> Response:
+        """Runs an operation in a slot, which is given back when the response has left."""
+        deadline = Patience(exchange.deadline)
+        line = self.admission.line_of(exchange.caller)
+        if not self.admission.enter_at_once(line):
+            await self._enter_in_turn(line, exchange, deadline)
+        try:
+            if request is None:
+                assert params is not None
+                is_get = exchange.scope["method"] == "GET"
+                request = await self._operations.prepare(params, exchange.caller, is_get=is_get)
+            return await self._executed(exchange, request, deadline)
+        finally:
+            deadline.close()
+            release_when_sent(exchange.scope, Slot(self.admission, line))
+
+    async def _enter_in_turn(self, line: str, exchange: Exchange, deadline: Patience) -> None:
+        if self.admission.is_full(line):
+            if exchange.caller is not None:
+                self.admission.introduce(exchange.fields.get(b"authorization", b""), exchange.caller)
+            raise Overloaded
+        try:
+            with CancelOnDisconnect(exchange.scope, exchange.receive, deadline):
+                await self.admission.enter(line, deadline)
+        except (ClientDisconnected, Overloaded):
+            deadline.close()
+            raise
+
+    async def _executed(self, exchange: Exchange, request: PreparedRequest, deadline: Patience) -> Response:
+        caller, cost = exchange.caller, None
+        if exchange.cost_wish is not None:
+            price = self._operations.cost_of(request)
+            cost = {
+                "estimatedUpstreamCalls": price.upstream_calls,
+                "estimatedNodes": price.nodes,
+                "estimatedFields": price.fields,
+            }
+            if exchange.cost_wish == "validate":
+                estimated = OperationResult(ExecutionResult(None, None, {"cost": cost}), ())
+                return self._rendered(estimated, exchange.media_type)
+        context = None if caller is None else self._context(caller, exchange, deadline)
+        work = self._execution.of(
+            request.document,
+            request.name,
+            request.variables,
+            context,
+            request.plan,
+            values=request.values,
+            check_deadline=deadline.check,
+        )
+        with CancelOnDisconnect(exchange.scope, exchange.receive, deadline) as client:
+            result = await _bounded(work)
+        if client.is_disconnected:
+            raise ClientDisconnected
+        tally = context.errand.tally if context is not None else Tally()
+        if caller is not None and (tally.accepted or tally.cache_hits):
+            self.admission.accept(caller)
+            if request.digest is not None or not request.key:
+                self._operations.keep(request, caller)  # the fleet API may have accepted the token just now
+        response = self._rendered(self._result(result, tally, exchange, cost), exchange.media_type)
+        if self._responses is not None and caller is not None and not result.errors and cost is None:
+            self._cache.put(request, caller, tally, response.parts, self._running.client)
+        return response
+
+    def _context(self, caller: Caller, exchange: Exchange, deadline: Patience) -> Context:
+        tally = Tally()
+        if self._responses is not None:
+            tally.reads = []
+        errand = Errand(caller, tally, sound_traceparent(exchange.fields.get(b"traceparent")), deadline)
+        return Context(
+            errand,
+            Loaders(self._running.client, errand),
+            self._page_limits,
+            exchange.request_id,
+            self._settings.connections.nodes_max,
+            self._settings.upstream.unit_search,
+        )
+
+    def _result(
+        self, result: ExecutionResult, tally: Tally, exchange: Exchange, cost: dict[str, int] | None
+    ) -> OperationResult:
+        request_id = exchange.request_id
+        if result.data is None and result.errors and not any(error.path for error in result.errors):
+            return _invalid(result.errors, request_id)
+        errors = [presented(error, request_id) for error in result.errors or ()]
+        extensions: dict[str, Any] = {}
+        if cost is not None:
+            extensions["cost"] = {
+                "upstreamCalls": tally.upstream_calls,
+                "cacheHits": tally.cache_hits,
+                "coalesced": tally.coalesced,
+                **cost,
+            }
+        if cost is not None or tally.stale:
+            extensions["freshness"] = {"oldestAge": self._cache.age(tally), "stale": tally.stale}
+        fields = NO_STORE if errors else self._cache.freshness_of(tally, exchange.caller)
+        return OperationResult(ExecutionResult(result.data, errors or None, extensions or None), fields)
+
+    def _rendered(self, told: OperationResult, media_type: str) -> Response:
+        result = told.result
+        unauthenticated_errors = [error for error in result.errors or () if is_unauthenticated(error)]
+        if unauthenticated_errors:
+            parts = self._parts_of({"data": None, "errors": unauthenticated_errors})
+            fields = ((b"content-type", media_type.encode()), (b"www-authenticate", INVALID_TOKEN.encode()))
+            return Response(401, fields, parts)
+        members: dict[str, Any] = {"data": result.data} if told.ran else {}
+        if result.errors:
+            members["errors"] = result.errors
+        if result.extensions:
+            members["extensions"] = result.extensions
+        status = 400 if not told.ran and media_type == RESPONSE else 200
+        try:
+            parts = self._parts_of(members)
+        except LimitExceeded as exceeded:
+            return self._rendered(_invalid([exceeded], ""), media_type)
+        return _response(status, media_type, told.fields, parts)
+
+    def _parts_of(self, members: dict[str, Any]) -> Parts:
+        """A response's body; data that is one field, and JSON already, is not copied: it may be large."""
+        if len(members) == 1 and members.get("data") is not None and len(members["data"]) == 1:
+            ((key, value),) = members["data"].items()
+            if type(value) is msgspec.Raw:
+                return around(key, memoryview(value))
+        return (self._encoder.encode(members, ResponseSize(self._settings.limits.response_bytes)),)
+
+
+CONTENT_TYPES = {
+    media_type: (b"content-type", f"{media_type}; charset=utf-8".encode())
+    for media_type in ("application/json", RESPONSE)
+}
+
+
+def _response(status: int, media_type: str, fields: OwnFields, parts: Parts) -> Response:
+    return Response(status, (CONTENT_TYPES[media_type], *fields), parts)
+
+
+def _invalid(errors: list[GraphQLError], request_id: str) -> OperationResult:
+    told = [presented(error, request_id) for error in errors]
+    return OperationResult(ExecutionResult(None, told), NO_STORE, ran=False)
+
+
+async def _bounded(work: Awaitable[ExecutionResult]) -> ExecutionResult:
+    """The result of an operation, or that its response is too long."""
+    try:
+        return await work
+    except LimitExceeded as exceeded:
+        return ExecutionResult(None, [exceeded])
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, GraphQLError):
+        return value.formatted
+    raise TypeError(f"not JSON: {type(value).__name__}")

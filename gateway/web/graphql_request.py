@@ -1,0 +1,218 @@
+"""A GraphQL request over HTTP: what its header fields, its query string and its body say.
+
+Follows the GraphQL over HTTP specification (draft). Pure functions: nothing here does I/O or knows a framework.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Any
+from urllib.parse import parse_qsl
+
+import msgspec
+
+JSON = "application/json"
+RESPONSE = "application/graphql-response+json"
+COST, TIMEOUT, REQUEST_ID = "X-Gateway-Cost", "X-Gateway-Timeout", "X-Request-Id"
+# A browser that opens GraphiQL needs no query string; parsing a long one would cost time before a token is seen.
+PAGE_QUERY_MAX = 1024
+# As the draft's watershed has it, a client that does not say gets plain JSON.
+MEDIA_TYPES = {JSON: JSON, RESPONSE: RESPONSE, "application/*": JSON, "*/*": JSON}
+# The fields that decide anything; all others are skipped.
+FIELDS = frozenset(
+    name.lower().encode()
+    for name in (
+        "Accept",
+        "Accept-Encoding",
+        "Access-Control-Request-Method",
+        "Authorization",
+        "Content-Length",
+        "Content-Type",
+        "Host",
+        "Origin",
+        "traceparent",
+        COST,
+        REQUEST_ID,
+        TIMEOUT,
+    )
+)
+Fields = Mapping[bytes, bytes]
+
+
+class HTTPError(Exception):
+    """A request that is refused with a status and one coded error; `headers` go with the response."""
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        extensions: Mapping[str, object] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.code, self.headers = status, code, headers or {}
+        self.extensions = {"retryable": False, **(extensions or {})}
+
+
+class GraphQLParams(msgspec.Struct):
+    """The parameters of a GraphQL request. What is empty is absent."""
+
+    query: str | None = None
+    variables: dict[str, Any] | None = None
+    operation_name: str | None = msgspec.field(default=None, name="operationName")
+    extensions: dict[str, Any] | None = None
+    # How clients name a trusted document: the draft and Relay's convention.
+    document_id: str | None = msgspec.field(default=None, name="documentId")
+    doc_id: str | None = None
+
+    def __post_init__(self) -> None:
+        self.query = self.query or None
+        self.operation_name = self.operation_name or None
+        self.document_id = self.document_id or None
+        self.doc_id = self.doc_id or None
+
+    @property
+    def digest(self) -> str | None:
+        """The SHA-256 that Apollo's automatic persisted queries send."""
+        persisted = (self.extensions or {}).get("persistedQuery")
+        digest = persisted.get("sha256Hash") if isinstance(persisted, dict) else None
+        return digest if isinstance(digest, str) else None
+
+    @property
+    def trusted_id(self) -> str | None:
+        """The name of a trusted document, by whichever convention."""
+        return self.document_id or self.doc_id or self.digest
+
+
+_NAMES = frozenset(field.encode_name for field in msgspec.structs.fields(GraphQLParams))
+_decoder = msgspec.json.Decoder(GraphQLParams)
+
+
+def fields_of(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The header fields that decide anything, by name; those of one name are one list, as RFC 9110 has it.
+
+    A field that can't be a list, such as `Host`, is thereby invalid when it is sent twice.
+    """
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in FIELDS:
+            found[name] = found[name] + b", " + value if name in found else value
+    return found
+
+
+def params_of_post(content_type: str | None, body: bytes) -> GraphQLParams:
+    """The parameters of a POST; raises HTTPError with 415 or 400."""
+    check_content_type(content_type)
+    try:
+        return _decoder.decode(body)
+    except msgspec.ValidationError as wrong:
+        raise HTTPError(400, "BAD_REQUEST", f"The request's parameters are wrong: {wrong}.") from wrong
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as garbled:
+        raise HTTPError(400, "BAD_REQUEST", "The request body is not JSON.") from garbled
+
+
+@lru_cache(64)
+def check_content_type(content_type: str | None) -> None:
+    """Raises HTTPError with 415 unless a body of this type is JSON in UTF-8."""
+    kind, _, parameters = (content_type or "").partition(";")
+    if kind.strip().lower() != JSON:
+        raise HTTPError(415, "UNSUPPORTED_MEDIA_TYPE", f"A POST must be {JSON}.", {"Accept-Post": JSON})
+    charset = next((p.partition("=")[2] for p in parameters.split(";") if p.strip().lower().startswith("charset")), "")
+    if charset.strip(' "').lower() not in ("", "utf-8", "utf8"):
+        raise HTTPError(415, "UNSUPPORTED_MEDIA_TYPE", "The request must be UTF-8.")
+
+
+def params_of_query_string(query_string: bytes) -> GraphQLParams:
+    """The parameters of a GET; `variables` and `extensions` are JSON. Raises HTTPError with 400."""
+    parameters = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+    given: dict[str, Any] = {name: value for name, value in dict(parameters).items() if name in _NAMES and value}
+    try:
+        for name in ("variables", "extensions"):
+            if name in given:
+                given[name] = msgspec.json.decode(given[name])
+        return msgspec.convert(given, GraphQLParams)
+    except (msgspec.MsgspecError, RecursionError) as wrong:
+        raise HTTPError(400, "BAD_REQUEST", "The request's parameters are wrong.") from wrong
+
+
+def asks_for_page(method: str, accept: bytes | None, query_string: bytes) -> bool:
+    """Whether a browser opens the endpoint: GET, wants HTML, carries neither a query nor the name of one."""
+    if method != "GET" or accept is None or b"text/html" not in accept or len(query_string) > PAGE_QUERY_MAX:
+        return False
+    return not _NAMES & dict(parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)).keys()
+
+
+@lru_cache(256)
+def media_type_for(accept: str | None) -> str:
+    """The media type that an Accept header prefers; raises HTTPError with 406 if it takes none of ours."""
+    if not accept or not accept.strip():
+        return JSON
+    wishes: list[tuple[float, int, str]] = []
+    for position, part in enumerate(accept.split(",")):
+        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        if kind in MEDIA_TYPES and (weight := _weight(quality)) > 0:
+            wishes.append((-weight, position, kind))
+    if not wishes:
+        raise HTTPError(406, "NOT_ACCEPTABLE", f"Responses are {RESPONSE} or {JSON}.")
+    return MEDIA_TYPES[min(wishes)[2]]
+
+
+@lru_cache(64)
+def accepts_gzip(accept_encoding: bytes | None) -> bool:
+    """Whether `Accept-Encoding` names gzip, or anything, without refusing it."""
+    qualities: dict[str, str] = {}
+    for wish in (accept_encoding or b"").decode("latin-1").lower().split(","):
+        coding, _, parameters = (part.strip() for part in wish.partition(";"))
+        qualities[coding] = parameters.replace(" ", "")
+    quality = qualities.get("gzip", qualities.get("*", "q=0"))
+    return not re.fullmatch(r"q=0(\.0*)?", quality)
+
+
+def bearer_token(authorization: bytes | None) -> str | None:
+    """The token of an `Authorization` field; None if it holds anything but one bearer token."""
+    bearer = None if authorization is None else _BEARER.fullmatch(authorization)
+    return None if bearer is None else bearer[1].decode("ascii")
+
+
+def sound_request_id(value: bytes | None) -> str | None:
+    """The client's own request id, if it is safe to log and to send back."""
+    return value.decode("ascii") if value is not None and _REQUEST_ID.fullmatch(value) else None
+
+
+def sound_traceparent(value: bytes | None) -> str | None:
+    """The client's W3C trace context, if it is valid: the one field that goes on to the fleet API."""
+    return value.decode("ascii") if value is not None and _TRACEPARENT.fullmatch(value) else None
+
+
+def timeout_of(value: bytes | None, maximum: float) -> float:
+    """The seconds that an operation may take: at most `maximum`. Raises HTTPError with 400."""
+    if value is None:
+        return maximum
+    if not _SECONDS.fullmatch(value.strip()) or not float(value):
+        raise HTTPError(400, "BAD_REQUEST", f"{TIMEOUT} is a number of seconds above 0, such as 2.5.")
+    return min(maximum, float(value))
+
+
+def cost_wish(value: bytes | None) -> str | None:
+    """What a client wants to know about cost: `report` or `validate`. Raises HTTPError with 400."""
+    if value not in (None, b"report", b"validate"):
+        raise HTTPError(400, "BAD_REQUEST", f"{COST} is `report` or `validate`.")
+    return None if value is None else value.decode("ascii")
+
+
+def _weight(text: str) -> float:
+    """A quality value as RFC 9110 writes it, some more digits allowed; anything else counts as 0."""
+    return float(text) if _WEIGHT.fullmatch(text) else 0.0
+
+
+_WEIGHT = re.compile(r"0(\.[0-9]{0,9})?|1(\.0{0,9})?")
+_SECONDS = re.compile(rb"\d{1,6}(\.\d{1,6})?")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+# The token68 of RFC 9110, which also keeps line breaks out of the header that goes upstream.
+_BEARER = re.compile(rb"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9\-._~+/]+=*)")
+# Version 00 of W3C Trace Context; ids of zeros alone are invalid.
+_TRACEPARENT = re.compile(rb"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")

@@ -1,0 +1,358 @@
+"""Which operation a request means (its document is sent, persisted or trusted), and whether it may run.
+
+What a request means is remembered by its bytes, so that the same request again costs one lookup. Cost is checked for
+the worst case first, which holds for a document whatever its variables are, and exactly only where that is too much.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+import msgspec
+from graphql import GraphQLError, OperationDefinitionNode, OperationType
+from graphql.execution.values import VariableValues
+
+from gateway.engine.documents import BOUNDED_BYTES, INTROSPECTION, Document, Documents, Registrations, digest_of
+from gateway.engine.limits import DocumentLimits, LimitExceeded
+from gateway.engine.plans import NotMade, Prepared
+from gateway.engine.spacing import Spacing
+from gateway.engine.variables import VariablesInvalid
+from gateway.identity import Caller
+from gateway.schema.build import Schema
+from gateway.schema.connections import Place
+from gateway.schema.execution import Execution
+from gateway.schema.pagination import Limits
+from gateway.schema.pricing import Price, Prices, bound_of, check_priced, price_of
+from gateway.settings import GraphQLSettings, LimitSettings
+from gateway.web.admission import Admission
+from gateway.web.graphql_request import GraphQLParams, HTTPError
+from gateway.web.responses import CHALLENGE, NO_TOKEN
+
+# The longest request whose meaning is remembered, in bytes.
+KEY_BYTES_MAX = 4096
+# What that takes in memory, in bytes: by itself, for each byte of the request (its variables may be many empty lists),
+# and for each fleet.
+REMEMBERED_BYTES, DECODED_FACTOR, FRAGMENT_KEY_BYTES = 1_500, 40, 1_000
+# Fleets for which it is remembered where a request's fragment may be cached.
+FLEETS_MAX = 64
+# The pauses after a document was read, as a multiple of what that took: an untrusted caller's, and any other's or its
+# plan.
+UNTRUSTED_PAUSE, PAUSE = 1.0, 0.25
+# Variables written anew may be longer than they came, but not this much.
+REWRITTEN_FACTOR = 8
+
+
+class InvalidOperation(Exception):
+    """A request whose operation does not run, with what is wrong."""
+
+    def __init__(self, errors: list[GraphQLError]) -> None:
+        super().__init__("the operation does not run")
+        self.errors = errors
+
+
+class PreparedRequest(NamedTuple):
+    """An operation that may run: within its limits, with its plan if it has one.
+
+    `digest` is the hash that came with the document, or instead of it (`is_hash_alone`). `is_introspection` says that
+    it needs no caller. `key` are the request's bytes; empty if they are not remembered.
+    """
+
+    document: Document
+    name: str | None
+    variables: Mapping[str, Any]
+    plan: Prepared | None
+    values: VariableValues | None = None
+    digest: str | None = None
+    is_hash_alone: bool = False
+    is_introspection: bool = False
+    key: bytes = b""
+    fragment_keys: dict[str | None, Place | None] | None = None
+
+    @property
+    def size(self) -> int:
+        """What it takes in memory with its key, in bytes."""
+        return REMEMBERED_BYTES + DECODED_FACTOR * len(self.key) + FRAGMENT_KEY_BYTES * len(self.fragment_keys or ())
+
+    def fragment_key(self, fleet: str | None, execution: Execution, limits: Limits) -> Place | None:
+        """Where a fleet's fragment of the response may be cached; None if the response is more than one connection."""
+        if self.plan is None:
+            return None
+        keys = self.fragment_keys
+        if keys is None:
+            return execution.place_of(self.plan, limits, fleet)
+        if fleet not in keys:
+            before = self.size
+            if len(keys) >= FLEETS_MAX:
+                keys.clear()
+            keys[fleet] = execution.place_of(self.plan, limits, fleet)
+            self.document.grow(self.size - before)
+        return keys[fleet]
+
+
+class Operations:
+    """Finds, checks and plans operations; `trusted` are the only documents that run, by name, if it is given."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        execution: Execution,
+        prices: Prices,
+        settings: GraphQLSettings,
+        limits: LimitSettings,
+        admission: Admission,
+        *,
+        trusted: Mapping[str, str] | None,
+        nodes_max: int,
+    ) -> None:
+        check_priced(schema.core)
+        self._schema = schema.core
+        self._execution = execution
+        self._prices = prices
+        self._introspection = settings.introspection
+        self._limits = limits
+        self._admission = admission
+        self._trusted = trusted
+        self._trusted_texts = frozenset((trusted or {}).values())
+        self._nodes_max = nodes_max
+        self._registrations = Registrations()
+        self._reading: Spacing[Document] = Spacing(PAUSE)
+        self._reading_untrusted: Spacing[Document] = Spacing(UNTRUSTED_PAUSE)
+        self._planning: Spacing[Prepared | None] = Spacing(PAUSE)
+        self._documents = Documents(
+            schema.core,
+            settings.documents_bytes_max,
+            limits=document_limits_of(limits),
+            # Suggestions would tell the schema, name by name.
+            suggestions=settings.introspection != "off",
+        )
+
+    def remembered(self, key: bytes, caller: Caller | None) -> PreparedRequest | None:
+        """What a request of these bytes was found to mean. Raises InvalidOperation and HTTPError."""
+        request: PreparedRequest | None = self._documents.meant_by(key)
+        if request is not None:
+            if request.digest is not None:
+                self._check_registration(request, caller)
+            if caller is None and not request.is_introspection:
+                raise _no_token()
+        return request
+
+    def prepared_at_once(self, params: GraphQLParams, key: bytes, caller: Caller | None) -> PreparedRequest | None:
+        """A request whose document is known, has a plan and is within its limits whatever its variables are.
+
+        None for any other: that is for `prepare`, which may take a while. Raises InvalidOperation and HTTPError.
+        """
+        document = self._documents.sent(self._text_of(params, caller))
+        if document is None:
+            return None
+        plan = None
+        name, variables = params.operation_name, params.variables or {}
+        with suppress(NotMade, LimitExceeded, VariablesInvalid):  # which `prepare` sees to
+            plan = self._execution.prepared(document, name, variables, make=False)
+        if plan is None or not self._is_within_worst_case(document, name, variables):
+            return None
+        is_introspection = self._check_caller(document, name, caller)
+        digest = None if self._trusted is not None else params.digest
+        is_remembered = len(key) <= KEY_BYTES_MAX and not self._admission.is_stranger(caller)
+        request = PreparedRequest(
+            document,
+            name,
+            variables,
+            plan,
+            digest=digest,
+            is_hash_alone=digest is not None and not params.query,
+            is_introspection=is_introspection,
+            key=key if is_remembered else b"",
+            fragment_keys={} if is_remembered else None,
+        )
+        if is_remembered:
+            self._documents.remember(key, request)
+        self.keep(request, caller)
+        return request
+
+    async def prepare(self, params: GraphQLParams, caller: Caller | None, *, is_get: bool) -> PreparedRequest:
+        """Any request that may run. Raises InvalidOperation, and HTTPError for a request that is refused."""
+        document = await self._read(self._text_of(params, caller), caller)
+        digest = None if self._trusted is not None else params.digest
+        name, variables = params.operation_name, params.variables or {}
+        self.keep(PreparedRequest(document, name, variables, None, digest=digest), caller)
+        if document.errors:
+            raise InvalidOperation(list(document.errors))
+        operation = document.operation(name)
+        if operation is None:
+            message = "The document has no such operation, or several and none was named."
+            raise InvalidOperation([_coded("OPERATION_RESOLUTION_FAILURE", message)])
+        if is_get and operation.operation is not OperationType.QUERY:
+            raise HTTPError(405, "METHOD_NOT_ALLOWED", "A GET can only send queries.", {"Allow": "POST"})
+        is_introspection = self._check_caller(document, name, caller)
+        try:
+            values = None
+            if not self._is_within_worst_case(document, name, variables):
+                values = self._execution.values(document, name, variables)
+                self._checked_cost(document, operation, values)
+            plan = await self._plan(document, name, variables, caller)
+            if plan is None and values is None:
+                values = self._execution.values(document, name, variables)
+        except LimitExceeded as exceeded:
+            raise InvalidOperation([exceeded]) from exceeded
+        except VariablesInvalid as invalid:
+            raise InvalidOperation(list(invalid.errors)) from invalid
+        return PreparedRequest(
+            document, name, variables, plan, values=values, digest=digest, is_introspection=is_introspection
+        )
+
+    def keep(self, request: PreparedRequest, caller: Caller | None) -> None:
+        """Keeps a request's document, and registers its hash for the caller; nothing is kept for untrusted callers."""
+        if caller is None or self._trusted is not None or request.document.errors:
+            return
+        if not self._admission.is_stranger(caller):
+            self._documents.keep(request.document)
+            if request.digest is not None:
+                self._registrations.add(caller.principal, request.digest)
+
+    def cost_of(self, request: PreparedRequest) -> Price:
+        """The estimated cost of a request with its variables. Raises InvalidOperation."""
+        operation = request.document.operation(request.name)
+        assert operation is not None
+        try:
+            values = request.values or self._execution.values(request.document, request.name, request.variables)
+            return self._checked_cost(request.document, operation, values)
+        except LimitExceeded as exceeded:
+            raise InvalidOperation([exceeded]) from exceeded
+        except VariablesInvalid as invalid:
+            raise InvalidOperation(list(invalid.errors)) from invalid
+
+    def check_variables(self, params: GraphQLParams, size: int) -> None:
+        """Raises HTTPError if the variables of a request of `size` bytes are too large."""
+        maximum = self._limits.variables_bytes
+        if not params.variables or size * REWRITTEN_FACTOR <= maximum:
+            return
+        if (actual := len(msgspec.json.encode(params.variables))) > maximum:
+            exceeded = LimitExceeded("variablesBytes", maximum, actual)
+            assert exceeded.extensions is not None
+            raise HTTPError(400, "LIMIT_EXCEEDED", exceeded.message, extensions=exceeded.extensions)
+
+    def _text_of(self, params: GraphQLParams, caller: Caller | None) -> str:
+        """The text of the document that is meant: sent, registered by the caller's principal, or trusted."""
+        if self._trusted is not None:
+            text = self._trusted.get(params.trusted_id or "")
+            if text is None and params.query in self._trusted_texts:
+                text = params.query
+            if text is None:
+                message = "Only the operations of this gateway's manifest are run."
+                raise InvalidOperation([_coded("OPERATION_NOT_TRUSTED", message)])
+            return text
+        if params.query:
+            if params.digest is not None and params.digest != digest_of(params.query):
+                raise HTTPError(400, "PERSISTED_QUERY_MISMATCH", "The hash is not that of the query.")
+            return params.query
+        if params.digest is None:
+            raise HTTPError(400, "BAD_REQUEST", "The request has no query.")
+        document = None
+        if caller is not None and self._registrations.has(caller.principal, params.digest):
+            document = self._documents.known(params.digest)
+        if document is None:
+            raise _not_registered()
+        return document.text
+
+    def _check_registration(self, request: PreparedRequest, caller: Caller | None) -> None:
+        assert request.digest is not None
+        if not request.is_hash_alone:
+            self.keep(request, caller)
+        elif caller is None or not self._registrations.has(caller.principal, request.digest):
+            raise _not_registered()
+
+    async def _read(self, text: str, caller: Caller | None) -> Document:
+        known = self._documents.sent(text)
+        if known is not None:
+            return known
+        keep = self._trusted is not None or not self._admission.is_stranger(caller)
+        reading = self._reading if keep else self._reading_untrusted
+        return await reading.run(text, lambda: self._documents.read(text, keep=keep))
+
+    def _check_caller(self, document: Document, name: str | None, caller: Caller | None) -> bool:
+        """Whether an operation is introspection alone, which its setting may allow without a token."""
+        fields = document.root_fields(name)
+        introspects = bool(fields & INTROSPECTION)
+        if introspects and self._introspection == "off":
+            raise HTTPError(400, "INTROSPECTION_DISABLED", "This gateway does not tell its schema.")
+        is_introspection = introspects and fields <= INTROSPECTION | {"__typename"}
+        if caller is None and not is_introspection:
+            raise _no_token()
+        return is_introspection
+
+    async def _plan(
+        self, document: Document, name: str | None, variables: Mapping[str, Any], caller: Caller | None
+    ) -> Prepared | None:
+        """The operation's plan, if there is one; for untrusted callers none is made of a document of their own."""
+        try:
+            return self._execution.prepared(document, name, variables, make=False)
+        except NotMade:
+            if self._trusted is None and self._admission.is_stranger(caller):
+                return None
+            return await self._planning.run(object(), lambda: self._execution.prepared(document, name, variables))
+
+    def _is_within_worst_case(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> bool:
+        """Whether an operation is within its limits with lists as long as these, whatever else its variables are."""
+        longest = max((len(value) for value in variables.values() if value.__class__ is list), default=1)
+        if longest > self._nodes_max:
+            return False
+        # Few lengths, so that few worst cases have to be worked out.
+        length = min(self._nodes_max, max(16, 1 << (longest - 1).bit_length()))
+        bounded = document.bounded.get((name, length))
+        if bounded is None:
+            operation = document.operation(name)
+            assert document.ast is not None
+            assert operation is not None
+            most = bound_of(self._schema, document.ast, operation, self._prices, length)
+            bounded = most is not None and self._exceeded_by(most) is None
+            document.bounded[name, length] = bounded
+            document.grow(BOUNDED_BYTES)
+        return bounded
+
+    def _checked_cost(self, document: Document, operation: OperationDefinitionNode, values: VariableValues) -> Price:
+        assert document.ast is not None
+        price = price_of(self._schema, document.ast, operation, values, self._prices)
+        exceeded = self._exceeded_by(price)
+        if exceeded is not None:
+            raise exceeded
+        return price
+
+    def _exceeded_by(self, price: Price) -> LimitExceeded | None:
+        limits = self._limits
+        for limit, maximum, actual in (
+            ("upstreamCalls", limits.upstream_calls, price.upstream_calls),
+            ("nodes", limits.nodes, price.nodes),
+            ("fields", limits.fields, price.fields),
+            ("responseBytes", limits.response_bytes, price.key_bytes),
+        ):
+            if actual > maximum:
+                return LimitExceeded(limit, maximum, actual)
+        return None
+
+
+def document_limits_of(settings: LimitSettings) -> DocumentLimits:
+    """The limits that hold for a document whatever its variables."""
+    return DocumentLimits(
+        settings.document_bytes,
+        settings.tokens,
+        settings.depth,
+        settings.root_fields,
+        settings.aliases,
+        settings.directives,
+        settings.overlaps,
+    )
+
+
+def _no_token() -> HTTPError:
+    return HTTPError(401, "UNAUTHENTICATED", NO_TOKEN, {"WWW-Authenticate": CHALLENGE})
+
+
+def _not_registered() -> InvalidOperation:
+    # The message that clients of Apollo's automatic persisted queries wait for, to the letter.
+    return InvalidOperation([_coded("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound")])
+
+
+def _coded(code: str, message: str) -> GraphQLError:
+    return GraphQLError(message, extensions={"code": code, "retryable": False})
