@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.settings import Settings
 from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
+from gateway.web.protocol import ServerConfig
 
 TOKENS = {name: f"token-of-{name}" for name in ("alice", "bob", "eve", "no-permission", "no-scope")}
 PLANS = (
@@ -81,7 +83,7 @@ async def start() -> AsyncIterator[Start]:
         ) -> Gateway:  # fmt: skip
             simulator = simulator or Simulator(plans, switches or Switches(rate_limit_requests=0))
             slices: dict[str, dict[str, Any]] = {
-                "upstream": {"url": "http://fleet.test"},
+                "upstream": {},
                 "cache": {"enabled": False},
                 "retry": {"attempts": 1},
             }
@@ -89,12 +91,11 @@ async def start() -> AsyncIterator[Start]:
                 part, _, name = path.partition("__")
                 slices.setdefault(part, {})[name] = value
             more = {} if clock is None else {"clock": clock}
-            app = create_app(Settings(**slices), httpx.ASGITransport(simulator.app), **more)
-            await stack.enter_async_context(app.lifespan())
-            wire = httpx.ASGITransport(app, raise_app_exceptions=False)
-            http = await stack.enter_async_context(
-                httpx.AsyncClient(transport=wire, base_url="http://gateway.test", timeout=30)
-            )
+            fleet = uvicorn.Config(simulator.app, log_level="critical", access_log=False)
+            slices["upstream"].setdefault("url", await stack.enter_async_context(served(fleet)))
+            settings = Settings(**slices)
+            url = await stack.enter_async_context(served(ServerConfig(create_app(settings, **more), settings)))
+            http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
             return Gateway(http, simulator)
 
         yield started
@@ -104,6 +105,27 @@ async def start() -> AsyncIterator[Start]:
 async def gateway(start: Start) -> Gateway:
     """A gateway without a cache over two fleets of 250 and 120 vehicles."""
     return await start()
+
+
+@asynccontextmanager
+async def served(config: uvicorn.Config) -> AsyncIterator[str]:
+    """Serves an application over a real socket, from this event loop; gives its URL."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        config.load()
+        server = uvicorn.Server(config)
+        server.lifespan = config.lifespan_class(config)
+        await server.startup([listening])
+        ticking = asyncio.create_task(server.main_loop())
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            # As uvicorn does it, without its pause.
+            ticking.cancel()
+            for each in server.servers:
+                each.close()
+            for connection in list(server.server_state.connections):
+                connection.shutdown()
+            await server.lifespan.shutdown()
 
 
 @contextmanager
