@@ -16,6 +16,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.settings import Settings
 from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
+from gateway.upstream.fetching import Clock, now
 from gateway.web.protocol import ServerConfig
 
 TOKENS = {name: f"token-of-{name}" for name in ("alice", "bob", "eve", "no-permission", "no-scope")}
@@ -79,22 +80,17 @@ async def start() -> AsyncIterator[Start]:
 
         async def started(
             *, switches: Switches | None = None, plans: tuple[FleetPlan, ...] = PLANS, simulator: Simulator | None = None,
-            clock: Callable[[], float] | None = None, **knobs: Any,
+            clock: Clock = now, **knobs: Any,
         ) -> Gateway:  # fmt: skip
             simulator = simulator or Simulator(plans, switches or Switches(rate_limit_requests=0))
             slices: dict[str, dict[str, Any]] = {
-                "upstream": {},
                 "cache": {"enabled": False},
                 "retry": {"attempts": 1},
             }
             for path, value in knobs.items():
                 part, _, name = path.partition("__")
                 slices.setdefault(part, {})[name] = value
-            more = {} if clock is None else {"clock": clock}
-            fleet = uvicorn.Config(simulator.app, log_level="critical", access_log=False)
-            slices["upstream"].setdefault("url", await stack.enter_async_context(served(fleet)))
-            settings = Settings(**slices)
-            url = await stack.enter_async_context(served(ServerConfig(create_app(settings, **more), settings)))
+            url = await stack.enter_async_context(joined(simulator, clock, **slices))
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
             return Gateway(http, simulator)
 
@@ -105,6 +101,16 @@ async def start() -> AsyncIterator[Start]:
 async def gateway(start: Start) -> Gateway:
     """A gateway without a cache over two fleets of 250 and 120 vehicles."""
     return await start()
+
+
+@asynccontextmanager
+async def joined(simulator: Simulator, clock: Clock = now, **slices: dict[str, Any]) -> AsyncIterator[str]:
+    """Serves a gateway over a simulated fleet API; gives the gateway's URL."""
+    fleet = uvicorn.Config(simulator.app, log_level="critical", access_log=False)
+    async with served(fleet) as upstream:
+        settings = Settings(**{**slices, "upstream": {"url": upstream, **slices.get("upstream", {})}})
+        async with served(ServerConfig(create_app(settings, clock=clock), settings)) as url:
+            yield url
 
 
 @asynccontextmanager

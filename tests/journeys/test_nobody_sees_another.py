@@ -15,12 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.app import create_app
-from gateway.settings import Settings
 from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
 from gateway.upstream.fetching import Read
 from tests.effort import effort
 from tests.gateway_process import GatewayProcess
+from tests.gateways import joined
 
 CLIENTS = [f"{fleet}#{name}" for fleet in ("T7K2M", "EXFL29", "ZZTOP") for name in ("one", "two", "three")]
 STAMPED = "vehicleId vehicleModelId"
@@ -94,13 +93,9 @@ async def crowd(post: Any, tokens: dict[str, list[str]], ids: list[str], rounds:
 async def soak(simulator: Simulator, rounds: int, seed: int, **slices: Any) -> int:
     """A crowd over a gateway with a cache so small that it always evicts."""
     slices.setdefault("cache", {"bytes_max": 2**20, "entries_max": 300, "vehicles_ttl": 0.05})
-    app = create_app(Settings(upstream={"url": "http://fleet.test"}, **slices), httpx.ASGITransport(simulator.app))
     tokens = {client_id: [simulator.token_for(client_id) for _ in range(2)] for client_id in CLIENTS}
     ids = [vehicle_id for fleet in simulator.fleets.values() for vehicle_id in fleet.ids[:40]]
-    async with (
-        app.lifespan(),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test", timeout=60) as http,
-    ):
+    async with joined(simulator, **slices) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
 
         async def post(query: str, token: str) -> dict[str, Any]:
             headers = {"Authorization": f"Bearer {token}"}
@@ -153,13 +148,9 @@ def test_any_order_of_callers_is_safe(order):
 
     async def run() -> None:
         simulator = simulated([])
-        app = create_app(Settings(upstream={"url": "http://fleet.test"}), httpx.ASGITransport(simulator.app))
         tokens = {client_id: [simulator.token_for(client_id) for _ in range(2)] for client_id in CLIENTS}
         ids = [vehicle_id for fleet in simulator.fleets.values() for vehicle_id in fleet.ids[:5]]
-        async with (
-            app.lifespan(),
-            httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test") as http,
-        ):
+        async with joined(simulator) as url, httpx.AsyncClient(base_url=url) as http:
 
             async def ask(client_id: str, which: int, seed: int) -> None:
                 headers = {"Authorization": f"Bearer {tokens[client_id][which]}"}

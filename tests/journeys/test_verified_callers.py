@@ -11,6 +11,8 @@ from gateway.app import create_app
 from gateway.engine.documents import digest_of
 from gateway.settings import Settings
 from gateway.simulator import FleetPlan, Simulator, Switches
+from gateway.web.protocol import ServerConfig
+from tests.gateways import served
 from tests.issuer import ISSUER, FakeIssuer
 
 QUERY = "query($c: String) { vehicles(first: 2, after: $c) { nodes { vehicleId } pageInfo { endCursor } } }"
@@ -33,10 +35,7 @@ async def world():
     simulator, issuer = Simulator([FleetPlan(), FleetPlan("EXFL29")], Switches(rate_limit_requests=0)), FakeIssuer()
     settings = Settings(upstream={"url": "http://fleet.test"}, oidc={"issuer": ISSUER, "audience": "fleet"})
     app = create_app(settings, Wire(simulator, issuer))
-    async with (
-        app.lifespan(),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test") as http,
-    ):
+    async with served(ServerConfig(app, settings)) as url, httpx.AsyncClient(base_url=url) as http:
 
         async def ask(token: str, cursor: str | None = None, **other: object) -> httpx.Response:
             body = other or {"query": QUERY, "variables": {"c": cursor}}
