@@ -15,6 +15,8 @@ from starlette.routing import Route
 
 from gateway.engine.manifests import read_manifest
 from gateway.hosts import AllowedHosts
+from gateway.overload.cpu_monitor import monitor
+from gateway.overload.load_shedding import LoadShedder
 from gateway.schema.build import build_schema
 from gateway.schema.pagination import Limits
 from gateway.schema.pricing import Prices
@@ -28,8 +30,7 @@ from gateway.web.explorer import Explorer
 from gateway.web.graphql_app import GraphQLApp, Runtime
 from gateway.web.graphql_request import HTTPError
 from gateway.web.health import health_routes
-from gateway.web.processor import watch
-from gateway.web.refusals import Refusals
+from gateway.web.responses import rejection_bytes
 from gateway.web.tokens import Identify, by_digest
 
 
@@ -50,7 +51,7 @@ def create_app(
         clock=clock,
     )
     log = RequestLog(settings.log)
-    refusals = Refusals(graphql.admission, log, settings.limits)
+    shedder = LoadShedder(graphql.admission, settings.limits, rejection_bytes(), log.refused)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -60,13 +61,13 @@ def create_app(
             identify_by(settings.oidc, wire) as identify,
         ):
             graphql.runtime = Runtime(client, identify)
-            monitor = asyncio.create_task(watch(graphql.admission.adapt, refusals.pace.adapt))
+            monitoring = asyncio.create_task(monitor(graphql.admission.adapt, shedder.throttle.adapt))
             try:
                 yield
             finally:
                 graphql.runtime = None
-                monitor.cancel()
-                await asyncio.wait((monitor,))
+                monitoring.cancel()
+                await asyncio.wait((monitoring,))
 
     starlette = Starlette(
         routes=[
@@ -83,7 +84,7 @@ def create_app(
         graphql,
         starlette,
         log,
-        refusals,
+        shedder,
         hosts=AllowedHosts(_names(settings.http.hosts)),
         cors_origins=_names(settings.http.cors_origins),
     )

@@ -22,12 +22,12 @@ from gateway.app import create_app, from_environment
 from gateway.engine.manifests import ManifestInvalid, problems_of, read_manifest
 from gateway.log_writer import LogWriter, keep_standard_descriptors
 from gateway.schema.build import build_schema, print_sdl
+from gateway.server.config import ServerConfig
+from gateway.server.open_files import allow_files
+from gateway.server.processes import Server, serve_with_workers
 from gateway.settings import LogSettings, Settings, knobs, unknown_variables, variable_of
 from gateway.simulator import FleetPlan, Simulator, Switches
 from gateway.telemetry import configure_logs, get_logger
-from gateway.web.open_files import allow_files
-from gateway.web.protocol import ServerConfig
-from gateway.web.server import Server, serve_with_workers
 
 app = typer.Typer(
     help="An unofficial GraphQL gateway over the vehicle management part of the INVERS OneAPI.",

@@ -24,6 +24,7 @@ from functools import lru_cache
 from types import FrameType, TracebackType
 from typing import Any
 
+from gateway.concurrency.loop_tick import TickBatch
 from gateway.lean_imports import without
 from gateway.log_writer import LogWriter
 from gateway.settings import LogSettings
@@ -202,7 +203,7 @@ class RequestLog:
         self._is_on = settings.level in ("debug", "info")
         self._second = 0
         self._silent = 0
-        self._lines: list[str] = []
+        self._lines: TickBatch[str] = TickBatch(self._write_lines)
         self._writer = structlog.get_config()["logger_factory"]()
 
     def write(
@@ -229,26 +230,21 @@ class RequestLog:
             return
         trace_member = "" if trace_id is None else f'"trace_id": "{trace_id}", '
         # Nothing here needs escaping: a method is a token of HTTP, an id of letters, digits and three marks.
-        self._lines.append(
+        line = (
             f'{{"request_id": "{request_id}", {trace_member}"method": "{method}", "status": {status}, '
             f'"ms": {milliseconds}, "event": "request", "level": "info", "timestamp": "{_now()}"}}'
         )
-        if len(self._lines) == 1:
-            self._write_soon()
+        # The lines of an event-loop iteration are written together.
+        try:
+            self._lines.add(line, asyncio.get_running_loop())
+        except RuntimeError:
+            self._write_lines([line])
 
     def broke(self, request_id: str) -> None:
         """A request met the bug that is being handled."""
         self._log.error("internal error", request_id=request_id, exc_info=True)
 
-    def _write_soon(self) -> None:
-        """Writes at the end of this turn of the event loop: what ends in one turn is written at once."""
-        try:
-            asyncio.get_running_loop().call_soon(self._write_lines)
-        except RuntimeError:
-            self._write_lines()
-
-    def _write_lines(self) -> None:
-        lines, self._lines = self._lines, []
+    def _write_lines(self, lines: list[str]) -> None:
         self._writer.info("\n".join(lines))
 
     def refused(self) -> bool:

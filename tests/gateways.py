@@ -14,10 +14,10 @@ import pytest
 import uvicorn
 
 from gateway.app import create_app
+from gateway.server.config import ServerConfig
 from gateway.settings import Settings
 from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
 from gateway.upstream.fetching import Clock, now
-from gateway.web.protocol import ServerConfig
 
 TOKENS = {name: f"token-of-{name}" for name in ("alice", "bob", "eve", "no-permission", "no-scope")}
 PLANS = (

@@ -10,7 +10,6 @@ import re
 import sys
 from array import array
 from bisect import bisect_right
-from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -32,6 +31,7 @@ from graphql import (
     validate,
 )
 
+from gateway.concurrency.lru import LRU
 from gateway.engine.limits import DocumentLimits, LimitExceeded, check
 
 # How graphql-core ends the message of a document that is too long.
@@ -165,12 +165,15 @@ class Documents:
         self._limits = limits
         self._suggestions = suggestions
         self._schema = schema
-        self._bytes_max = bytes_max
-        self._known: OrderedDict[str, Document] = OrderedDict()
+        self._known: LRU[str, Document] = LRU(bytes_max=bytes_max, size_of=_size_of)
         self._texts: dict[str, str] = {}
-        self._bodies: OrderedDict[bytes, Meaning] = OrderedDict()
+        self._bodies: LRU[bytes, Meaning] = LRU(BODIES_MAX)
         self._validated = 0
-        self.bytes = 0
+
+    @property
+    def bytes_used(self) -> int:
+        """What the documents take in memory, with everything derived from them."""
+        return self._known.bytes
 
     def __len__(self) -> int:
         return len(self._known)
@@ -182,10 +185,7 @@ class Documents:
 
     def sent(self, text: str) -> Document | None:
         """A document that has been seen, by its text."""
-        document = self._known.get(text)
-        if document is not None:
-            self._known.move_to_end(text)
-        return document
+        return self._known.get(text)
 
     def read(self, text: str, *, keep: bool = True) -> Document:
         """The document of a text: parsed and validated now, or before; with `keep` the next one who sends it has it."""
@@ -202,25 +202,23 @@ class Documents:
 
     def keep(self, document: Document) -> None:
         """Keeps a document, if it is valid and there is room for it at all."""
-        if document.errors or document.text in self._known or document.size > self._bytes_max:
+        if document.errors or document.text in self._known:
             return
-        self._known[document.text] = document
         self._texts[document.digest] = document.text
         document.keeper = self
-        self.grew(document.size)
+        self._forget(self._known.put(document.text, document))
+        if document.text not in self._known:
+            self._forget([(document.text, document)])
 
     def grew(self, size: int) -> None:
         """What is kept takes so many bytes more; the documents that there is no room for are forgotten."""
-        self.bytes += size
-        while self.bytes > self._bytes_max:
-            self._forget(next(iter(self._known.values())))
+        self._forget(self._known.grow(size))
 
     def meant_by(self, body: bytes) -> Any:
         """What a body was found to mean, while its document is kept."""
         meaning = self._bodies.get(body)
         if meaning is not None:
-            self._bodies.move_to_end(body)
-            self._known.move_to_end(meaning.document.text)
+            self._known.touch(meaning.document.text)
         return meaning
 
     def remember(self, body: bytes, meaning: Meaning) -> None:
@@ -228,22 +226,22 @@ class Documents:
         document = meaning.document
         if document.keeper is not self or body in self._bodies:
             return
-        self._bodies[body] = meaning
         document.bodies.add(body)
-        if len(self._bodies) > BODIES_MAX:
-            oldest, given_up = self._bodies.popitem(last=False)
-            given_up.document.bodies.remove(oldest)
-            given_up.document.grow(-given_up.size)
+        for oldest, dropped in self._bodies.put(body, meaning):
+            dropped.document.bodies.remove(oldest)
+            dropped.document.grow(-dropped.size)
         document.grow(meaning.size)
 
-    def _forget(self, document: Document) -> None:
-        del self._known[document.text], self._texts[document.digest]
-        self.bytes -= document.size
-        document.keeper = None
-        # Whoever runs it may still hold it, and keep it again.
-        for body in document.bodies:
-            document.size -= self._bodies.pop(body).size
-        document.bodies.clear()
+    def _forget(self, dropped: list[tuple[str, Document]]) -> None:
+        for _, document in dropped:
+            del self._texts[document.digest]
+            document.keeper = None
+            # A request that runs it may still hold it, and have it kept again.
+            for body in document.bodies:
+                meaning = self._bodies.drop(body)
+                assert meaning is not None
+                document.size -= meaning.size
+            document.bodies.clear()
 
     def _parsed(self, text: str) -> DocumentNode:
         try:
@@ -270,6 +268,10 @@ class Documents:
             return Document(text, digest, None, (GraphQLError("The document is nested too deeply."),))
 
 
+def _size_of(_: str, document: Document) -> int:
+    return document.size
+
+
 def _cut(document: DocumentNode) -> None:
     """Takes a document's tokens apart, which hold each other: else it would be left to the collector."""
     token = document.loc and document.loc.start_token
@@ -285,24 +287,18 @@ class Registrations:
     """
 
     def __init__(self) -> None:
-        self._registered: OrderedDict[bytes, None] = OrderedDict()
+        self._registered: LRU[bytes, bool] = LRU(REGISTERED_MAX)
 
     def __len__(self) -> int:
         return len(self._registered)
 
     def add(self, principal: str, digest: str) -> None:
         """Remembers that a principal has sent the text of a digest; the least recently used are forgotten."""
-        self._registered[_key_of(principal, digest)] = None
-        if len(self._registered) > REGISTERED_MAX:
-            self._registered.popitem(last=False)
+        self._registered.put(_key_of(principal, digest), True)
 
     def has(self, principal: str, digest: str) -> bool:
         """Whether it has."""
-        key = _key_of(principal, digest)
-        if key not in self._registered:
-            return False
-        self._registered.move_to_end(key)
-        return True
+        return self._registered.touch(_key_of(principal, digest))
 
 
 def _key_of(principal: str, digest: str) -> bytes:

@@ -19,6 +19,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from gateway.errors import Overloaded
 from gateway.hosts import AllowedHosts, host_and_port
+from gateway.overload.load_shedding import LoadShedder
 from gateway.telemetry import RequestLog
 from gateway.web.disconnect import ClientDisconnected
 from gateway.web.graphql_app import PATH, Exchange, GraphQLApp
@@ -31,7 +32,6 @@ from gateway.web.graphql_request import (
     sound_request_id,
     sound_traceparent,
 )
-from gateway.web.refusals import Refusals
 from gateway.web.responses import Fields, Response, error, internal_error, send_response, unavailable
 
 CLIENT_CLOSED = 499  # the status that the log has where nobody is there to be sent one
@@ -46,7 +46,7 @@ class GatewayApp:
         graphql: GraphQLApp,
         starlette: Starlette,
         log: RequestLog,
-        refusals: Refusals,
+        shedder: LoadShedder,
         *,
         hosts: AllowedHosts,
         cors_origins: tuple[str, ...] = (),
@@ -56,9 +56,9 @@ class GatewayApp:
         self._log = log
         self._hosts = hosts
         self._cross_origin = CrossOrigin(cors_origins) if cors_origins else None
-        self._shedder = refusals
+        self._shedder = shedder
         # For the server, which rejects before it has parsed a request: its rejection has no field of an origin.
-        self.refusals = None if cors_origins else refusals
+        self.shedder = None if cors_origins else shedder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -112,7 +112,7 @@ class GatewayApp:
             return error(400, "BAD_REQUEST", "A request needs one Host header with a valid name.")
         if not self._hosts.include(host and host[0]) and not scope["path"].startswith(HEALTH):
             return error(421, "HOST_UNKNOWN", "Host not allowed.")
-        if self._shedder.are_due(scope["headers"]) is not None:
+        if self._shedder.should_reject(scope["headers"]) is not None:
             raise Overloaded
         if self._cross_origin is not None and is_preflight(scope["method"], fields):
             return self._cross_origin.preflight_response(scope)

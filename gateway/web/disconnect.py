@@ -16,10 +16,10 @@ from gateway.upstream.fetching import Patience
 class HeldSlot(Protocol):
     """A slot that an operation has taken."""
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Gives it back: the response has left, or the connection is closed."""
 
-    def is_unsent(self) -> None:
+    def mark_unsent(self) -> None:
         """The response is complete, but the client has not read it yet."""
 
 
@@ -27,7 +27,7 @@ def release_when_sent(scope: Scope, slot: HeldSlot) -> None:
     """Gives a slot back when the response to a request has left; at once if the server does not tell that."""
     slots: list[HeldSlot] | None = scope.get("extensions", {}).get(SLOTS)
     if slots is None:
-        slot.leave()
+        slot.release()
     else:
         slots.append(slot)
 

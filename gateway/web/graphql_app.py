@@ -15,6 +15,8 @@ from gateway.engine.encoding import Encoder, ResponseSize
 from gateway.engine.limits import ExecutionLimits, LimitExceeded
 from gateway.errors import IssuerUnavailable, Overloaded, Unauthenticated
 from gateway.identity import Caller
+from gateway.overload.admission import Admission, Slot
+from gateway.overload.response_scheduler import ResponseScheduler
 from gateway.schema.build import Schema
 from gateway.schema.context import Context
 from gateway.schema.error_masking import is_unauthenticated, presented
@@ -24,7 +26,6 @@ from gateway.schema.pricing import Prices
 from gateway.settings import Settings
 from gateway.upstream.client import FleetClient
 from gateway.upstream.fetching import Clock, Errand, Patience, Tally
-from gateway.web.admission import Admission, Slot
 from gateway.web.disconnect import CancelOnDisconnect, ClientDisconnected, release_when_sent
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_request import (
@@ -57,7 +58,6 @@ from gateway.web.responses import (
 )
 from gateway.web.responses import Fields as OwnFields
 from gateway.web.tokens import Identify
-from gateway.web.turns import Turns
 
 PATH = "/graphql"
 # Digits of a number of bytes: more are more than there can be.
@@ -153,7 +153,7 @@ class GraphQLApp:
         self._responses = responses if cache.enabled and cache.answers else None
         self._cache = ResponseCache(self._execution, prices.limits, clock, self._responses)
         self._encoder = Encoder(_plain)
-        self._turns = Turns()
+        self._scheduler = ResponseScheduler()
 
     def load(self) -> dict[str, int] | None:
         """How much is under way in this process; None while the gateway is not running."""
@@ -255,18 +255,18 @@ class GraphQLApp:
         takes_gzip = self._responses is not None and accepts_gzip(exchange.fields.get(b"accept-encoding"))
         cached = self._cache.find(request, caller, self._running.client, takes_gzip=takes_gzip)
         if cached is not None:
-            self.admission.notice(caller.principal)
+            self.admission.observe(caller.principal)
             exchange.is_deferred = True
-            if self.admission.is_contested and not self._turns.at_once(caller.principal):
-                await self._turns.wait(caller.principal)
+            if self.admission.is_multi_tenant and not self._scheduler.try_acquire(caller.principal):
+                await self._scheduler.acquire(caller.principal)
         return cached
 
     async def _run(self, exchange: Exchange, request: PreparedRequest | None, params: GraphQLParams | None) -> Response:
         """Runs an operation in a slot, which is given back when the response has left."""
         deadline = Patience(exchange.deadline)
-        line = self.admission.line_of(exchange.caller)
-        if not self.admission.enter_at_once(line):
-            await self._enter_in_turn(line, exchange, deadline)
+        queue = self.admission.queue_of(exchange.caller)
+        if not self.admission.try_acquire(queue):
+            await self._wait_for_slot(queue, exchange, deadline)
         try:
             if request is None:
                 assert params is not None
@@ -275,16 +275,16 @@ class GraphQLApp:
             return await self._executed(exchange, request, deadline)
         finally:
             deadline.close()
-            release_when_sent(exchange.scope, Slot(self.admission, line))
+            release_when_sent(exchange.scope, Slot(self.admission, queue))
 
-    async def _enter_in_turn(self, line: str, exchange: Exchange, deadline: Patience) -> None:
-        if self.admission.is_full(line):
+    async def _wait_for_slot(self, queue: str, exchange: Exchange, deadline: Patience) -> None:
+        if self.admission.is_full(queue):
             if exchange.caller is not None:
-                self.admission.introduce(exchange.fields.get(b"authorization", b""), exchange.caller)
+                self.admission.remember_credentials(exchange.fields.get(b"authorization", b""), exchange.caller)
             raise Overloaded
         try:
             with CancelOnDisconnect(exchange.scope, exchange.receive, deadline):
-                await self.admission.enter(line, deadline)
+                await self.admission.acquire(queue, deadline)
         except (ClientDisconnected, Overloaded):
             deadline.close()
             raise
@@ -317,9 +317,10 @@ class GraphQLApp:
             raise ClientDisconnected
         tally = context.errand.tally if context is not None else Tally()
         if caller is not None and (tally.accepted or tally.cache_hits):
-            self.admission.accept(caller)
-            if request.digest is not None or not request.key:
-                self._operations.keep(request, caller)  # the fleet API may have accepted the token just now
+            was_untrusted = self.admission.is_untrusted(caller)
+            self.admission.trust(caller)
+            if was_untrusted or not request.key:
+                self._operations.keep(request, caller)
         response = self._rendered(self._result(result, tally, exchange, cost), exchange.media_type)
         if self._responses is not None and caller is not None and not result.errors and cost is None:
             self._cache.put(request, caller, tally, response.parts, self._running.client)

@@ -20,13 +20,13 @@ from gateway.engine.plans import NotMade, Prepared
 from gateway.engine.spacing import Spacing
 from gateway.engine.variables import VariablesInvalid
 from gateway.identity import Caller
+from gateway.overload.admission import Admission
 from gateway.schema.build import Schema
 from gateway.schema.connections import Place
 from gateway.schema.execution import Execution
 from gateway.schema.pagination import Limits
 from gateway.schema.pricing import Price, Prices, bound_of, check_priced, price_of
 from gateway.settings import GraphQLSettings, LimitSettings
-from gateway.web.admission import Admission
 from gateway.web.graphql_request import GraphQLParams, HTTPError
 from gateway.web.responses import CHALLENGE, NO_TOKEN
 
@@ -154,7 +154,7 @@ class Operations:
             return None
         is_introspection = self._check_caller(document, name, caller)
         digest = None if self._trusted is not None else params.digest
-        is_remembered = len(key) <= KEY_BYTES_MAX and not self._admission.is_stranger(caller)
+        is_remembered = len(key) <= KEY_BYTES_MAX and not self._admission.is_untrusted(caller)
         request = PreparedRequest(
             document,
             name,
@@ -206,7 +206,7 @@ class Operations:
         """Keeps a request's document, and registers its hash for the caller; nothing is kept for untrusted callers."""
         if caller is None or self._trusted is not None or request.document.errors:
             return
-        if not self._admission.is_stranger(caller):
+        if not self._admission.is_untrusted(caller):
             self._documents.keep(request.document)
             if request.digest is not None:
                 self._registrations.add(caller.principal, request.digest)
@@ -267,7 +267,7 @@ class Operations:
         known = self._documents.sent(text)
         if known is not None:
             return known
-        keep = self._trusted is not None or not self._admission.is_stranger(caller)
+        keep = self._trusted is not None or not self._admission.is_untrusted(caller)
         reading = self._reading if keep else self._reading_untrusted
         return await reading.run(text, lambda: self._documents.read(text, keep=keep))
 
@@ -289,7 +289,7 @@ class Operations:
         try:
             return self._execution.prepared(document, name, variables, make=False)
         except NotMade:
-            if self._trusted is None and self._admission.is_stranger(caller):
+            if self._trusted is None and self._admission.is_untrusted(caller):
                 return None
             return await self._planning.run(object(), lambda: self._execution.prepared(document, name, variables))
 

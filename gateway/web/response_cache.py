@@ -8,10 +8,10 @@ request; it is off by default. Reading either costs less than a rejection, so it
 from __future__ import annotations
 
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from gateway.concurrency.lru import LRU
 from gateway.identity import Caller
 from gateway.schema.execution import Execution
 from gateway.schema.pagination import Limits
@@ -137,9 +137,12 @@ class WholeResponses:
 
     def __init__(self, *, bytes_max: int, gzip: bool) -> None:
         self.gzip = gzip
-        self._bytes_max = bytes_max
-        self._entries: OrderedDict[Key, _Entry] = OrderedDict()
-        self.bytes = 0
+        self._entries: LRU[Key, _Entry] = LRU(bytes_max=bytes_max, size_of=_size)
+
+    @property
+    def bytes_used(self) -> int:
+        """What the bodies take in memory."""
+        return self._entries.bytes
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -153,39 +156,24 @@ class WholeResponses:
             return None
         standing = standing_of(entry.made_of)
         if standing is None:
-            self._drop(key)
+            self._entries.drop(key)
             return None
-        self._entries.move_to_end(key)
         if self.gzip and takes_gzip and len(entry.body) >= COMPRESSED_FROM:
             return Whole(self._compressed(entry), standing, is_gzip=True)
         return Whole(entry.body, standing, is_gzip=False)
 
     def put(self, key: Key, body: bytes, made_of: Sequence[Made]) -> None:
         """Keeps a body, if there is room for it at all."""
-        self._drop(key)
-        entry = _Entry(body, made_of)
-        if _size(key, entry) <= self._bytes_max:
-            self._entries[key] = entry
-            self._grow(_size(key, entry))
+        self._entries.put(key, _Entry(body, made_of))
 
     def _compressed(self, entry: _Entry) -> bytes:
         if entry.gzip is None:
             compressor = zlib.compressobj(LEVEL, wbits=16 + zlib.MAX_WBITS)
             compressed = compressor.compress(entry.body) + compressor.flush()
             entry.gzip = compressed
-            self._grow(len(compressed))
+            self._entries.grow(len(compressed))
             return compressed
         return entry.gzip
-
-    def _grow(self, size: int) -> None:
-        self.bytes += size
-        while self.bytes > self._bytes_max:
-            self._drop(next(iter(self._entries)))
-
-    def _drop(self, key: Key) -> None:
-        entry = self._entries.pop(key, None)
-        if entry is not None:
-            self.bytes -= _size(key, entry)
 
 
 def _size(key: Key, entry: _Entry) -> int:

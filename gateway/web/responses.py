@@ -136,6 +136,15 @@ def unavailable(failure: Overloaded | IssuerUnavailable, seconds: int) -> Respon
     return error(503, failure.code, str(failure), {"Retry-After": str(seconds)}, failure.extensions())
 
 
+def rejection_bytes() -> bytes:
+    """A whole HTTP response with 503, for the server to send before it has parsed a request."""
+    rejection = unavailable(Overloaded(), Overloaded.retry_after)
+    body = b"".join(rejection.parts)
+    header = [(b"content-length", str(len(body)).encode()), *completed_fields(rejection.fields)]
+    lines = b"".join(b"%b: %b\r\n" % field for field in header)
+    return b"HTTP/1.1 503 Service Unavailable\r\n" + lines + b"\r\n" + body
+
+
 def unauthenticated(message: str, *, invalid: bool = True) -> Response:
     """401 with the challenge that says what is wrong with the token, or that there is none."""
     return error(401, "UNAUTHENTICATED", message, {"WWW-Authenticate": INVALID_TOKEN if invalid else CHALLENGE})

@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -16,6 +15,7 @@ from joserfc import jws, jwt
 from joserfc.errors import InvalidKeyIdError, JoseError
 from joserfc.jwk import KeySet
 
+from gateway.concurrency.lru import LRU
 from gateway.errors import IssuerUnavailable, Unauthenticated
 from gateway.identity import Caller, principal_of
 from gateway.settings import OidcSettings
@@ -66,8 +66,8 @@ class VerifiedClaims:
         self._keys = keys
         self._clock = clock
         self._judged_by: KeySet | None = None
-        self._verified: OrderedDict[str, Claimed] = OrderedDict()
-        self._refused: OrderedDict[str, None] = OrderedDict()
+        self._verified: LRU[str, Claimed] = LRU(VERIFIED_MAX)
+        self._refused: LRU[str, bool] = LRU(REFUSED_MAX)
         self._principal_claims = settings.principal_names
         self._is_told = False  # that a token lacks one of them
         self._signatures = _Signatures(algorithms=ALGORITHMS)
@@ -90,9 +90,8 @@ class VerifiedClaims:
         if claimed is None or self._clock() >= claimed.expires_at:
             if digest in self._refused:
                 raise Unauthenticated(REFUSED)
-            claimed = self._verified[digest] = await self._claimed_of(token, digest, keys, seconds)
-            if len(self._verified) > VERIFIED_MAX:
-                self._verified.popitem(last=False)
+            claimed = await self._claimed_of(token, digest, keys, seconds)
+            self._verified.put(digest, claimed)
         return Caller(token, *claimed)
 
     async def _claimed_of(self, token: str, digest: str, keys: KeySet, seconds: float) -> Claimed:
@@ -108,9 +107,7 @@ class VerifiedClaims:
             raise Unauthenticated(REFUSED) from unknown
         except UNREADABLE as refused:
             # No later look at it would end in another way, unless the keys change.
-            self._refused[digest] = None
-            if len(self._refused) > REFUSED_MAX:
-                self._refused.popitem(last=False)
+            self._refused.put(digest, True)
             raise Unauthenticated(REFUSED) from refused
         try:
             return self._claimed_by(payload)

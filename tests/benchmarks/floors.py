@@ -25,9 +25,9 @@ from starlette.routing import Route
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from gateway.server.config import ServerConfig
 from gateway.settings import Settings
 from gateway.upstream.transport import wire_of
-from gateway.web.protocol import ServerConfig
 from tests.benchmarks.load import SERVED, pin
 from tests.benchmarks.made_fleet import vehicle_id
 

@@ -96,7 +96,7 @@ async def ask(app, form: Request) -> bytes:
     extensions = {WHOLE_RESPONSE: {"send": send_whole}, ON_DISCONNECT: [], SLOTS: slots}
     await app({**form.scope, "state": {}, "extensions": extensions}, receive, send)
     for slot in slots:
-        slot.leave()
+        slot.release()
     (body,) = bodies
     return body
 

@@ -13,10 +13,10 @@ from contextlib import ExitStack, contextmanager, suppress
 import pytest
 import uvloop
 
+from gateway.server.config import ServerConfig
+from gateway.server.processes import Server
 from gateway.settings import Settings
 from gateway.simulator import Fault
-from gateway.web.protocol import ServerConfig
-from gateway.web.server import Server
 from tests.gateways import serving
 from tests.hostile.attacked import INVENTED_BUSY_MAX, MEMORY_MAX, AttackedGateway, request
 

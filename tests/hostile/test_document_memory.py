@@ -108,7 +108,7 @@ def test_what_a_document_is_accounted_with_is_what_it_takes(name):
     text, operation = DEAR[name]
     variables = {f"v{number}": "x" for number in range(250)}
     execution.prepared(documents.read(f"{text} #warm"), operation, variables)
-    before = documents.bytes
+    before = documents.bytes_used
     texts = [f"{text} #{number}" for number in range(2)]
     gc.collect()
     tracemalloc.start()
@@ -120,7 +120,7 @@ def test_what_a_document_is_accounted_with_is_what_it_takes(name):
     finally:
         tracemalloc.stop()
     assert len(documents) == 1 + len(texts)
-    assert 0.5 * (documents.bytes - before) <= taken <= 1.05 * (documents.bytes - before)
+    assert 0.5 * (documents.bytes_used - before) <= taken <= 1.05 * (documents.bytes_used - before)
 
 
 def test_parts_of_answers_count_with_their_cursors():

@@ -129,13 +129,13 @@ def test_documents_are_parsed_once_and_not_kept_for_ever():
         documents.read(f"query Q{number} {{ __typename }}")
         assert documents.read(OTHER) is first
     assert 1 < len(documents) < 5
-    assert documents.bytes <= 20_000
+    assert documents.bytes_used <= 20_000
     assert documents.meant_by(b"body").size == 3_000
     first.grow(9_000)  # by a plan, say
     assert documents.sent(OTHER) is first
     first.grow(20_000)
     assert documents.sent(OTHER) is documents.known(first.digest) is documents.meant_by(b"body") is None
-    assert (len(documents), documents.bytes) == (0, 0)
+    assert (len(documents), documents.bytes_used) == (0, 0)
     documents.keep(first)
     assert len(documents) == 0  # too large by now
     documents.read("{ __typename " + "#" * 20_000 + "\n}")
@@ -147,7 +147,7 @@ def test_what_is_wrong_is_not_kept():
     documents = Documents(build_schema().core)
     for text in ("{ vehicles", "{ nope }"):
         assert documents.read(text).errors
-    assert (len(documents), documents.bytes) == (0, 0)
+    assert (len(documents), documents.bytes_used) == (0, 0)
 
 
 async def test_pages_of_other_origins_ask_only_if_they_are_listed(start):

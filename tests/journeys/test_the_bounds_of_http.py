@@ -14,9 +14,9 @@ import pytest
 import uvicorn
 
 from gateway.app import create_app
+from gateway.server.config import ServerConfig
 from gateway.settings import Settings
 from gateway.simulator import Fault, Simulator, Switches
-from gateway.web.protocol import ServerConfig
 from tests.gateway_process import GatewayProcess
 from tests.gateways import PLANS, TOKENS
 
@@ -389,7 +389,7 @@ def test_requests_that_come_at_once_are_answered_in_order(server):
             length = int(line.split()[1]) if line.startswith(b"content-length") else length
         assert len(json.loads(talk.file.read(length))["data"]["vehicles"]["nodes"]) == number
     assert talk.ask(question()) == 200
-    assert one.server.config.waiting_bytes == 0
+    assert one.server.config.limits.pipelined_bytes == 0
     talk.close()
 
 
@@ -482,7 +482,7 @@ def test_bodies_on_their_way_have_a_limit_together(server):
     time.sleep(0.2)
     for talk in held:
         talk.close()
-    assert waits_until(lambda: one.server.config.arriving_bytes == 0)
+    assert waits_until(lambda: one.server.config.limits.inflight_body_bytes == 0)
     assert small.ask(padded) == 200
     small.close()
 

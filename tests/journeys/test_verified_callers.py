@@ -9,9 +9,9 @@ import pytest
 
 from gateway.app import create_app
 from gateway.engine.documents import digest_of
+from gateway.server.config import ServerConfig
 from gateway.settings import Settings
 from gateway.simulator import FleetPlan, Simulator, Switches
-from gateway.web.protocol import ServerConfig
 from tests.gateways import served
 from tests.issuer import ISSUER, FakeIssuer
 

@@ -23,9 +23,9 @@ from typing import Any
 import uvicorn
 from uvicorn.supervisors import multiprocess
 
+from gateway.server.config import ServerConfig
 from gateway.settings import Settings
 from gateway.telemetry import configure_logs, flush_logs, get_logger
-from gateway.web.protocol import ServerConfig
 
 # How often each process listens on a socket: so many connections are accepted in an iteration of the event loop.
 LISTENERS = 8
@@ -107,7 +107,7 @@ class Server(uvicorn.Server):
         for _ in range(3):
             await asyncio.sleep(0)  # what was accepted becomes a connection in the loop's next iterations
         if isinstance(self.config, ServerConfig):
-            self.config.is_stopping = True
+            self.config.limits.is_stopping = True
         await super().shutdown(sockets)
 
     @contextmanager

@@ -2,9 +2,9 @@
 
 import asyncio
 
+from gateway.server.connection_limits import ClosedConnections
+from gateway.server.unread_responses import UnreadResponses
 from gateway.settings import HttpSettings
-from gateway.web.connection_limits import ClosedConnections
-from gateway.web.unsent import UnsentAnswers
 
 KIB = 1024
 
@@ -23,77 +23,77 @@ class Wire:
         self.is_closed = True
 
 
-def bounded(**settings) -> tuple[UnsentAnswers, ClosedConnections]:
+def bounded(**settings) -> tuple[UnreadResponses, ClosedConnections]:
     bounds = {"unsent_bytes_max": 400 * KIB, "principal_unsent_bytes_max": 200 * KIB, **settings}
     closed = ClosedConnections()
-    return UnsentAnswers(HttpSettings(**bounds), closed), closed
+    return UnreadResponses(HttpSettings(**bounds), closed), closed
 
 
-def held(unsent: UnsentAnswers, principal: str, *sizes: int) -> list[Wire]:
+def held(unread: UnreadResponses, principal: str, *sizes: int) -> list[Wire]:
     wires = [Wire(size) for size in sizes]
     for wire in wires:
-        unsent.hold(wire, principal, asyncio.get_running_loop())
+        unread.hold(wire, principal, asyncio.get_running_loop())
     return wires
 
 
 async def test_a_principal_beyond_its_bound_loses_its_slowest():
     """Who has read is faster than who has not, however long they have been at it; others are left alone."""
-    unsent, closed = bounded()
-    others = held(unsent, "b", 90 * KIB)
-    reading, deaf = held(unsent, "a", 90 * KIB, 90 * KIB)
+    unread, closed = bounded()
+    others = held(unread, "b", 90 * KIB)
+    reading, deaf = held(unread, "a", 90 * KIB, 90 * KIB)
     reading.size = 1
-    (new,) = held(unsent, "a", 90 * KIB)
+    (new,) = held(unread, "a", 90 * KIB)
     assert [wire.is_closed for wire in (*others, reading, deaf, new)] == [False, False, True, False]
-    assert unsent.bytes == 270 * KIB
+    assert unread.bytes == 270 * KIB
     assert closed.total == {"too much unread": 1}
 
 
 async def test_the_process_beyond_its_bound_loses_the_slowest_of_all():
     """Many principals, invented ones say, are bounded together."""
-    unsent, _ = bounded()
-    wires = [wire for number in range(100) for wire in held(unsent, str(number), 10 * KIB)]
-    assert unsent.bytes <= 400 * KIB
-    assert sum(not wire.is_closed for wire in wires) == unsent.bytes // (10 * KIB) >= 30
+    unread, _ = bounded()
+    wires = [wire for number in range(100) for wire in held(unread, str(number), 10 * KIB)]
+    assert unread.bytes <= 400 * KIB
+    assert sum(not wire.is_closed for wire in wires) == unread.bytes // (10 * KIB) >= 30
     assert not any(wire.is_closed for wire in wires[-30:])
 
 
 async def test_an_answer_counts_whole_until_it_has_gone():
     """What was read of it is in memory still; then all of it is free."""
-    unsent, _ = bounded()
-    (wire,) = held(unsent, "a", 100 * KIB)
+    unread, _ = bounded()
+    (wire,) = held(unread, "a", 100 * KIB)
     wire.size = 1
-    unsent.hold(wire, "a", asyncio.get_running_loop())
-    assert unsent.bytes == 100 * KIB
-    unsent.has_gone(wire)
-    unsent.has_gone(wire)
-    assert unsent.bytes == 0
+    unread.hold(wire, "a", asyncio.get_running_loop())
+    assert unread.bytes == 100 * KIB
+    unread.sent(wire)
+    unread.sent(wire)
+    assert unread.bytes == 0
 
 
 async def test_an_answer_that_is_alone_may_be_larger_than_the_bound():
     """Else it could never be given."""
-    unsent, _ = bounded()
-    (wire,) = held(unsent, "a", 500 * KIB)
+    unread, _ = bounded()
+    (wire,) = held(unread, "a", 500 * KIB)
     assert not wire.is_closed
 
 
 async def test_a_body_behind_its_head_counts():
     """It is in memory, and its caller has read nothing of it."""
-    unsent, _ = bounded(reading_timeout=0.05, reading_rate_min=10 * KIB)
+    unread, _ = bounded(reading_timeout=0.05, reading_rate_min=10 * KIB)
     wire = Wire(1 * KIB)
-    unsent.hold(wire, "a", asyncio.get_running_loop(), to_come=99 * KIB)
-    assert unsent.bytes == 100 * KIB
+    unread.hold(wire, "a", asyncio.get_running_loop(), to_come=99 * KIB)
+    assert unread.bytes == 100 * KIB
     await asyncio.sleep(0.15)
     assert wire.is_closed
 
 
 async def test_who_reads_below_the_least_rate_is_closed():
     """A byte now and then gains nothing; the rate does."""
-    unsent, closed = bounded(reading_timeout=0.05, reading_rate_min=100 * KIB)
-    trickling, fair = held(unsent, "a", 100 * KIB, 100 * KIB)
+    unread, closed = bounded(reading_timeout=0.05, reading_rate_min=100 * KIB)
+    trickling, fair = held(unread, "a", 100 * KIB, 100 * KIB)
     for _ in range(15):
         await asyncio.sleep(0.02)
         trickling.size -= 1
         fair.size -= 6 * KIB
     assert (trickling.is_closed, fair.is_closed) == (True, False)
     assert closed.total["read too slowly"] == 1
-    unsent.has_gone(fair)
+    unread.sent(fair)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sys
 from typing import NamedTuple
 
+from gateway.server.connection_limits import FILES_FREE_MIN, SURPLUS_MAX
 from gateway.settings import Settings
-from gateway.web.connection_limits import FILES_FREE_MIN, SURPLUS_MAX
 
 if sys.platform != "win32":
     import resource

@@ -3,8 +3,8 @@
 import pytest
 from pydantic import ValidationError
 
+from gateway.server.connection_limits import IDLE, UNASKED, UNREAD, ClosedConnections, ConnectionLimits, group_of
 from gateway.settings import HttpSettings
-from gateway.web.connection_limits import IDLE, UNASKED, UNREAD, ClosedConnections, ConnectionLimits, group_of
 
 
 class Connection:
@@ -18,7 +18,7 @@ class Connection:
     def idleness(self):
         return self.state
 
-    def give_way(self):
+    def evict(self):
         self.is_closed = True
 
 

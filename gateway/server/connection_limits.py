@@ -48,7 +48,7 @@ class Connection(Protocol):
     def idleness(self) -> tuple[int, float] | None:
         """The kind of its idleness and since when it is so; None while a request is under way."""
 
-    def give_way(self) -> None:
+    def evict(self) -> None:
         """Closes it."""
 
 
@@ -166,7 +166,7 @@ class ConnectionLimits:
         if len(self._surplus) > SURPLUS_MAX:
             longest = next(iter(self._surplus))
             del self._surplus[longest]
-            longest.give_way()
+            longest.evict()
         return False
 
     def _has_room_for(self, address: str | None) -> bool:
@@ -184,7 +184,7 @@ class ConnectionLimits:
                 if connection in among and connection.idleness() == idleness:
                     self.lost(connection)
                     self._closed.count("to make room")
-                    connection.give_way()
+                    connection.evict()
                     return True
         return False
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-from gateway.web.refusals import Pace
+from gateway.overload.load_shedding import RejectionThrottle
 
 BUSY = 0.9
 
 
-def a_second(number: float) -> Pace:
+def a_second(number: float) -> RejectionThrottle:
     """A pace of so many a second."""
-    return Pace(Pace.COST * Pace.WHOLE * number, BUSY)
+    return RejectionThrottle(RejectionThrottle.COST * RejectionThrottle.WHOLE * number, BUSY)
 
 
 async def test_few_go_at_once_and_more_follow_in_turn():
@@ -20,13 +20,13 @@ async def test_few_go_at_once_and_more_follow_in_turn():
     begin, done = loop.time(), []
     at_once = 0
     for number in range(30):
-        if pace.at_once(begin):
+        if pace.try_acquire(begin):
             at_once += 1
         else:
-            pace.in_turn(lambda number=number: done.append((number, loop.time())), loop)
+            pace.schedule(lambda number=number: done.append((number, loop.time())), loop)
     assert 10 <= at_once <= 11
     last = asyncio.Event()
-    pace.in_turn(last.set, loop)
+    pace.schedule(last.set, loop)
     await last.wait()
     assert [number for number, _ in done] == list(range(at_once, 30))
     assert done[-1][1] - begin >= 0.17
@@ -36,20 +36,20 @@ async def test_nobody_overtakes_who_waits():
     """While one waits nobody goes at once, however late it is."""
     loop, pace, done = asyncio.get_running_loop(), a_second(1000), asyncio.Event()
     begin = loop.time()
-    while pace.at_once(begin):
+    while pace.try_acquire(begin):
         pass
-    pace.in_turn(done.set, loop)
-    assert not pace.at_once(begin + 60)
+    pace.schedule(done.set, loop)
+    assert not pace.try_acquire(begin + 60)
     await done.wait()
-    assert pace.at_once(loop.time() + 60)
+    assert pace.try_acquire(loop.time() + 60)
 
 
-def sent_in(pace: Pace, seconds: float, now: float) -> int:
+def sent_in(pace: RejectionThrottle, seconds: float, now: float) -> int:
     """How many go at once in that time when a flood of them arrives all the time."""
     sent, end = 0, now + seconds
     while now < end:
         now += 0.0001
-        sent += sum(pace.at_once(now) for _ in range(3))
+        sent += sum(pace.try_acquire(now) for _ in range(3))
     return sent
 
 
@@ -57,13 +57,13 @@ def test_the_pace_is_what_a_share_of_the_processor_pays_for():
     """On a processor half as fast half as many are sent; a few that took long change nothing."""
     pace = a_second(1000)
     assert 95 <= sent_in(pace, 0.1, 100) - 100 <= 105  # less a burst
-    for _ in range(Pace.MEASURED_MIN - 1):
-        pace.took(1)
+    for _ in range(RejectionThrottle.MEASURED_MIN - 1):
+        pace.record_cost(1)
     pace.adapt(1)
     assert 95 <= sent_in(pace, 0.1, 100.1) <= 105
     for _ in range(12):
         for _ in range(1000):
-            pace.took(2 * Pace.COST)
+            pace.record_cost(2 * RejectionThrottle.COST)
         pace.adapt(1)
     assert 45 <= sent_in(pace, 0.1, 100.2) <= 55
 
@@ -82,11 +82,11 @@ def test_while_the_processor_has_time_left_refusals_need_not_wait():
 async def test_who_waits_is_not_kept_waiting_when_the_pace_quickens():
     """A backlog of a minute is worked off at once when the processor has time for it."""
     loop, pace, done = asyncio.get_running_loop(), a_second(10), asyncio.Event()
-    while pace.at_once(loop.time()):
+    while pace.try_acquire(loop.time()):
         pass
     for _ in range(600):
-        pace.in_turn(lambda: None, loop)
-    pace.in_turn(done.set, loop)
+        pace.schedule(lambda: None, loop)
+    pace.schedule(done.set, loop)
     for _ in range(100):
         pace.adapt(0)
     async with asyncio.timeout(2):

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
+from gateway.server.connection_limits import ClosedConnections
 from gateway.settings import HttpSettings
-from gateway.web.connection_limits import ClosedConnections
 
 # The share of the connections that is closed at least, where there are many: to find the slowest takes a look at all.
 CLOSED_SHARE = 1 / 16
@@ -34,7 +34,7 @@ class Unread:
         return self.transport.get_write_buffer_size() + self.to_come
 
 
-class UnsentAnswers:
+class UnreadResponses:
     """The answers of a process that have not been read; those that are read at once never come here."""
 
     def __init__(self, settings: HttpSettings, closed: ClosedConnections) -> None:
@@ -72,7 +72,7 @@ class UnsentAnswers:
             if self.bytes > self._bytes_max:
                 self._close_slowest(self._unread.values(), self.bytes - self._bytes_max)
 
-    def has_gone(self, transport: asyncio.Transport) -> None:
+    def sent(self, transport: asyncio.Transport) -> None:
         """All of a connection's answers were sent, or it is closed."""
         unread = self._unread.pop(transport, None)
         if unread is None:
@@ -106,7 +106,7 @@ class UnsentAnswers:
             self._closed.count("too much unread", number)
 
     def _abort(self, unread: Unread) -> None:
-        self.has_gone(unread.transport)
+        self.sent(unread.transport)
         unread.transport.abort()
 
     def _look_soon(self, loop: asyncio.AbstractEventLoop) -> None:

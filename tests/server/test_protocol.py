@@ -6,8 +6,9 @@ import pytest
 from uvicorn.server import ServerState
 
 from gateway.asgi import WHOLE_RESPONSE
+from gateway.server.config import ServerConfig
+from gateway.server.protocol import BoundedProtocol
 from gateway.settings import Settings
-from gateway.web.protocol import BoundedProtocol, ServerConfig
 
 REQUEST = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
 
@@ -84,10 +85,10 @@ async def asked(protocol, wire, number=10):
     """One request whose answer is ready, and has not left."""
     protocol.data_received(REQUEST % number)
     for _ in range(5):
-        if protocol._unsent is not None:
+        if protocol._deferred is not None:
             break
         await asyncio.sleep(0)
-    assert protocol._unsent is not None
+    assert protocol._deferred is not None
     assert not wire.written
 
 

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 
 from gateway.errors import Overloaded
 from gateway.identity import Caller
+from gateway.overload.admission import TRUSTED_MAX, UNTRUSTED, Admission, Slot
+from gateway.overload.cpu_monitor import monitor
 from gateway.settings import LimitSettings
 from gateway.upstream.fetching import Patience
-from gateway.web.admission import ACCEPTED_MAX, STRANGER, Admission, Slot
-from gateway.web.processor import watch
 
 SMALL = LimitSettings(concurrency=4, queue=6, principal_concurrency=2, principal_queue=4)
 
 
 async def waiting_for(admission: Admission, principal: str, seconds: float = 5) -> asyncio.Task[None]:
-    task = asyncio.create_task(admission.enter(principal, Patience.of(seconds)))
+    task = asyncio.create_task(admission.acquire(principal, Patience.of(seconds)))
     await asyncio.sleep(0)
     return task
 
@@ -29,21 +29,21 @@ async def test_who_does_not_read_answers_uses_up_only_their_own_places():
     admission = Admission(SMALL)
     slots = [Slot(admission, principal) for principal in ("a", "a", "b", "b")]
     for principal in ("a", "a", "b", "b"):
-        assert admission.enter_at_once(principal)
-    assert not admission.enter_at_once("c")
+        assert admission.try_acquire(principal)
+    assert not admission.try_acquire("c")
     for slot in slots:
-        slot.is_unsent()
+        slot.mark_unsent()
     assert admission.running == 4
-    assert not admission.enter_at_once("a")
-    assert admission.enter_at_once("c")
+    assert not admission.try_acquire("a")
+    assert admission.try_acquire("c")
     waiting = await waiting_for(admission, "a")
     assert not waiting.done()
-    slots[0].leave()
+    slots[0].release()
     await waiting
-    admission.leave("a")
-    admission.leave("c")
+    admission.release("a")
+    admission.release("c")
     for slot in slots[1:]:
-        slot.leave()
+        slot.release()
     assert (admission.running, admission.waiting) == (0, 0)
 
 
@@ -54,8 +54,8 @@ async def test_who_is_beyond_the_bounds_is_sent_away_at_once():
     assert (admission.running, admission.waiting) == (2, 4)
     assert admission.is_full("flood")
     with pytest.raises(Overloaded):
-        await admission.enter("flood", Patience.of(5))
-    await admission.enter("quiet", Patience.of(5))
+        await admission.acquire("flood", Patience.of(5))
+    await admission.acquire("quiet", Patience.of(5))
     assert admission.running == 3
     for task in tasks:
         task.cancel()
@@ -64,17 +64,17 @@ async def test_who_is_beyond_the_bounds_is_sent_away_at_once():
 async def test_places_are_given_in_turn_between_principals():
     """When places come free, a principal with one waiting is not behind all of a flood's."""
     admission = Admission(LimitSettings(concurrency=1, queue=10, principal_concurrency=1, principal_queue=5))
-    await admission.enter("first", Patience.of(5))
+    await admission.acquire("first", Patience.of(5))
     order = []
 
     async def run(name: str) -> None:
-        await admission.enter(name, Patience.of(5))
+        await admission.acquire(name, Patience.of(5))
         order.append(name)
-        admission.leave(name)
+        admission.release(name)
 
     tasks = [asyncio.create_task(run(name)) for name in ["flood"] * 4 + ["quiet"]]
     await asyncio.sleep(0)
-    admission.leave("first")
+    admission.release("first")
     await asyncio.gather(*tasks)
     assert order.index("quiet") <= 1
     assert (admission.running, admission.waiting) == (0, 0)
@@ -83,13 +83,13 @@ async def test_places_are_given_in_turn_between_principals():
 async def test_a_full_queue_has_room_for_who_has_fewer_waiting():
     """Who has less than their share may wait although others fill the queue; none of those is sent away for it."""
     admission = Admission(LimitSettings(concurrency=1, queue=4, principal_concurrency=1, principal_queue=4))
-    await admission.enter("first", Patience.of(5))
+    await admission.acquire("first", Patience.of(5))
     flood = [await waiting_for(admission, "flood") for _ in range(4)]
     quiet = [await waiting_for(admission, "quiet")]
     assert admission.waiting == 5
     for who in ("flood", "quiet"):
         with pytest.raises(Overloaded):
-            await admission.enter(who, Patience.of(5))
+            await admission.acquire(who, Patience.of(5))
     assert not any(task.done() for task in [*flood, *quiet])
     for task in [*flood, *quiet]:
         task.cancel()
@@ -98,11 +98,11 @@ async def test_a_full_queue_has_room_for_who_has_fewer_waiting():
 async def test_who_waits_past_the_deadline_is_sent_away():
     """A place that does not come in time is refused, and the queue forgets who waited."""
     admission = Admission(LimitSettings(concurrency=1))
-    await admission.enter("a", Patience.of(5))
+    await admission.acquire("a", Patience.of(5))
     with pytest.raises(Overloaded):
-        await admission.enter("a", Patience.of(0.01))
+        await admission.acquire("a", Patience.of(0.01))
     assert admission.waiting == 0
-    admission.leave("a")
+    admission.release("a")
     assert admission.running == 0
 
 
@@ -124,10 +124,10 @@ async def test_no_place_is_lost_or_given_twice(steps):  # noqa: C901 - one story
 
     for name, step in steps:
         if step == "enter":
-            waiting.append((name, asyncio.create_task(admission.enter(name, Patience.of(60)))))
+            waiting.append((name, asyncio.create_task(admission.acquire(name, Patience.of(60)))))
         elif step == "leave" and name in inside:
             inside.remove(name)
-            admission.leave(name)
+            admission.release(name)
         elif step == "cancel" and (mine := [task for who, task in waiting if who == name]):
             mine[0].cancel()
         await settle()
@@ -137,7 +137,7 @@ async def test_no_place_is_lost_or_given_twice(steps):  # noqa: C901 - one story
     while inside or waiting:
         for name in list(inside):
             inside.remove(name)
-            admission.leave(name)
+            admission.release(name)
         await settle()
     assert (admission.running, admission.waiting) == (0, 0)
     assert not admission.is_full("a")
@@ -147,12 +147,12 @@ async def test_while_the_processor_is_the_bound_fewer_run_at_a_time():
     """Busy, places go down to one; idle, they come back, and those who wait are let in."""
     admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
     for principal in "baaa":
-        await admission.enter(principal, Patience.of(5))
+        await admission.acquire(principal, Patience.of(5))
     for _ in range(10):
         admission.adapt(1.0)
     waiting = [await waiting_for(admission, "a") for _ in range(2)]
     for principal in "baaa":
-        admission.leave(principal)
+        admission.release(principal)
     assert (admission.running, admission.waiting) == (1, 1)
     admission.adapt(0.1)
     assert (admission.running, admission.waiting) == (2, 0)
@@ -165,13 +165,13 @@ async def test_places_come_back_quickly_when_the_processor_has_time_left(busy, l
     limits = LimitSettings(concurrency=64, principal_concurrency=64, busy=0.9)
     admission = Admission(limits)
     for principal in "ba":
-        await admission.enter(principal, Patience.of(5))
+        await admission.acquire(principal, Patience.of(5))
     for _ in range(10):
         admission.adapt(1.0)
     for _ in range(15):
         admission.adapt(busy)
     entered = 2
-    while admission.enter_at_once("ba"[entered % 2]):
+    while admission.try_acquire("ba"[entered % 2]):
         entered += 1
     assert least <= entered <= most
 
@@ -181,19 +181,19 @@ async def test_who_is_alone_is_not_held_back():
     admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
     for _ in range(10):
         admission.adapt(1.0)
-    assert [admission.enter_at_once("a") for _ in range(5)] == [True] * 4 + [False]
-    admission.leave("a")
-    assert not admission.enter_at_once("b")
-    assert not admission.enter_at_once("a")
+    assert [admission.try_acquire("a") for _ in range(5)] == [True] * 4 + [False]
+    admission.release("a")
+    assert not admission.try_acquire("b")
+    assert not admission.try_acquire("a")
 
 
 async def test_who_leaves_the_queue_gives_up_the_place_in_it():
     """Whoever is gone while they wait is waited for no longer."""
     admission = Admission(SMALL)
     for _ in range(2):
-        assert admission.enter_at_once("a")
+        assert admission.try_acquire("a")
     patience = Patience.of(5)
-    waiting = asyncio.create_task(admission.enter("a", patience))
+    waiting = asyncio.create_task(admission.acquire("a", patience))
     await asyncio.sleep(0)
     patience.leave()
     with pytest.raises(Overloaded):
@@ -204,12 +204,12 @@ async def test_who_leaves_the_queue_gives_up_the_place_in_it():
 async def test_who_was_refused_is_refused_until_a_quarter_of_the_queue_is_gone():
     """A place that comes free does not let a flood through; a quarter of the queue does."""
     admission = Admission(LimitSettings(concurrency=1, queue=8, principal_concurrency=1, principal_queue=8))
-    await admission.enter("flood", Patience.of(5))
+    await admission.acquire("flood", Patience.of(5))
     waiting = [await waiting_for(admission, "flood") for _ in range(8)]
     shut = []
     for _ in range(4):
-        shut.append(admission.is_shut("flood"))
-        admission.leave("flood")
+        shut.append(admission.is_shedding("flood"))
+        admission.release("flood")
         await asyncio.sleep(0)
     assert shut == [True, True, False, False]
     for task in waiting:
@@ -220,51 +220,51 @@ async def test_a_processor_that_is_shared_counts_as_busy_too(monkeypatch, tmp_pa
     """Time spent waiting for a processor takes places away as time spent using it does."""
     told = tmp_path / "schedstat"
     told.write_text("0 0 0\n")
-    monkeypatch.setattr("gateway.web.processor.SCHEDULING", str(told))
-    monkeypatch.setattr("gateway.web.processor.WATCHED_EVERY", 0.02)
+    monkeypatch.setattr("gateway.overload.cpu_monitor.SCHEDSTAT", str(told))
+    monkeypatch.setattr("gateway.overload.cpu_monitor.INTERVAL", 0.02)
     admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
     for principal in "baaa":
-        await admission.enter(principal, Patience.of(5))
-    watching = asyncio.create_task(watch(admission.adapt))
+        await admission.acquire(principal, Patience.of(5))
+    watching = asyncio.create_task(monitor(admission.adapt))
     for second in range(1, 101):
         await asyncio.sleep(0.001)
         told.write_text(f"0 {second * 10**9} 0\n")
     for _ in range(3):
-        admission.leave("a")
-    assert not admission.enter_at_once("a")
+        admission.release("a")
+    assert not admission.try_acquire("a")
     watching.cancel()
 
 
 async def test_who_was_refused_is_known_by_their_credentials():
     """After an introduction a flood is told from its credentials alone; nobody else is taken for it."""
     admission = Admission(LimitSettings(concurrency=1, principal_queue=1))
-    await admission.enter("flood", Patience.of(5))
+    await admission.acquire("flood", Patience.of(5))
     waiting = await waiting_for(admission, "flood")
     caller = Caller("one", principal="flood")
-    admission.introduce(b"Bearer one", caller)
-    assert admission.introduced(b"Bearer one") == STRANGER + "flood"
-    admission.accept(caller)
-    assert admission.introduced(b"Bearer one") == "flood"
-    assert admission.is_shut("flood")
-    assert admission.introduced(b"Bearer two") is None
-    admission.leave("flood")
+    admission.remember_credentials(b"Bearer one", caller)
+    assert admission.queue_of_credentials(b"Bearer one") == UNTRUSTED + "flood"
+    admission.trust(caller)
+    assert admission.queue_of_credentials(b"Bearer one") == "flood"
+    assert admission.is_shedding("flood")
+    assert admission.queue_of_credentials(b"Bearer two") is None
+    admission.release("flood")
     await waiting
-    assert not admission.is_shut("flood")
+    assert not admission.is_shedding("flood")
 
 
 async def test_strangers_leave_places_to_those_who_are_known():
     """However many principals strangers make themselves, they have three of four places and one turn in each round."""
     admission = Admission(LimitSettings(concurrency=4, queue=6, principal_concurrency=2, principal_queue=4))
-    made_up = [admission.line_of(Caller(f"made up {number}")) for number in range(9)]
+    made_up = [admission.queue_of(Caller(f"made up {number}")) for number in range(9)]
     tasks = [await waiting_for(admission, line) for line in made_up]
     assert (admission.running, admission.waiting) == (3, 6)
-    assert admission.is_full(admission.line_of(Caller("one more")))
-    await admission.enter("known", Patience.of(5))
+    assert admission.is_full(admission.queue_of(Caller("one more")))
+    await admission.acquire("known", Patience.of(5))
     second = await waiting_for(admission, "known")
     assert (admission.running, admission.waiting) == (4, 7)
-    admission.leave(made_up[0])
+    admission.release(made_up[0])
     await asyncio.sleep(0)
-    admission.leave(made_up[1])
+    admission.release(made_up[1])
     await second
     for task in tasks:
         task.cancel()
@@ -275,24 +275,24 @@ def test_who_is_known_is_no_stranger():
     """Known is whom the fleet API answered, or who was verified; of the former the latest are remembered."""
     admission = Admission(SMALL)
     one, verified = Caller("one"), Caller("two", expires_at=1.0)
-    assert admission.line_of(one) == STRANGER + one.principal
-    assert admission.line_of(None) == STRANGER
-    assert admission.line_of(verified) == verified.principal
-    admission.accept(one)
-    assert admission.line_of(one) == one.principal
-    for number in range(ACCEPTED_MAX):
-        admission.accept(Caller(f"next {number}"))
-    assert admission.line_of(one) == STRANGER + one.principal
-    assert admission.line_of(Caller(f"next {number}")).startswith(STRANGER) is False
+    assert admission.queue_of(one) == UNTRUSTED + one.principal
+    assert admission.queue_of(None) == UNTRUSTED
+    assert admission.queue_of(verified) == verified.principal
+    admission.trust(one)
+    assert admission.queue_of(one) == one.principal
+    for number in range(TRUSTED_MAX):
+        admission.trust(Caller(f"next {number}"))
+    assert admission.queue_of(one) == UNTRUSTED + one.principal
+    assert admission.queue_of(Caller(f"next {number}")).startswith(UNTRUSTED) is False
 
 
 def test_a_stranger_who_becomes_known_is_not_somebody_else():
     """A single caller's first requests and those after them are no contest."""
     admission = Admission(SMALL)
     one = Caller("one")
-    admission.notice(admission.line_of(one))
-    admission.accept(one)
-    admission.notice(admission.line_of(one))
-    assert not admission.is_contested
-    admission.notice(STRANGER)
-    assert admission.is_contested
+    admission.observe(admission.queue_of(one))
+    admission.trust(one)
+    admission.observe(admission.queue_of(one))
+    assert not admission.is_multi_tenant
+    admission.observe(UNTRUSTED)
+    assert admission.is_multi_tenant

@@ -1,0 +1,1 @@
+"""Building blocks of bounded, fair concurrency: one of each, used everywhere."""

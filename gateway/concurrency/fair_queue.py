@@ -1,0 +1,101 @@
+"""A queue that serves its tenants round-robin, so that one with many items delays only itself."""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+def _never(_: object) -> bool:
+    return False
+
+
+class FairQueue(Generic[T]):
+    """A first-in, first-out queue for each tenant. Items that are `done` while they wait are skipped."""
+
+    def __init__(self, is_done: Callable[[T], bool] = _never) -> None:
+        # The tenant who is served next comes first.
+        self._queues: OrderedDict[str, deque[T]] = OrderedDict()
+        self._is_done = is_done
+
+    def __len__(self) -> int:
+        return sum(map(len, self._queues.values()))
+
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    def __contains__(self, tenant: str) -> bool:
+        return tenant in self._queues
+
+    def __iter__(self) -> Iterator[T]:
+        """All items, tenant by tenant."""
+        for queue in self._queues.values():
+            yield from queue
+
+    def waiting(self, tenant: str) -> int:
+        """How many items a tenant has."""
+        return len(self._queues.get(tenant, ()))
+
+    def push(self, tenant: str, item: T, *, first: bool = False) -> None:
+        """Adds an item as its tenant's last; or as the very next one, where it was popped in vain."""
+        queue = self._queues.setdefault(tenant, deque())
+        if first:
+            queue.appendleft(item)
+            self._queues.move_to_end(tenant, last=False)
+        else:
+            queue.append(item)
+
+    def peek(self) -> T | None:
+        """The item that `pop` would return."""
+        while self._queues:
+            tenant, queue = next(iter(self._queues.items()))
+            while queue:
+                if not self._is_done(queue[0]):
+                    return queue[0]
+                queue.popleft()
+            del self._queues[tenant]
+        return None
+
+    def pop(self, is_allowed: Callable[[str], bool] | None = None) -> tuple[str, T] | None:
+        """Removes the next item, of an allowed tenant; that tenant is served again after all others."""
+        for tenant in list(self._queues):
+            if is_allowed is not None and not is_allowed(tenant):
+                continue
+            queue = self._queues[tenant]
+            while queue and self._is_done(queue[0]):
+                queue.popleft()
+            item = queue.popleft() if queue else None
+            if queue:
+                self._queues.move_to_end(tenant)
+            else:
+                del self._queues[tenant]
+            if item is not None:
+                return tenant, item
+        return None
+
+    def remove(self, tenant: str, item: T) -> bool:
+        """Removes an item that gave up; false if it is not there."""
+        queue = self._queues.get(tenant)
+        if queue is None or item not in queue:
+            return False
+        queue.remove(item)
+        if not queue:
+            del self._queues[tenant]
+        return True
+
+    def expire(self, is_late: Callable[[T], bool]) -> list[T]:
+        """Removes late items; each tenant's wait equally long, so those in front are late first."""
+        late: list[T] = []
+        for tenant, queue in list(self._queues.items()):
+            while queue and (self._is_done(queue[0]) or is_late(queue[0])):
+                late.append(queue.popleft())
+            if not queue:
+                del self._queues[tenant]
+        return [item for item in late if not self._is_done(item)]
+
+    def heads(self) -> Iterator[T]:
+        """The first item of each tenant."""
+        return (queue[0] for queue in self._queues.values())

@@ -1,0 +1,104 @@
+"""A bounded map that drops its least recently used entries first."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class LRU(Generic[K, V]):
+    """Holds at most `entries_max` entries and `bytes_max` bytes, as `size_of` accounts for them; None is no bound.
+
+    `size_of` has to give the same size when an entry is dropped as when it was put, but for what `grow` was told.
+    """
+
+    def __init__(
+        self,
+        entries_max: int | None = None,
+        bytes_max: int | None = None,
+        size_of: Callable[[K, V], int] | None = None,
+    ) -> None:
+        self._entries: OrderedDict[K, V] = OrderedDict()
+        self._entries_max = entries_max
+        self._bytes_max = bytes_max
+        self._size_of = size_of
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._entries
+
+    def __iter__(self) -> Iterator[K]:
+        """The keys, least recently used first."""
+        return iter(self._entries)
+
+    def get(self, key: K) -> V | None:
+        """A value, which is then the most recently used."""
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    def get_many(self, keys: Sequence[K]) -> list[V | None]:
+        """The values of keys, each in its place."""
+        values = list(map(self._entries.get, keys))
+        if any(values):
+            for key, value in zip(keys, values, strict=True):
+                if value is not None:
+                    self._entries.move_to_end(key)
+        return values
+
+    def touch(self, key: K) -> bool:
+        """Makes an entry the most recently used; false if there is none."""
+        if key not in self._entries:
+            return False
+        self._entries.move_to_end(key)
+        return True
+
+    def put(self, key: K, value: V) -> list[tuple[K, V]]:
+        """Puts an entry in place of an earlier one, if there is room for it at all; returns what was dropped for it."""
+        self.drop(key)
+        if self._size_of is not None:
+            size = self._size_of(key, value)
+            if self._bytes_max is not None and size > self._bytes_max:
+                return []
+            self.bytes += size
+        self._entries[key] = value
+        return self._evicted()
+
+    def grow(self, size: int) -> list[tuple[K, V]]:
+        """Accounts for entries that take so many bytes more; returns what was dropped for them."""
+        self.bytes += size
+        return self._evicted()
+
+    def drop(self, key: K) -> V | None:
+        """Drops an entry, and returns its value."""
+        value = self._entries.pop(key, None)
+        if value is not None and self._size_of is not None:
+            self.bytes -= self._size_of(key, value)
+        return value
+
+    def clear(self) -> None:
+        """Drops all entries."""
+        self._entries.clear()
+        self.bytes = 0
+
+    def _evicted(self) -> list[tuple[K, V]]:
+        evicted = []
+        while self._is_over():
+            key, value = self._entries.popitem(last=False)
+            if self._size_of is not None:
+                self.bytes -= self._size_of(key, value)
+            evicted.append((key, value))
+        return evicted
+
+    def _is_over(self) -> bool:
+        if self._entries_max is not None and len(self._entries) > self._entries_max:
+            return True
+        return self._bytes_max is not None and self.bytes > self._bytes_max and bool(self._entries)

@@ -1,0 +1,291 @@
+"""Admission: which operations run now, which are queued, and which are rejected; bounded for all and per principal.
+
+Queued operations are scheduled round-robin per principal, so a noisy tenant only delays itself. When the queue is full,
+a principal with less than its share of it may still queue; at most the queue grows to twice its length.
+
+Anybody can make up tokens, and each would be a principal. So all *untrusted* principals, those whose token neither the
+fleet API nor an issuer has accepted yet, count as one among the others, and some slots are reserved for trusted ones.
+
+While the processor is the bottleneck, running many operations of one principal at once only slows down those of others,
+so fewer slots are available. With a single principal there is nobody to protect, and equal reads are coalesced anyway.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections import Counter, OrderedDict
+
+from gateway.concurrency.fair_queue import FairQueue
+from gateway.concurrency.lru import LRU
+from gateway.errors import DeadlineExceeded, Overloaded
+from gateway.identity import Caller
+from gateway.overload.cpu_monitor import LOW_WATER
+from gateway.settings import LimitSettings
+from gateway.upstream.fetching import Patience
+
+SLOTS_MIN = 1.0
+# The share of the slots that is lost when the processor is too busy, and by which they grow when it has time to spare.
+SLOTS_LOST, SLOTS_REGAINED = 0.3, 0.25
+CREDENTIALS_MAX = 10_000
+TRUSTED_MAX = 20_000
+# The prefix of an untrusted principal's queue; by itself, the group of all of them.
+UNTRUSTED = "?"
+# The share of the slots that untrusted principals may have together.
+UNTRUSTED_SHARE = 0.75
+# Seconds for which a principal counts as active after its last request.
+ACTIVE_SECONDS = 10.0
+Waiter = asyncio.Future[None]
+
+
+class Admission:
+    """Slots for operations. Each operation that was admitted has to `release` its slot."""
+
+    def __init__(self, settings: LimitSettings) -> None:
+        self._settings = settings
+        self._running = 0
+        self._running_of: Counter[str] = Counter()
+        self._untrusted_running = 0
+        self._unsent = 0
+        self._unsent_of: Counter[str] = Counter()
+        # The queues of each group: of a trusted principal its own, of the untrusted principals all of theirs. The group
+        # that is served next comes first.
+        self._groups: OrderedDict[str, FairQueue[Waiter]] = OrderedDict()
+        self._waiting = 0
+        self._credentials: LRU[bytes, str] = LRU(CREDENTIALS_MAX)
+        self._trusted: LRU[str, bool] = LRU(TRUSTED_MAX)
+        self._slots = float(settings.concurrency)
+        # The queues whose requests are rejected at once, each with the length below which that ends.
+        self.shedding: dict[str, int] = {}
+        self._last_queue = ""
+        self._multi_tenant_until = 0.0
+
+    def adapt(self, utilization: float) -> None:
+        """Takes slots away while the processor is too busy. Gives them back one by one when it is not, and many at a
+        time when it has time to spare.
+        """
+        limits = self._settings
+        if utilization > limits.busy:
+            self._slots = max(SLOTS_MIN, min(self._slots, self._running) * (1 - SLOTS_LOST))
+        else:
+            more = self._slots * SLOTS_REGAINED if utilization < limits.busy * LOW_WATER else 0
+            self._slots = min(limits.concurrency, self._slots + max(1, more))
+        self._admit_waiting()
+
+    @property
+    def running(self) -> int:
+        """Operations that run, or whose responses have not been read."""
+        return self._running + self._unsent
+
+    @property
+    def waiting(self) -> int:
+        """Operations that are queued."""
+        return self._waiting
+
+    @property
+    def is_multi_tenant(self) -> bool:
+        """Whether several principals are active, so that some may have to be protected from others."""
+        return time.monotonic() < self._multi_tenant_until
+
+    def queue_of(self, caller: Caller | None) -> str:
+        """The queue of a caller's operations; it changes when the caller becomes trusted."""
+        if caller is None:
+            return UNTRUSTED
+        return caller.principal if caller.is_verified else self._queue_of(caller.principal)
+
+    def is_untrusted(self, caller: Caller | None) -> bool:
+        """Whether neither an issuer nor the fleet API has accepted the caller's token: anybody can make up one."""
+        return caller is None or not (caller.is_verified or caller.principal in self._trusted)
+
+    def trust(self, caller: Caller) -> None:
+        """The fleet API has accepted this caller's token."""
+        if not self._trusted.touch(caller.principal):
+            self._trusted.put(caller.principal, True)
+            if self._last_queue == UNTRUSTED + caller.principal:
+                self._last_queue = caller.principal
+
+    def is_full(self, queue: str) -> bool:
+        """Whether the next operation of this queue would be rejected."""
+        return not self._may_run(queue) and not self._may_wait(queue)
+
+    def queue_of_credentials(self, credentials: bytes) -> str | None:
+        """The queue of the caller whose `Authorization` header this is, if that was remembered lately."""
+        principal = self._credentials.get(hashlib.sha256(credentials).digest())
+        return None if principal is None else self._queue_of(principal)
+
+    def is_shedding(self, queue: str) -> bool:
+        """The same as `is_full`, but once it is true it stays so until a quarter of the queue has been served.
+
+        Otherwise all clients who ask when one slot becomes free would try for it.
+        """
+        if queue in self.shedding:
+            return True
+        if not self.is_full(queue):
+            return False
+        if waiting := self._waiting_in(queue):
+            self.shedding[queue] = waiting * 3 // 4
+        return True
+
+    def remember_credentials(self, credentials: bytes, caller: Caller) -> None:
+        """Remembers, by a digest, whose `Authorization` header this is, for `queue_of_credentials`."""
+        if caller.is_verified:
+            self.trust(caller)
+        self._credentials.put(hashlib.sha256(credentials).digest(), caller.principal)
+
+    def try_acquire(self, queue: str) -> bool:
+        """Takes a slot, if there is one."""
+        self.observe(queue)
+        if not self._may_run(queue):
+            return False
+        self._run(queue)
+        return True
+
+    async def acquire(self, queue: str, deadline: Patience) -> None:
+        """Takes a slot, now or when one becomes free. Raises Overloaded if there is none before the deadline."""
+        if self.try_acquire(queue):
+            return
+        if not self._may_wait(queue):
+            raise Overloaded
+        waiter: Waiter = asyncio.get_running_loop().create_future()
+        self._groups.setdefault(_group_of(queue), FairQueue()).push(queue, waiter)
+        self._waiting += 1
+        try:
+            await deadline.wait(waiter)
+        except BaseException as failure:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.release(queue)
+            else:
+                self._give_up(queue, waiter)
+            if isinstance(failure, DeadlineExceeded):
+                raise Overloaded from failure
+            raise
+
+    def release(self, queue: str) -> None:
+        """Gives a slot back, for the operation that is next."""
+        self._running -= 1
+        self._untrusted_running -= _is_untrusted(queue)
+        self._running_of[queue] -= 1
+        if not self._running_of[queue]:
+            del self._running_of[queue]
+        self._admit_waiting()
+
+    def mark_unsent(self, queue: str) -> None:
+        """A response is not read at once: its slot is free for others, but it still counts as its principal's.
+
+        So a client that does not read has fewer operations run, and nobody else has.
+        """
+        self._unsent += 1
+        self._unsent_of[queue] += 1
+        self.release(queue)
+
+    def release_unsent(self, queue: str) -> None:
+        """The response was read, or its connection is closed."""
+        self._unsent -= 1
+        self._unsent_of[queue] -= 1
+        if not self._unsent_of[queue]:
+            del self._unsent_of[queue]
+        self._admit_waiting()
+
+    def observe(self, queue: str) -> None:
+        """Notes a request, to find out how many principals are active."""
+        if queue != self._last_queue:
+            if self._last_queue:
+                self._multi_tenant_until = time.monotonic() + ACTIVE_SECONDS
+            self._last_queue = queue
+
+    def _queue_of(self, principal: str) -> str:
+        return principal if principal in self._trusted else UNTRUSTED + principal
+
+    def _run(self, queue: str) -> None:
+        self._running += 1
+        self._untrusted_running += _is_untrusted(queue)
+        self._running_of[queue] += 1
+
+    def _admit_waiting(self) -> None:
+        for group in list(self._groups):
+            slots = self._slots_now
+            if self._running >= slots:
+                return
+            if group == UNTRUSTED and self._untrusted_running >= max(1.0, slots * UNTRUSTED_SHARE):
+                continue
+            popped = self._groups[group].pop(self._may_run)
+            if popped is not None:
+                queue, waiter = popped
+                self._groups.move_to_end(group)
+                self._shrank(queue)
+                self._run(queue)
+                waiter.set_result(None)
+
+    @property
+    def _slots_now(self) -> float:
+        return self._slots if self.is_multi_tenant else self._settings.concurrency
+
+    def _may_run(self, queue: str) -> bool:
+        limits, slots = self._settings, self._slots_now
+        share = min(limits.principal_concurrency, max(1.0, slots * limits.principal_concurrency / limits.concurrency))
+        if self._running >= slots or self._running_of[queue] >= share:
+            return False
+        if self._unsent and self._running_of[queue] + self._unsent_of[queue] >= limits.principal_concurrency:
+            return False
+        return not _is_untrusted(queue) or self._untrusted_running < max(1.0, slots * UNTRUSTED_SHARE)
+
+    def _may_wait(self, queue: str) -> bool:
+        own, limits = self._waiting_in(queue), self._settings
+        if own >= limits.principal_queue:
+            return False
+        if self._waiting < limits.queue:
+            return True
+        # A full queue is full for those who fill it; nothing that is queued already is rejected for others.
+        if _is_untrusted(queue):
+            own = len(self._groups.get(UNTRUSTED, ()))
+        return own < limits.queue // (len(self._groups) + 1)
+
+    def _waiting_in(self, queue: str) -> int:
+        group = self._groups.get(_group_of(queue))
+        return 0 if group is None else group.waiting(queue)
+
+    def _give_up(self, queue: str, waiter: Waiter) -> None:
+        group = self._groups.get(_group_of(queue))
+        if group is not None and group.remove(queue, waiter):
+            self._shrank(queue)
+
+    def _shrank(self, queue: str) -> None:
+        group = _group_of(queue)
+        self._waiting -= 1
+        if self._waiting_in(queue) <= self.shedding.get(queue, -1):
+            del self.shedding[queue]
+        if not self._groups[group]:
+            del self._groups[group]
+
+
+class Slot:
+    """The slot of one operation, until its response has left."""
+
+    __slots__ = ("_admission", "_is_unsent", "_queue")
+
+    def __init__(self, admission: Admission, queue: str) -> None:
+        self._admission = admission
+        self._queue = queue
+        self._is_unsent = False
+
+    def mark_unsent(self) -> None:
+        """The response is complete, but its client has not read it yet."""
+        if not self._is_unsent:
+            self._is_unsent = True
+            self._admission.mark_unsent(self._queue)
+
+    def release(self) -> None:
+        """The response has left, or its connection is closed."""
+        if self._is_unsent:
+            self._admission.release_unsent(self._queue)
+        else:
+            self._admission.release(self._queue)
+
+
+def _is_untrusted(queue: str) -> bool:
+    return queue[:1] == UNTRUSTED
+
+
+def _group_of(queue: str) -> str:
+    return UNTRUSTED if queue[:1] == UNTRUSTED else queue

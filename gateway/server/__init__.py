@@ -1,0 +1,1 @@
+"""The HTTP server: uvicorn, bounded. Nothing of GraphQL."""

@@ -1,0 +1,49 @@
+"""ResponseScheduler of the event loop: who floods waits, who asks for little does not, and nobody is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+
+from gateway.overload.response_scheduler import RESPONSES_PER_TICK, ResponseScheduler
+
+
+async def ask(scheduler: ResponseScheduler, name: str, order: list[str]) -> None:
+    if not scheduler.try_acquire(name):
+        await scheduler.acquire(name)
+    order.append(name)
+
+
+async def test_a_flood_waits_for_itself_alone():
+    """Of a hundred at once a part goes in each turn; another principal's goes in the same turn as it comes."""
+    scheduler, order = ResponseScheduler(), []
+    flood = [asyncio.create_task(ask(scheduler, "flood", order)) for _ in range(100)]
+    await asyncio.sleep(0)
+    assert order == ["flood"] * RESPONSES_PER_TICK
+    await ask(scheduler, "quiet", order)
+    assert order[RESPONSES_PER_TICK] == "quiet"
+    await asyncio.gather(*flood)
+    assert order.count("flood") == 100
+
+
+async def test_floods_take_turns():
+    """Those who wait go one of each in turn."""
+    scheduler, order = ResponseScheduler(), []
+    await asyncio.gather(*(ask(scheduler, name, order) for name in ["one"] * 60 + ["two"] * 60))
+    waited = order[2 * RESPONSES_PER_TICK :]
+    assert [waited[:10].count(name) for name in ("one", "two")] == [5, 5]
+
+
+async def test_who_has_left_takes_nobody_s_turn():
+    """A hundred who gave up cost those behind them nothing."""
+    scheduler = ResponseScheduler()
+    while scheduler.try_acquire("flood"):
+        pass
+    left = [asyncio.create_task(scheduler.acquire("flood")) for _ in range(50 * RESPONSES_PER_TICK)]
+    last = asyncio.create_task(scheduler.acquire("flood"))
+    await asyncio.sleep(0)
+    for each in left:
+        each.cancel()
+    for _ in range(8):
+        await asyncio.sleep(0)
+    assert last.done()
+    assert scheduler.try_acquire("flood")
