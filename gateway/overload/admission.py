@@ -52,7 +52,7 @@ class Admission:
         # The queues of each group: of a trusted principal its own, of the untrusted principals all of theirs. The group
         # that is served next comes first.
         self._groups: OrderedDict[str, FairQueue[Waiter]] = OrderedDict()
-        self._waiting = 0
+        self.waiting = 0  # operations that are queued
         self._credentials: LRU[bytes, str] = LRU(CREDENTIALS_MAX)
         self._trusted: LRU[str, bool] = LRU(TRUSTED_MAX)
         self._slots = float(settings.concurrency)
@@ -77,11 +77,6 @@ class Admission:
     def running(self) -> int:
         """Operations that run, or whose responses have not been read."""
         return self._running + self._unsent
-
-    @property
-    def waiting(self) -> int:
-        """Operations that are queued."""
-        return self._waiting
 
     @property
     def is_multi_tenant(self) -> bool:
@@ -149,7 +144,7 @@ class Admission:
             raise Overloaded
         waiter: Waiter = asyncio.get_running_loop().create_future()
         self._groups.setdefault(_group_of(queue), FairQueue()).push(queue, waiter)
-        self._waiting += 1
+        self.waiting += 1
         try:
             await deadline.wait(waiter)
         except BaseException as failure:
@@ -234,7 +229,7 @@ class Admission:
         own, limits = self._waiting_in(queue), self._settings
         if own >= limits.principal_queue:
             return False
-        if self._waiting < limits.queue:
+        if self.waiting < limits.queue:
             return True
         # A full queue is full for those who fill it; nothing that is queued already is rejected for others.
         if _is_untrusted(queue):
@@ -252,7 +247,7 @@ class Admission:
 
     def _shrank(self, queue: str) -> None:
         group = _group_of(queue)
-        self._waiting -= 1
+        self.waiting -= 1
         if self._waiting_in(queue) <= self.shedding.get(queue, -1):
             del self.shedding[queue]
         if not self._groups[group]:

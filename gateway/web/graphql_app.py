@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -109,11 +110,6 @@ class Exchange:
         self.media_type = ""
         self.cost_wish: str | None = None
 
-    @property
-    def content_type(self) -> str | None:
-        value = self.fields.get(b"content-type")
-        return None if value is None else value.decode("latin-1")
-
 
 class GraphQLApp:
     """Responds to GraphQL requests while there is a `runtime`."""
@@ -134,6 +130,7 @@ class GraphQLApp:
         self._page_limits = prices.limits
         self._explorer = explorer
         self._body_bytes_max = settings.http.body_bytes_max
+        self._is_too_long = lru_cache(256)(self._exceeds_body_limit)
         self._seconds = settings.limits.deadline
         self._is_public = settings.graphql.introspection == "public"
         bounds = ExecutionLimits(settings.limits.nodes, settings.limits.response_bytes)
@@ -169,15 +166,17 @@ class GraphQLApp:
     async def respond(self, exchange: Exchange) -> Response:
         """The response to a request. Raises HTTPError, Overloaded, ClientDisconnected."""
         scope, fields = exchange.scope, exchange.fields
+        runtime, method, accept = self._running, scope["method"], fields.get(b"accept")
         if b"content-length" in fields and self._is_too_long(fields[b"content-length"]):
             return too_large()
-        if asks_for_page(scope["method"], fields.get(b"accept"), scope["query_string"]):
-            if self._explorer is None:
-                raise HTTPError(404, "NOT_FOUND", "GraphiQL is disabled; send a query.")
-            return self._explorer.page()
-        exchange.deadline = time.monotonic() + timeout_of(fields.get(b"x-gateway-timeout"), self._seconds)
+        if method == "GET" and asks_for_page(accept, scope["query_string"]):
+            return self._page()
+        seconds = self._seconds
+        if b"x-gateway-timeout" in fields:
+            seconds = min(seconds, timeout_of(fields[b"x-gateway-timeout"]))
+        exchange.deadline = time.monotonic() + seconds
         try:
-            exchange.caller = await self._caller_of(exchange)
+            exchange.caller = await self._caller_of(fields.get(b"authorization"), runtime, seconds)
         except Unauthenticated as refused:
             return unauthenticated(str(refused), invalid=b"authorization" in fields)
         except IssuerUnavailable as outage:
@@ -185,27 +184,32 @@ class GraphQLApp:
         if exchange.caller is not None:
             # The server counts what it can't send by principal.
             scope.setdefault("state", {})["caller"] = exchange.caller
-        if scope["method"] not in ("GET", "POST"):
+        if method not in ("GET", "POST"):
             raise HTTPError(405, "METHOD_NOT_ALLOWED", "GraphQL takes GET and POST.", {"Allow": "GET, POST"})
-        accept = fields.get(b"accept")
-        exchange.media_type = media_type_for(None if accept is None else accept.decode("latin-1"))
-        exchange.cost_wish = cost_wish(fields.get(b"x-gateway-cost"))
+        exchange.media_type = media_type_for(accept)
+        if b"x-gateway-cost" in fields:
+            exchange.cost_wish = cost_wish(fields[b"x-gateway-cost"])
         try:
             return await self._respond_to_operation(exchange)
         except InvalidOperation as invalid:
             return self._rendered(_invalid(invalid.errors, exchange.request_id), exchange.media_type)
+
+    def _page(self) -> Response:
+        if self._explorer is None:
+            raise HTTPError(404, "NOT_FOUND", "GraphiQL is disabled; send a query.")
+        return self._explorer.page()
 
     async def _respond_to_operation(self, exchange: Exchange) -> Response:
         is_get, caller = exchange.scope["method"] == "GET", exchange.caller
         if is_get:
             key = b"?" + exchange.scope["query_string"]  # which no JSON begins with
         else:
-            check_content_type(exchange.content_type)
+            check_content_type(exchange.fields.get(b"content-type"))
             key = await self._body(exchange.receive)
         params: GraphQLParams | None = None
         request = self._operations.remembered(key, caller)
         if request is None:
-            params = params_of_query_string(key[1:]) if is_get else params_of_post(exchange.content_type, key)
+            params = params_of_query_string(key[1:]) if is_get else params_of_post(key)
             self._operations.check_variables(params, len(key))
             request = self._operations.prepared_at_once(params, key, caller)
         if request is not None and caller is not None and exchange.cost_wish is None:
@@ -214,20 +218,19 @@ class GraphQLApp:
                 return _response(200, exchange.media_type, cached.fields, cached.parts)
         return await self._run(exchange, request, params)
 
-    def _is_too_long(self, length: bytes) -> bool:
+    def _exceeds_body_limit(self, length: bytes) -> bool:
         # Zeros in front are allowed, any number of them; Python reads no more than 4300 digits.
         digits = length.strip().lstrip(b"0")
         return digits.isdigit() and (len(digits) > DIGITS_MAX or int(digits) > self._body_bytes_max)
 
-    async def _caller_of(self, exchange: Exchange) -> Caller | None:
+    async def _caller_of(self, authorization: bytes | None, runtime: Runtime, seconds: float) -> Caller | None:
         """Whose token this is; None without credentials, where the schema is public. Raises Unauthenticated."""
-        authorization = exchange.fields.get(b"authorization")
         if authorization is None and self._is_public:
             return None
         token = bearer_token(authorization)
         if token is None:
             raise Unauthenticated(NO_TOKEN)
-        return await self._running.identify(token, exchange.deadline - time.monotonic())
+        return await runtime.identify(token, seconds)
 
     @property
     def _running(self) -> Runtime:

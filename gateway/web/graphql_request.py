@@ -103,9 +103,8 @@ def fields_of(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     return found
 
 
-def params_of_post(content_type: str | None, body: bytes) -> GraphQLParams:
-    """The parameters of a POST; raises HTTPError with 415 or 400."""
-    check_content_type(content_type)
+def params_of_post(body: bytes) -> GraphQLParams:
+    """The parameters in the body of a POST; raises HTTPError with 400."""
     try:
         return _decoder.decode(body)
     except msgspec.ValidationError as wrong:
@@ -115,9 +114,9 @@ def params_of_post(content_type: str | None, body: bytes) -> GraphQLParams:
 
 
 @lru_cache(64)
-def check_content_type(content_type: str | None) -> None:
+def check_content_type(content_type: bytes | None) -> None:
     """Raises HTTPError with 415 unless a body of this type is JSON in UTF-8."""
-    kind, _, parameters = (content_type or "").partition(";")
+    kind, _, parameters = (content_type or b"").decode("latin-1").partition(";")
     if kind.strip().lower() != JSON:
         raise HTTPError(415, "UNSUPPORTED_MEDIA_TYPE", f"A POST must be {JSON}.", {"Accept-Post": JSON})
     charset = next((p.partition("=")[2] for p in parameters.split(";") if p.strip().lower().startswith("charset")), "")
@@ -138,20 +137,20 @@ def params_of_query_string(query_string: bytes) -> GraphQLParams:
         raise HTTPError(400, "BAD_REQUEST", "The request's parameters are wrong.") from wrong
 
 
-def asks_for_page(method: str, accept: bytes | None, query_string: bytes) -> bool:
-    """Whether a browser opens the endpoint: GET, wants HTML, carries neither a query nor the name of one."""
-    if method != "GET" or accept is None or b"text/html" not in accept or len(query_string) > PAGE_QUERY_MAX:
+def asks_for_page(accept: bytes | None, query_string: bytes) -> bool:
+    """Whether a GET opens GraphiQL: it wants HTML, and carries neither a query nor the name of one."""
+    if accept is None or b"text/html" not in accept or len(query_string) > PAGE_QUERY_MAX:
         return False
     return not _NAMES & dict(parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)).keys()
 
 
 @lru_cache(256)
-def media_type_for(accept: str | None) -> str:
+def media_type_for(accept: bytes | None) -> str:
     """The media type that an Accept header prefers; raises HTTPError with 406 if it takes none of ours."""
     if not accept or not accept.strip():
         return JSON
     wishes: list[tuple[float, int, str]] = []
-    for position, part in enumerate(accept.split(",")):
+    for position, part in enumerate(accept.decode("latin-1").split(",")):
         kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
         quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
         if kind in MEDIA_TYPES and (weight := _weight(quality)) > 0:
@@ -188,20 +187,18 @@ def sound_traceparent(value: bytes | None) -> str | None:
     return value.decode("ascii") if value is not None and _TRACEPARENT.fullmatch(value) else None
 
 
-def timeout_of(value: bytes | None, maximum: float) -> float:
-    """The seconds that an operation may take: at most `maximum`. Raises HTTPError with 400."""
-    if value is None:
-        return maximum
+def timeout_of(value: bytes) -> float:
+    """The seconds that an operation may take. Raises HTTPError with 400."""
     if not _SECONDS.fullmatch(value.strip()) or not float(value):
         raise HTTPError(400, "BAD_REQUEST", f"{TIMEOUT} is a number of seconds above 0, such as 2.5.")
-    return min(maximum, float(value))
+    return float(value)
 
 
-def cost_wish(value: bytes | None) -> str | None:
+def cost_wish(value: bytes) -> str:
     """What a client wants to know about cost: `report` or `validate`. Raises HTTPError with 400."""
-    if value not in (None, b"report", b"validate"):
+    if value not in (b"report", b"validate"):
         raise HTTPError(400, "BAD_REQUEST", f"{COST} is `report` or `validate`.")
-    return None if value is None else value.decode("ascii")
+    return value.decode("ascii")
 
 
 def _weight(text: str) -> float:
