@@ -18,8 +18,8 @@ from gateway.hosts import AllowedHosts
 from gateway.overload.cpu_monitor import monitor
 from gateway.overload.load_shedding import LoadShedder
 from gateway.schema.build import build_schema
+from gateway.schema.cost import CostModel
 from gateway.schema.pagination import Limits
-from gateway.schema.pricing import Prices
 from gateway.settings import ConnectionSettings, OidcSettings, Settings
 from gateway.telemetry import RequestLog, configure_logs, failures_logged
 from gateway.upstream.connect import connect
@@ -42,10 +42,11 @@ def create_app(
     `demo_token` is shown to whoever opens GraphiQL: a token of the simulator's, never of a real fleet.
     """
     explorer = Explorer(demo_token) if settings.http.graphiql else None
+    schema, limits = build_schema(), limits_of(settings.connections)
     graphql = GraphQLApp(
-        build_schema(),
+        schema,
         settings,
-        Prices(limits_of(settings.connections), settings.upstream.page_size),
+        CostModel(schema.core, limits, settings.upstream.page_size, settings.limits),
         explorer=explorer,
         trusted=read_manifest(Path(settings.graphql.manifest)) if settings.graphql.manifest else None,
         clock=clock,

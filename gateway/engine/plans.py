@@ -7,7 +7,7 @@ context, in which what was read is known.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -39,22 +39,38 @@ from gateway.engine.projection import Budget, Details, Needs, Projection, Types,
 from gateway.engine.variables import Coercion, flags_of
 
 
-class Asked(NamedTuple):
-    """An occurrence of a root field: its arguments, and the shape that its value is needed in.
+class RootFieldCall(NamedTuple):
+    """An occurrence of a root field: its arguments, and the mask of the members that are decoded for it.
 
-    `alone` says that no other field is read at the same time than those of one name, which are read together.
+    It is `immediate` if the operation has no root fields of another name, so that nothing else is read with it.
     """
 
     arguments: Mapping[str, Any]
-    shape: Any
-    alone: bool = False
+    field_mask: Any
+    immediate: bool = False
 
 
-# `async (context, each occurrence) -> values`, errors in their places.
-Root = Callable[[Any, list[Asked]], Awaitable[Sequence[Any]]]
-# From what is read of a root field's value (None: all) to whatever its root makes use of; worked out once for a plan.
-Shape = Callable[[Needs | None], Any]
+# `async (context, occurrences) -> values`, errors in their places.
+Load = Callable[[Any, Sequence[RootFieldCall]], Awaitable[Sequence[Any]]]
+# From what is read of a root field's value (None: all) to the mask that its loader takes; worked out once for a plan.
+FieldMaskOf = Callable[[Needs | None], Any]
 Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+class RootField(Protocol):
+    """What the engine knows of a root field. Those that are `by_id` read the same objects."""
+
+    @property
+    def load(self) -> Load:
+        """Reads all occurrences of the field in an operation."""
+
+    @property
+    def field_mask(self) -> FieldMaskOf | None:
+        """The mask for what is read of the field's value."""
+
+    @property
+    def by_id(self) -> bool:
+        """Whether a mask counts only if the operation needs no other for such a field."""
 
 
 class Keeping(Protocol):
@@ -77,17 +93,17 @@ class Field(NamedTuple):
     name: str
     arguments: Arguments
     projection: Projection
-    shape: Any
+    field_mask: Any
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """An operation that is known how to answer."""
+    """A compiled operation."""
 
     keys: Sequence[str]
     constants: Mapping[str, str | msgspec.Raw]  # what the schema tells, as JSON
     fields: Sequence[Sequence[Field]]  # those of one name together, because they are read together
-    roots: Mapping[str, Root]
+    root_fields: Mapping[str, RootField]
     encoder: Encoder
     response_bytes: int
     size: int  # what it takes in memory, in bytes
@@ -118,9 +134,9 @@ class Plan:
         data: dict[str, Any],
         size: ResponseSize,
     ) -> None:
-        alone = len(self.fields) == 1
-        asked = [Asked(each.arguments(coerced), each.shape, alone) for each in fields]
-        values = await self.roots[fields[0].name](context, asked)
+        immediate = len(self.fields) == 1
+        calls = [RootFieldCall(each.arguments(coerced), each.field_mask, immediate) for each in fields]
+        values = await self.root_fields[fields[0].name].load(context, calls)
         for each, value in zip(fields, values, strict=True):
             if isinstance(value, Exception):
                 raise value
@@ -144,13 +160,14 @@ class Plan:
         return msgspec.Raw(rendered)
 
 
-class Prepared(NamedTuple):
-    """A plan and the variables to run it with."""
+class BoundPlan(NamedTuple):
+    """A plan with the variables to run it with."""
 
     plan: Plan
     coerced: Mapping[str, Any]
 
     async def run(self, context: Any) -> dict[str, Any]:
+        """The data of the answer; raises as `Plan.run` does."""
         return await self.plan.run(context, self.coerced)
 
 
@@ -167,7 +184,7 @@ class Plans:
 FORMS_MAX = 16
 # What plans take in memory beside their projections, in bytes: of an operation and of each of its variables, of each
 # form, of a token for the constants among the arguments, and of the struct that a field's objects are decoded to.
-PLANS_BYTES, VARIABLE_BYTES, FORM_BYTES, CONSTANT_BYTES, SHAPE_BYTES = 2_000, 150, 2_000, 50, 16_000
+PLANS_BYTES, VARIABLE_BYTES, FORM_BYTES, CONSTANT_BYTES, MASK_BYTES = 2_000, 150, 2_000, 50, 16_000
 
 
 class NotMade(Exception):
@@ -175,29 +192,22 @@ class NotMade(Exception):
 
 
 class Engine:
-    """Plans operations of one schema; `roots` says how its root fields are read, `shapes` in which shape.
-
-    Those of `one_shape` read the same things: theirs counts only if no other is needed in the operation.
-    """
+    """Compiles operations on one schema to plans, whose root fields are loaded as `root_fields` says."""
 
     def __init__(
         self,
         types: Types,
-        roots: Mapping[str, Root],
-        shapes: Mapping[str, Shape],
-        one_shape: Collection[str] = (),
+        root_fields: Mapping[str, RootField],
         limits: ExecutionLimits = ExecutionLimits(),  # noqa: B008 - it is frozen
     ) -> None:
         self.types = types
-        self.roots = roots
-        self.shapes = shapes
-        self.one_shape = one_shape
+        self.root_fields = root_fields
         self.limits = limits
         self.encoder = Encoder()
 
     def prepare(
         self, document: Document, name: str | None, variables: Mapping[str, Any], *, make: bool = True
-    ) -> Prepared | None:
+    ) -> BoundPlan | None:
         """What to run for a valid document; None if that is for the generic executor.
 
         Raises NotMade where a plan would have to be made first and `make` is false, and LimitExceeded or
@@ -224,7 +234,7 @@ class Engine:
             made = plans.made[form] = self._planned(document, name, plans, VariableValues({}, dict(coerced)))
             document.grow(FORM_BYTES + (0 if made is None else made.size))
         plan = plans.made[form]
-        return None if plan is None else Prepared(plan, coerced)
+        return None if plan is None else BoundPlan(plan, coerced)
 
     def _planned(self, document: Document, name: str | None, plans: Plans, values: VariableValues) -> Plan | None:
         operation = document.operation(name)
@@ -271,21 +281,22 @@ class _Planner:
             if name in INTROSPECTION:
                 constants[key] = self._constant(key, details)
                 continue
-            if name not in self._engine.roots:
+            if name not in self._engine.root_fields:
                 raise Unusual
             definition = query.fields[name]
             arguments = arguments_of(definition, details[0].node, self._values)
             projection = compile_field(self._types, self._subfields, definition.type, details, budget)
-            shape = self._engine.shapes[name](projection.needs) if name in self._engine.shapes else None
-            fields.setdefault(name, []).append(Field(key, name, arguments, projection, shape))
+            mask_of = self._engine.root_fields[name].field_mask
+            field_mask = None if mask_of is None else mask_of(projection.needs)
+            fields.setdefault(name, []).append(Field(key, name, arguments, projection, field_mask))
         if not fields and not self._constant_bytes:
             raise Unusual
-        groups = [self._in_one_shape(name, group, is_alone=len(fields) == 1) for name, group in fields.items()]
+        groups = [self._with_one_mask(name, group, is_only=len(fields) == 1) for name, group in fields.items()]
         return Plan(
             list(collected.grouped_field_set),
             constants,
             groups,
-            self._engine.roots,
+            self._engine.root_fields,
             self._engine.encoder,
             self._engine.limits.response_bytes,
             self._size_of(groups),
@@ -309,14 +320,14 @@ class _Planner:
 
     def _size_of(self, groups: list[list[Field]]) -> int:
         compiled = self._constant_bytes + sum(field.projection.size for group in groups for field in group)
-        shapes = len({field.shape for group in groups for field in group})
-        return compiled + SHAPE_BYTES * shapes + CONSTANT_BYTES * self._tokens
+        masks = len({field.field_mask for group in groups for field in group})
+        return compiled + MASK_BYTES * masks + CONSTANT_BYTES * self._tokens
 
-    def _in_one_shape(self, name: str, group: list[Field], *, is_alone: bool) -> list[Field]:
-        shape = group[0].shape
-        if name not in self._engine.one_shape or (is_alone and all(each.shape is shape for each in group)):
+    def _with_one_mask(self, name: str, group: list[Field], *, is_only: bool) -> list[Field]:
+        mask = group[0].field_mask
+        if not self._engine.root_fields[name].by_id or (is_only and all(each.field_mask is mask for each in group)):
             return group
-        return [each._replace(shape=None) for each in group]
+        return [each._replace(field_mask=None) for each in group]
 
     def _subfields(self, kind: Any, details: Details) -> Mapping[str, Details]:
         schema, values, operation = self._types.schema, self._values, self._operation

@@ -11,15 +11,19 @@ from graphql.execution.values import VariableValues
 from gateway.engine.documents import Document
 from gateway.engine.executor import execute
 from gateway.engine.limits import ExecutionLimits, LimitExceeded
-from gateway.engine.plans import Asked, Prepared
-from gateway.engine.projection import Unusual
+from gateway.engine.plans import BoundPlan, Engine, RootFieldCall
+from gateway.engine.projection import Types, Unusual
 from gateway.engine.variables import Coercion
 from gateway.errors import GatewayError
 from gateway.schema.build import Schema
 from gateway.schema.connections import Place
 from gateway.schema.context import Context
 from gateway.schema.pagination import Limits
-from gateway.schema.roots import PLACES, engine_of
+from gateway.schema.root_fields import ROOT_FIELDS, RootField
+from gateway.upstream import models
+
+# What the objects of a type are, in whatever form they come.
+FORMS: Mapping[str, type] = {"Vehicle": models.VehicleForm, "TelematicsUnit": models.UnitForm}
 
 
 class Execution:
@@ -31,14 +35,16 @@ class Execution:
         limits: ExecutionLimits = ExecutionLimits(),  # noqa: B008 - it is frozen
         *,
         projection: bool = True,
+        root_fields: Mapping[str, RootField] = ROOT_FIELDS,
     ) -> None:
         self._schema = schema.core
         self._limits = limits
-        self._engine = engine_of(schema, limits) if projection else None
+        self._root_fields = root_fields
+        self._engine = Engine(Types(schema.core, FORMS), root_fields, limits) if projection else None
 
     def prepared(
         self, document: Document, name: str | None, variables: Mapping[str, Any], *, make: bool = True
-    ) -> Prepared | None:
+    ) -> BoundPlan | None:
         """The operation's plan, with these variables; None where it has none.
 
         Raises NotMade where it would have to be made first and `make` is false, and LimitExceeded or VariablesInvalid
@@ -52,14 +58,15 @@ class Execution:
         assert operation is not None
         return Coercion(self._schema, operation, self._limits.list_items).values(variables)
 
-    def place_of(self, prepared: Prepared, limits: Limits, fleet: str | None) -> Place | None:
+    def place_of(self, prepared: BoundPlan, limits: Limits, fleet: str | None) -> Place | None:
         """Where an answer may be kept that is made of one connection alone; None for any other, or a wrong one."""
         field = prepared.plan.only
-        if field is None or field.name not in PLACES:
+        key_of = None if field is None else self._root_fields[field.name].fragment_key
+        if field is None or key_of is None:
             return None
         try:
-            asked = Asked(field.arguments(prepared.coerced), field.shape)
-            return PLACES[field.name](limits, fleet, asked, field.projection)
+            call = RootFieldCall(field.arguments(prepared.coerced), field.field_mask)
+            return key_of(limits, fleet, call, field.projection)
         except (GatewayError, Unusual):
             return None
 
@@ -69,7 +76,7 @@ class Execution:
         name: str | None,
         variables: Mapping[str, Any],
         context: Context | None,
-        prepared: Prepared | None,
+        prepared: BoundPlan | None,
         values: VariableValues | None = None,
         check_deadline: Callable[[], None] | None = None,
     ) -> ExecutionResult:

@@ -8,7 +8,7 @@ from typing import Any
 from gateway.errors import InputInvalid
 from gateway.schema.context import Context
 from gateway.schema.global_ids import TELEMATICS_UNIT, VEHICLE, UnitKey, parse_global_id
-from gateway.schema.queries import objects_of
+from gateway.schema.objects import objects_of
 from gateway.upstream.models import Vehicle
 
 

@@ -20,10 +20,10 @@ from gateway.overload.admission import Admission, Slot
 from gateway.overload.response_scheduler import ResponseScheduler
 from gateway.schema.build import Schema
 from gateway.schema.context import Context
+from gateway.schema.cost import CostModel
 from gateway.schema.error_masking import is_unauthenticated, presented
 from gateway.schema.execution import Execution
 from gateway.schema.loaders import Loaders
-from gateway.schema.pricing import Prices
 from gateway.settings import Settings
 from gateway.upstream.client import FleetClient
 from gateway.upstream.fetching import Clock, Errand, Patience, Tally
@@ -118,7 +118,7 @@ class GraphQLApp:
         self,
         schema: Schema,
         settings: Settings,
-        prices: Prices,
+        costs: CostModel,
         *,
         explorer: Explorer | None,
         trusted: Mapping[str, str] | None,
@@ -127,7 +127,7 @@ class GraphQLApp:
         self.runtime: Runtime | None = None
         self.admission = Admission(settings.limits)
         self._settings = settings
-        self._page_limits = prices.limits
+        self._page_limits = costs.pagination
         self._explorer = explorer
         self._body_bytes_max = settings.http.body_bytes_max
         self._is_too_long = lru_cache(256)(self._exceeds_body_limit)
@@ -138,7 +138,7 @@ class GraphQLApp:
         self._operations = Operations(
             schema,
             self._execution,
-            prices,
+            costs,
             settings.graphql,
             settings.limits,
             self.admission,
@@ -148,7 +148,7 @@ class GraphQLApp:
         cache = settings.cache
         responses = WholeResponses(bytes_max=cache.answers_bytes_max, gzip=cache.answers_gzip)
         self._responses = responses if cache.enabled and cache.answers else None
-        self._cache = ResponseCache(self._execution, prices.limits, clock, self._responses)
+        self._cache = ResponseCache(self._execution, costs.pagination, clock, self._responses)
         self._encoder = Encoder(_plain)
         self._scheduler = ResponseScheduler()
 
@@ -295,11 +295,11 @@ class GraphQLApp:
     async def _executed(self, exchange: Exchange, request: PreparedRequest, deadline: Patience) -> Response:
         caller, cost = exchange.caller, None
         if exchange.cost_wish is not None:
-            price = self._operations.cost_of(request)
+            estimate = self._operations.cost_of(request)
             cost = {
-                "estimatedUpstreamCalls": price.upstream_calls,
-                "estimatedNodes": price.nodes,
-                "estimatedFields": price.fields,
+                "estimatedUpstreamCalls": estimate.upstream_calls,
+                "estimatedNodes": estimate.nodes,
+                "estimatedFields": estimate.fields,
             }
             if exchange.cost_wish == "validate":
                 estimated = OperationResult(ExecutionResult(None, None, {"cost": cost}), ())

@@ -16,16 +16,16 @@ from graphql.execution.values import VariableValues
 
 from gateway.engine.documents import BOUNDED_BYTES, INTROSPECTION, Document, Documents, Registrations, digest_of
 from gateway.engine.limits import DocumentLimits, LimitExceeded
-from gateway.engine.plans import NotMade, Prepared
+from gateway.engine.plans import BoundPlan, NotMade
 from gateway.engine.spacing import Spacing
 from gateway.engine.variables import VariablesInvalid
 from gateway.identity import Caller
 from gateway.overload.admission import Admission
 from gateway.schema.build import Schema
 from gateway.schema.connections import Place
+from gateway.schema.cost import CostModel, OperationCost
 from gateway.schema.execution import Execution
 from gateway.schema.pagination import Limits
-from gateway.schema.pricing import Price, Prices, bound_of, check_priced, price_of
 from gateway.settings import GraphQLSettings, LimitSettings
 from gateway.web.graphql_request import GraphQLParams, HTTPError
 from gateway.web.responses import CHALLENGE, NO_TOKEN
@@ -62,7 +62,7 @@ class PreparedRequest(NamedTuple):
     document: Document
     name: str | None
     variables: Mapping[str, Any]
-    plan: Prepared | None
+    plan: BoundPlan | None
     values: VariableValues | None = None
     digest: str | None = None
     is_hash_alone: bool = False
@@ -98,7 +98,7 @@ class Operations:
         self,
         schema: Schema,
         execution: Execution,
-        prices: Prices,
+        costs: CostModel,
         settings: GraphQLSettings,
         limits: LimitSettings,
         admission: Admission,
@@ -106,10 +106,8 @@ class Operations:
         trusted: Mapping[str, str] | None,
         nodes_max: int,
     ) -> None:
-        check_priced(schema.core)
-        self._schema = schema.core
         self._execution = execution
-        self._prices = prices
+        self._costs = costs
         self._introspection = settings.introspection
         self._limits = limits
         self._admission = admission
@@ -119,7 +117,7 @@ class Operations:
         self._registrations = Registrations()
         self._reading: Spacing[Document] = Spacing(PAUSE)
         self._reading_untrusted: Spacing[Document] = Spacing(UNTRUSTED_PAUSE)
-        self._planning: Spacing[Prepared | None] = Spacing(PAUSE)
+        self._planning: Spacing[BoundPlan | None] = Spacing(PAUSE)
         self._documents = Documents(
             schema.core,
             settings.documents_bytes_max,
@@ -211,7 +209,7 @@ class Operations:
             if request.digest is not None:
                 self._registrations.add(caller.principal, request.digest)
 
-    def cost_of(self, request: PreparedRequest) -> Price:
+    def cost_of(self, request: PreparedRequest) -> OperationCost:
         """The estimated cost of a request with its variables. Raises InvalidOperation."""
         operation = request.document.operation(request.name)
         assert operation is not None
@@ -284,7 +282,7 @@ class Operations:
 
     async def _plan(
         self, document: Document, name: str | None, variables: Mapping[str, Any], caller: Caller | None
-    ) -> Prepared | None:
+    ) -> BoundPlan | None:
         """The operation's plan, if there is one; for untrusted callers none is made of a document of their own."""
         try:
             return self._execution.prepared(document, name, variables, make=False)
@@ -305,31 +303,21 @@ class Operations:
             operation = document.operation(name)
             assert document.ast is not None
             assert operation is not None
-            most = bound_of(self._schema, document.ast, operation, self._prices, length)
-            bounded = most is not None and self._exceeded_by(most) is None
+            worst = self._costs.worst_case(document.ast, operation, length)
+            bounded = worst is not None and self._costs.exceeded(worst) is None
             document.bounded[name, length] = bounded
             document.grow(BOUNDED_BYTES)
         return bounded
 
-    def _checked_cost(self, document: Document, operation: OperationDefinitionNode, values: VariableValues) -> Price:
+    def _checked_cost(
+        self, document: Document, operation: OperationDefinitionNode, values: VariableValues
+    ) -> OperationCost:
         assert document.ast is not None
-        price = price_of(self._schema, document.ast, operation, values, self._prices)
-        exceeded = self._exceeded_by(price)
+        cost = self._costs.exact(document.ast, operation, values)
+        exceeded = self._costs.exceeded(cost)
         if exceeded is not None:
             raise exceeded
-        return price
-
-    def _exceeded_by(self, price: Price) -> LimitExceeded | None:
-        limits = self._limits
-        for limit, maximum, actual in (
-            ("upstreamCalls", limits.upstream_calls, price.upstream_calls),
-            ("nodes", limits.nodes, price.nodes),
-            ("fields", limits.fields, price.fields),
-            ("responseBytes", limits.response_bytes, price.key_bytes),
-        ):
-            if actual > maximum:
-                return LimitExceeded(limit, maximum, actual)
-        return None
+        return cost
 
 
 def document_limits_of(settings: LimitSettings) -> DocumentLimits:

@@ -16,26 +16,30 @@ from graphql import (
 )
 
 FLAGS = ("$on", "$off")
+VARIABLES = "$n: Int, $ids: [ID!]!, $id: ID!"
 
 
 class Documents:
-    """Draws documents; `ids` and `units` are what their arguments are drawn from."""
+    """Draws documents; the arguments of a root field are drawn from its `arguments`, and may use the `variables`."""
 
-    def __init__(self, schema: GraphQLSchema, dice: random.Random, arguments: dict[str, Any]) -> None:
+    def __init__(
+        self, schema: GraphQLSchema, dice: random.Random, arguments: dict[str, Any], variables: str = VARIABLES
+    ) -> None:
+        self._variables = variables
         self._schema = schema
         self._dice = dice
         self._arguments = arguments
         self._fragments: list[str] = []
 
     def draw(self) -> str:
-        """A document of one query with the variables `$on` and `$off`."""
+        """A document of one query with the variables `$on` and `$off` beside the others."""
         self._fragments = []
         roots = [name for name in self._schema.query_type.fields if name in self._arguments]
         chosen = [self._dice.choice(roots) for _ in range(self._dice.choice((1, 1, 1, 2, 3)))]
         fields = [self._root(f"r{place}", name) for place, name in enumerate(chosen)]
         if self._dice.random() < 0.2:
             fields.append("__typename")
-        head = "query($on: Boolean! = true, $off: Boolean! = false, $n: Int, $ids: [ID!]!, $id: ID!)"
+        head = f"query($on: Boolean! = true, $off: Boolean! = false, {self._variables})"
         used = "kept: __typename @include(if: $on) dropped: __typename @skip(if: $on) @include(if: $off)"
         using = "nodes0: nodes(ids: $ids) { id } v0: vehicle(id: $id) { id } c0: vehicles(first: $n) { nodes { id } }"
         body = " ".join(fields) + f" ...Used @include(if: false) {used if self._dice.random() < 0.2 else ''}"

@@ -1,0 +1,349 @@
+"""What an operation costs at most, worked out from its text and its variables without running it.
+
+The cost is in upstream calls, in nodes (objects with a global id) that the answer may hold, and in fields of that
+answer, counted by the schema's `@listSize`. The cost of given variables and the worst case of all variables are one
+walk over the operation: in the worst case nothing is left out, and a variable is an `AnyValue`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from math import ceil
+from typing import Any, NamedTuple
+
+from graphql import (
+    DocumentNode,
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    GraphQLError,
+    GraphQLField,
+    GraphQLIncludeDirective,
+    GraphQLSchema,
+    GraphQLSkipDirective,
+    InlineFragmentNode,
+    OperationDefinitionNode,
+    SelectionNode,
+    SelectionSetNode,
+    get_argument_values,
+    get_directive_values,
+    get_named_type,
+    get_nullable_type,
+    is_abstract_type,
+    is_introspection_type,
+    is_leaf_type,
+    is_list_type,
+    type_from_ast,
+)
+from graphql.execution.values import VariableValues
+from strawberry.federation.schema_directives import ListSize
+
+from gateway.engine.documents import INTROSPECTION
+from gateway.engine.limits import LimitExceeded
+from gateway.schema.pagination import Limits
+from gateway.schema.root_fields import ROOT_FIELDS, RootField, check_root_fields
+from gateway.schema.upstream_calls import AnyValue, UpstreamCalls, slice_size_max
+from gateway.settings import LimitSettings
+
+# Fields by their key in the answer and their name: those of one key are one in execution, too.
+Merged = Mapping[tuple[str, str], list[FieldNode]]
+IsLeftOut = Callable[[SelectionNode], bool]
+# What a field of introspection counts for, beside one of the fleet: each is resolved by itself.
+INTROSPECTION_WEIGHT = 10
+# The share of types that wrap another.
+WRAPPED = 0.5
+NODES = frozenset(("Node", "Vehicle", "TelematicsUnit", "_Entity"))
+# Types of variables whose worst case is known.
+SCALARS = frozenset(("Int", "Boolean", "ID", "String", "_Any"))
+
+
+class OperationCost(NamedTuple):
+    """The most upstream calls that an operation takes, and the most nodes and fields that its answer holds.
+
+    `key_bytes` are the bytes of the fields' names in the answer, which is no shorter than that.
+    """
+
+    upstream_calls: int = 0
+    nodes: int = 0
+    fields: int = 0
+    key_bytes: int = 0
+
+
+class CostModel:
+    """The cost of operations on a schema, and its limits.
+
+    A connection's slices are bounded by `pagination`, and read in upstream pages of `page_size` vehicles.
+    """
+
+    def __init__(
+        self,
+        schema: GraphQLSchema,
+        pagination: Limits,
+        page_size: int,
+        limits: LimitSettings,
+        root_fields: Mapping[str, RootField] = ROOT_FIELDS,
+    ) -> None:
+        check_root_fields(schema, root_fields)
+        self.pagination = pagination
+        self._root_fields = root_fields
+        self._schema = schema
+        self._page_size = page_size
+        self._limits = limits
+        self._costs = _FieldCosts(schema)
+
+    def exact(
+        self, document: DocumentNode, operation: OperationDefinitionNode, values: VariableValues
+    ) -> OperationCost:
+        """The cost of a valid operation with these variables."""
+        return self._cost(document, operation, values, lambda selection: _is_left_out(selection, values))
+
+    def worst_case(
+        self, document: DocumentNode, operation: OperationDefinitionNode, list_length: int
+    ) -> OperationCost | None:
+        """A cost that a valid operation does not exceed, whatever its variables are, lists in them up to this long.
+
+        None for a variable of a type whose worst case is not known.
+        """
+        worst = {}
+        for definition in operation.variable_definitions or ():
+            value = _any_value_of(type_from_ast(self._schema, definition.type), list_length)
+            if value is None:
+                return None
+            worst[definition.variable.name.value] = value
+        return self._cost(document, operation, VariableValues({}, worst), lambda _: False)
+
+    def exceeded(self, cost: OperationCost) -> LimitExceeded | None:
+        """The first limit that a cost is beyond, if there is one."""
+        limits = self._limits
+        for limit, maximum, actual in (
+            ("upstreamCalls", limits.upstream_calls, cost.upstream_calls),
+            ("nodes", limits.nodes, cost.nodes),
+            ("fields", limits.fields, cost.fields),
+            ("responseBytes", limits.response_bytes, cost.key_bytes),
+        ):
+            if actual > maximum:
+                return LimitExceeded(limit, maximum, actual)
+        return None
+
+    def _cost(
+        self,
+        document: DocumentNode,
+        operation: OperationDefinitionNode,
+        values: VariableValues,
+        is_left_out: IsLeftOut,
+    ) -> OperationCost:
+        fragments = {n.name.value: n for n in document.definitions if isinstance(n, FragmentDefinitionNode)}
+        walk = _Walk(self._costs, self.pagination, fragments, is_left_out)
+        calls = UpstreamCalls(self.pagination, self._page_size)
+        nodes = fields = key_bytes = 0.0
+        query = self._schema.query_type
+        assert query is not None
+        for (key, name), merged in walk.fields((operation.selection_set,)).items():
+            cost = self._costs.of(query, name)
+            key_bytes += len(key)
+            fields += cost.weight
+            if cost.definition is None:
+                continue
+            try:
+                arguments = get_argument_values(cost.definition, merged[0], values)
+            except GraphQLError:
+                continue  # it is not resolved
+            selected = walk.fields(field.selection_set for field in merged)
+            if name not in INTROSPECTION:
+                self._root_fields[name].cost(calls, arguments, walk.page_info(selected))
+            inner = walk.objects(cost, selected, arguments)
+            nodes, fields, key_bytes = nodes + inner.nodes, fields + inner.fields, key_bytes + inner.key_bytes
+        return OperationCost(calls.total(), ceil(nodes), ceil(fields), ceil(key_bytes))
+
+
+def _any_value_of(kind: Any, list_length: int) -> AnyValue | list[AnyValue] | None:
+    """The worst case of a variable; None where that is not known."""
+    bare = get_nullable_type(kind)
+    if is_list_type(bare):
+        item = get_nullable_type(bare.of_type)
+        return [AnyValue() for _ in range(list_length)] if getattr(item, "name", None) in SCALARS else None
+    return AnyValue() if getattr(bare, "name", None) in SCALARS else None
+
+
+class _Size(NamedTuple):
+    """Nodes, fields and bytes of keys in an answer; of lists whose length is known on average only, parts of one."""
+
+    nodes: float = 0
+    fields: float = 0
+    key_bytes: float = 0
+
+
+class FieldCost(NamedTuple):
+    """What the schema says about the cost of a field; without a `definition` it is a leaf.
+
+    `lengths` are the average and the maximum length of a list of introspection.
+    """
+
+    weight: int
+    definition: GraphQLField | None = None
+    kind: Any = None
+    is_node: bool = False
+    list_size: ListSize | None = None
+    lengths: tuple[float, float] | None = None
+    is_of_all: bool = False
+
+
+class _FieldCosts:
+    """What a schema says about the cost of its fields, looked up once for each field."""
+
+    def __init__(self, schema: GraphQLSchema) -> None:
+        self._schema = schema
+        self._known: dict[tuple[str, str], FieldCost] = {}
+        self._lengths = _introspection_lengths(schema)
+
+    def of(self, owner: Any, name: str) -> FieldCost:
+        """The cost of a field of a type; of an abstract type also one that only some of its types have."""
+        known = self._known.get((owner.name, name))
+        if known is None:
+            known = self._known[owner.name, name] = self._made(owner, name)
+        return known
+
+    def _made(self, owner: Any, name: str) -> FieldCost:
+        weight = INTROSPECTION_WEIGHT if is_introspection_type(owner) else 1
+        definition = self._definition(owner, name)
+        if definition is None or is_leaf_type(kind := get_named_type(definition.type)):
+            return FieldCost(weight)
+        lengths = self._lengths.get((owner.name, name))
+        return FieldCost(
+            weight, definition, kind, kind.name in NODES, list_size_of(definition), lengths, owner.name == "__Schema"
+        )
+
+    def _definition(self, owner: Any, name: str) -> GraphQLField | None:
+        if owner == self._schema.query_type:
+            return self._schema.get_field(owner, name)
+        owners = [owner, *(self._schema.get_possible_types(owner) if is_abstract_type(owner) else ())]
+        return next((one.fields[name] for one in owners if name in getattr(one, "fields", ())), None)
+
+
+class _Walk:
+    """Counts what an operation's selections answer, without those that are left out."""
+
+    def __init__(
+        self,
+        costs: _FieldCosts,
+        pagination: Limits,
+        fragments: Mapping[str, FragmentDefinitionNode],
+        is_left_out: IsLeftOut,
+    ) -> None:
+        self._costs = costs
+        self._pagination = pagination
+        self._fragments = fragments
+        self._is_left_out = is_left_out
+
+    def objects(
+        self,
+        cost: FieldCost,
+        selected: Merged,
+        arguments: Mapping[str, Any],
+        times: float = 1,
+        *,
+        of_all: bool = False,
+    ) -> _Size:
+        """What the objects of a field hold, which are `times` as many as its own arguments and `@listSize` say.
+
+        `of_all` says that the field is one of each type, or of each field, of the schema.
+        """
+        sized: Mapping[str, float] = {}
+        listed = cost.list_size
+        if listed is not None:
+            size = self._length(listed, arguments)
+            sized = dict.fromkeys(listed.sized_fields or (), size)
+            times *= 1 if sized else size
+        elif cost.lengths is not None:
+            of_all = of_all or cost.is_of_all
+            times *= cost.lengths[0 if of_all else 1]
+        else:
+            of_all = False
+            # The fields that take keys answer one object for each.
+            times *= next((len(given) for given in arguments.values() if isinstance(given, list)), 1)
+        nodes, fields, key_bytes = float(cost.is_node), 0.0, 0.0
+        for (key, name), merged in selected.items():
+            own = self._costs.of(cost.kind, name)
+            fields += own.weight
+            key_bytes += len(key)
+            if own.definition is not None:
+                within = self.fields(field.selection_set for field in merged)
+                inner = self.objects(own, within, {}, sized.get(name, 1), of_all=of_all)
+                nodes, fields, key_bytes = nodes + inner.nodes, fields + inner.fields, key_bytes + inner.key_bytes
+        return _Size(times * nodes, times * fields, times * key_bytes)
+
+    def _length(self, listed: ListSize, arguments: Mapping[str, Any]) -> int:
+        if not listed.slicing_arguments:
+            return listed.assumed_size or 0
+        return slice_size_max([arguments.get(name) for name in listed.slicing_arguments], self._pagination)
+
+    def page_info(self, selected: Merged) -> set[str]:
+        """The fields that are selected of a connection's `pageInfo`."""
+        parts = (field for (_, name), merged in selected.items() if name == "pageInfo" for field in merged)
+        return {name for _, name in self.fields(field.selection_set for field in parts)}
+
+    def fields(self, selections: Iterable[SelectionSetNode | None]) -> Merged:
+        """The fields of selections, merged as execution merges them.
+
+        A fragment counts once, or fragments that double would never end.
+        """
+        merged: dict[tuple[str, str], list[FieldNode]] = {}
+        self._collect(selections, merged, set())
+        return merged
+
+    def _collect(
+        self,
+        selections: Iterable[SelectionSetNode | None],
+        merged: dict[tuple[str, str], list[FieldNode]],
+        spread: set[str],
+    ) -> None:
+        for selection in chain.from_iterable(each.selections for each in selections if each):
+            if selection.directives and self._is_left_out(selection):
+                continue
+            if isinstance(selection, FieldNode):
+                name = selection.name.value
+                merged.setdefault((selection.alias.value if selection.alias else name, name), []).append(selection)
+            elif isinstance(selection, InlineFragmentNode):
+                self._collect((selection.selection_set,), merged, spread)
+            elif isinstance(selection, FragmentSpreadNode) and (fragment := selection.name.value) not in spread:
+                spread.add(fragment)
+                if fragment in self._fragments:
+                    self._collect((self._fragments[fragment].selection_set,), merged, spread)
+
+
+def _is_left_out(selection: Any, values: VariableValues) -> bool:
+    try:
+        skip = get_directive_values(GraphQLSkipDirective, selection, values)
+        include = get_directive_values(GraphQLIncludeDirective, selection, values)
+    except GraphQLError:
+        return False  # a null for `if`: execution tells that, where the selection stands
+    return bool(skip and skip["if"]) or bool(include and not include["if"])
+
+
+def list_size_of(definition: GraphQLField) -> ListSize | None:
+    """The `@listSize` of a field."""
+    own = (definition.extensions or {}).get("strawberry-definition")
+    return next((directive for directive in getattr(own, "directives", ()) if isinstance(directive, ListSize)), None)
+
+
+def _introspection_lengths(schema: GraphQLSchema) -> Mapping[tuple[str, str], tuple[float, float]]:
+    """Average and maximum length of introspection's lists."""
+    types, directives = list(schema.type_map.values()), schema.directives
+    fields = [field for named in types for field in getattr(named, "fields", {}).values()]
+    outputs = [field for field in fields if isinstance(field, GraphQLField)]
+    members = [len(getattr(named, "fields", ())) for named in types]
+    abstract = [len(schema.get_possible_types(named)) if is_abstract_type(named) else 0 for named in types]
+    lengths: dict[tuple[str, str], Sequence[float]] = {
+        ("__Schema", "types"): [len(types)],
+        ("__Schema", "directives"): [len(directives)],
+        ("__Type", "fields"): members,
+        ("__Type", "inputFields"): members,
+        ("__Type", "enumValues"): [len(getattr(named, "values", ())) for named in types],
+        ("__Type", "interfaces"): [len(getattr(named, "interfaces", ())) for named in types],
+        ("__Type", "possibleTypes"): abstract,
+        ("__Field", "args"): [len(field.args) for field in outputs],
+        ("__Directive", "args"): [len(directive.args) for directive in directives],
+        ("__Type", "ofType"): [WRAPPED],
+    }
+    return {key: (sum(each) / len(each), max(each)) for key, each in lengths.items()}

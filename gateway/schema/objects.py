@@ -1,0 +1,69 @@
+"""Objects by their keys: vehicles by the fleet API's id, telematics units by their whole key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from gateway.errors import GatewayError
+from gateway.schema.connections import ReadPage, find_unit
+from gateway.schema.context import Context
+from gateway.schema.global_ids import UnitKey
+from gateway.upstream import models
+from gateway.upstream.pages import VehiclePage
+
+# The members of a vehicle that are decoded; None for all.
+View = type[models.Vehicle] | None
+
+
+def pages_of(context: Context, search: str | None, view: View = None) -> ReadPage:
+    """How the pages of the fleet are read, or those of a search in it."""
+
+    # A cursor carries its search: only a first page is read with it.
+    def read(token: str | None, *, afresh: bool = False) -> Awaitable[VehiclePage]:
+        return context.loaders.page(token, search if token is None else None, view, afresh=afresh)
+
+    return read
+
+
+async def unit_of(context: Context, key: UnitKey) -> models.TelematicsUnit | None:
+    """The unit of a key, by a scan of the fleet."""
+    search = key.unit_id if context.unit_search else None
+    return await find_unit(pages_of(context, search), context.limits, *key)
+
+
+async def objects_of(
+    context: Context,
+    given: Sequence[Any],
+    key_of: Callable[[Any], str | UnitKey],
+    view: View = None,
+    *,
+    alone: bool = False,
+) -> list[Any]:
+    """The vehicle or unit of each key that `key_of` reads, in order; read together, errors in their places.
+
+    `alone` says that no other field of the operation is read at the same time.
+    """
+    try:
+        keys: list[str | UnitKey | GatewayError] = list(map(key_of, given))
+    except GatewayError:
+        keys = [_key_or_error(each, key_of) for each in given]  # one that can't be read fails alone
+    if set(map(type, keys)) == {str}:
+        return await context.loaders.vehicles_as(view).many(keys, alone=alone)  # type: ignore[arg-type] # all are str
+    distinct = dict.fromkeys(keys)
+    vehicles = [key for key in distinct if isinstance(key, str)]
+    units = [key for key in distinct if isinstance(key, UnitKey)]
+    found, scanned = await asyncio.gather(
+        context.loaders.vehicles_as(view).many(vehicles),
+        asyncio.gather(*(unit_of(context, key) for key in units), return_exceptions=True),
+    )
+    read: dict[Any, Any] = dict(zip([*vehicles, *units], [*found, *scanned], strict=True))
+    return [key if isinstance(key, GatewayError) else read[key] for key in keys]
+
+
+def _key_or_error(given: Any, key_of: Callable[[Any], str | UnitKey]) -> str | UnitKey | GatewayError:
+    try:
+        return key_of(given)
+    except GatewayError as invalid:
+        return invalid

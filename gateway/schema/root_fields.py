@@ -1,0 +1,186 @@
+"""The root fields: how each is loaded, what it costs, what is decoded for it, and where its answer may be cached.
+
+This is the only table of them. A root field of the schema that is missing here fails at start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from graphql import GraphQLSchema
+
+from gateway.engine.documents import INTROSPECTION
+from gateway.engine.plans import FieldMaskOf, Load, RootFieldCall
+from gateway.engine.projection import ON, Needs, Projection
+from gateway.errors import InputInvalid
+from gateway.schema.connections import (
+    Arguments,
+    Place,
+    place_of,
+    unit_connection,
+    unit_set,
+    vehicle_connection,
+    vehicle_set,
+)
+from gateway.schema.context import Context
+from gateway.schema.federation import entities_of
+from gateway.schema.global_ids import UnitKey, parse_global_id
+from gateway.schema.objects import objects_of, pages_of, unit_of
+from gateway.schema.pagination import Limits
+from gateway.schema.upstream_calls import UpstreamCalls
+from gateway.upstream.views import vehicle_view
+
+# Adds the upstream calls of arguments; the fields that are selected of `pageInfo` come last.
+AddCalls = Callable[[UpstreamCalls, Mapping[str, Any], Collection[str]], None]
+FragmentKeyOf = Callable[[Limits, str | None, RootFieldCall, Projection], Place]
+
+
+@dataclass(frozen=True, slots=True)
+class RootField:
+    """A root field: `load` reads all of its occurrences in an operation together, errors in their places.
+
+    `field_mask` says which members of vehicles are decoded for a selection; without one all are. Fields that are
+    `by_id` read the same vehicles, so in one operation all of them share one mask or have none. `fragment_key` says
+    under which key the rendered answer is cached, for a connection.
+    """
+
+    load: Load
+    cost: AddCalls
+    field_mask: FieldMaskOf | None = None
+    by_id: bool = False
+    fragment_key: FragmentKeyOf | None = None
+
+
+def check_root_fields(schema: GraphQLSchema, root_fields: Mapping[str, RootField]) -> None:
+    """Raises LookupError for root fields of a schema that the table does not have: their cost is not known."""
+    roots = (schema.query_type, schema.mutation_type, schema.subscription_type)
+    missing = {name for root in roots if root is not None for name in root.fields} - root_fields.keys() - INTROSPECTION
+    if missing:
+        raise LookupError(f"Root fields without an entry in {__name__}.ROOT_FIELDS: {', '.join(sorted(missing))}.")
+
+
+def _each(load: Callable[[Context, RootFieldCall], Awaitable[Any]]) -> Load:
+    """Loads the occurrences of a field at the same time, each by itself."""
+
+    async def load_all(context: Context, calls: Sequence[RootFieldCall]) -> Sequence[Any]:
+        if len(calls) == 1:
+            return [await load(context, calls[0])]
+        several = [call._replace(immediate=False) for call in calls]
+        return await asyncio.gather(*(load(context, call) for call in several), return_exceptions=True)
+
+    return load_all
+
+
+async def _load_vehicle(context: Context, calls: Sequence[RootFieldCall]) -> Sequence[Any]:
+    ids = [call.arguments["id"] for call in calls]
+    return await context.loaders.vehicles_as(calls[0].field_mask).many(ids, alone=calls[0].immediate)
+
+
+async def _load_vehicles(context: Context, call: RootFieldCall) -> Any:
+    search, fleet = _search(call), context.errand.caller.fleet
+    pages = pages_of(context, search, call.field_mask)
+    return await vehicle_connection(pages, context.limits, _slice(call), search, fleet, call.field_mask)
+
+
+async def _load_units(context: Context, call: RootFieldCall) -> Any:
+    pages, fleet = pages_of(context, None, call.field_mask), context.errand.caller.fleet
+    return await unit_connection(pages, context.limits, _slice(call), fleet, call.field_mask)
+
+
+async def _load_unit(context: Context, call: RootFieldCall) -> Any:
+    given = call.arguments.get
+    return await unit_of(context, UnitKey(given("manufacturer") or None, given("brand") or None, call.arguments["id"]))
+
+
+async def _load_node(context: Context, call: RootFieldCall) -> Any:
+    global_ids = (call.arguments["id"],)
+    (found,) = await objects_of(context, global_ids, parse_global_id, call.field_mask, alone=call.immediate)
+    return found
+
+
+async def _load_nodes(context: Context, call: RootFieldCall) -> Any:
+    global_ids = call.arguments["ids"]
+    if len(global_ids) > context.nodes_max:
+        message = f"`ids` has {len(global_ids)} ids; at most {context.nodes_max} are allowed."
+        raise InputInvalid(message, "ids")
+    return await objects_of(context, global_ids, parse_global_id, call.field_mask, alone=call.immediate)
+
+
+async def _load_entities(context: Context, call: RootFieldCall) -> Any:
+    return await entities_of(context, call.arguments["representations"], call.field_mask, alone=call.immediate)
+
+
+def _slice(call: RootFieldCall) -> Arguments:
+    return Arguments(*map(call.arguments.get, Arguments._fields))
+
+
+def _search(call: RootFieldCall) -> str | None:
+    return call.arguments.get("search") or None
+
+
+def _key_of_vehicles(limits: Limits, fleet: str | None, call: RootFieldCall, projection: Projection) -> Place:
+    search = _search(call)
+    return place_of(vehicle_set(search, fleet), _slice(call), limits, search, projection.key)
+
+
+def _key_of_units(limits: Limits, fleet: str | None, call: RootFieldCall, projection: Projection) -> Place:
+    return place_of(unit_set(fleet), _slice(call), limits, None, projection.key)
+
+
+def _mask_of_vehicles(needs: Needs | None) -> Any:
+    vehicles = nodes_needed(needs)
+    return None if vehicles is None else vehicle_view(vehicles)
+
+
+def _mask_of_units(needs: Needs | None) -> Any:
+    units = nodes_needed(needs)
+    return None if units is None else vehicle_view({"telematics_unit": units})
+
+
+def _mask_of_vehicle(needs: Needs | None) -> Any:
+    return None if needs is None else vehicle_view(needs)
+
+
+def _mask_of_node(needs: Needs | None) -> Any:
+    return _mask_of_vehicle(None if needs is None else needs.get(f"{ON}Vehicle"))
+
+
+def nodes_needed(needs: Needs | None) -> Needs | None:
+    """What is read of a connection's nodes, in `edges` and in `nodes`; None for all of them."""
+    if needs is None:
+        return None
+    found: Needs = {}
+    edges = needs.get("edges", {})
+    for of in (edges.get("node", {}) if edges is not None else None, needs.get("nodes", {})):
+        if of is None:
+            return None
+        _merge(found, of)
+    return found
+
+
+def _merge(into: Needs, more: Needs) -> None:
+    for name, inner in more.items():
+        known = into.get(name, {})
+        if known is None or inner is None:
+            into[name] = None
+        else:
+            _merge(known, inner)
+            into[name] = known
+
+
+ROOT_FIELDS: Mapping[str, RootField] = {
+    "node": RootField(_each(_load_node), UpstreamCalls.add_node, _mask_of_node, by_id=True),
+    "nodes": RootField(_each(_load_nodes), UpstreamCalls.add_nodes, _mask_of_node, by_id=True),
+    "vehicle": RootField(_load_vehicle, UpstreamCalls.add_vehicle, _mask_of_vehicle, by_id=True),
+    "vehicles": RootField(
+        _each(_load_vehicles), UpstreamCalls.add_connection, _mask_of_vehicles, fragment_key=_key_of_vehicles
+    ),
+    "telematicsUnit": RootField(_each(_load_unit), UpstreamCalls.add_unit),
+    "telematicsUnits": RootField(
+        _each(_load_units), UpstreamCalls.add_connection, _mask_of_units, fragment_key=_key_of_units
+    ),
+    "_entities": RootField(_each(_load_entities), UpstreamCalls.add_entities, _mask_of_node, by_id=True),
+}

@@ -1,0 +1,373 @@
+"""What an operation is estimated to cost: exactly for its variables, and in the worst case of them."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from graphql import (
+    OperationDefinitionNode,
+    execute_sync,
+    get_introspection_query,
+    get_variable_values,
+    parse,
+)  # fmt: skip
+from graphql import (
+    build_schema as schema_of,
+)
+from graphql.execution.values import VariableValues
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.schema.build import build_schema
+from gateway.schema.cost import INTROSPECTION_WEIGHT, CostModel, OperationCost
+from gateway.schema.global_ids import unit_global_id, vehicle_global_id
+from gateway.schema.pagination import Limits
+from gateway.settings import LimitSettings
+from tests.effort import effort
+from tests.engine.documents_at_random import VARIABLES, Documents
+
+SCHEMA = build_schema().core
+MODEL = CostModel(SCHEMA, Limits(), 100, LimitSettings())
+VEHICLES = [vehicle_global_id(vehicle_id) for vehicle_id in "ABC"]
+UNIT = unit_global_id("INVERS", "CLOUDBOXX", "1")
+SCAN = Limits().walk_pages_max
+
+
+def operation_of(query: str) -> tuple[Any, OperationDefinitionNode]:
+    document = parse(query)
+    (operation,) = (node for node in document.definitions if isinstance(node, OperationDefinitionNode))
+    return document, operation
+
+
+def cost(query: str, model: CostModel = MODEL, **variables: Any) -> OperationCost:
+    return model.exact(*operation_of(query), VariableValues({}, variables))
+
+
+def worst(query: str, length: int = 10) -> OperationCost | None:
+    return MODEL.worst_case(*operation_of(query), length)
+
+
+@pytest.mark.parametrize(
+    ("query", "fields"),
+    [
+        ("{ __typename }", 1),
+        ("{ vehicle(id: 1) { id } }", 2),
+        ("{ a: vehicle(id: 1) { id } b: vehicle(id: 2) { id } }", 4),
+        ("{ vehicles(first: 10) { nodes { id vehicleId } } }", 2 + 10 * 2),
+        ("{ vehicles(first: 10) { edges { cursor node { id } } pageInfo { endCursor } } }", 2 + 10 * 3 + 2),
+        ("{ vehicles { nodes { telematicsUnit { unitId __typename } } } }", 2 + 50 * 3),
+        ("{ vehicles(first: 10) { nodes { latestState { properties { name value } } } } }", 2 + 10 * (2 + 50 * 2)),
+        ("{ vehicles(first: 10) { nodes { customFields { key } tags } } }", 2 + 10 * (2 + 10)),
+        ("{ vehicles(first: -1) { nodes { id } } }", 2),
+        ("{ vehicles(first: 100000) { nodes { id } } }", 2 + 500),
+        ("{ vehicles(first: 10, last: 20) { nodes { id } } }", 2 + 20),
+        ("query($i: [ID!]!) { nodes(ids: $i) { id ... on Vehicle { vehicleId } } }", 1 + 7 * 2),
+    ],
+)
+def test_fields_are_counted_times_the_objects_that_have_them(query, fields):
+    """Each field of each object counts once, with lists as long as the schema says."""
+    assert cost(query, i=["x"] * 7).fields == fields
+
+
+@pytest.mark.parametrize(
+    ("query", "nodes"),
+    [
+        ("{ vehicle(id: 1) { masterData { brand } } }", 1),
+        ("{ vehicle(id: 1) { telematicsUnit { vehicle { id } } } }", 3),
+        ("{ vehicles(first: 10) { nodes { id } edges { node { id telematicsUnit { id } } } } }", 30),
+        ("{ vehicles(first: 10) { pageInfo { endCursor } } }", 0),
+        ('{ node(id: "x") { id } nodes(ids: ["x", "y"]) { id } }', 3),
+        ("{ _entities(representations: [{}, {}]) { ... on Vehicle { id } } }", 2),
+    ],
+)  # fmt: skip
+def test_nodes_are_the_objects_with_a_global_id(query, nodes):
+    """Vehicles and units count wherever they stand, other objects do not."""
+    assert cost(query).nodes == nodes
+
+
+def test_keys_are_counted_in_bytes():
+    """An answer holds each key, or its alias, once for each object."""
+    assert cost("{ long: vehicles(first: 3) { nodes { id v: vehicleId } } }").key_bytes == 4 + 5 + 3 * (2 + 1)
+
+
+@pytest.mark.parametrize(
+    ("query", "calls"),
+    [
+        ("{ __typename __schema { queryType { name } } _service { sdl } }", 0),
+        ('{ a: vehicle(id: "A") { id } b: vehicle(id: "A") { id } c: vehicle(id: "B") { id } }', 2),
+        (f'{{ vehicle(id: "A") {{ id }} node(id: "{VEHICLES[0]}") {{ id }} }}', 1),
+        (f'{{ nodes(ids: ["{VEHICLES[0]}", "{VEHICLES[1]}", "nonsense"]) {{ id }} }}', 2),
+        (f'{{ nodes(ids: ["{UNIT}", "{VEHICLES[1]}"]) {{ id }} }}', SCAN + 1),
+        (f'{{ node(id: "{UNIT}") {{ id }} telematicsUnit(id: 1) {{ id }} vehicles {{ nodes {{ id }} }} }}', SCAN),
+        ('{ _entities(representations: [{vehicleId: "A"}, {vehicleId: "B"}, {vehicleId: 1}, 7]) { __typename } }', 2),
+        ('{ _entities(representations: [{__typename: "TelematicsUnit", unitId: "A"}]) { __typename } }', SCAN),
+        (f'{{ _entities(representations: [{{id: "{VEHICLES[0]}"}}, {{id: "nonsense"}}]) {{ __typename }} }}', 1),
+        ("{ vehicles(first: 0) { nodes { id } } }", 1),
+        ("{ vehicles(first: 100) { nodes { id } } }", 1),
+        ("{ vehicles(first: 101) { nodes { id } } }", 2),
+        ("{ vehicles(first: 99) { pageInfo { hasNextPage } } }", 1),
+        ("{ vehicles(first: 100) { pageInfo { hasNextPage } } }", 2),
+        ("{ vehicles(first: 100) { pageInfo { hasPreviousPage } } }", 1),
+        ("{ vehicles(first: 100) { pageInfo { endCursor } ... { pageInfo { hasNextPage } } } }", 2),
+        ('{ vehicles(first: 100, after: "") { nodes { id } } }', 1),
+        ('{ vehicles(first: 100, after: "x") { nodes { id } } }', 2),
+        ('{ vehicles(first: 100, before: "x") { nodes { id } } }', 2),
+        ('{ vehicles(last: 100, before: "x") { nodes { id } } }', 2),
+        ('{ vehicles(before: "x") { nodes { id } } }', 2),
+        ('{ vehicles(after: "x", before: "y") { nodes { id } } }', 2),
+        ('{ vehicles(first: 9, last: 9, after: "x", before: "y") { nodes { id } } }', 2),
+        ('{ vehicles(last: 9, after: "x", before: "y") { nodes { id } } }', SCAN),
+        ("{ vehicles(last: 100) { nodes { id } } }", 3),
+        ("{ a: vehicles { nodes { id } } b: telematicsUnits(first: 300) { nodes { id } } }", 3),
+        ("{ a: vehicles { nodes { id } } b: vehicles(last: 50) { nodes { id } } }", 1 + 3),
+        ('{ a: vehicles { nodes { id } } b: vehicles(search: "x") { nodes { id } } }', 2),
+        ('{ a: vehicles(after: "x") { nodes { id } } b: vehicles(after: "y") { nodes { id } } }', 4),
+        ('{ a: vehicles(before: "x") { nodes { id } } b: vehicles(before: "y") { nodes { id } } }', 4),
+        ('{ a: vehicles(first: 1, before: "x") { nodes { id } } b: vehicles(last: 1, before: "x") { nodes { id } } }', 4),
+    ],
+)  # fmt: skip
+def test_equal_reads_are_counted_once(query, calls):
+    """Upstream calls are those of a cold cache, each once; introspection takes none."""
+    assert cost(query).upstream_calls == calls
+    assert worst(query) == cost(query)  # without variables there is no other case
+
+
+@pytest.mark.parametrize(
+    ("query", "calls"),
+    [
+        ("query($i: ID!) { a: vehicle(id: $i) { id } b: vehicle(id: $i) { id } }", 1),
+        ("query($i: ID!, $j: ID!) { a: vehicle(id: $i) { id } b: vehicle(id: $j) { id } }", 2),
+        ("query($i: ID!) { node(id: $i) { id } vehicle(id: $i) { id } }", SCAN + 1),
+        ("query($i: [ID!]!) { nodes(ids: $i) { id } }", SCAN + 10),
+        ('query($i: ID!) { nodes(ids: [$i, "nonsense"]) { id } }', SCAN + 1),
+        ("query($r: [_Any!]!) { _entities(representations: $r) { __typename } }", SCAN + 10),
+        ("query($r: _Any!) { _entities(representations: [$r, 7]) { __typename } }", SCAN + 1),
+        ("query($i: ID!) { _entities(representations: [{vehicleId: $i}]) { __typename } }", SCAN + 1),
+        ("query($n: Int) { vehicles(first: $n) { nodes { id } } }", 5),
+        ("query($n: Int) { vehicles(first: $n) { pageInfo { hasNextPage } } }", 6),
+        ("query($n: Int, $c: String) { vehicles(first: $n, after: $c) { pageInfo { hasNextPage } } }", 6),
+        ("query($n: Int) { vehicles(last: $n) { nodes { id } } }", 7),
+        ("query($m: Int, $n: Int) { a: vehicles(last: $m) { nodes { id } } b: vehicles(last: $n) { nodes { id } } }", 14),
+        ("query($n: Int) { a: vehicles(last: $n) { nodes { id } } b: telematicsUnits(last: $n) { nodes { id } } }", 7),
+        ("query($m: Int, $n: Int) { a: vehicles(first: $m) { nodes { id } } b: vehicles(first: $n) { nodes { id } } }", 5),
+        ("query($s: String) { a: vehicles(search: $s) { nodes { id } } b: vehicles(search: $s) { nodes { id } } }", 1),
+        ("query($s: String) { a: vehicles(search: $s) { nodes { id } } b: vehicles { nodes { id } } }", 2),
+        ("query($n: Int, $c: String, $d: String) { vehicles(last: $n, after: $c, before: $d) { nodes { id } } }", SCAN),
+        ("query($n: Int!, $c: String, $d: String) { vehicles(first: 1, last: $n, after: $c, before: $d) { nodes { id } } }", 6),
+        ("query($b: Boolean!) { vehicles @include(if: $b) { nodes { id } } }", 1),
+        ("query($b: Boolean!) { vehicles @skip(if: $b) { nodes { id } } }", 1),
+    ],
+)  # fmt: skip
+def test_the_worst_case_is_the_dearest_value_of_each_variable(query, calls):
+    """A variable may be null, empty or of any allowed size, and is equal to itself alone."""
+    assert worst(query).upstream_calls == calls
+
+
+@pytest.mark.parametrize(
+    ("query", "nodes"),
+    [
+        ("query($n: Int) { vehicles(first: $n) { nodes { id } } }", 500),
+        ("query($n: Int) { vehicles(first: 3, last: $n) { nodes { id } } }", 500),
+        ("query($i: [ID!]!) { nodes(ids: $i) { id } }", 10),
+        ("query($i: ID!) { nodes(ids: [$i, $i]) { id } }", 2),
+        ("query($b: Boolean!) { vehicles(first: 3) { nodes @skip(if: $b) { id } edges @include(if: $b) { node { id } } } }", 6),
+    ],
+)  # fmt: skip
+def test_the_worst_case_has_the_longest_lists(query, nodes):
+    """Pages are as large as they may be, lists as long as the caller says, and nothing is left out."""
+    assert worst(query).nodes == nodes
+
+
+def test_a_default_page_may_be_the_largest():
+    """Where no size is given, or it may be null, the default counts, however large it is."""
+    model = CostModel(SCHEMA, Limits(page_default=40, page_max=30), 10, LimitSettings())
+    for query in ("{ vehicles { nodes { id } } }", "query($n: Int) { vehicles(first: $n) { nodes { id } } }"):
+        most = model.worst_case(*operation_of(query), 1)
+        assert (most.nodes, most.upstream_calls) == (40, 4)
+
+
+def test_a_variable_of_another_type_has_no_worst_case():
+    """None where it is not known what a variable may be."""
+    assert worst("query($t: VehicleStatus) { vehicles { nodes { id } } }") is None
+    assert worst("query($t: [[ID!]!]!) { vehicles { nodes { id } } }") is None
+    assert worst("query($b: [Boolean!]) { vehicles { nodes { id } } }") is not None
+
+
+def test_what_is_left_out_costs_nothing():
+    """`@skip` and `@include` count with the caller's variables; a null for them is told elsewhere."""
+    query = "query($b: Boolean) { vehicle(id: 1) @skip(if: $b) { id } vehicles @include(if: $b) { nodes { id } } }"
+    assert cost(query, b=True) == cost("{ vehicles { nodes { id } } }")
+    assert cost(query, b=False) == cost("{ vehicle(id: 1) { id } }")
+    assert cost(query, b=None).upstream_calls == 2
+
+
+def test_a_field_whose_arguments_do_not_fit_reads_nothing():
+    """It is not resolved, so only its key is in the answer."""
+    assert cost("query($i: ID) { vehicle(id: $i) { id } }", i=None) == OperationCost(0, 0, 1, len("vehicle"))
+
+
+def test_a_walk_is_bounded():
+    """A slice takes no more pages than one may read."""
+    model = CostModel(SCHEMA, Limits(walk_pages_max=4), 10, LimitSettings())
+    assert cost("{ vehicles(first: 500) { nodes { id } } }", model).upstream_calls == 4
+    assert cost("{ telematicsUnit(id: 1) { id } }", model).upstream_calls == 4
+
+
+@pytest.mark.parametrize(
+    ("over", "limit"),
+    [
+        (OperationCost(1001, 0, 0, 0), "upstreamCalls"),
+        (OperationCost(0, 20_001, 0, 0), "nodes"),
+        (OperationCost(0, 0, 250_001, 0), "fields"),
+        (OperationCost(0, 0, 0, 2**24 + 1), "responseBytes"),
+    ],
+)
+def test_the_limit_that_is_exceeded_is_named(over, limit):
+    """The first limit that a cost is beyond; what is as much as the limit is within it."""
+    exceeded = MODEL.exceeded(over)
+    assert exceeded.extensions["limit"] == limit
+    assert exceeded.extensions["actual"] == max(over) == exceeded.extensions["maximum"] + 1
+    assert MODEL.exceeded(OperationCost(1000, 20_000, 250_000, 2**24)) is None
+
+
+def fields_of(value: Any) -> int:
+    if isinstance(value, dict):
+        return sum(1 + fields_of(member) for member in value.values())
+    return sum(map(fields_of, value)) if isinstance(value, list) else 0
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        get_introspection_query(),
+        get_introspection_query(descriptions=False, input_value_deprecation=True),
+        "{ __schema { types { name fields { name args { name type { name } } type { name } } } } }",
+        "{ __schema { directives { name args { name } locations } } }",
+        '{ __type(name: "VehicleState") { fields { name args { name } } } }',
+    ],
+)
+def test_introspection_is_counted_about_as_it_answers(query):
+    """The estimate is neither half nor four times the number of fields of the answer."""
+    answered = fields_of(execute_sync(SCHEMA, parse(query)).data)
+    counted = cost(query).fields / INTROSPECTION_WEIGHT
+    assert answered * 0.5 <= counted <= answered * 4
+
+
+SMALL = """
+directive @a(x: Int y: Int z: Int) on FIELD
+interface I { vehicles: Int vehicle(x: Int y: Int): Int }
+type Query implements I { vehicles: Int vehicle(x: Int y: Int): Int node: Int }
+union U = Query
+enum E { A B C D E F G }
+input N { a: Int }
+"""
+
+
+@pytest.mark.parametrize(
+    ("query", "each"),
+    [
+        ("{ __schema { types { name } } }", "types"),
+        ("{ __schema { types { fields { name } } } }", "fields"),
+        ("{ __schema { types { possibleTypes { name } } } }", "possible"),
+        ("{ __schema { types { interfaces { name } } } }", "interfaces"),
+        ("{ __schema { types { enumValues { name } } } }", "values"),
+    ],
+)
+def test_all_of_a_schema_are_counted_by_their_average(query, each):
+    """What is asked of each type adds up to as many as the schema has."""
+    schema = schema_of(SMALL)
+    types = schema.type_map.values()
+    have = {
+        "types": 0,
+        "fields": sum(len(getattr(one, "fields", ())) for one in types),
+        "possible": 2,
+        "interfaces": 1,
+        "values": sum(len(getattr(one, "values", ())) for one in types),
+    }
+    model = CostModel(schema, Limits(), 100, LimitSettings())
+    expected = 1 + INTROSPECTION_WEIGHT * (1 + len(types) + have[each])
+    assert cost(query, model).fields == expected
+
+
+def test_one_of_a_schema_is_counted_by_the_largest():
+    """A type that is named may be the one with the most of everything."""
+    model = CostModel(schema_of(SMALL), Limits(), 100, LimitSettings())
+    of_type = '{ __type(name: "E") { %s } }'
+    assert cost(of_type % "possibleTypes { name }", model).fields == 1 + INTROSPECTION_WEIGHT * (1 + 1)
+    assert cost(of_type % "ofType { name }", model).fields == 1 + INTROSPECTION_WEIGHT * (1 + 0.5)
+    most = max(len(getattr(one, "fields", ())) for one in schema_of(SMALL).type_map.values())
+    assert cost(of_type % "fields { args { name } }", model).fields == 1 + INTROSPECTION_WEIGHT * (1 + most * (1 + 2))
+    named = "{ __schema { queryType { fields { name } } } }"
+    assert cost(named, model).fields == 1 + INTROSPECTION_WEIGHT * (1 + 1 + most)
+
+
+def test_what_every_client_asks_of_a_schema_is_within_the_limit():
+    """The introspection query of common tools takes a fourth of the default limit at most."""
+    assert cost(get_introspection_query(input_value_deprecation=True)).fields < 250_000 / 4
+
+
+def either(dice: random.Random, **values: list[str]) -> str:
+    """Arguments of a field, each left out or one of its values."""
+    drawn = {name: dice.choice([None, *some]) for name, some in values.items()}
+    given = ", ".join(f"{name}: {value}" for name, value in drawn.items() if value is not None)
+    return f"({given})" if given else ""
+
+
+def arguments_of(dice: random.Random) -> dict[str, list[str]]:
+    sizes, cursors = ["$n", "$m", "$m", "0", "1", "99", "100", "500", "9999"], ["$c", "$d", "$d", '"x"', '""']
+    ids = ["$id", "$id", *(f'"{one}"' for one in (*VEHICLES, UNIT, "x"))]
+    slices = [
+        either(dice, first=sizes, last=sizes, after=cursors, before=cursors, search=["$s", '"x"']) for _ in range(9)
+    ]
+    keys = [f"{{vehicleId: {dice.choice(ids)}}}", f"{{id: {dice.choice(ids)}, vehicleId: $s}}", "$any", "7"]
+    keys += [f"{{__typename: {kind}, unitId: $id, id: {dice.choice(ids)}}}" for kind in ('"TelematicsUnit"', "$s")]
+    return {
+        "node": [f"(id: {one})" for one in ids],
+        "vehicle": [f"(id: {one})" for one in ids],
+        "nodes": ["(ids: $ids)", *(f"(ids: [{', '.join(dice.choices(ids, k=3))}])" for _ in range(3))],
+        "vehicles": slices,
+        "telematicsUnits": [one for one in slices if "search" not in one] or [""],
+        "telematicsUnit": ["(id: $id)"],
+        "_entities": ["(representations: $all)", f"(representations: [{', '.join(dice.choices(keys, k=3))}])"],
+    }
+
+
+KEYS = st.sampled_from([*VEHICLES, UNIT, "A", "x", "y"])
+ANY = st.one_of(
+    st.just(7),
+    st.dictionaries(st.sampled_from(["vehicleId", "id", "unitId"]), KEYS),
+    st.builds(lambda key: {"__typename": "TelematicsUnit", "unitId": key}, KEYS),
+)
+SIZES = st.one_of(st.integers(-5, 600), st.just(2**31 - 1))
+CURSORS = st.sampled_from(["", "x", "y"])
+VALUES = st.fixed_dictionaries(
+    {"m": SIZES, "d": CURSORS, "id": KEYS, "ids": st.lists(KEYS, max_size=12), "any": ANY, "all": st.lists(ANY)},
+    optional={
+        "n": st.none() | SIZES,
+        "c": st.none() | CURSORS,
+        "s": st.none() | CURSORS,
+        "on": st.booleans(),
+        "off": st.booleans(),
+    },
+)
+MORE = "$m: Int!, $c: String, $d: String!, $s: String, $any: _Any!, $all: [_Any!]!"
+
+
+@settings(max_examples=effort(300, 5000), deadline=None)
+@given(
+    st.randoms(use_true_random=False),
+    VALUES,
+    st.builds(Limits, page_default=st.integers(1, 500), page_max=st.integers(1, 500), walk_pages_max=st.integers(1, 9)),
+    st.integers(1, 200),
+)
+def test_no_variables_cost_more_than_the_worst_case(dice, values, limits, page_size):
+    """The worst case is never below the cost of any variables, in any part, over any operation."""
+    document, operation = operation_of(Documents(SCHEMA, dice, arguments_of(dice), f"{VARIABLES}, {MORE}").draw())
+    coerced = get_variable_values(SCHEMA, operation.variable_definitions, values)
+    assert isinstance(coerced, VariableValues)
+    model = CostModel(SCHEMA, limits, page_size, LimitSettings())
+    exact = model.exact(document, operation, coerced)
+    most = model.worst_case(document, operation, max(len(values["ids"]), len(values["all"]), 1))
+    assert all(one <= other for one, other in zip(exact, most, strict=True)), (exact, most)
