@@ -262,8 +262,9 @@ class RequestLog:
 class EventCounter:
     """Logs what may come in floods: the first at once, then each second how many there were of each kind."""
 
-    def __init__(self, event: str) -> None:
+    def __init__(self, event: str, level: str = "warning") -> None:
         self._event = event
+        self._level = level
         self._counts: dict[str, int] = {}
         self._is_waiting = False
 
@@ -277,7 +278,7 @@ class EventCounter:
         counts, self._counts = self._counts, {}
         self._is_waiting = bool(counts)
         if counts:
-            get_logger("gateway.web").warning(self._event, **counts)
+            getattr(get_logger("gateway.web"), self._level)(self._event, **counts)
             loop.call_later(1, self._write, loop)
 
 

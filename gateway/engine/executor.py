@@ -1,7 +1,7 @@
 """graphql-core's executor with projections in it: an object whose selection is plain is projected, the rest executed.
 
-It runs what has no plan, and what turned out to be unusual: there, too, only the objects that are unusual take the
-generic road, and its errors, paths and nulls are graphql-core's own. It is slow, so it lets others run now and then.
+It runs operations that have no plan, or whose plan failed: there, too, only the objects that can't be projected are
+executed, and errors, paths and nulls are graphql-core's own. It is slow, so it yields to the event loop now and then.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ from graphql.execution.executor_throwing_on_incremental import ExecutorThrowingO
 from graphql.execution.values import VariableValues
 from graphql.pyutils import AwaitableOrValue, Path
 
+from gateway.engine.fallbacks import DEFERRED_FIELD, Fallback, PlanFallbacks
 from gateway.engine.limits import LimitExceeded
-from gateway.engine.projection import Budget, Details, Projection, Types, Unusual, compile_field
+from gateway.engine.projection import Budget, Details, Projection, Types, compile_field
 
 T = TypeVar("T")
 
@@ -45,10 +46,11 @@ async def execute(
     context: Any,
     *,
     types: Types | None,
+    fallbacks: PlanFallbacks,
     check_deadline: Callable[[], None],
     errors_max: int,
 ) -> ExecutionResult:
-    """The result of a valid operation; without `types` nothing is projected.
+    """The result of a valid operation; without `types` nothing is projected, else objects that are not are counted.
 
     `check_deadline` is called now and then, and raises once the operation's time is over.
     """
@@ -57,7 +59,7 @@ async def execute(
     executor = ProjectingExecutor(
         schema, definitions, fragments, None, context, operation, values,
         default_field_resolver, default_type_resolver, default_field_resolver,
-        types=types, slices=TimeSlices(check_deadline), errors_max=errors_max,
+        types=types, fallbacks=fallbacks, slices=TimeSlices(check_deadline), errors_max=errors_max,
     )  # fmt: skip
     outcome: Any = executor.execute_operation()
     result: ExecutionResult = outcome if isinstance(outcome, ExecutionResult) else await outcome
@@ -120,9 +122,18 @@ class ProjectingExecutor(ExecutorThrowingOnIncremental):
     # A list of no more items is completed in one go.
     ITEMS_AT_ONCE = 8
 
-    def __init__(self, *arguments: Any, types: Types | None, slices: TimeSlices, errors_max: int, **more: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        types: Types | None,
+        fallbacks: PlanFallbacks,
+        slices: TimeSlices,
+        errors_max: int,
+        **more: Any,
+    ) -> None:
         super().__init__(*arguments, **more)
         self._types = types
+        self._fallbacks = fallbacks
         self._slices = slices
         self._errors_max = errors_max
         self.errors_left_out = 0
@@ -181,12 +192,22 @@ class ProjectingExecutor(ExecutorThrowingOnIncremental):
     ) -> AwaitableOrValue[dict[str, Any]]:
         if self._types is not None and return_type.name in self._types.forms:
             projection = self._projection(self._types, return_type, field_details_list)
-            if projection is not None:
-                try:
-                    return projection.at_once(result)  # type: ignore[no-any-return]
-                except Exception:  # noqa: BLE001, S110 - whatever it was, the generic executor tells it
-                    pass
+            projected = None if projection is None else self._project(projection, info, result)
+            if projected is not None:
+                return projected
         return super().complete_object_value(return_type, field_details_list, info, path, result, position_context)
+
+    def _project(self, projection: Projection, info: GraphQLResolveInfo[Any], result: Any) -> dict[str, Any] | None:
+        """The projection of an object; None if it has to be executed, which is counted."""
+        field = f"{info.parent_type.name}.{info.field_name}"
+        try:
+            projected: dict[str, Any] | None = projection.at_once(result)
+        except Exception as failure:  # noqa: BLE001 - it is counted, and executing the object reports the error
+            self._fallbacks.count(self._fallbacks.reason(field, failure))
+            return None
+        if projected is None:
+            self._fallbacks.count(Fallback(DEFERRED_FIELD, field))
+        return projected
 
     def _projection(self, types: Types, kind: GraphQLObjectType, details: Details) -> Projection | None:
         key = (kind.name, id(details))
@@ -201,5 +222,6 @@ class ProjectingExecutor(ExecutorThrowingOnIncremental):
 
         try:
             return compile_field(types, collect, GraphQLNonNull(kind), details, self._budget)
-        except Unusual:
+        except Exception as failure:  # noqa: BLE001 - it is counted, and objects of this type are executed
+            self._fallbacks.count(self._fallbacks.reason(kind.name, failure))
             return None

@@ -1,7 +1,7 @@
 """Operations as plans: root fields that are known how to read, and a projection for each. Made once for a document.
 
-Whatever has no plan, or turns out to be unusual while it runs, is the generic executor's: it is asked anew, on the same
-context, in which what was read is known.
+An operation that has no plan, or whose plan fails, is executed by the generic executor, on the same context, in which
+what was read is known.
 """
 
 from __future__ import annotations
@@ -34,9 +34,22 @@ from graphql.pyutils import Path
 
 from gateway.engine.documents import INTROSPECTION, Document
 from gateway.engine.encoding import Encoder, ResponseSize
-from gateway.engine.limits import ExecutionLimits
-from gateway.engine.projection import Budget, Details, Needs, Projection, Types, Unusual, compile_field
+from gateway.engine.fallbacks import NOT_COMPILABLE, NOT_PLANNED, Fallback, PlanFallbacks
+from gateway.engine.limits import ExecutionLimits, LimitExceeded
+from gateway.engine.projection import (
+    Budget,
+    Details,
+    Needs,
+    NotCompilable,
+    Projection,
+    Types,
+    UnexpectedValue,
+    compile_field,
+)
 from gateway.engine.variables import Coercion, flags_of
+
+QUERY = "Query"
+NO_PLAN = Fallback(NOT_PLANNED, QUERY)
 
 
 class RootFieldCall(NamedTuple):
@@ -116,15 +129,23 @@ class Plan:
         return self.fields[0][0]
 
     async def run(self, context: Any, coerced: Mapping[str, Any]) -> dict[str, Any]:
-        """The data of the answer, parts of it as JSON already; raises whatever is unusual, and LimitExceeded."""
+        """The data of the answer, parts of it as JSON already; raises PlanFailed and LimitExceeded."""
         size = ResponseSize(self.response_bytes)
         data: dict[str, Any] = dict.fromkeys(self.keys)
         data.update(self.constants)
         if len(self.fields) == 1:
-            await self._answer(self.fields[0], context, coerced, data, size)
+            await self._try(self.fields[0], context, coerced, data, size)
         else:
-            await asyncio.gather(*(self._answer(fields, context, coerced, data, size) for fields in self.fields))
+            await asyncio.gather(*(self._try(fields, context, coerced, data, size) for fields in self.fields))
         return data
+
+    async def _try(self, fields: Sequence[Field], *more: Any) -> None:
+        try:
+            await self._answer(fields, *more)
+        except LimitExceeded:
+            raise
+        except Exception as failure:
+            raise PlanFailed(f"{QUERY}.{fields[0].name}") from failure
 
     async def _answer(
         self,
@@ -160,6 +181,14 @@ class Plan:
         return msgspec.Raw(rendered)
 
 
+class PlanFailed(Exception):
+    """A plan could not answer a field, for the reason that is the cause."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(field)
+        self.field = field
+
+
 class BoundPlan(NamedTuple):
     """A plan with the variables to run it with."""
 
@@ -173,11 +202,12 @@ class BoundPlan(NamedTuple):
 
 @dataclass(slots=True)
 class Plans:
-    """What is known of one operation of a document: its plan for each choice that `@skip` and `@include` leave."""
+    """The plans of one operation of a document, one for each choice that `@skip` and `@include` leave."""
 
     flags: Sequence[str]
     coercion: Coercion
     made: dict[tuple[Any, ...], Plan | None] = field(default_factory=dict)
+    unplanned: Fallback = NO_PLAN  # why the form that was tried last has none
 
 
 # A document with ten flags has a thousand forms, and nobody asks for all of them.
@@ -198,11 +228,13 @@ class Engine:
         self,
         types: Types,
         root_fields: Mapping[str, RootField],
-        limits: ExecutionLimits = ExecutionLimits(),  # noqa: B008 - it is frozen
+        limits: ExecutionLimits,
+        fallbacks: PlanFallbacks,
     ) -> None:
         self.types = types
         self.root_fields = root_fields
         self.limits = limits
+        self.fallbacks = fallbacks
         self.encoder = Encoder()
 
     def prepare(
@@ -240,14 +272,23 @@ class Engine:
         operation = document.operation(name)
         assert operation is not None
         assert document.ast is not None
+        planner = _Planner(self, document.ast, operation, values, len(plans.flags))
         try:
-            return _Planner(self, document.ast, operation, values, len(plans.flags)).plan()
-        except (Unusual, GraphQLError, RecursionError):
-            return None
+            return planner.plan()
+        except (GraphQLError, RecursionError):
+            plans.unplanned = Fallback(NOT_COMPILABLE, planner.field)
+        except Exception as failure:  # noqa: BLE001 - a bug is logged, and the generic executor answers
+            plans.unplanned = self.fallbacks.reason(planner.field, failure)
+        return None
+
+    def unplanned(self, document: Document, name: str | None) -> Fallback:
+        """Why an operation has no plan."""
+        plans: Plans | None = document.plans.get(name)
+        return NO_PLAN if plans is None else plans.unplanned
 
 
 class _Planner:
-    """Makes one plan."""
+    """Makes one plan; `field` is the root field that it is at."""
 
     def __init__(
         self,
@@ -265,6 +306,7 @@ class _Planner:
         self._values = values
         self._variables_decide = len(operation.variable_definitions or ()) > flags
         self._constant_bytes = 0
+        self.field = QUERY
 
     def plan(self) -> Plan:
         query = self._types.schema.query_type
@@ -275,6 +317,7 @@ class _Planner:
         budget = Budget()
         for key, details in collected.grouped_field_set.items():
             name = details[0].node.name.value
+            self.field = f"{QUERY}.{name}"
             if name == "__typename":
                 constants[key] = query.name
                 continue
@@ -282,7 +325,7 @@ class _Planner:
                 constants[key] = self._constant(key, details)
                 continue
             if name not in self._engine.root_fields:
-                raise Unusual
+                raise NotCompilable
             definition = query.fields[name]
             arguments = arguments_of(definition, details[0].node, self._values)
             projection = compile_field(self._types, self._subfields, definition.type, details, budget)
@@ -290,7 +333,7 @@ class _Planner:
             field_mask = None if mask_of is None else mask_of(projection.needs)
             fields.setdefault(name, []).append(Field(key, name, arguments, projection, field_mask))
         if not fields and not self._constant_bytes:
-            raise Unusual
+            raise NotCompilable
         groups = [self._with_one_mask(name, group, is_only=len(fields) == 1) for name, group in fields.items()]
         return Plan(
             list(collected.grouped_field_set),
@@ -306,14 +349,14 @@ class _Planner:
         """What the schema tells of itself, unless variables decide it."""
         query = self._types.schema.query_type
         if self._variables_decide or query is None:
-            raise Unusual
+            raise NotCompilable
         executor = ExecutorThrowingOnIncremental(
             self._types.schema, {}, self._fragments, None, None, self._operation, self._values,
             default_field_resolver, default_type_resolver, default_field_resolver,
         )  # fmt: skip
         told = executor.execute_field(query, None, details, Path(None, key, query.name), None)
         if executor.collected_errors.errors:
-            raise Unusual
+            raise NotCompilable
         encoded = self._engine.encoder.encode(told, ResponseSize(self._engine.limits.response_bytes))
         self._constant_bytes += len(encoded)
         return msgspec.Raw(encoded)
@@ -335,12 +378,12 @@ class _Planner:
 
 
 def fragments_of(document: DocumentNode) -> dict[str, FragmentDetails]:
-    """A document's fragments, as graphql-core collects fields from them; raises Unusual where they have variables."""
+    """A document's fragments, as graphql-core collects fields; raises NotCompilable where they have variables."""
     fragments = {}
     for node in document.definitions:
         if isinstance(node, FragmentDefinitionNode):
             if node.variable_definitions:
-                raise Unusual
+                raise NotCompilable
             fragments[node.name.value] = FragmentDetails(node)
     return fragments
 
@@ -350,7 +393,7 @@ def arguments_of(definition: GraphQLField, node: FieldNode, values: VariableValu
     given = {argument.name.value: argument.value for argument in node.arguments or ()}
     from_variables = {name: value.name.value for name, value in given.items() if isinstance(value, VariableNode)}
     if any(name not in from_variables and _holds_variable(value) for name, value in given.items()):
-        raise Unusual
+        raise NotCompilable
     constants = get_argument_values(definition, node, values)
     # What a variable gave this time is not what it will give next time.
     constants = {name: value for name, value in constants.items() if name not in from_variables}
@@ -364,11 +407,11 @@ def arguments_of(definition: GraphQLField, node: FieldNode, values: VariableValu
         for name, variable, argument, required in wanted:
             value = coerced.get(variable, Undefined)
             if value is None and required:
-                raise Unusual
+                raise UnexpectedValue
             if value is not Undefined:
                 found[name] = value
             elif argument.default is not None or required:
-                raise Unusual  # seldom enough
+                raise UnexpectedValue  # so rare that it has no compiled form
         return found
 
     return arguments

@@ -1,8 +1,9 @@
 """Selections compiled, once, into Python functions that turn source objects into what an answer holds of them.
 
 A field is plain if its value needs nothing but its object: the member of its name, or what a pure function makes of the
-object (`PLAIN`). A field that has to be read for (`BATCH`) leaves a hole; holes are filled level by level, those of all
-objects of a level at once. Whatever is unusual raises: then the generic executor does it, and its result counts.
+object (`PLAIN`). A field that has to be read for (`BATCH`) is deferred; deferred fields are filled level by level, for
+all objects of a level at once. Where a selection has no compiled form, or a value does not have the type of its field,
+an exception is raised, and the generic executor answers instead.
 """
 
 from __future__ import annotations
@@ -58,17 +59,25 @@ SOURCE_FACTOR = 4.5
 CHECKED_LENGTH_MAX = 100
 
 
-class Unusual(Exception):
-    """Something that only the generic executor can do, or can tell the error of."""
+class NotCompilable(Exception):
+    """A selection or an operation has no compiled form; `field` says where, if that is known."""
+
+    def __init__(self, field: str | None = None) -> None:
+        super().__init__(field)
+        self.field = field
 
 
-def unusual(*_: Any) -> Any:
-    """Gives up on the projection."""
-    raise Unusual
+class UnexpectedValue(Exception):
+    """A value does not have the type of its field; the generic executor reports the error in its place."""
 
 
-class Hole(NamedTuple):
-    """A field that has to be read for: under which key, by what, and what is made of the values."""
+def unexpected(*_: Any) -> Any:
+    """Gives up on the projection of a value."""
+    raise UnexpectedValue
+
+
+class DeferredField(NamedTuple):
+    """A field that has to be read for: its key in the answer, what reads it, and what completes its values."""
 
     key: str
     batch: Callable[[Any, list[Any]], Awaitable[Sequence[Any]]]
@@ -86,7 +95,7 @@ class Projection:
         self,
         names: dict[str, Any],
         complete: Complete,
-        holes: Sequence[tuple[Hole, Complete]],
+        deferred: Sequence[tuple[DeferredField, Complete]],
         needs: Needs | None,
         size: int,
     ) -> None:
@@ -94,39 +103,39 @@ class Projection:
         self.complete = complete
         self.size = size
         self.key = next(_KEYS)
-        self._holes = holes
+        self._deferred = deferred
         self.needs = needs
-        self.reads = bool(holes)  # whether anything may have to be read; if not, `complete` alone will do
+        self.reads = bool(deferred)  # whether anything may have to be read; if not, `complete` alone will do
 
     def __del__(self) -> None:
         # Its functions and the names that they use hold each other: else they would be left to the collector.
         self._names.clear()
 
-    def at_once(self, value: Any) -> Any:
-        """The projection of a value that needs no reading; raises Unusual where it does."""
-        groups: list[list[Any]] = [[] for _ in self._holes]
+    def at_once(self, value: Any) -> Any | None:
+        """The projection of an object; None if some of its fields have to be read for."""
+        groups: list[list[Any]] = [[] for _ in self._deferred]
         completed = self.complete(value, [group.append for group in groups])
-        return unusual() if any(groups) else completed
+        return None if any(groups) else completed
 
     async def run(self, value: Any, context: Any) -> tuple[Any, bool]:
         """The projection of a value, and whether it is made of that value alone."""
-        if not self._holes:
+        if not self._deferred:
             return self.complete(value, ()), True
-        groups: list[list[tuple[Any, dict[str, Any]]]] = [[] for _ in self._holes]
+        groups: list[list[tuple[Any, dict[str, Any]]]] = [[] for _ in self._deferred]
         appends = [group.append for group in groups]
         completed, own = self.complete(value, appends), True
         while level := [index for index, group in enumerate(groups) if group]:
             waiting = [(index, groups[index][:]) for index in level]
             for index in level:
                 groups[index].clear()
-            reads = [self._holes[index][0].batch(context, [o for o, _ in pairs]) for index, pairs in waiting]
+            reads = [self._deferred[index][0].batch(context, [o for o, _ in pairs]) for index, pairs in waiting]
             read = [await reads[0]] if len(reads) == 1 else await asyncio.gather(*reads)
             for (index, pairs), values in zip(waiting, read, strict=True):
-                hole, complete = self._holes[index]
-                own = own and hole.own
+                field, complete = self._deferred[index]
+                own = own and field.own
                 for (_, answer), found in zip(pairs, values, strict=True):
                     # An error looks like an object where nothing but a `__typename` is asked of it.
-                    answer[hole.key] = unusual() if isinstance(found, BaseException) else complete(found, appends)
+                    answer[field.key] = unexpected() if isinstance(found, BaseException) else complete(found, appends)
         return completed, own
 
 
@@ -140,10 +149,10 @@ class Budget:
         self._left = FIELDS_MAX
 
     def take(self) -> None:
-        """Takes a field; raises Unusual where there are too many."""
+        """Takes a field; raises NotCompilable where there are too many."""
         self._left -= 1
         if self._left < 0:
-            raise Unusual
+            raise NotCompilable
 
 
 class Types:
@@ -168,22 +177,22 @@ class Types:
 def compile_field(
     types: Types, collect: Collect, kind: GraphQLOutputType, details: Details, budget: Budget
 ) -> Projection:
-    """The projection of values of a type through a selection; raises Unusual where that is not plain, or too large."""
+    """The projection of values of a type through a selection; raises NotCompilable if there is none, or too large."""
     try:
         return _Compiler(types, collect, budget).projection(kind, details)
     except (GraphQLError, SyntaxError, RecursionError, MemoryError) as unfit:
-        raise Unusual from unfit  # the last three are what Python says of code that nests too deeply
+        raise NotCompilable from unfit  # the last three are what Python says of code that nests too deeply
 
 
-class Choice(dict[type, Any]):
-    """What is made of an object of an abstract type, by its class; `of` says that by the forms that classes have."""
+class TypeDispatch(dict[type, Any]):
+    """The function for an object of an abstract type, by the object's class; `of` has them by the forms of classes."""
 
     def __init__(self) -> None:
         super().__init__()
         self.of: dict[type, Any] = {}
 
     def __missing__(self, kind: type) -> Any:
-        found = next((function for form, function in self.of.items() if issubclass(kind, form)), unusual)
+        found = next((function for form, function in self.of.items() if issubclass(kind, form)), unexpected)
         self[kind] = found
         return found
 
@@ -209,27 +218,27 @@ class Reading:
 
 
 class _Compiler:
-    """Writes the functions of one projection. `o` is an object, `h` the list that holes are appended to."""
+    """Writes the functions of one projection. `o` is an object, `h` the appends of deferred fields."""
 
     def __init__(self, types: Types, collect: Collect, budget: Budget) -> None:
         self._types = types
         self._budget = budget
         self._collect = collect
         self._functions: list[str] = []
-        self._names: dict[str, Any] = {"unusual": unusual, "each": _each, "LISTS": (list, tuple)}
-        self._holes: list[Hole] = []
-        self._choices: list[tuple[Choice, dict[type, str]]] = []
+        self._names: dict[str, Any] = {"unexpected": unexpected, "each": _each, "LISTS": (list, tuple)}
+        self._deferred: list[DeferredField] = []
+        self._dispatches: list[tuple[TypeDispatch, dict[type, str]]] = []
 
     def projection(self, kind: GraphQLOutputType, details: Details) -> Projection:
         needs: Reading = Reading()
         complete = self._function(kind, details, needs)
         source = "\n".join(self._functions)
         exec(compile(source, "<projection>", "exec"), self._names)  # noqa: S102 - of a caller's text it holds GraphQL names alone
-        for choice, functions in self._choices:
-            choice.of.update({form: self._names[name] for form, name in functions.items()})
-        holes = [(hole, self._names[hole.complete]) for hole in self._holes]
+        for dispatch, functions in self._dispatches:
+            dispatch.of.update({form: self._names[name] for form, name in functions.items()})
+        deferred = [(field, self._names[field.complete]) for field in self._deferred]
         size = PROJECTION_BYTES + int(SOURCE_FACTOR * len(source))
-        return Projection(self._names, self._names[complete], holes, needs.told(), size)
+        return Projection(self._names, self._names[complete], deferred, needs.told(), size)
 
     def _function(self, kind: GraphQLOutputType, details: Details, reading: Reading) -> str:
         name = self._new("complete")
@@ -240,7 +249,7 @@ class _Compiler:
     def _value(self, kind: GraphQLOutputType, details: Details, expression: str, reading: Reading) -> str:
         null = "None"
         if is_non_null_type(kind):
-            kind, null = kind.of_type, "unusual()"
+            kind, null = kind.of_type, "unexpected()"
         v = self._new("v")
         bound = f"({v} := {expression})"
         if isinstance(kind, (GraphQLScalarType, GraphQLEnumType)):
@@ -250,13 +259,13 @@ class _Compiler:
             item = self._function(kind.of_type, details, reading)
             # Who asks for objects by their keys may ask for one more than once.
             each = f"each({item}, {v}, h)" if _is_abstract(kind.of_type) else f"[{item}(i, h) for i in {v}]"
-            body = f"{each} if type({v}) in LISTS else unusual()"
+            body = f"{each} if type({v}) in LISTS else unexpected()"
         elif is_abstract_type(kind):
-            body = self._chosen(kind, details, v, reading)
+            body = self._dispatched(kind, details, v, reading)
         elif is_object_type(kind):
             body = self._object(kind, details, v, reading)
         else:
-            raise Unusual
+            raise NotCompilable
         return f"({null} if {bound} is None else {body})"
 
     def _leaf(self, kind: GraphQLScalarType | GraphQLEnumType, bound: str, v: str, null: str) -> str:
@@ -271,16 +280,16 @@ class _Compiler:
         known = self._constant(checked.known)
         return f"({known}.get({v}) or {coerce}({v}) if type({bound}) is str else {otherwise})"
 
-    def _chosen(self, kind: Any, details: Details, v: str, reading: Reading) -> str:
+    def _dispatched(self, kind: Any, details: Details, v: str, reading: Reading) -> str:
         functions = {}
         for owner in self._types.schema.get_possible_types(kind):
             form = self._types.forms.get(owner.name)
             if form is None:
-                raise Unusual
+                raise NotCompilable(owner.name)
             functions[form] = self._function(owner, details, reading.member(ON + owner.name))
-        choice = Choice()
-        self._choices.append((choice, functions))
-        return f"{self._constant(choice)}[type({v})]({v}, h)"
+        dispatch = TypeDispatch()
+        self._dispatches.append((dispatch, functions))
+        return f"{self._constant(dispatch)}[type({v})]({v}, h)"
 
     def _object(self, kind: GraphQLObjectType, details: Details, v: str, reading: Reading) -> str:
         parts, left = [], []
@@ -291,27 +300,28 @@ class _Compiler:
                 parts.append(f"{key!r}: {kind.name!r}")
                 continue
             definition = kind.fields.get(node.name.value)
+            field = f"{kind.name}.{node.name.value}"
             if definition is None or definition.args:
-                raise Unusual
-            value, hole = self._field(definition, key, selected, v, reading)
+                raise NotCompilable(field)
+            value, deferral = self._field(definition, field, key, selected, v, reading)
             parts.append(f"{key!r}: {value}")
-            left += [hole] if hole else []
+            left += [deferral] if deferral else []
         body = "{" + ", ".join(parts) + "}"
         if left:
             d = self._new("d")
-            body = f"(({d} := {body}), {', '.join(hole.format(d=d) for hole in left)})[0]"
+            body = f"(({d} := {body}), {', '.join(deferral.format(d=d) for deferral in left)})[0]"
         if kind.name in self._types.forms:
             form = self._constant(self._types.forms[kind.name])
-            body = f"{body} if isinstance({v}, {form}) else unusual()"
+            body = f"{body} if isinstance({v}, {form}) else unexpected()"
         return body
 
     def _field(
-        self, definition: GraphQLField, key: str, selected: Details, v: str, reading: Reading
+        self, definition: GraphQLField, field: str, key: str, selected: Details, v: str, reading: Reading
     ) -> tuple[str, str | None]:
-        """A field's value, and what appends its hole, where it may leave one."""
+        """A field's value, and what defers the field, where it may have to be read for."""
         own = definition.extensions.get("strawberry-definition")
         if own is None:
-            raise Unusual
+            raise NotCompilable(field)
         told = own.metadata
         plain, batch = told.get(PLAIN), told.get(BATCH)
         if BY_NAME in told:
@@ -319,14 +329,14 @@ class _Compiler:
         if plain is None and batch is None and own.is_basic_field:
             plain = own.python_name
         if plain is None and batch is None:
-            raise Unusual
+            raise NotCompilable(field)
         within = self._within(plain, told.get(NEEDS), own.python_name, reading)
         if batch is None:
             return self._value(definition.type, selected, self._plain(plain, v), within), None
-        index = len(self._holes)
-        self._holes.append(Hole(key, batch, "", bool(told.get(OWN))))
+        index = len(self._deferred)
+        self._deferred.append(DeferredField(key, batch, "", bool(told.get(OWN))))
         complete = self._function(definition.type, selected, Reading())
-        self._holes[index] = self._holes[index]._replace(complete=complete)
+        self._deferred[index] = self._deferred[index]._replace(complete=complete)
         append = f"h[{index}](({v}, {{d}}))"
         if plain is None:
             return "None", append
@@ -395,10 +405,10 @@ class Leaf:
 
     def coerce(self, value: Any) -> Any:
         if isinstance(value, Exception):
-            raise Unusual
+            raise UnexpectedValue
         coerced = self._coerce(value)
         if coerced is None or coerced is Undefined:
-            raise Unusual
+            raise UnexpectedValue
         if isinstance(value, str) and len(value) <= CHECKED_LENGTH_MAX:
             if len(self.known) >= CHECKED_MAX:
                 self.known.clear()

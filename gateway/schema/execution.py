@@ -1,4 +1,4 @@
-"""From a checked operation to its result: by its plan, else by graphql-core's executor."""
+"""Runs checked operations: by a compiled plan, or by graphql-core's executor. Each fallback to that is counted."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from graphql.execution.values import VariableValues
 
 from gateway.engine.documents import Document
 from gateway.engine.executor import execute
-from gateway.engine.limits import ExecutionLimits, LimitExceeded
-from gateway.engine.plans import BoundPlan, Engine, RootFieldCall
-from gateway.engine.projection import Types, Unusual
+from gateway.engine.fallbacks import PlanFallbacks
+from gateway.engine.limits import ExecutionLimits
+from gateway.engine.plans import BoundPlan, Engine, PlanFailed, RootFieldCall
+from gateway.engine.projection import Types, UnexpectedValue
 from gateway.engine.variables import Coercion
 from gateway.errors import GatewayError
 from gateway.schema.build import Schema
@@ -40,7 +41,9 @@ class Execution:
         self._schema = schema.core
         self._limits = limits
         self._root_fields = root_fields
-        self._engine = Engine(Types(schema.core, FORMS), root_fields, limits) if projection else None
+        self.fallbacks = PlanFallbacks()
+        types = Types(schema.core, FORMS)
+        self._engine = Engine(types, root_fields, limits, self.fallbacks) if projection else None
 
     def prepared(
         self, document: Document, name: str | None, variables: Mapping[str, Any], *, make: bool = True
@@ -67,7 +70,7 @@ class Execution:
         try:
             call = RootFieldCall(field.arguments(prepared.coerced), field.field_mask)
             return key_of(limits, fleet, call, field.projection)
-        except (GatewayError, Unusual):
+        except (GatewayError, UnexpectedValue):
             return None
 
     async def of(
@@ -86,13 +89,13 @@ class Execution:
         `values` are the variables, if they were coerced before; `check_deadline` raises once the operation's time is
         over, and is the context's by default. Raises LimitExceeded where the answer is too long.
         """
-        if prepared is not None and (context is not None or not prepared.plan.fields):
+        if prepared is not None:
             try:
                 return ExecutionResult(await prepared.run(context), None)
-            except LimitExceeded:
-                raise
-            except Exception:  # noqa: BLE001, S110 - whatever it was, the generic executor tells it
-                pass
+            except PlanFailed as failed:
+                self.fallbacks.count(self.fallbacks.reason(failed.field, failed.__cause__))
+        elif self._engine is not None:
+            self.fallbacks.count(self._engine.unplanned(document, name))
         operation = document.operation(name)
         assert document.ast is not None
         assert operation is not None
@@ -103,6 +106,7 @@ class Execution:
             values or self.values(document, name, variables),
             context,
             types=None if self._engine is None else self._engine.types,
+            fallbacks=self.fallbacks,
             check_deadline=check_deadline or (_unlimited if context is None else context.errand.patience.check),
             errors_max=self._limits.errors,
         )

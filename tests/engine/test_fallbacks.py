@@ -1,0 +1,221 @@
+"""Fallbacks from compiled plans to the generic executor: the answer is right, and they are counted and logged."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import pytest
+import structlog
+from graphql import GraphQLError, parse
+
+from gateway.engine.documents import Document
+from gateway.engine.fallbacks import (
+    BUG,
+    DEFERRED_FIELD,
+    FIELD_ERROR,
+    NOT_COMPILABLE,
+    NOT_PLANNED,
+    UNEXPECTED_VALUE,
+    Fallback,
+    PlanFallbacks,
+)
+from gateway.engine.plans import FORMS_MAX, Engine
+from gateway.engine.projection import PLAIN, NotCompilable, UnexpectedValue
+from gateway.errors import UpstreamForbidden
+from gateway.identity import Caller
+from gateway.schema.build import build_schema
+from gateway.schema.context import Context
+from gateway.schema.execution import Execution
+from gateway.schema.loaders import Loaders
+from gateway.schema.pagination import Limits
+from gateway.telemetry import frames_only
+from gateway.upstream.fetching import Errand, Tally
+from gateway.upstream.models import StateProperty
+from gateway.upstream.pages import VehiclePage
+
+SCHEMA = build_schema()
+PAGE = "{ vehicles { nodes { vehicleId tags } } }"
+
+
+class Fleet:
+    """A fleet of one page; vehicles by their ids are forbidden."""
+
+    def __init__(self, *vehicles: dict[str, Any]) -> None:
+        self._vehicles = vehicles
+
+    async def vehicles(self, errand: Errand, *, view: Any = None, **page: Any) -> VehiclePage:
+        return VehiclePage.of_body(msgspec.json.encode({"items": self._vehicles}), view)
+
+    async def vehicles_by_id(self, errand: Errand, ids: list[str], *view: Any) -> dict[str, Any]:
+        return dict.fromkeys(ids, UpstreamForbidden())
+
+    async def latest_states(self, errand: Errand, ids: list[str]) -> list[Any]:
+        return [{"ignition": StateProperty("ON")} for _ in ids]
+
+
+@pytest.fixture
+def logged():
+    """The lines that are logged."""
+    configured, capture = structlog.get_config(), structlog.testing.LogCapture()
+    structlog.configure(processors=[frames_only, capture])
+    yield capture.entries
+    structlog.configure(**configured)
+
+
+async def answer(execution: Execution, text: str, *vehicles: dict[str, Any], **variables: Any) -> Any:
+    document = Document(text, "", parse(text))
+    errand = Errand(Caller("token"), Tally())
+    context = Context(errand, Loaders(Fleet(*vehicles), errand), Limits(), "id")
+    result = await execution.of(document, None, variables, context, execution.prepared(document, None, variables))
+    return msgspec.json.decode(msgspec.json.encode(result.data)), result.errors
+
+
+def broken(vehicle: Any) -> Any:
+    raise ZeroDivisionError
+
+
+async def test_a_bug_in_a_compiled_field_is_counted_and_logged_with_its_frames(monkeypatch, logged):
+    """The answer is right, by the generic executor; the counts and the log say which fields fell back, and why."""
+    own = SCHEMA.core.type_map["Vehicle"].fields["id"].extensions["strawberry-definition"]
+    monkeypatch.setattr(own, "metadata", {**own.metadata, PLAIN: broken})
+    execution = Execution(SCHEMA)
+    text = "{ vehicles { nodes { id } } }"
+    data, errors = await answer(execution, text, {"id": "A"}, {"id": "B"}, {"id": "C"})
+    assert (data, errors) == await answer(
+        Execution(SCHEMA, projection=False), text, {"id": "A"}, {"id": "B"}, {"id": "C"}
+    )
+    assert len(data["vehicles"]["nodes"]) == 3
+    assert execution.fallbacks.counts == {
+        Fallback(BUG, "Query.vehicles"): 1,
+        Fallback(BUG, "VehicleConnection.nodes"): 3,
+    }
+    first, counted, *others = logged
+    assert (first["log_level"], first["event"], first["field"]) == ("error", "compiled plan failed", "Query.vehicles")
+    assert first["kind"] == "ZeroDivisionError"
+    assert first["frames"][-1].endswith(" broken")
+    assert counted == {"event": "plan fallbacks", "log_level": "info", "bug: Query.vehicles": 1}
+    assert [(line["field"], line["number"]) for line in others] == [
+        ("VehicleConnection.nodes", 1),
+        ("VehicleConnection.nodes", 2),
+    ]
+    await asyncio.sleep(1.1)
+    assert logged[-1] == {"event": "plan fallbacks", "log_level": "info", "bug: VehicleConnection.nodes": 3}
+
+
+async def test_a_bug_in_the_compiler_is_counted_and_logged(monkeypatch, logged):
+    """An operation that can't be compiled for a bug is answered; the frames are logged once, each answer counts."""
+    execution = Execution(SCHEMA)
+
+    def failing(*_: Any) -> Any:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("gateway.engine.plans.compile_field", failing)
+    document = Document(PAGE, "", parse(PAGE))
+    for number in (1, 2):
+        errand = Errand(Caller("token"), Tally())
+        context = Context(errand, Loaders(Fleet({"id": "A", "tags": []}), errand), Limits(), "id")
+        result = await execution.of(document, None, {}, context, execution.prepared(document, None, {}))
+        assert result.data == {"vehicles": {"nodes": [{"vehicleId": "A", "tags": []}]}}
+        assert execution.fallbacks.counts == {Fallback(BUG, "Query.vehicles"): number}
+    assert [line["event"] for line in logged] == ["compiled plan failed", "plan fallbacks"]
+
+
+async def test_a_plan_that_answers_counts_nothing(logged):
+    """Neither a plan nor an operation that is executed by setting is a fallback."""
+    for execution in (Execution(SCHEMA), Execution(SCHEMA, projection=False)):
+        data, _ = await answer(execution, PAGE, {"id": "A", "tags": ["x"]})
+        assert data == {"vehicles": {"nodes": [{"vehicleId": "A", "tags": ["x"]}]}}
+        assert not execution.fallbacks.counts
+    assert logged == []
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ('{ vehicle(id: "A") { tags } }', [(FIELD_ERROR, "Query.vehicle")]),
+        ('{ node(id: "nonsense") { id } }', [(FIELD_ERROR, "Query.node")]),
+        ("{ vehicles { nodes { createdAt } } }", [(FIELD_ERROR, "Query.vehicles"), (FIELD_ERROR, "VehicleConnection.nodes")]),
+        ("{ vehicles { nodes { telematicsUnit { unitId } } } __typename }", []),
+        ("{ __typename }", [(NOT_COMPILABLE, "Query.__typename")]),
+        ('query($n: String! = "Query") { __type(name: $n) { name } }', [(NOT_COMPILABLE, "Query.__type")]),
+        ("query($x: Int = 1) { vehicles(first: $x) { nodes { tags } } }", []),
+        ('query($i: ID! = "A") { nodes(ids: [$i]) { id } }', [(NOT_COMPILABLE, "Query.nodes")]),
+    ],
+)  # fmt: skip
+async def test_each_fallback_has_a_kind_and_a_field(text, kinds):
+    """What a caller or the fleet API does is a kind of its own, and never a bug."""
+    execution = Execution(SCHEMA)
+    await answer(execution, text, {"id": "A", "created_at": "soon"})
+    assert list(execution.fallbacks.counts) == kinds
+
+
+async def test_an_object_that_has_to_be_read_for_is_counted():
+    """The generic executor projects no object of which a field is deferred."""
+    execution = Execution(SCHEMA)
+    text = '{ a: vehicles { nodes { latestState { ignition { value } } } } b: vehicle(id: "B") { id } }'
+    data, errors = await answer(execution, text, {"id": "A"})
+    assert data["a"] == {"nodes": [{"latestState": {"ignition": {"value": "ON"}}}]}
+    assert len(errors) == 1
+    assert execution.fallbacks.counts == {
+        Fallback(FIELD_ERROR, "Query.vehicle"): 1,
+        Fallback(DEFERRED_FIELD, "VehicleConnection.nodes"): 1,
+    }
+
+
+async def test_an_object_that_is_not_compilable_is_counted_by_its_field(monkeypatch):
+    """The generic executor names the field that has no compiled form."""
+    execution = Execution(SCHEMA)
+    own = SCHEMA.core.type_map["Vehicle"].fields["id"].extensions["strawberry-definition"]
+    monkeypatch.setattr(own, "metadata", {})
+    data, errors = await answer(execution, "{ vehicles { nodes { id } } }", {"id": "A"}, {"id": "B"})
+    assert (len(data["vehicles"]["nodes"]), errors) == (2, None)
+    assert execution.fallbacks.counts == {Fallback(NOT_COMPILABLE, "Vehicle.id"): 2}  # the plan, and the executor
+
+
+async def test_a_form_too_many_is_not_planned():
+    """Of an operation with many flags some forms have plans; the others are counted."""
+    flags = [f"f{number}" for number in range(6)]
+    head = ", ".join(f"${flag}: Boolean!" for flag in flags)
+    text = f"query({head}) {{ vehicles {{ nodes {{ tags {' '.join(f'{flag}: tags @include(if: ${flag})' for flag in flags)} }} }} }}"
+    execution, document = Execution(SCHEMA), Document(text, "", parse(text))
+    for number in range(FORMS_MAX + 2):
+        values = {flag: bool(number >> place & 1) for place, flag in enumerate(flags)}
+        errand = Errand(Caller("token"), Tally())
+        context = Context(errand, Loaders(Fleet({"id": "A"}), errand), Limits(), "id")
+        await execution.of(document, None, values, context, execution.prepared(document, None, values))
+    assert execution.fallbacks.counts == {Fallback(NOT_PLANNED, "Query"): 2}
+
+
+@pytest.mark.parametrize(
+    ("failure", "fallback"),
+    [
+        (NotCompilable(), (NOT_COMPILABLE, "Query.vehicles")),
+        (NotCompilable("Vehicle.id"), (NOT_COMPILABLE, "Vehicle.id")),
+        (UpstreamForbidden(), (FIELD_ERROR, "Query.vehicles")),
+        (UnexpectedValue(), (UNEXPECTED_VALUE, "Query.vehicles")),
+        (GraphQLError("not an Int"), (UNEXPECTED_VALUE, "Query.vehicles")),
+        (TypeError("no"), (BUG, "Query.vehicles")),
+        (None, (BUG, "Query.vehicles")),
+    ],
+)
+def test_what_was_raised_decides_the_kind(failure, fallback, logged):
+    """Only a bug is an error in the log."""
+    assert PlanFallbacks().reason("Query.vehicles", failure) == fallback
+    assert [line["log_level"] for line in logged] == ["error"] * (fallback[0] == BUG)
+
+
+async def test_a_flood_of_one_bug_is_logged_a_few_times(logged):
+    """Frames are logged for the first of a bug, and for each that doubles the count."""
+    fallbacks = PlanFallbacks()
+    for _ in range(100):
+        fallbacks.count(fallbacks.reason("Query.vehicles", ValueError()))
+    assert fallbacks.counts == {Fallback(BUG, "Query.vehicles"): 100}
+    assert [line["number"] for line in logged if line["log_level"] == "error"] == [1, 2, 4, 8, 16, 32, 64]
+
+
+def test_an_operation_that_was_never_planned_says_so():
+    """Of an operation that nobody prepared there is no other reason."""
+    engine: Engine = Execution(SCHEMA)._engine
+    assert engine.unplanned(Document(PAGE, "", parse(PAGE)), None) == Fallback(NOT_PLANNED, "Query")
