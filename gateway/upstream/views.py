@@ -38,8 +38,8 @@ PARTS: Mapping[str, type] = {
     "telematics_unit": TelematicsUnit,
     **dict.fromkeys(("life_status", "operation_status", "rental_status", "setup_status"), Status),
 }
-# What the computed members are made of.
-MADE_OF: Mapping[type, Mapping[str, tuple[str, ...]]] = {
+# The members that computed ones are computed from; one that is missing fails at start.
+COMPUTED_FROM: Mapping[type, Mapping[str, tuple[str, ...]]] = {
     Vehicle: {"status_raw": ("status",)},
     MasterData: {
         "fuel_type_raw": ("fuel_type",),
@@ -52,7 +52,6 @@ MADE_OF: Mapping[type, Mapping[str, tuple[str, ...]]] = {
     },
     TelematicsUnit: {"type_raw": ("type",)},
     Status: {"raw_value": ("value",)},
-    Capabilities: {},
 }
 ALWAYS: Mapping[type, tuple[str, ...]] = {
     Vehicle: ("vehicle_id", "fleet_id"),
@@ -61,6 +60,22 @@ ALWAYS: Mapping[type, tuple[str, ...]] = {
 # Views that are remembered; callers' selections make them, so there is no end to them.
 VIEWS_MAX = 1024
 FORMS: Mapping[type, tuple[type, ...]] = {Vehicle: (VehicleForm,), TelematicsUnit: (UnitForm,)}
+
+
+def check_computed(computed_from: Mapping[type, Mapping[str, tuple[str, ...]]]) -> None:
+    """Raises TypeError for a computed member that has no entry, and so would be missing in views.
+
+    Computed members are properties, and members with a `$` in place of a name of the upstream's.
+    """
+    for model in (Vehicle, *PARTS.values()):
+        computed = {name for name, member in vars(model).items() if isinstance(member, property)}
+        computed |= {known.name for known in msgspec.structs.fields(model) if known.encode_name.startswith("$")}
+        missing = computed - computed_from.get(model, {}).keys() - {*ALWAYS.get(model, ())}
+        if missing:
+            raise TypeError(f"{model.__name__} has computed members without an entry: {', '.join(sorted(missing))}.")
+
+
+check_computed(COMPUTED_FROM)
 
 
 def vehicle_view(needs: Needs) -> type[Vehicle]:
@@ -75,9 +90,9 @@ def frozen(needs: Needs | None) -> Frozen | None:
 
 @lru_cache(VIEWS_MAX)
 def _view(model: type, needs: Frozen) -> Any:
-    made_of = MADE_OF[model]
+    computed_from = COMPUTED_FROM.get(model, {})
     inner = dict(needs)
-    wanted = {*ALWAYS.get(model, ()), *(part for name in inner for part in made_of.get(name, (name,)))}
+    wanted = {*ALWAYS.get(model, ()), *(part for name in inner for part in computed_from.get(name, (name,)))}
     # A unit without an id is left out, which only the whole vehicle can do: the view refuses it.
     strict = {"unit_id"} if model is TelematicsUnit and "vehicle_id" not in inner else set()
     members = [_member(known, inner, strict) for known in msgspec.structs.fields(model) if known.name in wanted]

@@ -1,0 +1,81 @@
+"""Views of vehicles: whatever is decoded of them is as it is in the whole."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from gateway.upstream.models import StateProperty, Vehicle, decoded
+from gateway.upstream.views import COMPUTED_FROM, PARTS, check_computed, vehicle_view, viewed
+
+STATUS = {"value": "A", "modified_at": "2024-05-14T08:41:12Z"}
+VEHICLE = {
+    **{name: f"a {name}" for name in ("id", "status", "fleet_id", "created_at", "modified_at", "attached_at")},
+    "last_contact_at": "2024-05-14T08:41:12Z",
+    "vehicle_model_id": "a model",
+    "custom_fields": {"a": 1},
+    "tags": ["a tag"],
+    "master_data": {
+        **{name: f"a {name}" for name in ("vin", "license_plate", "brand", "model", "custom_name", "remark")},
+        "fuel_type": "DIESEL",
+        "vehicle_type": "CAR",
+        "year_of_production": 2020,
+        "gear_box": "MANUAL_SHIFT",
+    },
+    **dict.fromkeys(("life_status", "operation_status", "rental_status", "setup_status"), STATUS),
+    "capabilities": {"commands": ["A"], "vehicle_state": ["B"]},
+    "telematics_unit": {
+        name: f"a {name}"
+        for name in ("id", "brand", "model", "manufacturer", "type", "fleet_id", "created_at", "modified_at")
+    },
+    "latest_state": {"ignition": {"value": "ON", "timestamp": "2024-05-14T08:41:12Z"}},
+}
+# No field of the graph reads the first; the second is a number until it is written.
+NO_FIELDS = ("gear_box", "year_of_production")
+BODY = msgspec.json.encode(VEHICLE)
+
+
+def members_of(model: type) -> list[str]:
+    properties = [name for name, member in vars(model).items() if isinstance(member, property)]
+    return [*properties, *(known.name for known in msgspec.structs.fields(model))]
+
+
+@pytest.mark.parametrize("member", members_of(Vehicle))
+def test_a_member_alone_is_as_in_the_whole_vehicle(member):
+    """A view of one member has its value, computed members included, and the vehicle's id."""
+    whole, view = decoded(BODY, Vehicle), viewed(BODY, vehicle_view({member: None}))
+    assert getattr(whole, member) is not None
+    assert getattr(view, member) == getattr(whole, member)
+    assert (view.vehicle_id, view.fleet_id) == (whole.vehicle_id, whole.fleet_id)
+
+
+@pytest.mark.parametrize(
+    ("part", "member"),
+    [(part, member) for part, model in PARTS.items() for member in members_of(model) if member not in NO_FIELDS],
+)
+def test_a_member_of_a_part_is_as_in_the_whole_vehicle(part, member):
+    """A view of one member of a part has its value, which may be computed from members that are not asked for."""
+    whole, view = decoded(BODY, Vehicle), viewed(BODY, vehicle_view({part: {member: None}}))
+    assert getattr(getattr(whole, part), member) is not None
+    assert getattr(getattr(view, part), member) == getattr(getattr(whole, part), member)
+
+
+def test_a_property_of_the_state_is_as_in_the_whole_vehicle():
+    """A view of the state holds the properties that are asked for, and no others."""
+    state = viewed(BODY, vehicle_view({"latest_state": {"ignition": None, "speed": None}})).latest_state
+    assert state.get("ignition") == StateProperty("ON", "2024-05-14T08:41:12Z")
+    assert state.get("speed") is None
+
+
+# Decoded under its own name, too.
+FOLDED = "transmission"
+
+
+@pytest.mark.parametrize(
+    ("model", "member"), [(m, name) for m, names in COMPUTED_FROM.items() for name in names if name != FOLDED]
+)
+def test_a_computed_member_that_is_forgotten_fails_at_start(model, member):
+    """The check names the model and the member."""
+    known = {name: sources for name, sources in COMPUTED_FROM[model].items() if name != member}
+    with pytest.raises(TypeError, match=f"{model.__name__} has .*: {member}[.]"):
+        check_computed({**COMPUTED_FROM, model: known})
