@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from graphql import GraphQLError
 
-from gateway.engine.projection import NotCompilable, UnexpectedValue
 from gateway.errors import GatewayError
 from gateway.telemetry import EventCounter, get_logger
 
@@ -27,6 +26,18 @@ NOT_COMPILABLE = "not compilable"
 NOT_PLANNED = "not planned"
 # Anything else is an error in the compiled form.
 BUG = "bug"
+
+
+class NotCompilable(Exception):
+    """A selection or an operation has no compiled form; `field` says where, if that is known."""
+
+    def __init__(self, field: str | None = None) -> None:
+        super().__init__(field)
+        self.field = field
+
+
+class UnexpectedValue(Exception):
+    """A value does not have the type of its field; the generic executor reports the error in its place."""
 
 
 class Fallback(NamedTuple):

@@ -14,36 +14,29 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 from graphql import (
     DocumentNode,
-    FieldNode,
     FragmentDefinitionNode,
     GraphQLError,
-    GraphQLField,
-    GraphQLNonNull,
     OperationDefinitionNode,
     OperationType,
-    Undefined,
-    VariableNode,
     default_field_resolver,
     default_type_resolver,
-    get_argument_values,
 )
 from graphql.execution.collect_fields import FragmentDetails, collect_fields, collect_subfields
 from graphql.execution.executor_throwing_on_incremental import ExecutorThrowingOnIncremental
 from graphql.execution.values import VariableValues
 from graphql.pyutils import Path
 
+from gateway.engine.arguments import Arguments, arguments_of
 from gateway.engine.documents import INTROSPECTION, Document
 from gateway.engine.encoding import Encoder, ResponseSize
-from gateway.engine.fallbacks import NOT_COMPILABLE, NOT_PLANNED, Fallback, PlanFallbacks
+from gateway.engine.fallbacks import NOT_COMPILABLE, NOT_PLANNED, Fallback, NotCompilable, PlanFallbacks
 from gateway.engine.limits import ExecutionLimits, LimitExceeded
 from gateway.engine.projection import (
     Budget,
     Details,
     Needs,
-    NotCompilable,
     Projection,
     Types,
-    UnexpectedValue,
     compile_field,
 )
 from gateway.engine.variables import Coercion, flags_of
@@ -67,23 +60,19 @@ class RootFieldCall(NamedTuple):
 Load = Callable[[Any, Sequence[RootFieldCall]], Awaitable[Sequence[Any]]]
 # From what is read of a root field's value (None: all) to the mask that its loader takes; worked out once for a plan.
 FieldMaskOf = Callable[[Needs | None], Any]
-Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
-class RootField(Protocol):
-    """What the engine knows of a root field. Those that are `by_id` read the same objects."""
+@dataclass(frozen=True, slots=True)
+class RootFieldLoader:
+    """How a root field is loaded: `load` reads all of its occurrences in an operation together.
 
-    @property
-    def load(self) -> Load:
-        """Reads all occurrences of the field in an operation."""
+    `field_mask` says what is decoded for a selection; without it everything is. Fields that are `by_id` read the same
+    objects, so in one operation all of them share one mask or have none.
+    """
 
-    @property
-    def field_mask(self) -> FieldMaskOf | None:
-        """The mask for what is read of the field's value."""
-
-    @property
-    def by_id(self) -> bool:
-        """Whether a mask counts only if the operation needs no other for such a field."""
+    load: Load
+    field_mask: FieldMaskOf | None = None
+    by_id: bool = False
 
 
 class Keeping(Protocol):
@@ -116,7 +105,7 @@ class Plan:
     keys: Sequence[str]
     constants: Mapping[str, str | msgspec.Raw]  # what the schema tells, as JSON
     fields: Sequence[Sequence[Field]]  # those of one name together, because they are read together
-    root_fields: Mapping[str, RootField]
+    root_fields: Mapping[str, RootFieldLoader]
     encoder: Encoder
     response_bytes: int
     size: int  # what it takes in memory, in bytes
@@ -227,7 +216,7 @@ class Engine:
     def __init__(
         self,
         types: Types,
-        root_fields: Mapping[str, RootField],
+        root_fields: Mapping[str, RootFieldLoader],
         limits: ExecutionLimits,
         fallbacks: PlanFallbacks,
     ) -> None:
@@ -386,40 +375,3 @@ def fragments_of(document: DocumentNode) -> dict[str, FragmentDetails]:
                 raise NotCompilable
             fragments[node.name.value] = FragmentDetails(node)
     return fragments
-
-
-def arguments_of(definition: GraphQLField, node: FieldNode, values: VariableValues) -> Arguments:
-    """What makes a field's arguments of coerced variables."""
-    given = {argument.name.value: argument.value for argument in node.arguments or ()}
-    from_variables = {name: value.name.value for name, value in given.items() if isinstance(value, VariableNode)}
-    if any(name not in from_variables and _holds_variable(value) for name, value in given.items()):
-        raise NotCompilable
-    constants = get_argument_values(definition, node, values)
-    # What a variable gave this time is not what it will give next time.
-    constants = {name: value for name, value in constants.items() if name not in from_variables}
-    wanted = [
-        (name, variable, definition.args[name], isinstance(definition.args[name].type, GraphQLNonNull))
-        for name, variable in from_variables.items()
-    ]
-
-    def arguments(coerced: Mapping[str, Any]) -> dict[str, Any]:
-        found = dict(constants)
-        for name, variable, argument, required in wanted:
-            value = coerced.get(variable, Undefined)
-            if value is None and required:
-                raise UnexpectedValue
-            if value is not Undefined:
-                found[name] = value
-            elif argument.default is not None or required:
-                raise UnexpectedValue  # so rare that it has no compiled form
-        return found
-
-    return arguments
-
-
-def _holds_variable(value: Any) -> bool:
-    if isinstance(value, VariableNode):
-        return True
-    if hasattr(value, "values"):
-        return any(map(_holds_variable, value.values))
-    return any(_holds_variable(member.value) for member in getattr(value, "fields", None) or ())

@@ -22,13 +22,15 @@ from graphql import (
     GraphQLOutputType,
     GraphQLScalarType,
     GraphQLSchema,
-    Undefined,
     is_abstract_type,
     is_list_type,
     is_non_null_type,
     is_object_type,
 )
 from graphql.execution.collect_fields import FieldDetails
+
+from gateway.engine.fallbacks import NotCompilable, UnexpectedValue
+from gateway.engine.leaves import AS_IT_IS, EXACT, Leaf
 
 # What a field's metadata may say of it.
 PLAIN = "plain"  # its value as a function of its object alone, or the name of a member
@@ -47,28 +49,12 @@ Complete = Callable[[Any, Sequence[Append]], Any]
 
 # Stands before the name of a type in what is read of an object that may be of several.
 ON = "on "
-# Distinct texts of a scalar that are remembered as checked; a page of vehicles has about two thousand timestamps.
-CHECKED_MAX = 16_384
 # Code that is too large to compile quickly is none that anybody's client sends; of all projections of an operation.
 FIELDS_MAX = 2_000
 # What a projection takes in memory, in bytes: by itself, and for each character of its source. Measured with
 # tracemalloc: 3.8 to 4.1 for a character.
 PROJECTION_BYTES = 4_000
 SOURCE_FACTOR = 4.5
-# Of longer texts it is not remembered that they were checked.
-CHECKED_LENGTH_MAX = 100
-
-
-class NotCompilable(Exception):
-    """A selection or an operation has no compiled form; `field` says where, if that is known."""
-
-    def __init__(self, field: str | None = None) -> None:
-        super().__init__(field)
-        self.field = field
-
-
-class UnexpectedValue(Exception):
-    """A value does not have the type of its field; the generic executor reports the error in its place."""
 
 
 def unexpected(*_: Any) -> Any:
@@ -272,9 +258,9 @@ class _Compiler:
         checked = self._types.leaf(kind)
         coerce = self._constant(checked.coerce)
         otherwise = f"{null} if {v} is None else {coerce}({v})"
-        test = _AS_IT_IS.get(kind.name)
+        test = AS_IT_IS.get(kind.name)
         if kind.name == "Float":
-            otherwise = f"float({v}) if type({v}) is int and {_EXACT.format(v)} else {otherwise}"
+            otherwise = f"float({v}) if type({v}) is int and {EXACT.format(v)} else {otherwise}"
         if test is not None:
             return f"({v} if type({bound}) is {test.format(v)} else {otherwise})"
         known = self._constant(checked.known)
@@ -380,37 +366,3 @@ def _each(complete: Complete, objects: Sequence[Any], appends: Sequence[Append])
 
 def _is_abstract(kind: GraphQLOutputType) -> bool:
     return is_abstract_type(kind.of_type if is_non_null_type(kind) else kind)
-
-
-# Whole numbers that a float holds exactly.
-_EXACT = "-9007199254740992 <= {0} <= 9007199254740992"
-# Values of these scalars that are of this type are given as they are.
-_AS_IT_IS = {
-    "String": "str",
-    "ID": "str",
-    "Boolean": "bool",
-    "Int": "int and -2147483648 <= {0} <= 2147483647",
-    "Float": "float and {0} - {0} == 0.0",
-}
-
-
-class Leaf:
-    """A leaf's coercion, which is a pure function, with the texts that it is known to take."""
-
-    def __init__(self, kind: GraphQLScalarType | GraphQLEnumType) -> None:
-        self._coerce = kind.coerce_output_value
-        self.known: dict[str, Any] = {}
-        if isinstance(kind, GraphQLEnumType):
-            self.known.update({name: self.coerce(name) for name in kind.values if kind.values[name].value == name})
-
-    def coerce(self, value: Any) -> Any:
-        if isinstance(value, Exception):
-            raise UnexpectedValue
-        coerced = self._coerce(value)
-        if coerced is None or coerced is Undefined:
-            raise UnexpectedValue
-        if isinstance(value, str) and len(value) <= CHECKED_LENGTH_MAX:
-            if len(self.known) >= CHECKED_MAX:
-                self.known.clear()
-            self.known[value] = coerced
-        return coerced

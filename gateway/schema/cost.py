@@ -42,7 +42,7 @@ from strawberry.federation.schema_directives import ListSize
 from gateway.engine.documents import INTROSPECTION
 from gateway.engine.limits import LimitExceeded
 from gateway.schema.pagination import Limits
-from gateway.schema.root_fields import ROOT_FIELDS, RootField, check_root_fields
+from gateway.schema.root_fields import ROOT_FIELDS, AddCalls, RootField, check_root_fields
 from gateway.schema.upstream_calls import AnyValue, UpstreamCalls, slice_size_max
 from gateway.settings import LimitSettings
 
@@ -86,11 +86,10 @@ class CostModel:
     ) -> None:
         check_root_fields(schema, root_fields)
         self.pagination = pagination
-        self._root_fields = root_fields
         self._schema = schema
         self._page_size = page_size
         self._limits = limits
-        self._costs = _FieldCosts(schema)
+        self._costs = _FieldCosts(schema, root_fields)
 
     def exact(
         self, document: DocumentNode, operation: OperationDefinitionNode, values: VariableValues
@@ -134,27 +133,10 @@ class CostModel:
         is_left_out: IsLeftOut,
     ) -> OperationCost:
         fragments = {n.name.value: n for n in document.definitions if isinstance(n, FragmentDefinitionNode)}
-        walk = _Walk(self._costs, self.pagination, fragments, is_left_out)
         calls = UpstreamCalls(self.pagination, self._page_size)
-        nodes = fields = key_bytes = 0.0
-        query = self._schema.query_type
-        assert query is not None
-        for (key, name), merged in walk.fields((operation.selection_set,)).items():
-            cost = self._costs.of(query, name)
-            key_bytes += len(key)
-            fields += cost.weight
-            if cost.definition is None:
-                continue
-            try:
-                arguments = get_argument_values(cost.definition, merged[0], values)
-            except GraphQLError:
-                continue  # it is not resolved
-            selected = walk.fields(field.selection_set for field in merged)
-            if name not in INTROSPECTION:
-                self._root_fields[name].cost(calls, arguments, walk.page_info(selected))
-            inner = walk.objects(cost, selected, arguments)
-            nodes, fields, key_bytes = nodes + inner.nodes, fields + inner.fields, key_bytes + inner.key_bytes
-        return OperationCost(calls.total(), ceil(nodes), ceil(fields), ceil(key_bytes))
+        walk = _Walk(self._costs, self.pagination, fragments, values, is_left_out, calls)
+        walk.count(self._costs.root, walk.fields((operation.selection_set,)), {})
+        return OperationCost(calls.total(), ceil(walk.nodes), ceil(walk.field_count), ceil(walk.key_bytes))
 
 
 def _any_value_of(kind: Any, list_length: int) -> AnyValue | list[AnyValue] | None:
@@ -166,18 +148,10 @@ def _any_value_of(kind: Any, list_length: int) -> AnyValue | list[AnyValue] | No
     return AnyValue() if getattr(bare, "name", None) in SCALARS else None
 
 
-class _Size(NamedTuple):
-    """Nodes, fields and bytes of keys in an answer; of lists whose length is known on average only, parts of one."""
-
-    nodes: float = 0
-    fields: float = 0
-    key_bytes: float = 0
-
-
 class FieldCost(NamedTuple):
     """What the schema says about the cost of a field; without a `definition` it is a leaf.
 
-    `lengths` are the average and the maximum length of a list of introspection.
+    `lengths` are the average and the maximum length of a list of introspection. A root field may take `calls`.
     """
 
     weight: int
@@ -187,13 +161,16 @@ class FieldCost(NamedTuple):
     list_size: ListSize | None = None
     lengths: tuple[float, float] | None = None
     is_of_all: bool = False
+    calls: AddCalls | None = None
 
 
 class _FieldCosts:
-    """What a schema says about the cost of its fields, looked up once for each field."""
+    """What a schema, and the table of its root fields, say about the cost of fields; looked up once for each field."""
 
-    def __init__(self, schema: GraphQLSchema) -> None:
+    def __init__(self, schema: GraphQLSchema, root_fields: Mapping[str, RootField]) -> None:
+        self.root = FieldCost(0, kind=schema.query_type)
         self._schema = schema
+        self._root_fields = root_fields
         self._known: dict[tuple[str, str], FieldCost] = {}
         self._lengths = _introspection_lengths(schema)
 
@@ -209,34 +186,46 @@ class _FieldCosts:
         definition = self._definition(owner, name)
         if definition is None or is_leaf_type(kind := get_named_type(definition.type)):
             return FieldCost(weight)
-        lengths = self._lengths.get((owner.name, name))
         return FieldCost(
-            weight, definition, kind, kind.name in NODES, list_size_of(definition), lengths, owner.name == "__Schema"
+            weight,
+            definition,
+            kind,
+            is_node=kind.name in NODES,
+            list_size=list_size_of(definition),
+            lengths=self._lengths.get((owner.name, name)),
+            is_of_all=owner.name == "__Schema",
+            calls=self._root_fields[name].cost if owner is self.root.kind and name not in INTROSPECTION else None,
         )
 
     def _definition(self, owner: Any, name: str) -> GraphQLField | None:
-        if owner == self._schema.query_type:
+        if owner is self.root.kind:
             return self._schema.get_field(owner, name)
         owners = [owner, *(self._schema.get_possible_types(owner) if is_abstract_type(owner) else ())]
         return next((one.fields[name] for one in owners if name in getattr(one, "fields", ())), None)
 
 
 class _Walk:
-    """Counts what an operation's selections answer, without those that are left out."""
+    """Counts what the selections of an operation answer, without those that are left out."""
 
     def __init__(
         self,
         costs: _FieldCosts,
         pagination: Limits,
         fragments: Mapping[str, FragmentDefinitionNode],
+        values: VariableValues,
         is_left_out: IsLeftOut,
+        calls: UpstreamCalls,
     ) -> None:
         self._costs = costs
         self._pagination = pagination
         self._fragments = fragments
+        self._values = values
         self._is_left_out = is_left_out
+        self._calls = calls
+        # Of lists whose length is known on average only, parts of one are counted.
+        self.nodes = self.field_count = self.key_bytes = 0.0
 
-    def objects(
+    def count(
         self,
         cost: FieldCost,
         selected: Merged,
@@ -244,16 +233,15 @@ class _Walk:
         times: float = 1,
         *,
         of_all: bool = False,
-    ) -> _Size:
-        """What the objects of a field hold, which are `times` as many as its own arguments and `@listSize` say.
+    ) -> None:
+        """Counts what the objects of a field hold, which are `times` as many as its arguments and `@listSize` say.
 
         `of_all` says that the field is one of each type, or of each field, of the schema.
         """
         sized: Mapping[str, float] = {}
-        listed = cost.list_size
-        if listed is not None:
-            size = self._length(listed, arguments)
-            sized = dict.fromkeys(listed.sized_fields or (), size)
+        if cost.list_size is not None:
+            size = self._length(cost.list_size, arguments)
+            sized = dict.fromkeys(cost.list_size.sized_fields or (), size)
             times *= 1 if sized else size
         elif cost.lengths is not None:
             of_all = of_all or cost.is_of_all
@@ -262,23 +250,31 @@ class _Walk:
             of_all = False
             # The fields that take keys answer one object for each.
             times *= next((len(given) for given in arguments.values() if isinstance(given, list)), 1)
-        nodes, fields, key_bytes = float(cost.is_node), 0.0, 0.0
+        self.nodes += times * cost.is_node
         for (key, name), merged in selected.items():
-            own = self._costs.of(cost.kind, name)
-            fields += own.weight
-            key_bytes += len(key)
-            if own.definition is not None:
-                within = self.fields(field.selection_set for field in merged)
-                inner = self.objects(own, within, {}, sized.get(name, 1), of_all=of_all)
-                nodes, fields, key_bytes = nodes + inner.nodes, fields + inner.fields, key_bytes + inner.key_bytes
-        return _Size(times * nodes, times * fields, times * key_bytes)
+            field = self._costs.of(cost.kind, name)
+            self.field_count += times * field.weight
+            self.key_bytes += times * len(key)
+            if field.definition is not None:
+                self._count_field(field, merged, times * sized.get(name, 1), of_all=of_all)
+
+    def _count_field(self, field: FieldCost, merged: list[FieldNode], times: float, *, of_all: bool) -> None:
+        assert field.definition is not None
+        try:
+            given = field.definition.args and get_argument_values(field.definition, merged[0], self._values)
+        except GraphQLError:
+            return  # it is not resolved
+        selected = self.fields(node.selection_set for node in merged)
+        if field.calls is not None:
+            field.calls(self._calls, given, self._page_info(selected))
+        self.count(field, selected, given, times, of_all=of_all)
 
     def _length(self, listed: ListSize, arguments: Mapping[str, Any]) -> int:
         if not listed.slicing_arguments:
             return listed.assumed_size or 0
         return slice_size_max([arguments.get(name) for name in listed.slicing_arguments], self._pagination)
 
-    def page_info(self, selected: Merged) -> set[str]:
+    def _page_info(self, selected: Merged) -> set[str]:
         """The fields that are selected of a connection's `pageInfo`."""
         parts = (field for (_, name), merged in selected.items() if name == "pageInfo" for field in merged)
         return {name for _, name in self.fields(field.selection_set for field in parts)}

@@ -10,10 +10,10 @@ from graphql.execution.values import VariableValues
 
 from gateway.engine.documents import Document
 from gateway.engine.executor import execute
-from gateway.engine.fallbacks import PlanFallbacks
+from gateway.engine.fallbacks import PlanFallbacks, UnexpectedValue
 from gateway.engine.limits import ExecutionLimits
 from gateway.engine.plans import BoundPlan, Engine, PlanFailed, RootFieldCall
-from gateway.engine.projection import Types, UnexpectedValue
+from gateway.engine.projection import Types
 from gateway.engine.variables import Coercion
 from gateway.errors import GatewayError
 from gateway.schema.build import Schema

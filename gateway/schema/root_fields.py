@@ -8,12 +8,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from graphql import GraphQLSchema
 
 from gateway.engine.documents import INTROSPECTION
-from gateway.engine.plans import FieldMaskOf, Load, RootFieldCall
+from gateway.engine.plans import Load, RootFieldCall, RootFieldLoader
 from gateway.engine.projection import ON, Needs, Projection
 from gateway.errors import InputInvalid
 from gateway.schema.connections import (
@@ -38,19 +39,14 @@ AddCalls = Callable[[UpstreamCalls, Mapping[str, Any], Collection[str]], None]
 FragmentKeyOf = Callable[[Limits, str | None, RootFieldCall, Projection], Place]
 
 
-@dataclass(frozen=True, slots=True)
-class RootField:
-    """A root field: `load` reads all of its occurrences in an operation together, errors in their places.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RootField(RootFieldLoader):
+    """A root field: how it is loaded, and what that costs in upstream calls.
 
-    `field_mask` says which members of vehicles are decoded for a selection; without one all are. Fields that are
-    `by_id` read the same vehicles, so in one operation all of them share one mask or have none. `fragment_key` says
-    under which key the rendered answer is cached, for a connection.
+    `fragment_key` says under which key the rendered answer of a connection is cached.
     """
 
-    load: Load
     cost: AddCalls
-    field_mask: FieldMaskOf | None = None
-    by_id: bool = False
     fragment_key: FragmentKeyOf | None = None
 
 
@@ -171,16 +167,15 @@ def _merge(into: Needs, more: Needs) -> None:
             into[name] = known
 
 
+_BY_ID = partial(RootField, field_mask=_mask_of_node, by_id=True)
+_CONNECTION = partial(RootField, cost=UpstreamCalls.add_connection)
+
 ROOT_FIELDS: Mapping[str, RootField] = {
-    "node": RootField(_each(_load_node), UpstreamCalls.add_node, _mask_of_node, by_id=True),
-    "nodes": RootField(_each(_load_nodes), UpstreamCalls.add_nodes, _mask_of_node, by_id=True),
-    "vehicle": RootField(_load_vehicle, UpstreamCalls.add_vehicle, _mask_of_vehicle, by_id=True),
-    "vehicles": RootField(
-        _each(_load_vehicles), UpstreamCalls.add_connection, _mask_of_vehicles, fragment_key=_key_of_vehicles
-    ),
-    "telematicsUnit": RootField(_each(_load_unit), UpstreamCalls.add_unit),
-    "telematicsUnits": RootField(
-        _each(_load_units), UpstreamCalls.add_connection, _mask_of_units, fragment_key=_key_of_units
-    ),
-    "_entities": RootField(_each(_load_entities), UpstreamCalls.add_entities, _mask_of_node, by_id=True),
+    "node": _BY_ID(_each(_load_node), cost=UpstreamCalls.add_node),
+    "nodes": _BY_ID(_each(_load_nodes), cost=UpstreamCalls.add_nodes),
+    "vehicle": _BY_ID(_load_vehicle, cost=UpstreamCalls.add_vehicle, field_mask=_mask_of_vehicle),
+    "vehicles": _CONNECTION(_each(_load_vehicles), field_mask=_mask_of_vehicles, fragment_key=_key_of_vehicles),
+    "telematicsUnit": RootField(_each(_load_unit), cost=UpstreamCalls.add_unit),
+    "telematicsUnits": _CONNECTION(_each(_load_units), field_mask=_mask_of_units, fragment_key=_key_of_units),
+    "_entities": _BY_ID(_each(_load_entities), cost=UpstreamCalls.add_entities),
 }

@@ -19,10 +19,12 @@ from gateway.engine.fallbacks import (
     NOT_PLANNED,
     UNEXPECTED_VALUE,
     Fallback,
+    NotCompilable,
     PlanFallbacks,
+    UnexpectedValue,
 )
 from gateway.engine.plans import FORMS_MAX, Engine
-from gateway.engine.projection import PLAIN, NotCompilable, UnexpectedValue
+from gateway.engine.projection import PLAIN
 from gateway.errors import UpstreamForbidden
 from gateway.identity import Caller
 from gateway.schema.build import build_schema

@@ -73,7 +73,7 @@ async def test_a_new_root_field_takes_a_declaration_and_an_entry():
     schema = Schema(query=MoreQuery, types=[Vehicle, TelematicsUnit], config=CONFIG)
     with pytest.raises(LookupError, match="firstVehicle"):
         CostModel(schema.core, Limits(), 100, LimitSettings())
-    entry = RootField(load_first, lambda calls, arguments, page_info: calls.add_connection({}, ()), vehicle_view)
+    entry = RootField(load_first, vehicle_view, cost=lambda calls, *_: calls.add_connection({}, ()))
     table = {**ROOT_FIELDS, "firstVehicle": entry}
     text = "{ firstVehicle { vehicleId tags } }"
     document = Document(text, "", parse(text))

@@ -1,0 +1,54 @@
+"""Arguments of root fields, made of an operation's coerced variables each time it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from graphql import FieldNode, GraphQLField, GraphQLNonNull, Undefined, VariableNode, get_argument_values
+from graphql.execution.values import VariableValues
+
+from gateway.engine.fallbacks import NotCompilable, UnexpectedValue
+
+Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
+
+
+def arguments_of(definition: GraphQLField, node: FieldNode, values: VariableValues) -> Arguments:
+    """The function from coerced variables to a field's arguments.
+
+    Raises NotCompilable for a variable within a list or an object. The function raises UnexpectedValue where the
+    arguments are wrong, or a default is needed.
+    """
+    given = {argument.name.value: argument.value for argument in node.arguments or ()}
+    from_variables = {name: value.name.value for name, value in given.items() if isinstance(value, VariableNode)}
+    if any(name not in from_variables and _holds_variable(value) for name, value in given.items()):
+        raise NotCompilable
+    constants = get_argument_values(definition, node, values)
+    # What a variable gave this time is not what it will give next time.
+    constants = {name: value for name, value in constants.items() if name not in from_variables}
+    wanted = [
+        (name, variable, definition.args[name], isinstance(definition.args[name].type, GraphQLNonNull))
+        for name, variable in from_variables.items()
+    ]
+
+    def arguments(coerced: Mapping[str, Any]) -> dict[str, Any]:
+        found = dict(constants)
+        for name, variable, argument, required in wanted:
+            value = coerced.get(variable, Undefined)
+            if value is None and required:
+                raise UnexpectedValue
+            if value is not Undefined:
+                found[name] = value
+            elif argument.default is not None or required:
+                raise UnexpectedValue
+        return found
+
+    return arguments
+
+
+def _holds_variable(value: Any) -> bool:
+    if isinstance(value, VariableNode):
+        return True
+    if hasattr(value, "values"):
+        return any(map(_holds_variable, value.values))
+    return any(_holds_variable(member.value) for member in getattr(value, "fields", None) or ())
