@@ -1,5 +1,6 @@
-"""How large a document is, told from its text alone: before it is validated, because validation is what large ones
-make slow. A fragment counts wherever it is used; one that uses itself counts once, validation tells of it.
+"""The size of a document, measured before it is validated, because validation is what large documents make slow.
+
+A fragment counts wherever it is used. One that spreads itself counts once; validation reports it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ Fragments = Mapping[str, FragmentDefinitionNode]
 
 @dataclass(frozen=True, slots=True)
 class DocumentLimits:
-    """The most that a document may have of each; the defaults are no limit."""
+    """The limits of a document; the defaults limit nothing."""
 
     document_bytes: int = 2**62
     tokens: int = 2**62
@@ -38,7 +39,7 @@ class DocumentLimits:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionLimits:
-    """The most that an operation's variables may hold in items of lists, and its answer in bytes and in errors."""
+    """The limits of an operation that runs: list items in its variables, bytes and errors of its response."""
 
     list_items: int = 20_000
     response_bytes: int = 16 * 2**20
@@ -47,7 +48,7 @@ class ExecutionLimits:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a selection holds, with what its fragments hold: `fields` are those on its own level."""
+    """The size of a selection with its fragments; `fields` are those on its own level."""
 
     depth: int = 0
     fields: int = 0
@@ -56,30 +57,30 @@ class Size:
 
 
 class LimitExceeded(GraphQLError):
-    """Something is more than its limit; the extensions name the limit, its maximum and what was found."""
+    """A limit is exceeded; the extensions name it, its maximum and, if it was counted to the end, the actual size."""
 
     def __init__(self, limit: str, maximum: int, actual: int | None = None) -> None:
         told: dict[str, Any] = {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": limit, "maximum": maximum}
         if actual is not None:
             told["actual"] = actual
-        found = "" if actual is None else f"; it is {actual}"
-        super().__init__(f"The operation's {_WORDS[limit]} is limited to {maximum}{found}.", extensions=told)
+        found = f"exceeds the limit of {maximum}" if actual is None else f"is {actual}; the limit is {maximum}"
+        super().__init__(f"The operation's {_MEASURED[limit]} {found}.", extensions=told)
 
 
-_WORDS = {
-    "documentBytes": "document in bytes",
+_MEASURED = {
+    "documentBytes": "document size in bytes",
     "variablesBytes": "size of variables in bytes",
-    "listItems": "number of list items in its variables",
+    "listItems": "number of list items in variables",
     "tokens": "number of tokens",
     "depth": "depth",
     "rootFields": "number of root fields",
     "aliases": "number of aliases",
     "directives": "number of directives",
     "overlaps": "number of overlapping selections",
-    "upstreamCalls": "price in upstream calls",
-    "nodes": "price in nodes",
-    "fields": "price in fields",
-    "responseBytes": "answer in bytes",
+    "upstreamCalls": "cost in upstream calls",
+    "nodes": "cost in nodes",
+    "fields": "cost in fields",
+    "responseBytes": "response size in bytes",
     "errors": "number of errors",
 }
 
@@ -101,7 +102,7 @@ def check(document: DocumentNode, limits: DocumentLimits) -> None:
 
 
 class _Measure:
-    """Sizes of a document's parts; each fragment is measured once."""
+    """Measures a document; each fragment is measured once."""
 
     def __init__(self, document: DocumentNode, fragments: Fragments) -> None:
         self._document = document
@@ -154,8 +155,9 @@ class _Measure:
 
 
 class _Overlaps:
-    """Pairs of fields with one name at one place of the answer, and of spreads there, each with itself, too: what
-    validation compares to know whether they can be merged. Counting ends at the limit and costs no more than that.
+    """Counts pairs of fields with one name at one place of the answer, and pairs of spreads, each with itself too.
+
+    Validation compares these pairs to find out whether they can be merged. Counting stops at the limit.
     """
 
     def __init__(self, fragments: Fragments, maximum: int) -> None:
@@ -165,7 +167,7 @@ class _Overlaps:
         self._reached: set[str] = set()
 
     def count_in(self, document: DocumentNode) -> None:
-        """Raises LimitExceeded; operations come first, fragments that none of them uses count by themselves."""
+        """Raises LimitExceeded. Operations come first; fragments that none of them uses count by themselves."""
         for node in document.definitions:
             if isinstance(node, OperationDefinitionNode):
                 self._count_under(node.selection_set)
@@ -176,7 +178,7 @@ class _Overlaps:
 
     def _is_counted(self, fragment: FragmentDefinitionNode) -> bool:
         name = fragment.name.value
-        # Of several with one name, which validation will tell of, the others were not looked into.
+        # Of several with one name, which validation reports, the others were not counted.
         return name in self._reached and self._fragments[name] is fragment
 
     def _count_under(self, selections: SelectionSetNode, *names: str) -> None:
@@ -185,7 +187,7 @@ class _Overlaps:
             places += self._place(places.pop())
 
     def _place(self, merged: list[Within]) -> list[list[Within]]:
-        """Counts what meets at one place; the selections that meet one level below, by their field."""
+        """Counts the pairs at one place; returns the selections of each place one level below."""
         below: defaultdict[str, list[Within]] = defaultdict(list)
         seen: Counter[str] = Counter()
         spread: set[str] = set()
@@ -194,14 +196,14 @@ class _Overlaps:
             for selection in selections.selections:
                 if isinstance(selection, FieldNode):
                     name = (selection.alias or selection.name).value
-                    self._meets(seen, name)
+                    self._add_to(seen, name)
                     if selection.selection_set:
                         below[name].append((selection.selection_set, inside))
                 elif isinstance(selection, FragmentSpreadNode):
-                    self._meets(seen, SPREADS)
+                    self._add_to(seen, SPREADS)
                     name = selection.name.value
                     fragment = self._fragments.get(name)
-                    # Merged once at each place, as when it is run; what spreads itself is left to validation.
+                    # Merged once at each place, as in execution; a fragment that spreads itself is left to validation.
                     if fragment is not None and name not in spread and name not in inside:
                         spread.add(name)
                         self._reached.add(name)
@@ -211,7 +213,7 @@ class _Overlaps:
                     merged.append((selection.selection_set, inside))
         return list(below.values())
 
-    def _meets(self, seen: Counter[str], name: str) -> None:
+    def _add_to(self, seen: Counter[str], name: str) -> None:
         seen[name] += 1
         self._add(seen[name])
 
@@ -221,7 +223,7 @@ class _Overlaps:
             raise LimitExceeded("overlaps", self._maximum)
 
 
-# No name of a field.
+# Not the name of any field.
 SPREADS = "..."
 # A selection, and the names of the fragments around it.
 Within = tuple[SelectionSetNode, frozenset[str]]

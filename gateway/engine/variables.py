@@ -57,7 +57,7 @@ class Coercion:
         self._items_max = items_max
         self._plain: list[tuple[str, Fits, bool]] | None = []
         for definition in self._definitions:
-            fits = _fits(definition.type, items_max)
+            fits = _fits(definition.type)
             if fits is None or definition.default_value is not None:
                 self._plain = None
                 break
@@ -79,10 +79,12 @@ class Coercion:
         """The coerced values alone, which takes less; raises as `values` does."""
         if self._plain is not None:
             coerced = {}
+            items_left = self._items_max
             for name, fits, nullable in self._plain:
                 if name in given:
                     value = coerced[name] = given[name]
-                    if not (fits(value) or (nullable and value is None)):
+                    items_left -= len(value) if value.__class__ is list else 0
+                    if items_left < 0 or not (fits(value) or (nullable and value is None)):
                         break
                 elif not nullable:
                     break
@@ -99,18 +101,17 @@ class Coercion:
                 raise LimitExceeded("listItems", self._items_max)
 
 
-def _fits(kind: TypeNode, items_max: int) -> Fits | None:
+def _fits(kind: TypeNode) -> Fits | None:
     if isinstance(kind, NonNullTypeNode):
-        return _fits(kind.type, items_max)
+        return _fits(kind.type)
     if isinstance(kind, NamedTypeNode):
         return SCALARS.get(kind.name.value)
     assert isinstance(kind, ListTypeNode)
-    if not isinstance(kind.type, NamedTypeNode) and not isinstance(getattr(kind.type, "type", None), NamedTypeNode):
-        return None  # lists in lists are counted together
-    inner = _fits(kind.type, items_max)
+    item = kind.type.type if isinstance(kind.type, NonNullTypeNode) else kind.type
+    inner = _fits(item) if isinstance(item, NamedTypeNode) else None  # lists in lists are counted together
     if inner is None:
         return None
-    return lambda value: value.__class__ is list and len(value) <= items_max and all(map(inner, value))
+    return lambda value: value.__class__ is list and all(map(inner, value))
 
 
 def _less_items(left: int, value: Any, kind: Any) -> int:
@@ -119,7 +120,7 @@ def _less_items(left: int, value: Any, kind: Any) -> int:
     if is_list_type(kind):
         inner = get_nullable_type(kind.of_type)
         if not isinstance(value, list):
-            return _less_items(left - 1, value, inner)  # coercion makes a list of it
+            return left if value is None else _less_items(left - 1, value, inner)  # coercion makes a list of it
         left -= len(value)
         if is_list_type(inner) or is_input_object_type(get_named_type(inner)):
             for item in value:

@@ -1,0 +1,83 @@
+"""The size of documents, and the limits on it."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+from graphql import parse
+
+from gateway.engine.limits import DocumentLimits, LimitExceeded, check
+
+DEEP = "{ a { b ...F } } fragment F on T { c { d } }"
+# Of each: what is limited, a document, and how much of that it has.
+SIZES = [
+    ("depth", "{ a }", 1),
+    ("depth", "{ a { b { c } } d { e } }", 3),
+    ("depth", DEEP, 3),
+    ("depth", "{ a { ... { ... on T { b } } } }", 2),
+    ("depth", "{ a } fragment F on T { a { b { c { d } } } }", 4),
+    ("depth", "{ ...F } fragment F on T { a { ...F } }", 1),
+    ("depth", "{ a { ...Missing } }", 1),
+    ("root_fields", "{ a b c }", 3),
+    ("root_fields", "{ a ...F ... { b } } fragment F on T { c ...G } fragment G on T { d e { f } }", 5),
+    ("root_fields", "{ ...F ...F } fragment F on T { a b }", 4),
+    ("root_fields", "query A { a } query B { a b }", 2),
+    ("root_fields", "{ a } fragment F on T { a b c }", 1),
+    ("aliases", "{ x: a { y: b z: c d } ...F ...F } fragment F on T { e: f }", 5),
+    ("aliases", "{ a } fragment F on T { x: a ...G } fragment G on T { y: a }", 2),
+    ("directives", "query($v: Int @d) @d { a @d ... @d { b @d } ...F @d } fragment F on T @d { c @d }", 8),
+    ("directives", "{ a } fragment F on T @d { ...G @d } fragment G on T @d { b }", 3),
+    ("overlaps", "{ a b c { a b } }", 5),
+    ("overlaps", "{ a a a }", 1 + 2 + 3),
+    ("overlaps", "{ a: b a: c }", 3),
+    ("overlaps", "{ a: a b: a }", 2),
+    ("overlaps", "{ x { a } x { a } }", 3 + 3),
+    ("overlaps", "{ x { a } y { a } }", 2 + 2),
+    ("overlaps", "{ ... { a } ... { a } }", 1 + 1 + 3),
+    ("overlaps", "{ ...F ...F } fragment F on T { a }", 3 + 1),
+    ("overlaps", "{ ...F ...G } fragment F on T { a } fragment G on T { a }", 3 + 3),
+    ("overlaps", "{ x { ...F } } fragment F on T { x { ...F } }", 1 + 1 + 1 + 1),
+    ("overlaps", "{ a } fragment F on T { a a }", 1 + 3),
+    ("overlaps", "{ ...F } fragment F on T { a a } fragment F on T { b b }", 1 + 3 + 3),
+    ("overlaps", "{ ...F } fragment F on T { b b } fragment F on T { a }", 1 + 1 + 3),
+    ("overlaps", "query A { ...F } query B { ...F } fragment F on T { a }", 2 + 2),
+]
+
+
+@pytest.mark.parametrize(("limit", "text", "size"), SIZES)
+def test_a_document_is_measured_with_its_fragments(limit, text, size):
+    """A document that is as large as the limit passes; one more of anything is refused by the limit's name."""
+    document = parse(text)
+    check(document, DocumentLimits(**{limit: size}))
+    with pytest.raises(LimitExceeded) as exceeded:
+        check(document, DocumentLimits(**{limit: size - 1}))
+    extensions = exceeded.value.extensions
+    name = {"root_fields": "rootFields"}.get(limit, limit)
+    assert (extensions["code"], extensions["limit"], extensions["maximum"]) == ("LIMIT_EXCEEDED", name, size - 1)
+    # Counting overlaps ends at the limit.
+    assert extensions.get("actual") == (None if limit == "overlaps" else size)
+
+
+def test_nothing_is_limited_by_default():
+    """Each limit of a document is a setting; without any, all pass."""
+    check(parse(DEEP), DocumentLimits())
+    assert {one.default for one in fields(DocumentLimits)} == {2**62}
+
+
+def test_the_message_says_how_much_and_of_what():
+    """Where the size was not counted to its end, it tells the limit alone."""
+    assert LimitExceeded("documentBytes", 10, 12).message == (
+        "The operation's document size in bytes is 12; the limit is 10."
+    )
+    assert LimitExceeded("overlaps", 10).message == (
+        "The operation's number of overlapping selections exceeds the limit of 10."
+    )
+
+
+def test_doubling_fragments_are_measured_once():
+    """The size of thirty fragments that each use the next twice is worked out in no time."""
+    text = "{ ...F0 }" + "".join(f" fragment F{n} on T {{ ...F{n + 1} ...F{n + 1} }}" for n in range(30))
+    with pytest.raises(LimitExceeded) as exceeded:
+        check(parse(f"{text} fragment F30 on T {{ a }}"), DocumentLimits(root_fields=2**30 - 1))
+    assert exceeded.value.extensions["actual"] == 2**30

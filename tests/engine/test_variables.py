@@ -1,0 +1,115 @@
+"""Coercion of variables: the quick way is never another than graphql-core's, and lists are bounded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from graphql import build_schema, get_variable_values, parse
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.engine.limits import LimitExceeded
+from gateway.engine.variables import ERRORS_MAX, Coercion, VariablesInvalid, flags_of
+
+SCHEMA = build_schema("""
+type Query { a: Int }
+enum E { X Y }
+input I { n: Int, list: [Int!], next: I, all: [I] }
+""")
+
+
+def coercion(variables: str, items_max: int = 100) -> Coercion:
+    (operation,) = parse(f"query({variables}) {{ a }}").definitions
+    return Coercion(SCHEMA, operation, items_max)
+
+
+VALUE = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**33), 2**33), st.just(1.0), st.sampled_from(["", "1", "X"])),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["n", "list"]), inner, max_size=2),
+    max_leaves=4,
+)
+KINDS = ["Int", "Int!", "ID", "ID!", "String", "Boolean!", "Float", "E", "I", "[Int]", "[ID!]!", "[[Int!]]"]
+ABSENT = "absent"
+DEFAULTS = {"Int": "7", "ID": '"x"', "[Int]": "[1]"}
+
+
+@given(st.lists(st.tuples(st.sampled_from(KINDS), st.booleans(), st.just(ABSENT) | VALUE), min_size=1, max_size=3))
+def test_variables_are_coerced_as_graphql_core_does(drawn):
+    """The values are equal, or both ways refuse them."""
+    defaults = [f" = {DEFAULTS[kind]}" if default and kind in DEFAULTS else "" for kind, default, _ in drawn]
+    names = [f"v{place}" for place in range(len(drawn))]
+    variables = ", ".join(
+        f"${name}: {one[0]}{default}" for name, one, default in zip(names, drawn, defaults, strict=True)
+    )
+    given_values = {name: value for name, (*_, value) in zip(names, drawn, strict=True) if value != ABSENT}
+    (operation,) = parse(f"query({variables}) {{ a }}").definitions
+    expected: Any = get_variable_values(SCHEMA, operation.variable_definitions, given_values)
+    coerced = coercion(variables)
+    if isinstance(expected, list):
+        with pytest.raises(VariablesInvalid):
+            coerced.coerced(given_values)
+        with pytest.raises(VariablesInvalid):
+            coerced.values(given_values)
+    else:
+        assert coerced.coerced(given_values) == coerced.values(given_values).coerced == expected.coerced
+
+
+@pytest.mark.parametrize(
+    ("variables", "value", "items"),
+    [
+        ("$v: [Int]", [1, 2, 3], 3),
+        ("$v: [Int!]!", [], 0),
+        ("$v: [Int]", 1, 1),
+        ("$v: [Int]", None, 0),
+        ("$v: [[Int]]", [[1, 2], [3]], 5),
+        ("$v: [[Int]]", [1, 2], 4),
+        ("$v: I", {"list": [1, 2]}, 2),
+        ("$v: I", {"next": {"list": [1]}, "list": [1, 2]}, 3),
+        ("$v: [I]", [{"list": [1]}, {"list": [2, 3]}, {}], 6),
+        ("$v: I", {"all": [{"list": [1]}], "n": 1}, 2),
+        ("$v: I", {"unknown": [1, 2, 3]}, 0),
+        ("$v: Int", [1, 2], 0),
+    ],
+)  # fmt: skip
+def test_list_items_are_counted_before_anything_is_coerced(variables, value, items):
+    """Items count in lists of lists and in input objects; as many as the limit pass, one more does not."""
+    given_values = {"v": value}
+    if items:
+        for way in ("coerced", "values"):
+            with pytest.raises(LimitExceeded) as exceeded:
+                getattr(coercion(variables, items - 1), way)(given_values)
+            assert (exceeded.value.extensions["limit"], exceeded.value.extensions["maximum"]) == (
+                "listItems",
+                items - 1,
+            )
+    for way in ("coerced", "values"):
+        try:
+            getattr(coercion(variables, items), way)(given_values)
+        except VariablesInvalid:
+            continue
+
+
+def test_lists_are_counted_together():
+    """The limit holds for all variables of an operation."""
+    both = coercion("$a: [Int], $b: [Int]", 3)
+    assert both.coerced({"a": [1], "b": [2, 3]}) == {"a": [1], "b": [2, 3]}
+    for way in ("coerced", "values"):
+        with pytest.raises(LimitExceeded):
+            getattr(both, way)({"a": [1, 2], "b": [2, 3]})
+
+
+def test_of_many_errors_some_are_told():
+    """Coercion ends after so many errors."""
+    with pytest.raises(VariablesInvalid) as invalid:
+        coercion("$v: [Int]").coerced({"v": ["x"] * 50})
+    assert len(invalid.value.errors) == ERRORS_MAX + 1
+
+
+def test_variables_that_decide_on_fields_are_found_anywhere():
+    """They come in the order of the operation, from fragments too; variables of arguments do not count."""
+    document = parse(
+        "query($a: Int, $b: Boolean!, $c: Boolean!, $d: Boolean!) { x(n: $a) @skip(if: $d) ...F }"
+        "fragment F on Query { y @include(if: $b) z @skip(if: true) }"
+    )
+    assert flags_of(document, document.definitions[0]) == ["b", "d"]
