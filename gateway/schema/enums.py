@@ -1,4 +1,4 @@
-"""Open enums: the values that are known, and UNKNOWN for whatever the vendor adds without notice."""
+"""Open enums: the known values, and UNKNOWN for values that the vendor may add at any time."""
 
 from __future__ import annotations
 
@@ -14,18 +14,16 @@ def _is(value: str, description: str) -> Any:
 
 
 def _unknown() -> Any:
-    return _is(
-        "UNKNOWN", "A value this schema does not know yet; the raw field beside it has the fleet API's own word."
-    )
+    return _is("UNKNOWN", "A value that is not in this enum; the raw field has the original value.")
 
 
-@strawberry.enum(description="How far a vehicle is connected to the fleet.")
+@strawberry.enum(description="Connection status of a vehicle.")
 class VehicleStatus(Enum):
-    CONNECTED_VEHICLE = _is("CONNECTED_VEHICLE", "A telematics unit is attached and the vehicle is part of the fleet.")
+    CONNECTED_VEHICLE = _is("CONNECTED_VEHICLE", "The vehicle has a telematics unit and is part of the fleet.")
     UNKNOWN = _unknown()
 
 
-@strawberry.enum(description="What a vehicle runs on.")
+@strawberry.enum(description="Fuel type of a vehicle.")
 class FuelType(Enum):
     PETROL = _is("PETROL", "Petrol.")
     DIESEL = _is("DIESEL", "Diesel.")
@@ -38,14 +36,14 @@ class FuelType(Enum):
     UNKNOWN = _unknown()
 
 
-@strawberry.enum(description="A vehicle's transmission.")
+@strawberry.enum(description="Transmission of a vehicle.")
 class Transmission(Enum):
     AUTOMATIC = _is("AUTOMATIC", "Automatic.")
-    MANUAL = _is("MANUAL", "Manual; `MANUAL_SHIFT` in the fleet API's early days.")
+    MANUAL = _is("MANUAL", "Manual; formerly `MANUAL_SHIFT` in the fleet API.")
     UNKNOWN = _unknown()
 
 
-@strawberry.enum(description="A vehicle's form.")
+@strawberry.enum(description="Type of a vehicle.")
 class VehicleType(Enum):
     CAR = _is("CAR", "Car.")
     VAN = _is("VAN", "Van.")
@@ -53,83 +51,83 @@ class VehicleType(Enum):
     MOPED = _is("MOPED", "Moped.")
     KICK_SCOOTER = _is("KICK_SCOOTER", "Kick scooter.")
     BIKE = _is("BIKE", "Bicycle.")
-    DEV_KIT = _is("DEV_KIT", "A development kit, no vehicle.")
+    DEV_KIT = _is("DEV_KIT", "Development kit, not a real vehicle.")
     UNKNOWN = _unknown()
 
 
-@strawberry.enum(description="Whether a vehicle is in touch with the fleet.")
+@strawberry.enum(description="Connectivity of a vehicle.")
 class LifeStatusValue(Enum):
-    ONLINE = _is("ONLINE", "In touch.")
-    OFFLINE = _is("OFFLINE", "Not heard of for a while.")
+    ONLINE = _is("ONLINE", "The vehicle is online.")
+    OFFLINE = _is("OFFLINE", "The vehicle has not been in contact for some time.")
     UNKNOWN = _unknown()
 
 
-@strawberry.enum(description="Whether a vehicle is in service.")
+@strawberry.enum(description="Operational status of a vehicle.")
 class OperationStatusValue(Enum):
     OPERATING = _is("OPERATING", "In service.")
-    GARAGE = _is("GARAGE", "Out of service, in the garage.")
+    GARAGE = _is("GARAGE", "In the garage, out of service.")
     UNKNOWN = _unknown()
 
 
-@strawberry.enum(description="Whether a vehicle is rented out.")
+@strawberry.enum(description="Rental status of a vehicle.")
 class RentalStatusValue(Enum):
-    IN_RENTAL = _is("IN_RENTAL", "Rented out.")
-    NOT_IN_RENTAL = _is("NOT_IN_RENTAL", "Free.")
+    IN_RENTAL = _is("IN_RENTAL", "Currently rented.")
+    NOT_IN_RENTAL = _is("NOT_IN_RENTAL", "Not rented.")
     UNKNOWN = _unknown()
 
 
-@strawberry.enum(description="How far a vehicle's setup in the fleet has come.")
+@strawberry.enum(description="Setup status of a vehicle.")
 class SetupStatusValue(Enum):
-    IN_PROGRESS = _is("IN_PROGRESS", "Under way.")
-    SUCCEEDED = _is("SUCCEEDED", "Done; commands can be sent.")
-    FAILED = _is("FAILED", "Failed.")
+    IN_PROGRESS = _is("IN_PROGRESS", "Setup is in progress.")
+    SUCCEEDED = _is("SUCCEEDED", "Setup has succeeded; the vehicle accepts commands.")
+    FAILED = _is("FAILED", "Setup has failed.")
     UNKNOWN = _unknown()
 
 
-@strawberry.enum(description="How a telematics unit came into its vehicle.")
+@strawberry.enum(description="Kind of installation of a telematics unit.")
 class TelematicsUnitType(Enum):
-    RETROFIT = _is("RETROFIT", "Built in afterwards.")
-    OEM = _is("OEM", "Built in by the vehicle's maker.")
+    RETROFIT = _is("RETROFIT", "Retrofitted.")
+    OEM = _is("OEM", "Installed by the vehicle manufacturer.")
     UNKNOWN = _unknown()
 
 
-@strawberry.enum(description="Whether a function is enabled.")
+@strawberry.enum(description="State of a function.")
 class EnabledValue(Enum):
     ENABLED = _is("ENABLED", "Enabled.")
     DISABLED = _is("DISABLED", "Disabled.")
     UNKNOWN = _unknown()
 
 
-@strawberry.enum(description="A warning light or indicator.")
+@strawberry.enum(description="State of a warning light or indicator.")
 class IndicatorValue(Enum):
-    ON = _is("ON", "Lit.")
-    OFF = _is("OFF", "Not lit.")
+    ON = _is("ON", "On.")
+    OFF = _is("OFF", "Off.")
     SENSOR_FAILURE = _is("SENSOR_FAILURE", "The sensor has failed.")
     UNKNOWN = _unknown()
 
 
-@strawberry.enum(description="The position of a center stand.")
+@strawberry.enum(description="Position of a center stand.")
 class StandValue(Enum):
-    UP = _is("UP", "Folded in.")
-    DOWN = _is("DOWN", "Folded out.")
+    UP = _is("UP", "Folded up.")
+    DOWN = _is("DOWN", "Folded down.")
     UNKNOWN = _unknown()
 
 
-@strawberry.enum(description="The state of a lock.")
+@strawberry.enum(description="State of a lock.")
 class LockValue(Enum):
     LOCKED = _is("LOCKED", "Locked.")
     UNLOCKED = _is("UNLOCKED", "Unlocked.")
     UNKNOWN = _unknown()
 
 
-@strawberry.enum(description="The state of a lid.")
+@strawberry.enum(description="State of a lid.")
 class LidValue(Enum):
     OPEN = _is("OPEN", "Open.")
     CLOSED = _is("CLOSED", "Closed.")
     UNKNOWN = _unknown()
 
 
-@strawberry.enum(description="The state of a switch.")
+@strawberry.enum(description="State of a switch.")
 class SwitchValue(Enum):
     ON = _is("ON", "On.")
     OFF = _is("OFF", "Off.")
@@ -137,7 +135,7 @@ class SwitchValue(Enum):
 
 
 def leave_open(enum: GraphQLEnumType) -> None:
-    """Makes an enum of the schema answer UNKNOWN for a value it does not list, in place of an error."""
+    """Makes an enum serialise values that it does not list as UNKNOWN instead of raising an error."""
     known = {value.value: name for name, value in enum.values.items()}
 
     def coerce_output_value(value: Any) -> str:

@@ -14,27 +14,27 @@ from gateway.schema.context import Info
 from gateway.schema.root_fields import ROOT_FIELDS
 from gateway.schema.types import Node, TelematicsUnit, TelematicsUnitConnection, Vehicle, VehicleConnection
 
-First = Annotated[int | None, strawberry.argument(description="How many edges, from the start or behind `after`.")]
-After = Annotated[str | None, strawberry.argument(description="A cursor: only what comes behind this edge.")]
-Last = Annotated[int | None, strawberry.argument(description="How many edges, up to the end or up to `before`.")]
-Before = Annotated[str | None, strawberry.argument(description="A cursor: only what comes ahead of this edge.")]
+First = Annotated[int | None, strawberry.argument(description="Number of edges from the start, or after `after`.")]
+After = Annotated[str | None, strawberry.argument(description="Cursor; returns only edges after this one.")]
+Last = Annotated[int | None, strawberry.argument(description="Number of edges from the end, or before `before`.")]
+Before = Annotated[str | None, strawberry.argument(description="Cursor; returns only edges before this one.")]
 
 PAGING = (
-    "Relay's cursor connection, forward with `first` and `after`, backward with `last` and `before`. "
-    "With neither `first` nor `last` a default page is given."
+    "Paginates forward with `first` and `after`, or backward with `last` and `before`. "
+    "Without `first` and `last` it returns a page of the default size."
 )
 
 
 Search = Annotated[
     str | None,
-    strawberry.argument(description="Free text; the fleet API looks for it in brand, model, plate, VIN and id."),
+    strawberry.argument(description="Search text; the fleet API searches brand, model, license plate, VIN and id."),
 ]
-GlobalId = Annotated[strawberry.ID, strawberry.argument(description="A global id.")]
+GlobalId = Annotated[strawberry.ID, strawberry.argument(description="Global id.")]
 GlobalIds = Annotated[list[strawberry.ID], strawberry.argument(description="Global ids.")]
-VehicleId = Annotated[strawberry.ID, strawberry.argument(description="The fleet API's id of the vehicle.")]
-UnitId = Annotated[strawberry.ID, strawberry.argument(description="The fleet API's id of the unit.")]
-Manufacturer = Annotated[str | None, strawberry.argument(description="Its manufacturer, such as `INVERS`.")]
-Brand = Annotated[str | None, strawberry.argument(description="Its brand, such as `CLOUDBOXX`.")]
+VehicleId = Annotated[strawberry.ID, strawberry.argument(description="Id of the vehicle in the fleet API.")]
+UnitId = Annotated[strawberry.ID, strawberry.argument(description="Id of the unit in the fleet API.")]
+Manufacturer = Annotated[str | None, strawberry.argument(description="Manufacturer, such as `INVERS`.")]
+Brand = Annotated[str | None, strawberry.argument(description="Brand, such as `CLOUDBOXX`.")]
 
 
 async def _load(name: str, info: Info, **arguments: Any) -> Any:
@@ -85,7 +85,7 @@ def _resolve_telematics_units(
     return _load_slice("telematicsUnits", info, first=first, after=after, last=last, before=before)
 
 
-# For routers that price operations: a field's cost is the reads behind it, a page's size its `first` or `last`.
+# For routers that estimate costs: the weight is the number of upstream calls, the list size is `first` or `last`.
 PAGED = [
     ListSize(
         assumed_size=50,
@@ -97,33 +97,33 @@ PAGED = [
 A_READ = [Cost(weight=1)]
 
 
-@strawberry.type(description="The root query type.")
+@strawberry.type(description="Root query type.")
 class Query:
     node: Node | None = strawberry.field(
         resolver=_resolve_node,
-        description="An object by its global id; null where there is none.",
+        description="Object with this global id, or null.",
         directives=A_READ,
     )
     nodes: list[Node | None] = strawberry.field(
         resolver=_resolve_nodes,
-        description="Objects by their global ids, in the order of the ids; null where there is none.",
+        description="Objects with these global ids, in the same order; null for each missing one.",
     )
     vehicle: Vehicle | None = strawberry.field(
         resolver=_resolve_vehicle,
-        description="A vehicle by the fleet API's id; null where there is none.",
+        description="Vehicle with this id in the fleet API, or null.",
         directives=A_READ,
     )
     vehicles: VehicleConnection | None = strawberry.field(
-        resolver=_resolve_vehicles, description=f"The fleet's vehicles. {PAGING}", directives=PAGED
+        resolver=_resolve_vehicles, description=f"Vehicles of the fleet. {PAGING}", directives=PAGED
     )
     telematics_unit: TelematicsUnit | None = strawberry.field(
         resolver=_resolve_telematics_unit,
-        description="A telematics unit by its whole key; a part that the fleet API leaves empty is left out here too. "
-        "The fleet API has no look-up for units: the fleet is walked, up to a limit.",
+        description="Telematics unit with this key, or null. Omit parts of the key that are empty in the fleet API. "
+        "The fleet API can't look up units, so this scans the fleet's vehicles up to a limit.",
         directives=[Cost(weight=100)],
     )
     telematics_units: TelematicsUnitConnection | None = strawberry.field(
         resolver=_resolve_telematics_units,
-        description=f"The fleet's telematics units, in the order of their vehicles. {PAGING}",
+        description=f"Telematics units of the fleet, in the order of their vehicles. {PAGING}",
         directives=PAGED,
     )

@@ -1,4 +1,4 @@
-"""Scalars that pass the upstream's text through, checked on the way out and never parsed and printed again."""
+"""Scalars that pass the upstream's text through: it is validated, but never parsed and formatted again."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ def _checked(value: Any) -> str:
 
 
 def _refused(value: Any) -> Any:
-    raise TypeError("DateTime is used in answers only")
+    raise TypeError("DateTime is an output type only")
 
 
 CONFIG = StrawberryConfig(
     scalar_map={
         DateTime: strawberry.scalar(
             name="DateTime",
-            description="A point in time as the fleet API sent it: RFC 3339, UTC, such as `2024-05-14T08:41:12Z`; "
-            "fractions of a second may occur.",
+            description="Timestamp as sent by the fleet API: RFC 3339 in UTC, such as `2024-05-14T08:41:12Z`, "
+            "sometimes with fractions of a second.",
             specified_by_url="https://datatracker.ietf.org/doc/html/rfc3339",
             serialize=_checked,
             parse_value=_refused,

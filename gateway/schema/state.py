@@ -1,4 +1,4 @@
-"""A vehicle's latest state: typed fields for the properties that are known, and a list of all of them."""
+"""A vehicle's latest state: typed fields for the known properties, and a list of all properties."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from gateway.schema.enums import EnabledValue, IndicatorValue, LidValue, LockVal
 from gateway.schema.scalars import DateTime
 from gateway.upstream.models import EARLY_STATE_NAMES, State, StateProperty
 
-CAPTURED_AT = "When the telematics unit captured it."
-RAW = "The fleet API's own word for the value."
+CAPTURED_AT = "Time when the telematics unit captured the value."
+RAW = "Original value from the fleet API."
 
 
-@strawberry.type(description="A number and when it was captured.")
+@strawberry.type(description="Number with its timestamp.")
 class FloatProperty:
-    value: float | None = strawberry.field(description="The number; its unit is in the property's name.")
+    value: float | None = strawberry.field(description="Number; its unit is part of the property's name.")
     timestamp: DateTime | None = strawberry.field(description=CAPTURED_AT)
 
 
-@strawberry.type(description="A whole number and when it was captured.")
+@strawberry.type(description="Integer with its timestamp.")
 class IntProperty:
-    value: int | None = strawberry.field(description="The number.")
+    value: int | None = strawberry.field(description="Integer.")
     timestamp: DateTime | None = strawberry.field(description=CAPTURED_AT)
 
 
-@strawberry.type(description="A yes or no and when it was captured.")
+@strawberry.type(description="Boolean with its timestamp.")
 class BooleanProperty:
-    value: bool | None = strawberry.field(description="Yes or no.")
+    value: bool | None = strawberry.field(description="Boolean.")
     timestamp: DateTime | None = strawberry.field(description=CAPTURED_AT)
 
 
-@strawberry.type(description="A text and when it was captured.")
+@strawberry.type(description="String with its timestamp.")
 class StringProperty:
-    value: str | None = strawberry.field(description="The text.")
+    value: str | None = strawberry.field(description="String.")
     timestamp: DateTime | None = strawberry.field(description=CAPTURED_AT)
 
 
@@ -52,69 +52,69 @@ def _degrees(name: str, description: str) -> Any:
     return strawberry.field(resolver=resolve, description=description, metadata={PLAIN: degrees})
 
 
-@strawberry.type(description="A place on earth, WGS 84.")
+@strawberry.type(description="Geographic position (WGS 84).")
 class Position:
-    lat: float = _degrees("lat", "Latitude in degrees, north positive.")
-    lon: float = _degrees("lon", "Longitude in degrees, east positive.")
+    lat: float = _degrees("lat", "Latitude in degrees; north is positive.")
+    lon: float = _degrees("lon", "Longitude in degrees; east is positive.")
 
 
-@strawberry.type(description="A place and when it was captured.")
+@strawberry.type(description="Geographic position with its timestamp.")
 class PositionProperty:
-    value: Position | None = strawberry.field(description="The place.")
+    value: Position | None = strawberry.field(description="Position.")
     timestamp: DateTime | None = strawberry.field(description=CAPTURED_AT)
 
 
-@strawberry.type(description="Whether a function is enabled, and when that was captured.")
+@strawberry.type(description="State of a function with its timestamp.")
 class EnabledProperty:
-    value: EnabledValue | None = strawberry.field(description="The value, UNKNOWN if the schema does not know it.")
+    value: EnabledValue | None = strawberry.field(description="Value; UNKNOWN for values that are not in this enum.")
     raw_value: str | None = strawberry.field(description=RAW)
     timestamp: DateTime | None = strawberry.field(description=CAPTURED_AT)
 
 
-@strawberry.type(description="A warning light or indicator, and when it was captured.")
+@strawberry.type(description="State of a warning light or indicator with its timestamp.")
 class IndicatorProperty:
-    value: IndicatorValue | None = strawberry.field(description="The value, UNKNOWN if the schema does not know it.")
+    value: IndicatorValue | None = strawberry.field(description="Value; UNKNOWN for values that are not in this enum.")
     raw_value: str | None = strawberry.field(description=RAW)
     timestamp: DateTime | None = strawberry.field(description=CAPTURED_AT)
 
 
-@strawberry.type(description="A center stand's position, and when it was captured.")
+@strawberry.type(description="Position of a center stand with its timestamp.")
 class StandProperty:
-    value: StandValue | None = strawberry.field(description="The value, UNKNOWN if the schema does not know it.")
+    value: StandValue | None = strawberry.field(description="Value; UNKNOWN for values that are not in this enum.")
     raw_value: str | None = strawberry.field(description=RAW)
     timestamp: DateTime | None = strawberry.field(description=CAPTURED_AT)
 
 
-@strawberry.type(description="A lock's state, and when it was captured.")
+@strawberry.type(description="State of a lock with its timestamp.")
 class LockProperty:
-    value: LockValue | None = strawberry.field(description="The value, UNKNOWN if the schema does not know it.")
+    value: LockValue | None = strawberry.field(description="Value; UNKNOWN for values that are not in this enum.")
     raw_value: str | None = strawberry.field(description=RAW)
     timestamp: DateTime | None = strawberry.field(description=CAPTURED_AT)
 
 
-@strawberry.type(description="A lid's state, and when it was captured.")
+@strawberry.type(description="State of a lid with its timestamp.")
 class LidProperty:
-    value: LidValue | None = strawberry.field(description="The value, UNKNOWN if the schema does not know it.")
+    value: LidValue | None = strawberry.field(description="Value; UNKNOWN for values that are not in this enum.")
     raw_value: str | None = strawberry.field(description=RAW)
     timestamp: DateTime | None = strawberry.field(description=CAPTURED_AT)
 
 
-@strawberry.type(description="A switch's state, and when it was captured.")
+@strawberry.type(description="State of a switch with its timestamp.")
 class SwitchProperty:
-    value: SwitchValue | None = strawberry.field(description="The value, UNKNOWN if the schema does not know it.")
+    value: SwitchValue | None = strawberry.field(description="Value; UNKNOWN for values that are not in this enum.")
     raw_value: str | None = strawberry.field(description=RAW)
     timestamp: DateTime | None = strawberry.field(description=CAPTURED_AT)
 
 
-@strawberry.type(description="A property of a vehicle's state, known to this schema or not.")
+@strawberry.type(description="State property of a vehicle, with or without a typed field in this schema.")
 class VehicleStateProperty:
-    name: str = strawberry.field(description="The fleet API's name, such as `mileage_in_kilometers`.")
-    value: JSON | None = strawberry.field(description="The value as the fleet API sent it.")
+    name: str = strawberry.field(description="Name in the fleet API, such as `mileage_in_kilometers`.")
+    value: JSON | None = strawberry.field(description="Value as sent by the fleet API.")
     timestamp: DateTime | None = strawberry.field(description=CAPTURED_AT)
 
 
 class NamedProperty(NamedTuple):
-    """A property together with its name."""
+    """A property with its name."""
 
     name: str
     value: Any
@@ -155,13 +155,13 @@ def _names_of(name: str) -> tuple[str, str]:
 
 
 def _typed(fits: Callable[[Any], bool], turn: Callable[[Any], Any] | None, description: str) -> Any:
-    """A field for the property of its name; a value of an unexpected kind is null here and kept in `properties`."""
+    """A field for the property of the same name; a value of an unexpected type is null here, but is in `properties`."""
 
     def of(name: str) -> Callable[[State], StateProperty | None]:
         early = EARLY_NAME_OF.get(name)
 
         def property_of(state: State) -> StateProperty | None:
-            # What is no dictionary is a view, with members for those it may be asked for.
+            # A state is a dictionary, or a struct that has only the selected members.
             found: StateProperty | None
             found = state.get(name) if state.__class__ is dict else getattr(state, name)
             if found is None and early is not None:
@@ -206,36 +206,36 @@ def _properties(root: strawberry.Parent[Any]) -> Any:
 
 
 @strawberry.type(
-    description="A vehicle's latest state. A property is null where the vehicle does not support it or has not "
-    "reported it yet; each has its own timestamp. What this schema has no field for stands in `properties`."
+    description="Latest known state of a vehicle. A property is null if the vehicle does not support it or has not "
+    "reported it yet. Each property has its own timestamp. Properties without a typed field are in `properties`."
 )
 class VehicleState:
     abs_status: EnabledProperty | None = _text("Whether the anti-lock braking system is enabled.")
-    adblue_level_in_percent: FloatProperty | None = _number("AdBlue level, 0 to 100 percent.")
-    adblue_level_low_indicator: IndicatorProperty | None = _text("Whether AdBlue is low.")
+    adblue_level_in_percent: FloatProperty | None = _number("AdBlue level in percent, from 0 to 100.")
+    adblue_level_low_indicator: IndicatorProperty | None = _text("Indicator for a low AdBlue level.")
     altitude_in_meters: FloatProperty | None = _number("Altitude in meters.")
-    brake_fluid_due_date: StringProperty | None = _text("The day the brake fluid is due, usually `YYYY-MM-DD`.")
-    brake_fluid_level_low_indicator: IndicatorProperty | None = _text("Whether the brake fluid is low.")
-    brake_lining_wear_indicator: IndicatorProperty | None = _text("Whether the brake lining is worn.")
-    brake_warning_indicator: IndicatorProperty | None = _text("The brake warning light.")
-    cellular_signal_quality: IntProperty | None = _whole("Cellular signal, 0 (none) to 5 (best).")
-    center_stand_position: StandProperty | None = _text("The center stand of a two-wheeler.")
-    central_lock: LockProperty | None = _text("The central lock.")
+    brake_fluid_due_date: StringProperty | None = _text("Due date of the brake fluid change, usually `YYYY-MM-DD`.")
+    brake_fluid_level_low_indicator: IndicatorProperty | None = _text("Indicator for a low brake fluid level.")
+    brake_lining_wear_indicator: IndicatorProperty | None = _text("Indicator for worn brake linings.")
+    brake_warning_indicator: IndicatorProperty | None = _text("Brake warning light.")
+    cellular_signal_quality: IntProperty | None = _whole("Cellular signal quality, from 0 (none) to 5 (best).")
+    center_stand_position: StandProperty | None = _text("Center stand of a two-wheeler.")
+    central_lock: LockProperty | None = _text("Central lock.")
     driving_enabled: BooleanProperty | None = _flag("Whether the vehicle can be driven.")
-    ignition: SwitchProperty | None = _text("The ignition.")
+    ignition: SwitchProperty | None = _text("Ignition.")
     mileage_in_kilometers: FloatProperty | None = _number("Mileage in kilometers.")
-    position: PositionProperty | None = _place("Where the vehicle is.")
+    position: PositionProperty | None = _place("Position of the vehicle.")
     remaining_range_in_kilometers: FloatProperty | None = _number("Remaining range in kilometers.")
     state_of_charge_or_fuel_level_in_percent: FloatProperty | None = _number(
-        "State of charge or fuel level, 0 to 100 percent; early units report it as `fuel_level_in_percent`."
+        "State of charge or fuel level in percent, from 0 to 100; older units report it as `fuel_level_in_percent`."
     )
-    top_case_lock: LockProperty | None = _text("The lock of a two-wheeler's top case.")
-    top_case_lid: LidProperty | None = _text("The lid of a two-wheeler's top case.")
+    top_case_lock: LockProperty | None = _text("Lock of a two-wheeler's top case.")
+    top_case_lid: LidProperty | None = _text("Lid of a two-wheeler's top case.")
     properties: list[VehicleStateProperty] = strawberry.field(
         resolver=_properties,
         metadata={PLAIN: _properties},
         directives=[
             ListSize(assumed_size=50, slicing_arguments=[], sized_fields=[], require_one_slicing_argument=False)
         ],
-        description="Every property the fleet API sent, also those this schema has no field for.",
+        description="All properties from the fleet API, including those without a typed field.",
     )

@@ -1,4 +1,4 @@
-"""The types of the graph. Their values are the upstream's structs: a field without code mirrors a member by name."""
+"""GraphQL types. Their values are upstream models, so a field without a resolver mirrors a member by name."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from gateway.schema.scalars import DateTime
 from gateway.schema.state import VehicleState
 from gateway.upstream import models
 
-KNOWN = "UNKNOWN if the schema does not know the value; the raw field beside it has the fleet API's own word."
-RAW = "The fleet API's own word for the value."
-GLOBAL_ID = "Global id, unique among all objects of this graph; made for `node(id:)`."
+KNOWN = "UNKNOWN for values that are not in this enum; the raw field has the original value."
+RAW = "Original value from the fleet API."
+GLOBAL_ID = "Global id, unique across all types; use it with `node(id:)`."
 
 
 def _vehicle_global_id(root: strawberry.Parent[Any]) -> Any:
@@ -82,76 +82,74 @@ def _latest_state(root: strawberry.Parent[Any], info: Info) -> Any:
     return vehicle.latest_state
 
 
-@strawberry.interface(description="An object that `node(id:)` finds again by its global id.")
+@strawberry.interface(description="Object that can be refetched by its global id with `node(id:)`.")
 class Node:
     id: strawberry.ID = strawberry.field(description=GLOBAL_ID)
 
 
-@strawberry.type(description="Whether a vehicle is in touch with the fleet, and since when.")
+@strawberry.type(description="Connectivity of a vehicle.")
 class LifeStatus:
     value: LifeStatusValue | None = strawberry.field(description=KNOWN)
     raw_value: str | None = strawberry.field(description=RAW)
-    modified_at: DateTime | None = strawberry.field(description="Since when.")
+    modified_at: DateTime | None = strawberry.field(description="Time of the last change.")
 
 
-@strawberry.type(description="Whether a vehicle is in service, and since when.")
+@strawberry.type(description="Operational status of a vehicle.")
 class OperationStatus:
     value: OperationStatusValue | None = strawberry.field(description=KNOWN)
     raw_value: str | None = strawberry.field(description=RAW)
-    modified_at: DateTime | None = strawberry.field(description="Since when.")
+    modified_at: DateTime | None = strawberry.field(description="Time of the last change.")
 
 
-@strawberry.type(description="Whether a vehicle is rented out, and since when.")
+@strawberry.type(description="Rental status of a vehicle.")
 class RentalStatus:
     value: RentalStatusValue | None = strawberry.field(description=KNOWN)
     raw_value: str | None = strawberry.field(description=RAW)
-    modified_at: DateTime | None = strawberry.field(description="Since when.")
+    modified_at: DateTime | None = strawberry.field(description="Time of the last change.")
 
 
-@strawberry.type(description="How far a vehicle's setup in the fleet has come, and since when.")
+@strawberry.type(description="Setup status of a vehicle.")
 class SetupStatus:
     value: SetupStatusValue | None = strawberry.field(description=KNOWN)
     raw_value: str | None = strawberry.field(description=RAW)
-    modified_at: DateTime | None = strawberry.field(description="Since when.")
+    modified_at: DateTime | None = strawberry.field(description="Time of the last change.")
 
 
-@strawberry.type(description="What people entered about a vehicle; it has no effect on its connection.")
+@strawberry.type(description="Descriptive data of a vehicle, entered by people. It does not affect connectivity.")
 class MasterData:
     vin: str | None = strawberry.field(description="Vehicle identification number.")
-    license_plate: str | None = strawberry.field(description="License plate, at most 30 characters.")
-    brand: str | None = strawberry.field(description="The vehicle's brand, such as `Audi`.")
-    model: str | None = strawberry.field(description="The vehicle's model, such as `A3`.")
-    custom_name: str | None = strawberry.field(description="The fleet's own name for the vehicle.")
-    fuel_type: FuelType | None = strawberry.field(description=f"What it runs on. {KNOWN}")
+    license_plate: str | None = strawberry.field(description="License plate, up to 30 characters.")
+    brand: str | None = strawberry.field(description="Brand, such as `Audi`.")
+    model: str | None = strawberry.field(description="Model, such as `A3`.")
+    custom_name: str | None = strawberry.field(description="Name that the fleet operator gave the vehicle.")
+    fuel_type: FuelType | None = strawberry.field(description=f"Fuel type. {KNOWN}")
     fuel_type_raw: str | None = strawberry.field(description=RAW)
-    year_of_production: str | None = strawberry.field(description="Year of production, as text.")
-    transmission: Transmission | None = strawberry.field(
-        description=f"Its transmission, also where the fleet API says `gear_box`. {KNOWN}"
-    )
+    year_of_production: str | None = strawberry.field(description="Year of production.")
+    transmission: Transmission | None = strawberry.field(description=f"Transmission. {KNOWN}")
     transmission_raw: str | None = strawberry.field(description=RAW)
-    vehicle_type: VehicleType | None = strawberry.field(description=f"Its form. {KNOWN}")
+    vehicle_type: VehicleType | None = strawberry.field(description=f"Vehicle type. {KNOWN}")
     vehicle_type_raw: str | None = strawberry.field(description=RAW)
-    remark: str | None = strawberry.field(description="A remark.")
+    remark: str | None = strawberry.field(description="Remark.")
 
 
-@strawberry.type(description="A custom field of a vehicle.")
+@strawberry.type(description="Custom field of a vehicle.")
 class CustomField:
-    key: str = strawberry.field(description="Its name.")
-    value: str | None = strawberry.field(description="Its value as text, whatever kind the fleet API holds.")
+    key: str = strawberry.field(description="Name of the field.")
+    value: str | None = strawberry.field(description="Value. Strings are unchanged; other types are JSON text.")
 
 
-@strawberry.type(description="What a vehicle can do and report. The lists grow and change without notice.")
+@strawberry.type(description="Capabilities of a vehicle. The fleet API may add or rename entries at any time.")
 class Capabilities:
-    commands: list[str] | None = strawberry.field(description="Commands it takes, such as `UNLOCK_CENTRAL_LOCK`.")
+    commands: list[str] | None = strawberry.field(description="Supported commands, such as `UNLOCK_CENTRAL_LOCK`.")
     vehicle_state: list[str] | None = strawberry.field(
-        description="State properties it may report, such as `MILEAGE_IN_KILOMETERS`."
+        description="State properties that the vehicle can report, such as `MILEAGE_IN_KILOMETERS`."
     )
 
 
 @strawberry.federation.type(
     keys=["id", "manufacturer brand unitId"],
-    description="The device that connects a vehicle. It is identified by manufacturer, brand and unit id together: a "
-    "unit id alone is unique only within one manufacturer.",
+    description="Telematics device of a vehicle. Manufacturer, brand and unit id together identify it: unit ids "
+    "are unique only per manufacturer.",
 )
 class TelematicsUnit(Node):
     id: strawberry.ID = strawberry.field(
@@ -159,19 +157,19 @@ class TelematicsUnit(Node):
         description=GLOBAL_ID,
         metadata={PLAIN: _unit_global_id, NEEDS: UnitKey._fields},
     )
-    unit_id: str = strawberry.field(description="The fleet API's id of the unit, such as a CloudBoxx' QNR.")
-    brand: str | None = strawberry.field(description="Its brand, such as `CLOUDBOXX`, `NIU` or `SEGWAY`.")
-    model: str | None = strawberry.field(description="Its model, such as `CloudBoxx 4G`.")
-    manufacturer: str | None = strawberry.field(description="Its manufacturer, such as `INVERS`.")
-    type: TelematicsUnitType | None = strawberry.field(description=f"How it came into the vehicle. {KNOWN}")
+    unit_id: str = strawberry.field(description="Id of the unit in the fleet API, such as the QNR of a CloudBoxx.")
+    brand: str | None = strawberry.field(description="Brand, such as `CLOUDBOXX`, `NIU` or `SEGWAY`.")
+    model: str | None = strawberry.field(description="Model, such as `CloudBoxx 4G`.")
+    manufacturer: str | None = strawberry.field(description="Manufacturer, such as `INVERS`.")
+    type: TelematicsUnitType | None = strawberry.field(description=f"Kind of installation. {KNOWN}")
     type_raw: str | None = strawberry.field(description=RAW)
-    fleet_id: str | None = strawberry.field(description="The fleet it belongs to.")
-    created_at: DateTime | None = strawberry.field(description="When the fleet API first knew it.")
-    modified_at: DateTime | None = strawberry.field(description="When its data last changed.")
+    fleet_id: str | None = strawberry.field(description="Id of the fleet it belongs to.")
+    created_at: DateTime | None = strawberry.field(description="Creation time.")
+    modified_at: DateTime | None = strawberry.field(description="Time of the last change.")
 
     vehicle: Vehicle | None = strawberry.field(
         resolver=_vehicle_of_unit,
-        description="The vehicle it is attached to.",
+        description="Vehicle that the unit is attached to.",
         metadata={BATCH: _vehicles_of_units, NEEDS: ("vehicle_id",)},
     )
 
@@ -182,32 +180,32 @@ class TelematicsUnit(Node):
 
 @strawberry.federation.type(
     keys=["id", "vehicleId"],
-    description="A vehicle of the fleet. Any field may be null: how much is known depends on the vehicle and its unit.",
+    description="Vehicle. Most fields may be null, because the available data depends on the vehicle and its unit.",
 )
 class Vehicle(Node):
     id: strawberry.ID = strawberry.field(
         resolver=_vehicle_global_id, description=GLOBAL_ID, metadata={PLAIN: _vehicle_global_id, NEEDS: ("vehicle_id",)}
     )
-    vehicle_id: str = strawberry.field(description="The fleet API's id of the vehicle, made for `vehicle(id:)`.")
-    status: VehicleStatus | None = strawberry.field(description=f"How far it is connected. {KNOWN}")
+    vehicle_id: str = strawberry.field(description="Id of the vehicle in the fleet API; use it with `vehicle(id:)`.")
+    status: VehicleStatus | None = strawberry.field(description=f"Connection status. {KNOWN}")
     status_raw: str | None = strawberry.field(description=RAW)
-    fleet_id: str | None = strawberry.field(description="The fleet it belongs to.")
-    last_contact_at: DateTime | None = strawberry.field(description="When it was last heard of.")
-    created_at: DateTime | None = strawberry.field(description="When it was added to the fleet.")
-    modified_at: DateTime | None = strawberry.field(description="When its data, other than its state, last changed.")
-    attached_at: DateTime | None = strawberry.field(description="When its telematics unit was attached.")
-    master_data: MasterData | None = strawberry.field(description="What people entered about it.")
-    tags: list[str] | None = strawberry.field(description="Its tags, such as `in_maintenance`.")
-    life_status: LifeStatus | None = strawberry.field(description="Whether it is in touch with the fleet.")
-    operation_status: OperationStatus | None = strawberry.field(description="Whether it is in service.")
-    rental_status: RentalStatus | None = strawberry.field(description="Whether it is rented out.")
-    setup_status: SetupStatus | None = strawberry.field(description="How far its setup in the fleet has come.")
-    capabilities: Capabilities | None = strawberry.field(description="What it can do and report.")
-    telematics_unit: TelematicsUnit | None = strawberry.field(description="The device that connects it.")
-    vehicle_model_id: str | None = strawberry.field(description="The fleet API's id of its vehicle model (a ULID).")
+    fleet_id: str | None = strawberry.field(description="Id of the fleet it belongs to.")
+    last_contact_at: DateTime | None = strawberry.field(description="Time of the last contact with the vehicle.")
+    created_at: DateTime | None = strawberry.field(description="Time when the vehicle was added to the fleet.")
+    modified_at: DateTime | None = strawberry.field(description="Time of the last change, except changes of the state.")
+    attached_at: DateTime | None = strawberry.field(description="Time when the telematics unit was attached.")
+    master_data: MasterData | None = strawberry.field(description="Descriptive data, entered by people.")
+    tags: list[str] | None = strawberry.field(description="Tags, such as `in_maintenance`.")
+    life_status: LifeStatus | None = strawberry.field(description="Connectivity.")
+    operation_status: OperationStatus | None = strawberry.field(description="Operational status.")
+    rental_status: RentalStatus | None = strawberry.field(description="Rental status.")
+    setup_status: SetupStatus | None = strawberry.field(description="Setup status.")
+    capabilities: Capabilities | None = strawberry.field(description="Supported commands and state properties.")
+    telematics_unit: TelematicsUnit | None = strawberry.field(description="Telematics unit of the vehicle.")
+    vehicle_model_id: str | None = strawberry.field(description="Id of the vehicle model in the fleet API (a ULID).")
     custom_fields: list[CustomField] | None = strawberry.field(
         resolver=_custom_fields,
-        description="Its custom fields, in the fleet API's order.",
+        description="Custom fields, in the order of the fleet API.",
         metadata={PLAIN: _custom_fields, NEEDS: ("custom_fields",)},
         directives=[
             ListSize(assumed_size=10, slicing_arguments=[], sized_fields=[], require_one_slicing_argument=False)
@@ -215,7 +213,7 @@ class Vehicle(Node):
     )
     latest_state: VehicleState | None = strawberry.field(
         resolver=_latest_state,
-        description="Its latest state.",
+        description="Latest known state.",
         metadata={PLAIN: "latest_state", UNLESS: UNSET, BATCH: _latest_states},
     )
 
@@ -224,41 +222,41 @@ class Vehicle(Node):
         return isinstance(value, models.Vehicle)
 
 
-@strawberry.federation.type(shareable=True, description="Where a page of a connection stands in the whole.")
+@strawberry.federation.type(shareable=True, description="Pagination info of a connection.")
 class PageInfo:
     has_next_page: bool = strawberry.field(
-        description="With `first`: whether more follows; it is looked up, never guessed. With `before`: true.",
+        description="With `first`: whether more edges follow, which is always looked up. With `before`: true.",
         metadata={PLAIN: Connection.has_next_known, UNLESS: None, BATCH: _has_next, OWN: True},
     )
     has_previous_page: bool = strawberry.field(
-        description="With `last`: whether more precedes; it is looked up, never guessed. With `after`: true.",
+        description="With `last`: whether more edges precede, which is always looked up. With `after`: true.",
         metadata={PLAIN: Connection.has_previous_known, UNLESS: None, BATCH: _has_previous, OWN: True},
     )
-    start_cursor: str | None = strawberry.field(description="The first edge's cursor; null on an empty page.")
-    end_cursor: str | None = strawberry.field(description="The last edge's cursor; null on an empty page.")
+    start_cursor: str | None = strawberry.field(description="Cursor of the first edge; null if there are no edges.")
+    end_cursor: str | None = strawberry.field(description="Cursor of the last edge; null if there are no edges.")
 
 
-@strawberry.type(description="A vehicle in a connection.")
+@strawberry.type(description="Edge of a vehicle connection.")
 class VehicleEdge:
-    cursor: str = strawberry.field(description="Where this edge stands; for `after` and `before`.")
-    node: Vehicle = strawberry.field(description="The vehicle.")
+    cursor: str = strawberry.field(description="Cursor of this edge, for `after` and `before`.")
+    node: Vehicle = strawberry.field(description="Vehicle.")
 
 
-@strawberry.type(description="A page of vehicles.")
+@strawberry.type(description="Connection of vehicles.")
 class VehicleConnection:
-    edges: list[VehicleEdge] = strawberry.field(description="The vehicles with their cursors.")
-    nodes: list[Vehicle] = strawberry.field(description="The vehicles.")
-    page_info: PageInfo = strawberry.field(description="Where this page stands in the whole.")
+    edges: list[VehicleEdge] = strawberry.field(description="Vehicles with their cursors.")
+    nodes: list[Vehicle] = strawberry.field(description="Vehicles.")
+    page_info: PageInfo = strawberry.field(description="Pagination info.")
 
 
-@strawberry.type(description="A telematics unit in a connection.")
+@strawberry.type(description="Edge of a telematics unit connection.")
 class TelematicsUnitEdge:
-    cursor: str = strawberry.field(description="Where this edge stands; for `after` and `before`.")
-    node: TelematicsUnit = strawberry.field(description="The telematics unit.")
+    cursor: str = strawberry.field(description="Cursor of this edge, for `after` and `before`.")
+    node: TelematicsUnit = strawberry.field(description="Telematics unit.")
 
 
-@strawberry.type(description="A page of telematics units.")
+@strawberry.type(description="Connection of telematics units.")
 class TelematicsUnitConnection:
-    edges: list[TelematicsUnitEdge] = strawberry.field(description="The units with their cursors.")
-    nodes: list[TelematicsUnit] = strawberry.field(description="The units.")
-    page_info: PageInfo = strawberry.field(description="Where this page stands in the whole.")
+    edges: list[TelematicsUnitEdge] = strawberry.field(description="Telematics units with their cursors.")
+    nodes: list[TelematicsUnit] = strawberry.field(description="Telematics units.")
+    page_info: PageInfo = strawberry.field(description="Pagination info.")
