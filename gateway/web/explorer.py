@@ -1,6 +1,6 @@
-"""GraphiQL for browsers, served from here: no script, style or font comes from anywhere else.
+"""Serves GraphiQL with all its scripts, styles and fonts; nothing is loaded from another host.
 
-Its files are put beside this one when the package is built; without them there is a plain page.
+The build puts its files into this package. Without them a plain page is served instead.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HEADERS = (
 
 
 class Example(msgspec.Struct):
-    """An operation on the shelf."""
+    """An example operation."""
 
     name: str
     query: str
@@ -44,7 +44,7 @@ class Example(msgspec.Struct):
 
 
 class Explorer:
-    """The page, and the files it is made of. `token` fills the header editor: for the demo, never for a real fleet."""
+    """Serves the page and its files. `token` prefills the header editor and is for the demo only."""
 
     def __init__(self, token: str | None = None) -> None:
         self._files = {name: PAGE.joinpath(name).read_bytes() for name in ("explorer.js", "explorer.css")}
@@ -57,7 +57,7 @@ class Explorer:
         self._page = template.replace("{{config}}", html.escape(msgspec.json.encode(config).decode())).encode()
 
     def page(self) -> Response:
-        """The page; it needs no token, its queries do."""
+        """The page. It needs no token, but its queries do."""
         return Response(200, HEADERS, (self._page,))
 
     async def file(self, request: Request) -> StarletteResponse:
@@ -71,7 +71,7 @@ class Explorer:
 
 
 def examples() -> Iterator[Example]:
-    """The documented queries; a comment in front of each says what it is for, and with which variables."""
+    """The documented queries. The comment at the top of each file explains it and names its variables."""
     shelf = files(__package__).joinpath("queries")
     folder = shelf if shelf.is_dir() else Path(__file__).resolve().parents[2] / "docs" / "queries"
     if not folder.is_dir():

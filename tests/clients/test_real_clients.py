@@ -140,7 +140,7 @@ def test_graphiql_works_in_a_browser_without_a_network(serve, tmp_path, monkeypa
     assert seen["foreign"] == []
     assert json.loads(seen["answer"])["data"]["vehicles"]["nodes"][0]["vehicleId"] == "JQ7RP"
     assert seen["cost"].startswith("Upstream calls: 1 ")
-    assert "oldest part" in seen["cost"]
+    assert "oldest data" in seen["cost"]
     assert len(seen["examples"]) == len(list((ROOT / "docs/queries").glob("*.graphql")))
     following = json.loads(seen["next"])["data"]["vehicles"]["edges"]
     assert [edge["node"]["vehicleId"] for edge in following] == world.ids[10:35]

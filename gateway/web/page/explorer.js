@@ -1,23 +1,23 @@
 "use strict";
-// The explorer's own script. The token lives in the header editor and in requests: never in a URL, and in local storage
-// only if somebody switches that on in GraphiQL's settings.
+// The token is kept in the header editor and sent in requests. It is never part of a URL, and is stored in local storage
+// only if the user turns that on in GraphiQL's settings.
 
 const root = document.getElementById("explorer") || document.getElementById("plain");
 const config = JSON.parse(root.dataset.config);
 const cost = document.getElementById("cost");
 
-function tellCost(answer) {
-  const told = answer && answer.extensions;
-  if (!told || !told.cost) return;
-  const { upstreamCalls, cacheHits, coalesced, estimatedUpstreamCalls } = told.cost;
-  const { oldestAge, stale } = told.freshness || { oldestAge: 0, stale: false };
+function showCost(result) {
+  const extensions = result && result.extensions;
+  if (!extensions || !extensions.cost) return;
+  const { upstreamCalls, cacheHits, coalesced, estimatedUpstreamCalls } = extensions.cost;
+  const { oldestAge, stale } = extensions.freshness || { oldestAge: 0, stale: false };
   cost.textContent =
-    `Upstream calls: ${upstreamCalls} (at most ${estimatedUpstreamCalls} expected) · ` +
-    `from the cache: ${cacheHits} · shared: ${coalesced} · oldest part: ${oldestAge} s${stale ? ", stale" : ""}`;
+    `Upstream calls: ${upstreamCalls} (estimated maximum: ${estimatedUpstreamCalls}) · ` +
+    `cache hits: ${cacheHits} · coalesced: ${coalesced} · oldest data: ${oldestAge} s${stale ? ", stale" : ""}`;
   cost.className = stale ? "stale" : "";
 }
 
-async function ask(parameters, headers) {
+async function execute(parameters, headers) {
   const response = await fetch(config.endpoint, {
     method: "POST",
     headers: {
@@ -28,23 +28,23 @@ async function ask(parameters, headers) {
     },
     body: JSON.stringify(parameters),
   });
-  const answer = await response.json();
-  tellCost(answer);
-  return answer;
+  const result = await response.json();
+  showCost(result);
+  return result;
 }
 
 function headersFor(token) {
   return JSON.stringify({ Authorization: `Bearer ${token || "<your token>"}` }, null, 2);
 }
 
-// GraphiQL keeps headers out of its tabs but not out of its history. What may hold a token stays in this page's memory,
-// unless the person has asked for headers to be kept.
+// GraphiQL keeps headers out of its tabs but not out of its history. Keys that may contain a token stay in this page's
+// memory, unless the user has chosen to persist headers.
 const PRIVATE = new Set(["graphiql:queries", "graphiql:favorites", "graphiql:headers"]);
 const memory = new Map();
-const staysHere = (key) => PRIVATE.has(key) && localStorage.getItem("graphiql:shouldPersistHeaders") !== "true";
+const isPrivate = (key) => PRIVATE.has(key) && localStorage.getItem("graphiql:shouldPersistHeaders") !== "true";
 const storage = {
-  getItem: (key) => (staysHere(key) ? (memory.get(key) ?? null) : localStorage.getItem(key)),
-  setItem: (key, value) => (staysHere(key) ? memory.set(key, value) : localStorage.setItem(key, value)),
+  getItem: (key) => (isPrivate(key) ? (memory.get(key) ?? null) : localStorage.getItem(key)),
+  setItem: (key, value) => (isPrivate(key) ? memory.set(key, value) : localStorage.setItem(key, value)),
   removeItem: (key) => (memory.delete(key), localStorage.removeItem(key)),
   clear: () => (memory.clear(), localStorage.clear()),
   get length() {
@@ -55,7 +55,7 @@ const storage = {
 function showGraphiQL() {
   const headers = headersFor(config.token);
   const tabs = config.examples.map(({ query, variables }) => ({ query, variables, headers }));
-  const fetcher = (parameters, options) => ask(parameters, (options && options.headers) || {});
+  const fetcher = (parameters, options) => execute(parameters, (options && options.headers) || {});
   ReactDOM.createRoot(root).render(
     React.createElement(GraphiQL, {
       fetcher,
@@ -83,10 +83,10 @@ function showPlainPage() {
   field("run").addEventListener("click", async () => {
     try {
       const parameters = { query: field("query").value, variables: JSON.parse(field("variables").value || "{}") };
-      const answer = await ask(parameters, { Authorization: `Bearer ${field("token").value}` });
-      field("answer").textContent = JSON.stringify(answer, null, 2);
+      const result = await execute(parameters, { Authorization: `Bearer ${field("token").value}` });
+      field("result").textContent = JSON.stringify(result, null, 2);
     } catch (error) {
-      field("answer").textContent = String(error);
+      field("result").textContent = String(error);
     }
   });
 }
