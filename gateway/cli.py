@@ -30,21 +30,21 @@ from gateway.simulator import FleetPlan, Simulator, Switches
 from gateway.telemetry import configure_logs, get_logger
 
 app = typer.Typer(
-    help="An unofficial GraphQL gateway over the vehicle management part of the INVERS OneAPI.",
+    help="Unofficial GraphQL gateway for the vehicle management part of the INVERS OneAPI.",
     no_args_is_help=True,
     add_completion=False,
-    pretty_exceptions_enable=False,  # they would quote what an exception says
+    pretty_exceptions_enable=False,  # they would print exception messages
 )
-schema = typer.Typer(help="The GraphQL schema.", no_args_is_help=True)
+schema = typer.Typer(help="Print and check the GraphQL schema.", no_args_is_help=True)
 app.add_typer(schema, name="schema")
-operations = typer.Typer(help="Trusted documents.", no_args_is_help=True)
+operations = typer.Typer(help="Check trusted documents.", no_args_is_help=True)
 app.add_typer(operations, name="operations")
 
 Host = Annotated[str | None, typer.Option(help="Address to listen on.  [env: GATEWAY_HOST]")]
-Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.  [env: GATEWAY_PORT]")]
-Workers = Annotated[int | None, typer.Option(help="Worker processes.  [env: GATEWAY_WORKERS]")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.  [env: GATEWAY_PORT]")]
+Workers = Annotated[int | None, typer.Option(help="Number of worker processes.  [env: GATEWAY_WORKERS]")]
 UpstreamUrl = Annotated[str | None, typer.Option(help="Base URL of the fleet API.  [env: GATEWAY_UPSTREAM_URL]")]
-Vehicles = Annotated[int, typer.Option(min=0, max=1_000_000, help="Vehicles in the simulated fleet.")]
+Vehicles = Annotated[int, typer.Option(min=0, max=1_000_000, help="Number of vehicles in the simulated fleet.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -57,12 +57,12 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command()
 def serve(host: Host = None, port: Port = None, workers: Workers = None, upstream_url: UpstreamUrl = None) -> None:
-    """Serves GraphQL over the fleet API."""
+    """Serve GraphQL over the fleet API."""
     settings = _settings({"host": host, "port": port, "workers": workers, "upstream.url": upstream_url})
     if settings.graphql.manifest:
         try:
             read_manifest(Path(settings.graphql.manifest))
-        except ManifestInvalid as invalid:  # said here: whatever ends a server later is logged without its words
+        except ManifestInvalid as invalid:  # printed here: later errors are logged without their messages
             typer.echo(f"{variable_of('graphql.manifest')}: {invalid}", err=True)
             raise typer.Exit(2) from None
     configure_logs(settings.log, workers=settings.workers)
@@ -72,7 +72,7 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, upstrea
     if settings.workers == 1:
         Server(ServerConfig(from_environment(), settings, **room), _say_where).run()
         return
-    # Workers are processes of their own; like this one they read the environment, where _settings() put the options.
+    # Workers read the environment, to which _settings() has added the command-line options.
     factory = f"{from_environment.__module__}:{from_environment.__name__}"
     config = ServerConfig(factory, settings, factory=True, workers=settings.workers, **room)
     serve_with_workers(config)
@@ -80,7 +80,7 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, upstrea
 
 @app.command()
 def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> None:
-    """Serves GraphQL over a simulated fleet: no account, no network."""
+    """Serve GraphQL over a simulated fleet; needs no account and no network."""
     simulator = Simulator([FleetPlan("T7K2M", vehicles)], Switches(rate_limit_requests=0))
     token = simulator.first_token(expires_in=DEMO_TOKEN_SECONDS)
     upstream = _in_background(simulator.app)
@@ -102,7 +102,7 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
 
 @app.command()
 def simulate(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> None:
-    """Serves the simulated fleet API alone."""
+    """Serve only the simulated fleet API."""
     simulator = Simulator([FleetPlan("T7K2M", vehicles)])
     client = simulator.plans[0].all_clients()[0]
     token = simulator.first_token(expires_in=DEMO_TOKEN_SECONDS)
@@ -120,17 +120,17 @@ def simulate(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) ->
 
 @schema.command("print")
 def schema_print(
-    federation: Annotated[bool, typer.Option("--federation", help="As a subgraph, for federation routers.")] = False,
+    federation: Annotated[bool, typer.Option("--federation", help="Print it as a federation subgraph.")] = False,
 ) -> None:
-    """Prints the schema in GraphQL's schema definition language."""
+    """Print the schema in GraphQL's schema definition language."""
     typer.echo(print_sdl(federation=federation), nl=False)
 
 
 @schema.command("check")
 def schema_check(
-    file: Annotated[Path, typer.Argument(help="The file to hold against the schema.")] = Path("schema.graphql"),
+    file: Annotated[Path, typer.Argument(help="File to compare with the schema.")] = Path("schema.graphql"),
 ) -> None:
-    """Fails if a file is not the schema of this version."""
+    """Fail if a file differs from the schema of this version."""
     try:
         held = file.read_text()
     except OSError as missing:
@@ -144,9 +144,9 @@ def schema_check(
 
 @operations.command("check")
 def operations_check(
-    file: Annotated[Path, typer.Argument(help="A manifest in Relay's or Apollo's form.")],
+    file: Annotated[Path, typer.Argument(help="Manifest in Relay's or Apollo's format.")],
 ) -> None:
-    """Fails if an operation of a manifest does not run against the schema."""
+    """Fail if an operation of a manifest is invalid for the schema."""
     try:
         manifest = read_manifest(file)
     except ManifestInvalid as invalid:
@@ -156,14 +156,14 @@ def operations_check(
         typer.echo(problem, err=True)
     if problems:
         raise typer.Exit(1)
-    typer.echo(f"{len(manifest)} operations fit the schema")
+    typer.echo(f"Valid operations: {len(manifest)}")
 
 
 @app.command("settings")
 def show_settings(
     host: Host = None, port: Port = None, workers: Workers = None, upstream_url: UpstreamUrl = None
 ) -> None:
-    """Lists every setting, its value and where that came from."""
+    """List all settings with their values and sources."""
     options = {"host": host, "port": port, "workers": workers, "upstream.url": upstream_url}
     given = frozenset(variable_of(path) for path, value in options.items() if value is not None)
     settings = _settings(options)
@@ -176,7 +176,7 @@ def show_settings(
 DEMO_TOKEN_SECONDS = 30 * 86400
 EXAMPLE = '{"query":"{ vehicles(first: 3) { nodes { vehicleId masterData { brand model licensePlate } } } }"}'
 GREETING_BYTES_MAX = 2**16
-# Requests are logged by the gateway itself, with their ids; the server's own log keeps to what is wrong.
+# The gateway logs requests itself, with their ids; uvicorn logs only errors.
 UVICORN: dict[str, Any] = {"access_log": False, "log_config": None, "server_header": False}
 
 
@@ -185,7 +185,7 @@ def _listening(application: ASGIApp, host: str, port: int) -> uvicorn.Config:
 
 
 def _room_for_connections(settings: Settings) -> dict[str, Any]:
-    """The limits of connections and files for the server; logs a warning if the limit of open files is too low."""
+    """The server's limits of connections and open files; logs a warning if the system's limit is too low."""
     files = allow_files(settings)
     if files.warning:
         get_logger("gateway").warning(files.warning)
@@ -197,12 +197,12 @@ def _say_where(url: str) -> None:
 
 
 def _say(text: str) -> None:
-    """Says something on standard output; a server goes on where nobody reads that, or it is closed."""
+    """Prints text without blocking; the server keeps running if nobody reads standard output or it is closed."""
     LogWriter(sys.stdout, GREETING_BYTES_MAX).msg(text)
 
 
 def _in_background(application: ASGIApp) -> str:
-    """Serves an application from a thread of its own, on a free port; returns its URL."""
+    """Serves an application in a background thread on a free port; returns its URL."""
     where: queue.Queue[str] = queue.Queue()
     server = Server(_listening(application, "127.0.0.1", 0), where.put)
     threading.Thread(target=server.run, name="simulator", daemon=True).start()
@@ -210,7 +210,7 @@ def _in_background(application: ASGIApp) -> str:
 
 
 def _settings(options: dict[str, str | int | None]) -> Settings:
-    """The settings, command line before environment; a bad one ends the program with a line that says which."""
+    """The settings; options override the environment. Exits with a message for each invalid setting."""
     for path, value in options.items():
         if value is not None:
             os.environ[variable_of(path)] = str(value)
@@ -219,23 +219,23 @@ def _settings(options: dict[str, str | int | None]) -> Settings:
     except ValidationError as invalid:
         for error in invalid.errors():
             variable = variable_of(".".join(map(str, error["loc"])))
-            # Within JSON a name may be anything.
+            # A group given as JSON may contain any name.
             known = variable in os.environ or variable in map(variable_of, options)
             typer.echo(f"{variable if known else variable_of(str(error['loc'][0]))}: {error['msg']}", err=True)
         raise typer.Exit(2) from None
-    except ValueError as unreadable:  # pydantic-settings' own: a group of settings that is no JSON
+    except ValueError as unreadable:  # from pydantic-settings: a group that is not valid JSON
         typer.echo(str(unreadable), err=True)
         raise typer.Exit(2) from None
     return settings
 
 
 def _warnings(settings: Settings) -> Iterator[str]:
-    """What of the settings is allowed but most likely not meant."""
+    """Warnings about settings that are allowed but probably not intended."""
     for name in unknown_variables():
-        yield f"{name} is no setting of the gateway; `gateway settings` lists them"
+        yield f"{name} is not a setting; `gateway settings` lists all settings"
     where = urlsplit(settings.upstream.url)
     if where.scheme == "http" and where.hostname not in ("localhost", "127.0.0.1", "::1"):
-        yield "GATEWAY_UPSTREAM_URL is no https: callers' tokens go out unencrypted"
+        yield "GATEWAY_UPSTREAM_URL is not https: tokens are sent unencrypted"
 
 
 def _shown(value: object) -> str:

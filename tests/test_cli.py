@@ -127,7 +127,7 @@ def test_a_bad_setting_ends_the_program_with_its_name(variable, value):
 
 def test_a_variable_that_sets_nothing_is_warned_of():
     """A name that begins with GATEWAY_ and is no setting is most likely misspelt."""
-    assert "warning: GATEWAY_TIMEOUT is no setting" in run("settings", GATEWAY_TIMEOUT="5").stderr
+    assert "warning: GATEWAY_TIMEOUT is not a setting" in run("settings", GATEWAY_TIMEOUT="5").stderr
 
 
 def test_the_version_is_told():

@@ -1,4 +1,4 @@
-"""Trusted documents: a manifest of operations, in Relay's form or in Apollo's, by the ids that clients send."""
+"""Trusted documents: reads a manifest in Relay's or Apollo's format, which maps ids to documents."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ APOLLO = "apollo-persisted-query-manifest"
 
 
 class ManifestInvalid(ValueError):
-    """A manifest that can't be read; its text says why."""
+    """An unreadable manifest; the message says why."""
 
 
 def read_manifest(path: Path) -> Mapping[str, str]:
-    """A manifest's documents by id; Relay writes `{id: text}`, Apollo a list of operations with `id` and `body`."""
+    """The documents of a manifest by id: Relay's `{id: text}`, or Apollo's list of operations with `id` and `body`."""
     try:
         said: Any = msgspec.json.decode(path.read_bytes())
     except OSError as missing:
@@ -34,12 +34,12 @@ def read_manifest(path: Path) -> Mapping[str, str]:
 
 
 def problems_of(manifest: Mapping[str, str], schema: GraphQLSchema) -> list[str]:
-    """A line for each operation that does not run against the schema, and for each id that is not its text's digest."""
+    """One line per operation that is invalid for the schema, and per SHA-256 id that does not match its document."""
     documents, problems = Documents(schema), []
     for name, text in manifest.items():
         problems += [f"{name}: {error.message}" for error in documents.read(text).errors]
         if len(name) == len(digest_of("")) and name != digest_of(text):
-            problems.append(f"{name}: looks like a SHA-256, but not of this text")
+            problems.append(f"{name}: id looks like a SHA-256 hash but does not match the document")
     return problems
 
 
@@ -48,4 +48,4 @@ def _entries(operations: Any) -> list[dict[str, str]]:
         isinstance(o, dict) and isinstance(o.get("id"), str) and isinstance(o.get("body"), str) for o in operations
     ):
         return operations
-    raise ManifestInvalid("an Apollo manifest has operations with id and body")
+    raise ManifestInvalid("operations of an Apollo manifest need an id and a body")

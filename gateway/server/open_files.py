@@ -1,7 +1,7 @@
-"""How many files and connections the process may have open, and how many of them are left for callers.
+"""Raises the limit of open files and derives the number of client connections from it.
 
-A server that runs out of file descriptors can neither be asked nor call the fleet API, so callers' connections are kept
-within what the system allows, less what everything else needs.
+A process without free file descriptors can neither accept nor open connections. So client connections are limited to
+the descriptors that remain after all other uses.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from gateway.settings import Settings
 if sys.platform != "win32":
     import resource
 
-# Listening sockets, logs, the event loop's own, look-ups of names, connections that are being closed.
+# Listening sockets, logs, the event loop, DNS lookups, connections that are being closed.
 OWN_FILES = 64
-# Connections that are accepted however few files may be open.
+# Client connections that are allowed even if the limit of open files is too low.
 CONNECTIONS_MIN = 16
 
 
 class OpenFiles(NamedTuple):
-    """What the process may have open, None where the system sets no limit; `warning` is empty if that is enough."""
+    """The limits of open files (None: no limit) and client connections; `warning` is empty if they suffice."""
 
     files_max: int | None
     connections_max: int
@@ -30,7 +30,7 @@ class OpenFiles(NamedTuple):
 
 
 def allow_files(settings: Settings) -> OpenFiles:
-    """Raises the soft limit of open files as far as needed and allowed; of this process and of those it starts."""
+    """Raises the soft limit of open files as far as needed and allowed; child processes inherit it."""
     wanted = settings.http.connections_max
     upstream = settings.upstream.connections_max
     redis = settings.redis.connections_max if settings.redis.url is not None else 0
@@ -40,15 +40,15 @@ def allow_files(settings: Settings) -> OpenFiles:
         return OpenFiles(files_max, wanted, "")
     connections = min(wanted, max(CONNECTIONS_MIN, files_max - others))
     warning = (
-        f"the system allows {files_max} open files (ulimit -n), and {others} are for calls ({upstream} to the fleet "
-        f"API, {redis} to Redis) and for the process itself: callers get {connections} connections, not the {wanted} "
-        "of GATEWAY_HTTP_CONNECTIONS_MAX"
+        f"client connections are limited to {connections} instead of GATEWAY_HTTP_CONNECTIONS_MAX={wanted}: the system "
+        f"allows {files_max} open files (ulimit -n), and {others} are reserved ({upstream} for the fleet API, {redis} "
+        "for Redis, the rest for the process itself)"
     )
     return OpenFiles(files_max, connections, warning)
 
 
 def _raised_to(files: int) -> int | None:
-    """The soft limit, at least this if the hard limit allows it; None if there is none."""
+    """The soft limit, raised to `files` if the hard limit allows it; None if there is no limit."""
     if sys.platform == "win32":
         return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -58,7 +58,7 @@ def _raised_to(files: int) -> int | None:
         more = files if hard == resource.RLIM_INFINITY else min(files, hard)
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
-        except (OSError, ValueError):  # some systems refuse what they told
+        except (OSError, ValueError):  # some systems reject values within the hard limit
             return soft
         return more
     return soft

@@ -191,7 +191,7 @@ def test_a_gateway_that_may_open_few_files_says_so_and_answers(tmp_path_factory)
     """Connections are kept within the limit of open files, and health and operations are answered at it."""
     with ExitStack() as stack:
         poor = attack(tmp_path_factory, stack, files_max=(64, 500))
-        warning = r"the system allows 500 open files .* \(256 to the fleet API, 0 to Redis\).* 84 connections"
+        warning = r"limited to 84 instead .* allows 500 open files .* \(256 for the fleet API, 0 for Redis,"
         poor.gateway.wait_for_output(warning)
         with poor.measured() as harm, connected(poor, 700, ATTACKER), connected(poor, 1, OTHER) as (one,):
             assert status_of(one, ASK) == 200
