@@ -139,8 +139,8 @@ async def _home(request: Request) -> Response:
 
 
 async def _not_found(request: Request, failure: Exception) -> Response:
-    raise HTTPError(404, "NOT_FOUND", "There is nothing here; GraphQL is at /graphql.")
+    raise HTTPError(404, "NOT_FOUND", "Not found. GraphQL is at /graphql.")
 
 
 async def _not_allowed(request: Request, failure: Exception) -> Response:
-    raise HTTPError(405, "METHOD_NOT_ALLOWED", "This method is not allowed here.", getattr(failure, "headers", None))
+    raise HTTPError(405, "METHOD_NOT_ALLOWED", "Method not allowed.", getattr(failure, "headers", None))

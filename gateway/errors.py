@@ -1,32 +1,32 @@
-"""Every failure the gateway knows, its machine code and what may be told of it.
+"""All errors of the gateway, with their codes and the messages that clients see.
 
 GatewayError
-├─ CallerError                    the caller can mend it
+├─ CallerError                    the client can correct the request
 │  ├─ Unauthenticated             UNAUTHENTICATED
 │  ├─ InputInvalid                BAD_USER_INPUT
 │  ├─ GlobalIdInvalid             GLOBAL_ID_INVALID
 │  ├─ PageSizeInvalid             PAGE_SIZE_INVALID
 │  ├─ WalkLimitExceeded           WALK_LIMIT_EXCEEDED
-│  ├─ CallLimitExceeded           LIMIT_EXCEEDED     with `limit` upstreamCalls, where the price could not foresee it
+│  ├─ CallLimitExceeded           LIMIT_EXCEEDED     `limit` is upstreamCalls: more calls than estimated
 │  ├─ BackwardPagingUnsupported   BACKWARD_PAGING_UNSUPPORTED
 │  └─ CursorError
-│     ├─ CursorInvalid            CURSOR_INVALID     not a cursor of ours
+│     ├─ CursorInvalid            CURSOR_INVALID     not a cursor of this gateway
 │     ├─ CursorForeign            CURSOR_FOREIGN     a cursor of another connection, filter or fleet
-│     └─ CursorExpired            CURSOR_EXPIRED     the upstream no longer takes it
-├─ Overloaded                     OVERLOADED             more is asked of this process than it takes on: HTTP 503
-├─ IssuerUnavailable              IDENTITY_UNAVAILABLE   the issuer's keys can't be had, so no token can be verified
-└─ UpstreamError                  the fleet API did not give what was asked for
-   ├─ UpstreamUnauthenticated     UNAUTHENTICATED    401: the whole answer turns into a 401
+│     └─ CursorExpired            CURSOR_EXPIRED     the upstream no longer accepts it
+├─ Overloaded                     OVERLOADED             HTTP 503: too much concurrent work
+├─ IssuerUnavailable              IDENTITY_UNAVAILABLE   HTTP 503: the issuer's keys are unavailable
+└─ UpstreamError                  the fleet API failed or rejected the call
+   ├─ UpstreamUnauthenticated     UNAUTHENTICATED    401: the whole response becomes a 401
    ├─ UpstreamForbidden           FORBIDDEN
    ├─ UpstreamRejected            UPSTREAM_REJECTED  any other 4xx
    ├─ RateLimited                 RATE_LIMITED
    ├─ UpstreamUnavailable         UPSTREAM_UNAVAILABLE
    ├─ UpstreamTimeout             UPSTREAM_TIMEOUT
-   │  └─ DeadlineExceeded         DEADLINE_EXCEEDED  the time of the whole operation is over
+   │  └─ DeadlineExceeded         DEADLINE_EXCEEDED  the operation's deadline has passed
    └─ UpstreamInvalidResponse     UPSTREAM_INVALID_RESPONSE
 
-Messages are shown to callers, so they never hold a token, a URL, a header or anything the upstream said.
-A 404 is not in the tree: what does not exist is a plain null.
+Clients see the messages, so a message never contains a token, a URL, a header or text from the upstream.
+A 404 is not an error: a missing object is null.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What an upstream answer said of its own failure; `type` is the stable code, e.g. `/problems/validation-error`."""
+    """The problem details of an upstream response; `type` is a stable code, e.g. `/problems/validation-error`."""
 
     status: int
     type: str | None = None
@@ -45,18 +45,18 @@ class Problem:
 
 
 class GatewayError(Exception):
-    """A failure with a machine code and a sentence that a caller may read."""
+    """An error with a code and a message that is safe to show to clients."""
 
     code: ClassVar[str] = "INTERNAL"
     retryable: ClassVar[bool] = False
 
     def extensions(self) -> dict[str, object]:
-        """The members of GraphQL's `extensions`: `code`, `retryable` and what the kind of failure adds."""
+        """GraphQL's `extensions`: `code`, `retryable` and the members that this kind of error adds."""
         return {"code": self.code, "retryable": self.retryable}
 
 
 class CallerError(GatewayError):
-    """The request can be mended by whoever sent it."""
+    """An error that the client can correct."""
 
 
 class Unauthenticated(CallerError):
@@ -66,7 +66,7 @@ class Unauthenticated(CallerError):
 
 
 class InputInvalid(CallerError):
-    """An argument's value can't be used; `argument` names it."""
+    """The value of an argument is invalid; `argument` names it."""
 
     code = "BAD_USER_INPUT"
 
@@ -79,7 +79,7 @@ class InputInvalid(CallerError):
 
 
 class GlobalIdInvalid(InputInvalid):
-    """Not a global id of this schema."""
+    """A value that is not a global id of this schema."""
 
     code = "GLOBAL_ID_INVALID"
 
@@ -98,12 +98,12 @@ class PageSizeInvalid(InputInvalid):
 
 
 class WalkLimitExceeded(CallerError):
-    """Answering would read more upstream pages than one field may."""
+    """A field would read more upstream pages than it may."""
 
     code = "WALK_LIMIT_EXCEEDED"
 
     def __init__(self, pages: int) -> None:
-        super().__init__(f"This would read more than {pages} pages of the fleet, the limit for one field.")
+        super().__init__(f"Field reads more than the limit of {pages} upstream pages.")
         self.pages = pages
 
     def extensions(self) -> dict[str, object]:
@@ -111,12 +111,12 @@ class WalkLimitExceeded(CallerError):
 
 
 class CallLimitExceeded(CallerError):
-    """What the operation has read turned out to need more upstream calls than one operation may take."""
+    """An operation needs more upstream calls than its estimated cost, and more than it may make."""
 
     code = "LIMIT_EXCEEDED"
 
     def __init__(self, maximum: int) -> None:
-        super().__init__(f"This would take more than {maximum} upstream calls, the limit for one operation.")
+        super().__init__(f"Operation needs more than the limit of {maximum} upstream calls.")
         self.maximum = maximum
 
     def extensions(self) -> dict[str, object]:
@@ -124,20 +124,20 @@ class CallLimitExceeded(CallerError):
 
 
 class BackwardPagingUnsupported(CallerError):
-    """The upstream offers no way to its last page (or back), and a silent walk over all pages is refused."""
+    """The upstream has no cursor for the last or the previous page; the gateway does not scan all pages instead."""
 
     code = "BACKWARD_PAGING_UNSUPPORTED"
 
     def __init__(self) -> None:
-        super().__init__("The upstream offers no cursor for paging backward here; page forward with `first`.")
+        super().__init__("The fleet API has no cursor for paging backward here. Use `first` instead.")
 
 
 class CursorError(InputInvalid):
-    """`after` or `before` can't be used."""
+    """`after` or `before` can't be used here."""
 
 
 class CursorInvalid(CursorError):
-    """Not a cursor this gateway gave out."""
+    """A value that is not a cursor of this gateway."""
 
     code = "CURSOR_INVALID"
 
@@ -155,119 +155,119 @@ class CursorForeign(CursorError):
 
 
 class CursorExpired(CursorError):
-    """The page a cursor points into is gone; the walk has to start again."""
+    """The upstream page of a cursor is gone; the client has to start again without a cursor."""
 
     code = "CURSOR_EXPIRED"
 
     def __init__(self, argument: str) -> None:
-        super().__init__(f"`{argument}` has expired; start again without it.", argument)
+        super().__init__(f"`{argument}` has expired. Start again without it.", argument)
 
     def extensions(self) -> dict[str, object]:
         return {**super().extensions(), "restart": True}
 
 
 class Overloaded(GatewayError):
-    """Too many operations at the same time, of this principal or of all."""
+    """Too many concurrent operations, of this principal or in total."""
 
     code = "OVERLOADED"
     retryable = True
     retry_after: ClassVar[int] = 1
 
     def __init__(self) -> None:
-        super().__init__("The gateway is busy; try again.")
+        super().__init__("The gateway is overloaded. Try again later.")
 
     def extensions(self) -> dict[str, object]:
         return {**super().extensions(), "retryAfter": self.retry_after}
 
 
 class IssuerUnavailable(GatewayError):
-    """The OpenID Connect issuer's keys can't be fetched."""
+    """The keys of the OpenID Connect issuer are unavailable."""
 
     code = "IDENTITY_UNAVAILABLE"
     retryable = True
 
     def __init__(self) -> None:
-        super().__init__("Tokens can't be verified at the moment.")
+        super().__init__("Tokens can't be verified at the moment. Try again later.")
 
 
 class UpstreamError(GatewayError):
-    """The fleet API's fault, or its refusal; `problem` is what it said, where it said anything."""
+    """An upstream call failed or was rejected; `problem` has the problem details of the response, if any."""
 
-    message: ClassVar[str] = "The fleet API did not answer as expected."
+    message: ClassVar[str] = "The fleet API request failed."
 
     def __init__(self, problem: Problem | None = None, *, retry_after: float | None = None) -> None:
         super().__init__(self.message)
         self.problem = problem
         self.retry_after = retry_after
-        self.rate: tuple[int, int, float] | None = None  # the limit that came with the answer: for pacing, not told
+        self.rate: tuple[int, int, float] | None = None  # the response's rate limit; clients don't see it
 
     def extensions(self) -> dict[str, object]:
-        told = super().extensions()
+        extensions = super().extensions()
         if self.retry_after is not None:
-            told["retryAfter"] = self.retry_after
+            extensions["retryAfter"] = self.retry_after
         if self.problem is not None:
-            told["upstream"] = {
+            extensions["upstream"] = {
                 "status": self.problem.status,
                 "type": self.problem.type,
                 "flowId": self.problem.flow_id,
             }
-        return told
+        return extensions
 
 
 class UpstreamUnauthenticated(UpstreamError):
-    """401: the caller's token is missing there, invalid or expired."""
+    """401: the token is invalid or expired."""
 
     code = "UNAUTHENTICATED"
-    message = "The fleet API refused the bearer token."
+    message = "The fleet API rejected the bearer token."
 
 
 class UpstreamForbidden(UpstreamError):
     """403: a permission or an OAuth scope is missing."""
 
     code = "FORBIDDEN"
-    message = "The fleet API does not let this caller read that."
+    message = "The fleet API denied access."
 
 
 class UpstreamRejected(UpstreamError):
-    """A 4xx that has no error of its own."""
+    """Any other 4xx."""
 
     code = "UPSTREAM_REJECTED"
     message = "The fleet API rejected the request."
 
 
 class RateLimited(UpstreamError):
-    """429; `retryAfter` in seconds where the upstream named a time."""
+    """429, or the shared rate limiter rejected the call; `retryAfter` is in seconds where it is known."""
 
     code = "RATE_LIMITED"
     retryable = True
-    message = "The fleet API is limiting this caller's rate."
+    message = "The fleet API's rate limit is reached."
 
 
 class UpstreamUnavailable(UpstreamError):
-    """5xx, or no connection."""
+    """5xx, no connection, or an open circuit breaker."""
 
     code = "UPSTREAM_UNAVAILABLE"
     retryable = True
-    message = "The fleet API is not available."
+    message = "The fleet API is unavailable."
 
 
 class UpstreamTimeout(UpstreamError):
-    """No answer in time."""
+    """The upstream call timed out."""
 
     code = "UPSTREAM_TIMEOUT"
     retryable = True
-    message = "The fleet API did not answer in time."
+    message = "The fleet API did not respond in time."
 
 
 class DeadlineExceeded(UpstreamTimeout):
-    """The operation's own time is over: its setting's, or what the caller asked for."""
+    """The deadline of the operation has passed: the configured one, or the earlier one that the client set."""
 
     code = "DEADLINE_EXCEEDED"
-    message = "The fleet API did not answer within the time that this operation has."
+    message = "The operation's deadline passed before the fleet API responded."
 
 
 class UpstreamInvalidResponse(UpstreamError):
-    """An answer that can't be read: not JSON, too large, without an id, or pages that lead nowhere."""
+    """An invalid upstream response: not JSON, too large, without an id, or with cursors that lead nowhere."""
 
     code = "UPSTREAM_INVALID_RESPONSE"
-    message = "The fleet API's answer could not be read."
+    message = "The fleet API sent an invalid response."

@@ -1,4 +1,4 @@
-"""Names of hosts in one spelling, whoever wrote them: a caller in `Host`, or an operator in a setting."""
+"""Normalises and matches host names, from `Host` header fields and from settings."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import ipaddress
 import re
 from functools import lru_cache
 
-# RFC 3986 allows more in a name; no host is called so, and proxies disagree about what it means.
+# RFC 3986 allows more characters, but no real host name has them, and proxies interpret them differently.
 _HOST = re.compile(
     r"(?:(?P<name>[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*)\.?|\[(?P<address>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{0,5}))?"
 )
-# Longer than any name of DNS with a port.
+# Longer than any DNS name with a port.
 _LENGTH_MAX = 270
 _PORT_MAX = 65535
-# What the older standard, which Python has, writes otherwise than today's.
+# Characters that IDNA 2003, which Python implements, encodes differently than IDNA 2008.
 _DISPUTED = frozenset("ßς\u200c\u200d")
 
 
 def host_and_port(value: bytes) -> tuple[str, int | None] | None:
-    """Name and port of a `Host` field's value; None where it is none.
+    """Name and port of a `Host` field's value; None if it is invalid.
 
-    The name is in lower case and without a final dot, an IPv6 address in its shortest form and in brackets.
+    Names are in lower case without a trailing dot, IPv6 addresses in their shortest form in brackets.
     """
     return _host_and_port(value) if len(value) <= _LENGTH_MAX else None
 
@@ -41,9 +41,9 @@ def _host_and_port(value: bytes) -> tuple[str, int | None] | None:
 
 
 def host_pattern(text: str) -> str:
-    """A name or `*.` and a domain as a setting has it, spelt as `host_and_port` spells names; a port is left out.
+    """A host name or `*.domain` from a setting, normalised as by `host_and_port` and without a port.
 
-    Raises ValueError for what is neither.
+    Raises ValueError for anything else.
     """
     wildcard, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
     if not name.isascii():
@@ -52,15 +52,15 @@ def host_pattern(text: str) -> str:
         except UnicodeError:
             name = ""
         if not name or _DISPUTED & set(text):
-            raise ValueError(f"{text!r} has to be written in ASCII, as DNS has it (xn--…)")
+            raise ValueError(f"{text!r} must be written in ASCII, as in DNS (xn--…)")
     found = host_and_port((f"[{name}]" if name.count(":") > 1 and "[" not in name else name).encode())
     if found is None or (wildcard and found[0].startswith("[")):
-        raise ValueError(f"{text!r} is no host name, such as api.example.com or *.example.com")
+        raise ValueError(f"{text!r} is not a host name such as api.example.com or *.example.com")
     return wildcard + found[0]
 
 
 class AllowedHosts:
-    """Which hosts a gateway answers as: those of `host_pattern`'s patterns, or all if there are none."""
+    """The hosts that requests may name: those that match the patterns, or any if there are no patterns."""
 
     def __init__(self, patterns: tuple[str, ...] = ()) -> None:
         self._names = frozenset(pattern for pattern in patterns if not pattern.startswith("*."))
@@ -68,5 +68,5 @@ class AllowedHosts:
         self._any = not patterns
 
     def include(self, name: str | None) -> bool:
-        """Whether a name, as `host_and_port` spells it, is one of them; None is the name of a request without any."""
+        """Whether a normalised name is allowed; None stands for a request without a host."""
         return self._any or (name is not None and (name in self._names or name.endswith(self._domains)))

@@ -265,7 +265,7 @@ class Documents:
         except GraphQLError as invalid:
             return Document(text, digest, None, (invalid,))
         except RecursionError:
-            return Document(text, digest, None, (GraphQLError("The document is nested too deeply."),))
+            return Document(text, digest, None, (GraphQLError("Document is nested too deeply."),))
 
 
 def _size_of(_: str, document: Document) -> int:
@@ -310,7 +310,7 @@ def _told(error: GraphQLError) -> GraphQLError:
     """The error, or its place alone where it is a value that Python itself refuses, such as 5,000 digits."""
     if error.original_error is None or isinstance(error.original_error, GraphQLError):
         return error
-    return GraphQLError("A value of the document can't be used.", error.nodes)
+    return GraphQLError("Document contains an invalid value.", error.nodes)
 
 
 def _names(

@@ -1,6 +1,6 @@
-"""The size of a document, measured before it is validated, because validation is what large documents make slow.
+"""Limits on the size of a document, checked before validation, which is slow for large documents.
 
-A fragment counts wherever it is used. One that spreads itself counts once; validation reports it.
+A fragment counts at each place where it is spread. A fragment that spreads itself counts once; validation rejects it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Fragments = Mapping[str, FragmentDefinitionNode]
 
 @dataclass(frozen=True, slots=True)
 class DocumentLimits:
-    """The limits of a document; the defaults limit nothing."""
+    """The limits of a document; by default there are none."""
 
     document_bytes: int = 2**62
     tokens: int = 2**62
@@ -39,7 +39,7 @@ class DocumentLimits:
 
 @dataclass(frozen=True, slots=True)
 class ExecutionLimits:
-    """The limits of an operation that runs: list items in its variables, bytes and errors of its response."""
+    """The limits of an execution: list items in its variables, and bytes and errors of its response."""
 
     list_items: int = 20_000
     response_bytes: int = 16 * 2**20
@@ -48,7 +48,7 @@ class ExecutionLimits:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """The size of a selection with its fragments; `fields` are those on its own level."""
+    """The size of a selection with its fragments; `fields` counts only those on its own level."""
 
     depth: int = 0
     fields: int = 0
@@ -57,36 +57,39 @@ class Size:
 
 
 class LimitExceeded(GraphQLError):
-    """A limit is exceeded; the extensions name it, its maximum and, if it was counted to the end, the actual size."""
+    """A limit is exceeded; the extensions name the limit, its maximum and, where it is known, the actual size."""
 
     def __init__(self, limit: str, maximum: int, actual: int | None = None) -> None:
-        told: dict[str, Any] = {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": limit, "maximum": maximum}
-        if actual is not None:
-            told["actual"] = actual
-        found = f"exceeds the limit of {maximum}" if actual is None else f"is {actual}; the limit is {maximum}"
-        super().__init__(f"The operation's {_MEASURED[limit]} {found}.", extensions=told)
+        extensions: dict[str, Any] = {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": limit, "maximum": maximum}
+        subject, unit = _WORDS[limit]
+        if actual is None:
+            message = f"{subject} more than the limit of {maximum} {unit}."
+        else:
+            message = f"{subject} {actual} {unit}; the limit is {maximum}."
+            extensions["actual"] = actual
+        super().__init__(message, extensions=extensions)
 
 
-_MEASURED = {
-    "documentBytes": "document size in bytes",
-    "variablesBytes": "size of variables in bytes",
-    "listItems": "number of list items in variables",
-    "tokens": "number of tokens",
-    "depth": "depth",
-    "rootFields": "number of root fields",
-    "aliases": "number of aliases",
-    "directives": "number of directives",
-    "overlaps": "number of overlapping selections",
-    "upstreamCalls": "cost in upstream calls",
-    "nodes": "cost in nodes",
-    "fields": "cost in fields",
-    "responseBytes": "response size in bytes",
-    "errors": "number of errors",
+_WORDS = {
+    "documentBytes": ("Document is", "bytes"),
+    "variablesBytes": ("Variables are", "bytes"),
+    "listItems": ("Variables have", "list items"),
+    "tokens": ("Document has", "tokens"),
+    "depth": ("Operation has", "levels of fields"),
+    "rootFields": ("Operation has", "root fields"),
+    "aliases": ("Operation has", "aliases"),
+    "directives": ("Operation has", "directives"),
+    "overlaps": ("Document has", "overlapping selections"),
+    "upstreamCalls": ("Estimated cost is", "upstream calls"),
+    "nodes": ("Estimated cost is", "nodes"),
+    "fields": ("Estimated cost is", "fields"),
+    "responseBytes": ("Response is", "bytes"),
+    "errors": ("Response has", "errors"),
 }
 
 
 def check(document: DocumentNode, limits: DocumentLimits) -> None:
-    """Raises LimitExceeded for the first limit that an operation of the document, or a fragment, is beyond."""
+    """Raises LimitExceeded for the first limit that an operation or a fragment of the document exceeds."""
     fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
     measured = _Measure(document, fragments)
     for size in measured.all():
@@ -102,7 +105,7 @@ def check(document: DocumentNode, limits: DocumentLimits) -> None:
 
 
 class _Measure:
-    """Measures a document; each fragment is measured once."""
+    """Measures the parts of a document; each fragment is measured once."""
 
     def __init__(self, document: DocumentNode, fragments: Fragments) -> None:
         self._document = document
@@ -111,7 +114,7 @@ class _Measure:
         self._measuring: set[str] = set()
 
     def all(self) -> Iterator[Size]:
-        """The size of each operation, its own directives and its variables' included; of fragments, all but fields."""
+        """The sizes of operations, with their own and their variables' directives, and of fragments, without fields."""
         for node in self._document.definitions:
             if isinstance(node, OperationDefinitionNode):
                 size = self._selection(node.selection_set)
@@ -155,9 +158,10 @@ class _Measure:
 
 
 class _Overlaps:
-    """Counts pairs of fields with one name at one place of the answer, and pairs of spreads, each with itself too.
+    """Counts the pairs of selections that validation compares to find out whether they can be merged.
 
-    Validation compares these pairs to find out whether they can be merged. Counting stops at the limit.
+    They are pairs of fields with the same response name at the same response path, and pairs of spreads there; each
+    selection also pairs with itself. Counting stops at the limit.
     """
 
     def __init__(self, fragments: Fragments, maximum: int) -> None:
@@ -167,7 +171,7 @@ class _Overlaps:
         self._reached: set[str] = set()
 
     def count_in(self, document: DocumentNode) -> None:
-        """Raises LimitExceeded. Operations come first; fragments that none of them uses count by themselves."""
+        """Raises LimitExceeded. Operations are counted first, then the fragments that none of them uses."""
         for node in document.definitions:
             if isinstance(node, OperationDefinitionNode):
                 self._count_under(node.selection_set)
@@ -178,7 +182,7 @@ class _Overlaps:
 
     def _is_counted(self, fragment: FragmentDefinitionNode) -> bool:
         name = fragment.name.value
-        # Of several with one name, which validation reports, the others were not counted.
+        # Of several fragments with one name, which validation rejects, only one was counted.
         return name in self._reached and self._fragments[name] is fragment
 
     def _count_under(self, selections: SelectionSetNode, *names: str) -> None:
@@ -187,7 +191,7 @@ class _Overlaps:
             places += self._place(places.pop())
 
     def _place(self, merged: list[Within]) -> list[list[Within]]:
-        """Counts the pairs at one place; returns the selections of each place one level below."""
+        """Counts the pairs at one response path; returns the selections one level below, grouped by field."""
         below: defaultdict[str, list[Within]] = defaultdict(list)
         seen: Counter[str] = Counter()
         spread: set[str] = set()
@@ -203,7 +207,7 @@ class _Overlaps:
                     self._add_to(seen, SPREADS)
                     name = selection.name.value
                     fragment = self._fragments.get(name)
-                    # Merged once at each place, as in execution; a fragment that spreads itself is left to validation.
+                    # Merged once at each path, as in execution; validation rejects a fragment that spreads itself.
                     if fragment is not None and name not in spread and name not in inside:
                         spread.add(name)
                         self._reached.add(name)
@@ -223,7 +227,7 @@ class _Overlaps:
             raise LimitExceeded("overlaps", self._maximum)
 
 
-# Not the name of any field.
+# Not a valid field name.
 SPREADS = "..."
-# A selection, and the names of the fragments around it.
+# A selection and the names of the enclosing fragments.
 Within = tuple[SelectionSetNode, frozenset[str]]

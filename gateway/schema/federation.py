@@ -1,4 +1,4 @@
-"""Answering a federation router: entities by their keys, through the loaders."""
+"""Resolves the entities that a federation router requests, through the loaders."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from gateway.upstream.models import Vehicle
 async def entities_of(
     context: Context, representations: Sequence[Any], view: type[Vehicle] | None = None, *, alone: bool = False
 ) -> list[Any]:
-    """The entities that representations stand for: null where there is none, errors in their places."""
+    """The entities of representations, in order: null for a missing one, an exception for a failed one."""
     return await objects_of(context, representations, _key_of, view, alone=alone)
 
 
 def _key_of(representation: Any) -> str | UnitKey:
     if not isinstance(representation, Mapping):
-        raise InputInvalid("A representation is an object.", "representations")
+        raise InputInvalid("Representation is not an object.", "representations")
     kind = representation.get("__typename")
     if kind == VEHICLE:
         return _vehicle_id_of(representation)
     if kind == TELEMATICS_UNIT:
         return _unit_key_of(representation)
-    raise InputInvalid("There is no entity of this type here.", "representations")
+    raise InputInvalid("Representation has no entity type of this subgraph.", "representations")
 
 
 def _vehicle_id_of(representation: Mapping[str, Any]) -> str:
@@ -36,7 +36,7 @@ def _vehicle_id_of(representation: Mapping[str, Any]) -> str:
         return vehicle_id
     key = _parsed(representation)
     if isinstance(key, UnitKey):
-        raise InputInvalid("This is a telematics unit's id, not a vehicle's.", "representations")
+        raise InputInvalid("`id` belongs to a telematics unit, not to a vehicle.", "representations")
     return key
 
 
@@ -49,12 +49,12 @@ def _unit_key_of(representation: Mapping[str, Any]) -> UnitKey:
         )
     key = _parsed(representation)
     if not isinstance(key, UnitKey):
-        raise InputInvalid("This is a vehicle's id, not a telematics unit's.", "representations")
+        raise InputInvalid("`id` belongs to a vehicle, not to a telematics unit.", "representations")
     return key
 
 
 def _parsed(representation: Mapping[str, Any]) -> str | UnitKey:
     global_id = representation.get("id")
     if not isinstance(global_id, str):
-        raise InputInvalid("The representation has no key.", "representations")
+        raise InputInvalid("Representation has no key.", "representations")
     return parse_global_id(global_id)

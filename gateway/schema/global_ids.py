@@ -64,7 +64,7 @@ def parse_global_id(text: str) -> str | UnitKey:
     """A vehicle's id or a unit's key; raises GlobalIdInvalid for anything this schema did not give out."""
     key = _remembered(text) if len(text) <= SHORT else _parsed(text)
     if key is None:
-        raise GlobalIdInvalid("This is not a global id of this gateway.", "id")
+        raise GlobalIdInvalid("`id` is not a global id of this gateway.", "id")
     return key
 
 

@@ -100,7 +100,7 @@ async def _load_node(context: Context, call: RootFieldCall) -> Any:
 async def _load_nodes(context: Context, call: RootFieldCall) -> Any:
     global_ids = call.arguments["ids"]
     if len(global_ids) > context.nodes_max:
-        message = f"`ids` has {len(global_ids)} ids; at most {context.nodes_max} are allowed."
+        message = f"`ids` has {len(global_ids)} ids; the limit is {context.nodes_max}."
         raise InputInvalid(message, "ids")
     return await objects_of(context, global_ids, parse_global_id, call.field_mask, alone=call.immediate)
 

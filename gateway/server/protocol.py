@@ -62,7 +62,7 @@ TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 # read after this side has closed it.
 IDLE_AGAIN = 0.1
 LINGER = 0.5
-HEADERS_TOO_LARGE = (431, "HEADERS_TOO_LARGE", "The request's headers are too large.")
+HEADERS_TOO_LARGE = (431, "HEADERS_TOO_LARGE", "Request headers are too large.")
 OVERLOADED = (503, Overloaded.code, str(Overloaded()))
 
 
@@ -98,7 +98,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = True
         self._in_message = False
         self._limits = limits
-        self._error = (400, "BAD_REQUEST", "This is not HTTP.")
+        self._error = (400, "BAD_REQUEST", "Request is not valid HTTP.")
         self._running: RequestResponseCycle | None = None
         self._body_bytes = 0  # of the body that is being received
         self._payload = 0  # bytes of bodies in the chunk that is being parsed
@@ -394,9 +394,9 @@ class BoundedProtocol(HttpToolsProtocol):
                 self.expect_100_continue = value.lower() == b"100-continue"
             elif name == b"content-length":
                 if len(value.strip()) > LENGTH_DIGITS_MAX:
-                    self._raise_bad_request("Content-Length is too long.")
+                    self._raise_bad_request("Content-Length is too large.")
             elif self._is_chunked or value.strip().lower() != b"chunked":
-                self._raise_bad_request("Transfer-Encoding can only be chunked.")
+                self._raise_bad_request("Transfer-Encoding must be chunked.")
             else:
                 self._is_chunked = True
         self.headers.append((name, value))
@@ -406,7 +406,7 @@ class BoundedProtocol(HttpToolsProtocol):
         head_bytes, self._head_bytes, self._unframed_bytes = self._head_bytes, 0, 0
         if self.parser.should_upgrade():
             if self.parser.get_method() == b"CONNECT":
-                self._raise_bad_request("This is no proxy.")
+                self._raise_bad_request("CONNECT is not supported.")
             self._is_upgrade = True
             return
         self._check_start_line()
@@ -453,13 +453,13 @@ class BoundedProtocol(HttpToolsProtocol):
         target = _ABSOLUTE.fullmatch(self.url)
         wanted = host_and_port(target["authority"]) if target is not None else None
         if target is None or wanted is None:
-            self._raise_bad_request("The request's target is neither a path nor an address.")
+            self._raise_bad_request("Request target is neither a path nor a URL.")
         port = _PORTS[target["scheme"].lower()]
         given = [value for name, value in self.headers if name == b"host"]
         for value in given:
             host = host_and_port(value)
             if host is None or (host[0], host[1] or port) != (wanted[0], wanted[1] or port):
-                self._raise_bad_request("The request's target and its Host header name different hosts.")
+                self._raise_bad_request("Request target and Host header name different hosts.")
         if not given and version == "1.0":
             self.headers.append((b"host", target["authority"]))
         self.url = target["rest"] if target["rest"].startswith(b"/") else b"/" + target["rest"]
@@ -646,7 +646,7 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.response_complete and self.cycle.response_started:
             self.transport.close()
         else:
-            self._close_with_error(408, "REQUEST_TIMEOUT", "The request did not arrive in time.")
+            self._close_with_error(408, "REQUEST_TIMEOUT", "Request did not arrive in time.")
 
     def _close_with_error(self, status: int, code: str, message: str) -> None:
         """Sends an error and closes; if another response is due first, or this one has begun, only closes."""

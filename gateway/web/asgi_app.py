@@ -109,7 +109,7 @@ class GatewayApp:
         given = fields.get(b"host")
         host = None if given is None else host_and_port(given)
         if host is None and (given is not None or scope["http_version"] == "1.1"):
-            return error(400, "BAD_REQUEST", "A request needs one Host header with a valid name.")
+            return error(400, "BAD_REQUEST", "Request needs exactly one valid Host header.")
         if not self._hosts.include(host and host[0]) and not scope["path"].startswith(HEALTH):
             return error(421, "HOST_UNKNOWN", "Host not allowed.")
         if self._shedder.should_reject(scope["headers"]) is not None:

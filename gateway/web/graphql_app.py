@@ -185,7 +185,7 @@ class GraphQLApp:
             # The server counts what it can't send by principal.
             scope.setdefault("state", {})["caller"] = exchange.caller
         if method not in ("GET", "POST"):
-            raise HTTPError(405, "METHOD_NOT_ALLOWED", "GraphQL takes GET and POST.", {"Allow": "GET, POST"})
+            raise HTTPError(405, "METHOD_NOT_ALLOWED", "Only GET and POST are allowed.", {"Allow": "GET, POST"})
         exchange.media_type = media_type_for(accept)
         if b"x-gateway-cost" in fields:
             exchange.cost_wish = cost_wish(fields[b"x-gateway-cost"])
@@ -250,7 +250,7 @@ class GraphQLApp:
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         if len(body) > self._body_bytes_max:
-            raise HTTPError(413, "BODY_TOO_LARGE", "The request body is too large.", {"Connection": "close"})
+            raise HTTPError(413, "BODY_TOO_LARGE", "Request body is too large.", {"Connection": "close"})
         return bytes(body)
 
     async def _cached(self, request: PreparedRequest, caller: Caller, exchange: Exchange) -> CachedResponse | None:

@@ -108,9 +108,9 @@ def params_of_post(body: bytes) -> GraphQLParams:
     try:
         return _decoder.decode(body)
     except msgspec.ValidationError as wrong:
-        raise HTTPError(400, "BAD_REQUEST", f"The request's parameters are wrong: {wrong}.") from wrong
+        raise HTTPError(400, "BAD_REQUEST", f"Request parameters are invalid: {wrong}.") from wrong
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as garbled:
-        raise HTTPError(400, "BAD_REQUEST", "The request body is not JSON.") from garbled
+        raise HTTPError(400, "BAD_REQUEST", "Request body is not valid JSON.") from garbled
 
 
 @lru_cache(64)
@@ -118,10 +118,10 @@ def check_content_type(content_type: bytes | None) -> None:
     """Raises HTTPError with 415 unless a body of this type is JSON in UTF-8."""
     kind, _, parameters = (content_type or b"").decode("latin-1").partition(";")
     if kind.strip().lower() != JSON:
-        raise HTTPError(415, "UNSUPPORTED_MEDIA_TYPE", f"A POST must be {JSON}.", {"Accept-Post": JSON})
+        raise HTTPError(415, "UNSUPPORTED_MEDIA_TYPE", f"Content-Type must be {JSON}.", {"Accept-Post": JSON})
     charset = next((p.partition("=")[2] for p in parameters.split(";") if p.strip().lower().startswith("charset")), "")
     if charset.strip(' "').lower() not in ("", "utf-8", "utf8"):
-        raise HTTPError(415, "UNSUPPORTED_MEDIA_TYPE", "The request must be UTF-8.")
+        raise HTTPError(415, "UNSUPPORTED_MEDIA_TYPE", "Charset must be UTF-8.")
 
 
 def params_of_query_string(query_string: bytes) -> GraphQLParams:
@@ -134,7 +134,7 @@ def params_of_query_string(query_string: bytes) -> GraphQLParams:
                 given[name] = msgspec.json.decode(given[name])
         return msgspec.convert(given, GraphQLParams)
     except (msgspec.MsgspecError, RecursionError) as wrong:
-        raise HTTPError(400, "BAD_REQUEST", "The request's parameters are wrong.") from wrong
+        raise HTTPError(400, "BAD_REQUEST", "Request parameters are invalid.") from wrong
 
 
 def asks_for_page(accept: bytes | None, query_string: bytes) -> bool:
@@ -156,7 +156,7 @@ def media_type_for(accept: bytes | None) -> str:
         if kind in MEDIA_TYPES and (weight := _weight(quality)) > 0:
             wishes.append((-weight, position, kind))
     if not wishes:
-        raise HTTPError(406, "NOT_ACCEPTABLE", f"Responses are {RESPONSE} or {JSON}.")
+        raise HTTPError(406, "NOT_ACCEPTABLE", f"Accept must allow {RESPONSE} or {JSON}.")
     return MEDIA_TYPES[min(wishes)[2]]
 
 
@@ -190,14 +190,14 @@ def sound_traceparent(value: bytes | None) -> str | None:
 def timeout_of(value: bytes) -> float:
     """The seconds that an operation may take. Raises HTTPError with 400."""
     if not _SECONDS.fullmatch(value.strip()) or not float(value):
-        raise HTTPError(400, "BAD_REQUEST", f"{TIMEOUT} is a number of seconds above 0, such as 2.5.")
+        raise HTTPError(400, "BAD_REQUEST", f"{TIMEOUT} must be a number of seconds above 0, such as 2.5.")
     return float(value)
 
 
 def cost_wish(value: bytes) -> str:
     """What a client wants to know about cost: `report` or `validate`. Raises HTTPError with 400."""
     if value not in (b"report", b"validate"):
-        raise HTTPError(400, "BAD_REQUEST", f"{COST} is `report` or `validate`.")
+        raise HTTPError(400, "BAD_REQUEST", f"{COST} must be `report` or `validate`.")
     return value.decode("ascii")
 
 

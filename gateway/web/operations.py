@@ -179,10 +179,10 @@ class Operations:
             raise InvalidOperation(list(document.errors))
         operation = document.operation(name)
         if operation is None:
-            message = "The document has no such operation, or several and none was named."
+            message = "Document has no operation of this name, or several operations and `operationName` is missing."
             raise InvalidOperation([_coded("OPERATION_RESOLUTION_FAILURE", message)])
         if is_get and operation.operation is not OperationType.QUERY:
-            raise HTTPError(405, "METHOD_NOT_ALLOWED", "A GET can only send queries.", {"Allow": "POST"})
+            raise HTTPError(405, "METHOD_NOT_ALLOWED", "Only queries are allowed with GET.", {"Allow": "POST"})
         is_introspection = self._check_caller(document, name, caller)
         try:
             values = None
@@ -238,15 +238,15 @@ class Operations:
             if text is None and params.query in self._trusted_texts:
                 text = params.query
             if text is None:
-                message = "Only the operations of this gateway's manifest are run."
+                message = "Document is not one of the trusted documents."
                 raise InvalidOperation([_coded("OPERATION_NOT_TRUSTED", message)])
             return text
         if params.query:
             if params.digest is not None and params.digest != digest_of(params.query):
-                raise HTTPError(400, "PERSISTED_QUERY_MISMATCH", "The hash is not that of the query.")
+                raise HTTPError(400, "PERSISTED_QUERY_MISMATCH", "`sha256Hash` does not match the query.")
             return params.query
         if params.digest is None:
-            raise HTTPError(400, "BAD_REQUEST", "The request has no query.")
+            raise HTTPError(400, "BAD_REQUEST", "Request has no query.")
         document = None
         if caller is not None and self._registrations.has(caller.principal, params.digest):
             document = self._documents.known(params.digest)
@@ -274,7 +274,7 @@ class Operations:
         fields = document.root_fields(name)
         introspects = bool(fields & INTROSPECTION)
         if introspects and self._introspection == "off":
-            raise HTTPError(400, "INTROSPECTION_DISABLED", "This gateway does not tell its schema.")
+            raise HTTPError(400, "INTROSPECTION_DISABLED", "Introspection is disabled.")
         is_introspection = introspects and fields <= INTROSPECTION | {"__typename"}
         if caller is None and not is_introspection:
             raise _no_token()

@@ -22,7 +22,7 @@ Parts = tuple[bytes | memoryview, ...]
 # RFC 6750: the error is named only where a token was given.
 CHALLENGE = 'Bearer realm="fleet"'
 INVALID_TOKEN = f'{CHALLENGE}, error="invalid_token"'
-NO_TOKEN = "A bearer token is required in the Authorization header."  # noqa: S105 - words
+NO_TOKEN = "Authorization header with a bearer token is required."  # noqa: S105 - words
 NOT_RETRYABLE = {"retryable": False}
 # The request fields that a response may depend on. Each response names all of them: an error that named fewer than the
 # response it stands for would be taken for it by a cache.
@@ -128,7 +128,7 @@ def internal_error(request_id: str) -> Response:
 
 def too_large() -> Response:
     """413, and the connection is closed: the rest of the body is not read."""
-    return error(413, "BODY_TOO_LARGE", "The request body is too large.", {"Connection": "close"})
+    return error(413, "BODY_TOO_LARGE", "Request body is too large.", {"Connection": "close"})
 
 
 def unavailable(failure: Overloaded | IssuerUnavailable, seconds: int) -> Response:

@@ -35,7 +35,7 @@ SCOPES = ("scope", "scp")
 FLEET_MAX = 200
 # What a token raises that can't be read: besides joserfc's own errors, those of odd types and of deep nesting.
 UNREADABLE = (JoseError, ValueError, TypeError, OverflowError, RecursionError)
-REFUSED = "The bearer token is not valid here."
+REFUSED = "The bearer token is invalid."
 
 
 class Claimed(NamedTuple):
@@ -126,7 +126,7 @@ class VerifiedClaims:
         self._registry.validate(claims)
         who = claims.get("sub") or claims.get("client_id") or claims.get("azp")
         if not isinstance(who, str):
-            raise Unauthenticated("The bearer token names no subject.")
+            raise Unauthenticated("The bearer token has no subject.")
         # Numbers as they are written: 1e400 and 1e401 are one to Python, and need not be to the fleet API.
         exact: dict[str, Any] = json.loads(payload, parse_float=_Number)
         for name in SCOPES:

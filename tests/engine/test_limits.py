@@ -67,12 +67,8 @@ def test_nothing_is_limited_by_default():
 
 def test_the_message_says_how_much_and_of_what():
     """Where the size was not counted to its end, it tells the limit alone."""
-    assert LimitExceeded("documentBytes", 10, 12).message == (
-        "The operation's document size in bytes is 12; the limit is 10."
-    )
-    assert LimitExceeded("overlaps", 10).message == (
-        "The operation's number of overlapping selections exceeds the limit of 10."
-    )
+    assert LimitExceeded("documentBytes", 10, 12).message == "Document is 12 bytes; the limit is 10."
+    assert LimitExceeded("overlaps", 10).message == "Document has more than the limit of 10 overlapping selections."
 
 
 def test_doubling_fragments_are_measured_once():
