@@ -1,6 +1,6 @@
-"""Every knob of the gateway: its type, default and one line of help; the environment's name follows from the path.
+"""All settings, in groups: type, default, description and, derived from the path, the environment variable.
 
-`upstream.page_size` is `GATEWAY_UPSTREAM_PAGE_SIZE`. Stations get the slice that concerns them, never the whole.
+`upstream.page_size` is `GATEWAY_UPSTREAM_PAGE_SIZE`. Components receive only the groups that they use.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ PREFIX = "GATEWAY_"
 
 
 class Slice(BaseModel):
-    """The knobs of one station; an unknown name is refused, and what was given is not quoted."""
+    """A group of settings. Unknown names are errors, and error messages never quote values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def as_sent(path: str) -> str:
-    """A path as a request line can hold it: what can't stand there is percent-encoded."""
+    """A path for a request line: characters that are not allowed there are percent-encoded."""
     return quote(path, safe=string.punctuation)
 
 
@@ -37,7 +37,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def networks_of(text: str) -> tuple[Network, ...]:
-    """Addresses and networks, separated by commas; raises ValueError for anything else."""
+    """Parses comma-separated addresses and networks. Raises ValueError."""
     return tuple(ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip())
 
 
@@ -46,7 +46,7 @@ HTTP = ("http", "https")
 
 
 def _parts(url: str, schemes: tuple[str, ...]) -> SplitResult:
-    """A URL's parts; ValueError if it has none of the schemes, or can't be read as it is meant. Never quotes it."""
+    """Parses a URL with one of the schemes. Raises ValueError for an invalid or ambiguous URL and never quotes it."""
     allowed = " or ".join(f"{scheme}://" for scheme in schemes)
     if not url.lower().startswith(tuple(f"{scheme}://" for scheme in schemes)):
         raise ValueError(f"must start with {allowed}")
@@ -55,34 +55,34 @@ def _parts(url: str, schemes: tuple[str, ...]) -> SplitResult:
         readable = parts.port != 0 and bool(parts.hostname or parts.scheme == "unix")
     except ValueError:
         readable = False
-    # A password with a slash or a hash in it ends the host: what looks like the host is the user's name then.
+    # An unencoded slash or hash in a password ends the authority, so that the user name would be taken for the host.
     hides_host = "@" in url.partition("://")[2][len(parts.netloc) :] if readable else False
     if not readable or hides_host or not url.isprintable() or " " in url or "\\" in url:
-        raise ValueError(f"is no URL of the form {allowed}host:port; special characters must be percent-encoded")
+        raise ValueError(f"must have the form {allowed}host:port, with special characters percent-encoded")
     return parts
 
 
 def is_http(url: str) -> str:
-    """An http or https URL without credentials."""
+    """Checks for an http or https URL without credentials."""
     if "@" in _parts(url, HTTP).netloc:
-        raise ValueError("must hold no user name and no password")
+        raise ValueError("must not contain a user name or a password")
     return url
 
 
 def is_base(url: str) -> str:
-    """What paths can be added to."""
+    """Checks for a URL to which paths can be appended."""
     parts = _parts(is_http(url), HTTP)
     if "?" in url or "#" in url or not parts.hostname:
-        raise ValueError("must have neither a query nor a fragment")
+        raise ValueError("must not have a query or a fragment")
     return url.rstrip("/")
 
 
 def is_redis(url: SecretStr) -> SecretStr:
-    """A URL as redis-py reads it; where it reads something else than was meant, or nothing, it is refused."""
+    """Checks for a Redis URL that redis-py parses as intended."""
     parts = _parts(url.get_secret_value(), ("redis", "rediss", "unix"))
     if parts.fragment or (parts.scheme != "unix" and not re.fullmatch(r"(?:/\d*)?", parts.path)):
         raise ValueError(
-            "must have the form redis://user:password@host:port/number, special characters percent-encoded"
+            "must have the form redis://user:password@host:port/number, with special characters percent-encoded"
         )
     return url
 
@@ -93,7 +93,7 @@ RedisUrl = Annotated[SecretStr, AfterValidator(is_redis)]
 
 
 def host_patterns(names: str) -> str:
-    """Names of hosts, separated by commas, as requests are compared with them."""
+    """Normalises comma-separated host names."""
     return ",".join(host_pattern(name.strip()) for name in names.split(",") if name.strip())
 
 
@@ -101,352 +101,366 @@ HostPatterns = Annotated[str, AfterValidator(host_patterns)]
 
 
 class UpstreamSettings(Slice):
-    """The fleet API: where it is, what its paths and parameters are called, how patient we are."""
+    """The fleet API: its URL, paths and parameters, and the transport's limits."""
 
     url: BaseUrl = Field(default="https://api.invers.com", description="Base URL of the fleet API.")
     transport: Literal["wire", "aiohttp"] = Field(
-        default="wire", description="What makes the calls: the gateway's own HTTP/1.1, or aiohttp at a higher cost."
+        default="wire", description="HTTP client: the gateway's own HTTP/1.1 client, or aiohttp, which uses more CPU."
     )
-    fleet_id: str | None = Field(default=None, description="Sent as X-INVERS-Fleet-Id when set.")
-    vehicles_path: SentPath = Field(default="/vehicles", description="Path of the paged list.")
-    vehicle_path: SentPath = Field(default="/vehicles/{id}", description="Path of one vehicle.")
+    fleet_id: str | None = Field(default=None, description="Value of the X-INVERS-Fleet-Id header, if set.")
+    vehicles_path: SentPath = Field(default="/vehicles", description="Path of the vehicle list.")
+    vehicle_path: SentPath = Field(default="/vehicles/{id}", description="Path of a vehicle.")
     latest_state_path: SentPath = Field(
-        default="/vehicles/{id}/latest-state", description="Path of one vehicle's latest state."
+        default="/vehicles/{id}/latest-state", description="Path of a vehicle's latest state."
     )
-    limit_parameter: str = Field(default="limit", description="Query parameter for the page size of a first read.")
-    cursor_parameter: str = Field(default="cursor", description="Query parameter that carries a cursor.")
+    limit_parameter: str = Field(default="limit", description="Query parameter for the page size of the first page.")
+    cursor_parameter: str = Field(default="cursor", description="Query parameter for a cursor.")
     search_parameter: str = Field(default="q", description="Query parameter for free-text search.")
     page_token_parameter: str = Field(
         default="page_token",
-        description="Query parameter for a next_page_token, where lists answer one in place of cursors.",
+        description="Query parameter for a next_page_token, if lists return one instead of cursors.",
     )
     page_size: int = Field(
-        default=100, ge=1, le=1000, description="Vehicles in an upstream page, whatever `first` says."
+        default=100, ge=1, le=1000, description="Vehicles per upstream page, independent of `first`."
     )
     unchanged_bytes_max: int = Field(
         default=33_554_432,
         ge=0,
-        description="Bytes that the pages read last may take where no cache keeps them, per process: one that comes "
-        "again as it was is not decoded again. 0: each is.",
+        description="Bytes of memory for page de-duplication, per process, if the cache is off: a page with the same "
+        "bytes as before is not decoded again. 0 turns it off.",
     )
-    unit_search: bool = Field(
-        default=False, description="Whether search finds a vehicle by the id of its telematics unit."
-    )
-    parallel_reads_max: int = Field(default=32, ge=1, description="Vehicles one request reads by id at the same time.")
-    connect_timeout: float = Field(default=3.0, gt=0, description="Seconds to wait for a connection.")
-    read_timeout: float = Field(default=10.0, gt=0, description="Seconds to wait for more of an answer.")
-    write_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait until more of a request is sent.")
-    pool_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait for a free connection.")
+    unit_search: bool = Field(default=False, description="Whether the fleet API's search covers telematics unit ids.")
+    parallel_reads_max: int = Field(default=32, ge=1, description="Vehicles that one request reads by id in parallel.")
+    connect_timeout: float = Field(default=3.0, gt=0, description="Seconds to establish a connection.")
+    read_timeout: float = Field(default=10.0, gt=0, description="Seconds to wait for more data of a response.")
+    write_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait until more data of a request is sent.")
+    pool_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait for a free connection in the pool.")
     total_timeout: float = Field(
-        default=15.0, gt=0, description="Seconds until an answer that is still arriving is given up."
+        default=15.0, gt=0, description="Seconds for a whole call, even if data is still arriving."
     )
-    connections_max: int = Field(default=256, ge=1, description="Open connections to the upstream, per process.")
-    keepalive_expiry: float = Field(default=60.0, ge=0, description="Seconds an idle connection is kept.")
+    connections_max: int = Field(default=256, ge=1, description="Connections to the fleet API, per process.")
+    keepalive_expiry: float = Field(default=60.0, ge=0, description="Seconds until an idle connection is closed.")
     response_bytes_max: int = Field(
-        default=8 * 2**20, ge=1024, description="Bytes of an answer, as it arrives and decompressed."
+        default=8 * 2**20, ge=1024, description="Bytes of a response, both compressed and decompressed."
     )
 
 
 class ConnectionSettings(Slice):
-    """Relay connections: page sizes, and how far a walk may go."""
+    """Relay connections: page sizes and limits of scans."""
 
-    page_default: int = Field(default=50, ge=1, description="Edges when neither `first` nor `last` is given.")
-    page_max: int = Field(default=500, ge=1, description="Largest `first` or `last`; more is refused.")
-    walk_pages_max: int = Field(
-        default=100, ge=1, description="Upstream pages one field may read before it is refused."
+    page_default: int = Field(default=50, ge=1, description="Edges if neither `first` nor `last` is given.")
+    page_max: int = Field(default=500, ge=1, description="Maximum of `first` and `last`; larger values are errors.")
+    walk_pages_max: int = Field(default=100, ge=1, description="Upstream pages that one field may read.")
+    empty_pages_max: int = Field(
+        default=10, ge=1, description="Consecutive empty upstream pages until paging is considered broken."
     )
-    empty_pages_max: int = Field(default=10, ge=1, description="Empty pages in a row before paging counts as broken.")
-    nodes_max: int = Field(default=1000, ge=1, description="Ids in one `nodes(ids:)`; more is refused.")
+    nodes_max: int = Field(default=1000, ge=1, description="Ids in `nodes(ids:)`; more are an error.")
 
 
 class CacheSettings(Slice):
-    """What the fleet API answered is kept for each principal; times in seconds."""
+    """The cache of upstream responses, separate for each principal."""
 
-    enabled: bool = Field(default=True, description="Whether answers are kept at all.")
-    entries_max: int = Field(default=100_000, ge=1, description="Entries kept in memory, per process.")
+    enabled: bool = Field(default=True, description="Whether upstream responses are cached.")
+    entries_max: int = Field(default=100_000, ge=1, description="Entries in memory, per process.")
     bytes_max: int = Field(default=256 * 2**20, ge=2**20, description="Bytes of memory for entries, per process.")
-    vehicles_ttl: float = Field(default=30, ge=0, description="How long a page of vehicles is fresh.")
+    vehicles_ttl: float = Field(default=30, ge=0, description="Seconds for which a page of vehicles is fresh.")
     vehicles_stale_while_revalidate: float = Field(
-        default=30, ge=0, description="How long after that it is still given while it is read again."
+        default=30, ge=0, description="Seconds after that in which it is served stale while it is refreshed."
     )
     vehicles_stale_if_error: float = Field(
-        default=300, ge=0, description="How long after that it is still given while the fleet API fails."
+        default=300, ge=0, description="Seconds after that in which it is served stale if the fleet API fails."
     )
-    vehicle_ttl: float = Field(default=30, ge=0, description="How long a vehicle is fresh.")
+    vehicle_ttl: float = Field(default=30, ge=0, description="Seconds for which a vehicle is fresh.")
     vehicle_stale_while_revalidate: float = Field(
-        default=30, ge=0, description="How long after that it is still given while it is read again."
+        default=30, ge=0, description="Seconds after that in which it is served stale while it is refreshed."
     )
     vehicle_stale_if_error: float = Field(
-        default=300, ge=0, description="How long after that it is still given while the fleet API fails."
+        default=300, ge=0, description="Seconds after that in which it is served stale if the fleet API fails."
     )
-    latest_state_ttl: float = Field(default=10, ge=0, description="How long a vehicle's state, read alone, is fresh.")
+    latest_state_ttl: float = Field(
+        default=10, ge=0, description="Seconds for which a separately read latest state is fresh."
+    )
     latest_state_stale_while_revalidate: float = Field(
-        default=10, ge=0, description="How long after that it is still given while it is read again."
+        default=10, ge=0, description="Seconds after that in which it is served stale while it is refreshed."
     )
     latest_state_stale_if_error: float = Field(
-        default=300, ge=0, description="How long after that it is still given while the fleet API fails."
+        default=300, ge=0, description="Seconds after that in which it is served stale if the fleet API fails."
     )
-    negative_ttl: float = Field(default=10, ge=0, description="How long it is known that something does not exist.")
+    negative_ttl: float = Field(default=10, ge=0, description="Seconds for which a 404 is cached.")
     answers: bool = Field(
         default=False,
-        description="Whether whole answers of plain queries by POST are kept, for as long as what they were made of.",
+        description="Whether whole responses are cached, for as long as the data in them is fresh.",
     )
     answers_bytes_max: int = Field(
-        default=64 * 2**20, ge=2**16, description="Bytes of memory for whole answers, per process."
+        default=64 * 2**20, ge=2**16, description="Bytes of memory for cached responses, per process."
     )
     answers_gzip: bool = Field(
-        default=False, description="Whether whole answers are also kept as gzip, for callers who take that."
+        default=False, description="Whether responses are also cached compressed with gzip, for clients that accept it."
     )
-    prefetch: bool = Field(
-        default=False, description="Whether the next page of a connection is read ahead while this one is answered."
-    )
+    prefetch: bool = Field(default=False, description="Whether the next page of a connection is read in advance.")
 
 
 class CoalescingSettings(Slice):
-    """Equal reads at the same time are one, for each principal."""
+    """Equal concurrent reads of a principal share one upstream call."""
 
-    enabled: bool = Field(default=True, description="Whether equal reads share one upstream call.")
+    enabled: bool = Field(default=True, description="Whether equal concurrent reads share one upstream call.")
     lease: float = Field(
-        default=5.0, gt=0, description="Seconds other processes wait for a read under way elsewhere; with Redis only."
+        default=5.0,
+        gt=0,
+        description="Seconds that a process waits for the same read in another process; only with Redis.",
     )
 
 
 class RedisSettings(Slice):
-    """Redis as a second tier of the cache, shared by all processes."""
+    """Redis as a second cache tier that all processes share."""
 
-    url: RedisUrl | None = Field(
-        default=None, description="redis:// or rediss:// URL; without it memory alone is used."
+    url: RedisUrl | None = Field(default=None, description="redis:// or rediss:// URL; if unset, only memory is used.")
+    timeout: float = Field(
+        default=0.1, gt=0, description="Seconds until a command is given up and the gateway goes on without Redis."
     )
-    timeout: float = Field(default=0.1, gt=0, description="Seconds a command may take before the answer does without.")
-    pause: float = Field(default=1.0, ge=0, description="Seconds Redis is left alone after it failed.")
-    connections_max: int = Field(default=50, ge=1, description="Open connections to Redis, per process.")
-    namespace: str = Field(default="gateway", description="First part of every key.")
+    pause: float = Field(default=1.0, ge=0, description="Seconds after a failure in which Redis is not used.")
+    connections_max: int = Field(default=50, ge=1, description="Connections to Redis, per process.")
+    namespace: str = Field(default="gateway", description="Prefix of all keys.")
 
 
 class RetrySettings(Slice):
-    """A read that failed for a reason that may pass (network, 5xx, 429) is made again."""
+    """Retries of reads that failed with a transient error (network, 5xx, 429)."""
 
-    attempts: int = Field(default=3, ge=1, description="Attempts at one read, the first counted; 1: no retries.")
+    attempts: int = Field(default=3, ge=1, description="Attempts per read, including the first; 1 turns retries off.")
     pause: float = Field(
-        default=0.1, ge=0, description="Seconds before the second attempt, doubled with each further one."
+        default=0.1, ge=0, description="Backoff before the first retry in seconds; doubled for each further retry."
     )
-    pause_max: float = Field(default=2.0, ge=0, description="Longest of these pauses; each is cut by up to half.")
-    share: float = Field(default=0.1, ge=0, le=1, description="Retries as a share of all reads, in the long run.")
-    reserve: float = Field(default=10, ge=1, description="Retries that may be saved up, and are there at the start.")
+    pause_max: float = Field(
+        default=2.0, ge=0, description="Maximum backoff in seconds. Random jitter shortens each backoff by up to half."
+    )
+    share: float = Field(default=0.1, ge=0, le=1, description="Retry budget: retries as a share of all reads.")
+    reserve: float = Field(
+        default=10, ge=1, description="Retries that the budget can accumulate, which is also the initial budget."
+    )
 
 
 class PacingSettings(Slice):
-    """The rate limits that the fleet API tells are kept before it has to refuse."""
+    """The client-side rate limiter, which follows the rate limits that the fleet API reports."""
 
-    enabled: bool = Field(default=True, description="Whether calls are paced.")
+    enabled: bool = Field(default=True, description="Whether upstream calls are rate-limited by the gateway.")
     share: float = Field(
-        default=0.2, ge=0, le=1, description="Share of a client's calls that is spread over the rest of the window."
+        default=0.2,
+        ge=0,
+        le=1,
+        description="Share of a client's calls per window that is spread evenly over the rest of the window.",
     )
-    reserve: int = Field(default=1, ge=0, description="Calls of a window that are never made.")
-    clients_max: int = Field(default=10_000, ge=1, description="Clients remembered, per process.")
+    reserve: int = Field(default=1, ge=0, description="Calls per window that are never used.")
+    clients_max: int = Field(default=10_000, ge=1, description="Clients that are tracked, per process.")
 
 
 class BreakerSettings(Slice):
-    """While the fleet API is out, calls fail at once, or stale answers are given, and single probes are made."""
+    """The circuit breaker for outages of the fleet API. While it is open, calls fail at once or get stale data."""
 
-    enabled: bool = Field(default=True, description="Whether there is a circuit breaker.")
-    window: float = Field(default=10, gt=0, description="Seconds that failures are counted over.")
-    failures: int = Field(default=10, ge=1, description="Failed reads in the window that open the circuit, ...")
-    share: float = Field(default=0.5, ge=0, le=1, description="... if they are this share of all at least.")
-    pause: float = Field(default=1, gt=0, description="Seconds before a probe, doubled each time that one fails.")
-    pause_max: float = Field(default=30, gt=0, description="Longest pause before a probe.")
+    enabled: bool = Field(default=True, description="Whether the circuit breaker is on.")
+    window: float = Field(default=10, gt=0, description="Sliding window in seconds in which failures are counted.")
+    failures: int = Field(
+        default=10, ge=1, description="Minimum number of failures in the window that opens the circuit."
+    )
+    share: float = Field(
+        default=0.5, ge=0, le=1, description="Minimum share of failed calls in the window that opens the circuit."
+    )
+    pause: float = Field(default=1, gt=0, description="Seconds until the first probe; doubled after each failed probe.")
+    pause_max: float = Field(default=30, gt=0, description="Maximum of seconds until a probe.")
 
 
 class LimitSettings(Slice):
-    """What one operation may take, and what one process takes on; more is refused with a code that says which."""
+    """Limits of operations and of the load of a process."""
 
     deadline: float = Field(
-        default=30, gt=0, description="Seconds an operation may take; a caller may ask for less by X-Gateway-Timeout."
+        default=30, gt=0, description="Seconds that an operation may take; clients can lower it with X-Gateway-Timeout."
     )
     document_bytes: int = Field(default=64 * 1024, ge=1, description="Bytes of a document.")
     variables_bytes: int = Field(default=256 * 1024, ge=2, description="Bytes of the variables as JSON.")
     tokens: int = Field(default=2000, ge=1, description="Lexical tokens of a document.")
-    depth: int = Field(default=15, ge=1, description="Levels of fields, fragments counted where they are used.")
-    root_fields: int = Field(default=50, ge=1, description="Fields of an operation's root.")
-    aliases: int = Field(default=100, ge=0, description="Fields with an alias, fragments counted each time.")
-    directives: int = Field(default=50, ge=0, description="Directives, fragments counted each time.")
+    depth: int = Field(default=15, ge=1, description="Levels of nested fields, including those in fragments.")
+    root_fields: int = Field(default=50, ge=1, description="Root fields of an operation.")
+    aliases: int = Field(default=100, ge=0, description="Aliased fields; a fragment counts at each spread.")
+    directives: int = Field(default=50, ge=0, description="Directives; a fragment counts at each spread.")
     overlaps: int = Field(
         default=10_000,
         ge=1,
-        description="Pairs of fields with one name at one place of the answer, and of fragments there; in all of a "
-        "document.",
+        description="Pairs of fields with the same response name at the same response path, and pairs of fragment "
+        "spreads there, in a document.",
     )
-    upstream_calls: int = Field(default=1000, ge=1, description="Upstream calls by the price of an operation.")
+    upstream_calls: int = Field(default=1000, ge=1, description="Upstream calls by the estimated cost of an operation.")
     nodes: int = Field(
         default=20_000,
         ge=1,
-        description="Vehicles and units an answer may hold by its price, and items that the lists in variables may.",
+        description="Vehicles and units in a response by its estimated cost, and list items in variables.",
     )
     fields: int = Field(
         default=250_000,
         ge=1,
-        description="Fields an answer may hold by its price; a field of introspection counts for ten.",
+        description="Fields in a response by its estimated cost; an introspection field counts as ten.",
     )
-    response_bytes: int = Field(default=16 * 2**20, ge=1024, description="Bytes of an answer, before compression.")
-    concurrency: int = Field(default=64, ge=1, description="Operations run at the same time, per process.")
-    queue: int = Field(default=256, ge=0, description="Operations that wait their turn, per process.")
+    response_bytes: int = Field(default=16 * 2**20, ge=1024, description="Bytes of a response before compression.")
+    concurrency: int = Field(default=64, ge=1, description="Concurrent operations, per process.")
+    queue: int = Field(default=256, ge=0, description="Queued operations, per process.")
     busy: float = Field(
-        default=0.9, gt=0, description="Share of a processor's time above which fewer operations are run at a time."
+        default=0.9, gt=0, description="CPU utilisation above which the number of concurrent operations is reduced."
     )
     principal_concurrency: int = Field(
-        default=32, ge=1, description="Operations run at the same time for one principal."
+        default=32, ge=1, description="Concurrent operations of one principal, per process."
     )
-    principal_queue: int = Field(default=224, ge=0, description="Operations of one principal that wait their turn.")
+    principal_queue: int = Field(default=224, ge=0, description="Queued operations of one principal, per process.")
     refusals: float = Field(
         default=0.12,
         gt=0,
         le=1,
-        description="Share of a busy processor's time for refusals that are sent at once; those beyond follow in turn, "
-        "and leave time for answers.",
+        description="Share of the CPU time that immediate rejections may take while the CPU is busy; further "
+        "rejections are delayed.",
     )
 
 
 class OidcSettings(Slice):
-    """Verification of callers' tokens; without an issuer nothing is verified and each token is its own principal."""
+    """Verification of tokens. Without an issuer tokens are not verified, and each token is its own principal."""
 
     issuer: HttpUrl | None = Field(
-        default=None, description="OpenID Connect issuer whose tokens are verified, exactly as in `iss`."
+        default=None, description="OpenID Connect issuer of the tokens, exactly as in `iss`."
     )
-    audience: str | None = Field(default=None, description="What `aud` must hold; unset: any.")
-    keys_url: HttpUrl | None = Field(default=None, description="URL of the issuer's keys; unset: discovered.")
+    audience: str | None = Field(default=None, description="Required `aud` claim; if unset, any audience is accepted.")
+    keys_url: HttpUrl | None = Field(default=None, description="URL of the issuer's JWKS; if unset, it is discovered.")
     keys_ttl: float = Field(
         default=3600,
         gt=0,
-        description="Seconds after which the issuer's keys are fetched again; they are used meanwhile.",
+        description="Seconds after which the issuer's keys are refreshed in the background.",
     )
     keys_stale_if_error: float = Field(
         default=86_400,
         ge=0,
-        description="Seconds after that in which they are still used while the issuer fails; then tokens are answered "
+        description="Seconds after that in which the old keys are used if the issuer fails. After that, requests get "
         "503.",
     )
     keys_pause: float = Field(
         default=10,
         ge=0,
-        description="Seconds from the end of a fetch of the keys, also of one that failed, to the next. A token that "
-        "names an unknown key meanwhile is refused at once.",
+        description="Minimum seconds between two fetches of the keys. A token with an unknown key is rejected "
+        "meanwhile.",
     )
-    leeway: int = Field(default=30, ge=0, description="Seconds clocks may differ by.")
+    leeway: int = Field(default=30, ge=0, description="Allowed clock skew in seconds.")
     timeout: float = Field(
         default=5,
         gt=0,
-        description="Seconds the issuer has to answer, with both documents where its keys are discovered.",
+        description="Seconds for fetching the keys, including discovery.",
     )
-    fleet_claim: str = Field(default="fleet_id", description="Claim that names the caller's fleet.")
+    fleet_claim: str = Field(default="fleet_id", description="Claim with the caller's fleet id.")
     principal_claims: str = Field(
         default="",
-        description="Claims that tell callers apart, separated by commas, such as sub,fleet_id,scope; `iss` always "
-        "does. Callers whose tokens differ only in other claims share cached answers, so name all that decide what "
-        "may be seen. A token that lacks one of them is told apart by all that it has. Empty: by all claims but times "
-        "and the token's id.",
+        description="Comma-separated claims that identify a principal in addition to `iss`, such as "
+        "sub,fleet_id,scope. Callers whose tokens differ only in other claims share cached data, so include every "
+        "claim that affects access. For a token that lacks one of them all its claims count. If empty, all claims "
+        "count except times and the token id.",
     )
 
     @property
     def principal_names(self) -> frozenset[str]:
-        """The names in `principal_claims`."""
+        """The set of names in `principal_claims`."""
         return frozenset(name.strip() for name in self.principal_claims.split(",") if name.strip())
 
 
 class GraphQLSettings(Slice):
-    """Who may ask for what of the schema."""
+    """Introspection, trusted documents and execution."""
 
     introspection: Literal["public", "authenticated", "off"] = Field(
         default="authenticated",
-        description="Who is told the schema, also by federation's `_service`: anyone, callers with a token, nobody.",
+        description="Who may use introspection and federation's `_service`: anyone, clients with a token, or nobody.",
     )
     manifest: str | None = Field(
         default=None,
-        description="File of trusted documents, in Relay's or Apollo's form; with one, nothing else is run.",
+        description="File with trusted documents in Relay's or Apollo's format; if set, no other documents are "
+        "executed.",
     )
     documents_bytes_max: int = Field(
         default=64 * 2**20,
         ge=2**20,
-        description="Bytes of memory for documents that are kept parsed, and all derived from them, per process.",
+        description="Bytes of memory for cached documents with their plans, per process.",
     )
     projection: bool = Field(
-        default=True, description="Whether plain selections are projected; off: all is executed field by field."
+        default=True,
+        description="Whether operations are compiled to plans; if false, every field is executed by graphql-core.",
     )
 
 
 class HttpSettings(Slice):
-    """The road in."""
+    """The HTTP server."""
 
     cors_origins: str = Field(
-        default="", description="Origins whose pages may ask, separated by commas, such as https://app.example.com."
+        default="", description="Comma-separated origins that CORS allows, such as https://app.example.com."
     )
-    body_bytes_max: int = Field(default=2**20, ge=1024, description="Bytes of a request body; more is answered 413.")
+    body_bytes_max: int = Field(default=2**20, ge=1024, description="Bytes of a request body; a larger one gets 413.")
     header_bytes_max: int = Field(
-        default=32 * 1024, ge=1024, description="Bytes of a request's line and headers; more is answered 431."
+        default=32 * 1024, ge=1024, description="Bytes of the request line and headers; more get 431."
     )
     request_timeout: float = Field(
-        default=30, gt=0, description="Seconds until a request has to be there whole; later is answered 408."
+        default=30, gt=0, description="Seconds until a request must have arrived completely; after that it gets 408."
     )
     reading_timeout: float = Field(
         default=30,
         gt=0,
-        description="Seconds a caller may read nothing of an answer; then the connection is closed. Beyond them it has "
-        "to be read at `reading_rate_min`.",
+        description="Seconds that a client may take to read a response in addition to the time that "
+        "`reading_rate_min` allows; after that the connection is closed.",
     )
     reading_rate_min: float = Field(
         default=65536,
         gt=0,
-        description="Bytes of an answer a second, on average, that a caller has to read after `reading_timeout`.",
+        description="Minimum average rate at which a client must read a response, in bytes per second.",
     )
     unsent_bytes_max: int = Field(
         default=96 * 2**20,
         ge=2**16,
-        description="Bytes of answers that callers have not read, per process; beyond it the slowest connections are "
-        "closed.",
+        description="Bytes of responses that clients have not read, per process; above that the slowest connections "
+        "are closed.",
     )
     principal_unsent_bytes_max: int = Field(
         default=32 * 2**20,
         ge=2**16,
-        description="Bytes of answers that one principal has not read, per process; beyond it the slowest of its "
+        description="Bytes of responses that one principal has not read, per process; above that its slowest "
         "connections are closed.",
     )
     connections_max: int = Field(
         default=5000,
         ge=1,
-        description="Open connections, per process, as far as `ulimit -n` allows. One more closes the one that has "
-        "been idle for longest, those that never asked first; where none is idle it is answered 503 and closed.",
+        description="Client connections, per process, if `ulimit -n` allows as many. A further connection replaces "
+        "the one that has been idle longest, preferably one without any request so far. If none is idle, it gets 503.",
     )
     address_connections_max: int | None = Field(
         default=None,
         ge=1,
-        description="Open connections from one address (of IPv6: from one /64 network), per process; unset: four "
-        "fifths of `connections_max`. One more closes the one of these that has been idle for longest.",
+        description="Client connections from one IPv4 address or IPv6 /64 network, per process; by default four "
+        "fifths of `connections_max`. A further connection replaces the one of these that has been idle longest.",
     )
     trusted_proxies: str = Field(
         default="",
-        description="Addresses and networks of proxies, separated by commas, such as 10.0.0.0/8. Their connections "
-        "count as those of the client that `X-Forwarded-For` names while they carry a request of it, else as nobody's.",
+        description="Comma-separated addresses and networks of proxies, such as 10.0.0.0/8. During a request their "
+        "connections count for the client in `X-Forwarded-For`, otherwise for no address.",
     )
     arriving_bytes_max: int = Field(
         default=64 * 2**20,
         ge=0,
-        description="Bytes of request bodies that are not whole yet, per process; beyond it one of more than 64 KiB is "
-        "answered 503.",
+        description="Bytes of request bodies that are still arriving, per process; above that a body over 64 KiB gets "
+        "503.",
     )
-    keep_alive: int = Field(default=75, ge=1, description="Seconds an idle connection is kept open.")
+    keep_alive: int = Field(default=75, ge=1, description="Seconds until an idle client connection is closed.")
     shutdown_timeout: int = Field(
-        default=35, ge=1, description="Seconds that requests under way have to end when the process is told to stop."
+        default=35, ge=1, description="Seconds for running requests to finish when the process stops."
     )
     shutdown_idle_timeout: float = Field(
         default=1,
         ge=0,
-        description="Seconds that a connection without a request stays open then: one that arrives is answered.",
+        description="Seconds that an idle connection stays open when the process stops, in case a request is on its "
+        "way.",
     )
     hosts: HostPatterns = Field(
         default="",
-        description="Names that callers may use in `Host`, separated by commas, such as api.example.com or "
-        "*.example.com, in any case and whatever the port; empty: any. Health is told to all.",
+        description="Comma-separated host names that requests may use, such as api.example.com or *.example.com, in "
+        "any case and with any port; if empty, all are allowed. The health endpoints allow all.",
     )
-    graphiql: bool = Field(default=True, description="Whether a browser gets GraphiQL at /graphql.")
+    graphiql: bool = Field(default=True, description="Whether browsers get GraphiQL at /graphql.")
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -456,21 +470,19 @@ class HttpSettings(Slice):
 
 
 class LogSettings(Slice):
-    """What is written to standard error."""
+    """Logs, which are written to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least severe level written."
-    )
-    format: Literal["json", "text"] = Field(default="json", description="One JSON object a line, or lines for people.")
+    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum level.")
+    format: Literal["json", "text"] = Field(default="json", description="JSON lines, or text for people.")
     queue_bytes_max: int = Field(
         default=4 * 2**20,
         ge=2**14,
-        description="Bytes of lines that may wait to be written, per process; beyond it lines are dropped and counted.",
+        description="Bytes of queued log lines, per process; above that lines are dropped and counted.",
     )
 
 
 class Settings(BaseSettings):
-    """All knobs, a slice for each concern."""
+    """All settings."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -482,8 +494,8 @@ class Settings(BaseSettings):
     )
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
-    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    workers: int = Field(default=1, ge=1, description="Worker processes.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    workers: int = Field(default=1, ge=1, description="Number of worker processes.")
     upstream: UpstreamSettings = UpstreamSettings()
     connections: ConnectionSettings = ConnectionSettings()
     cache: CacheSettings = CacheSettings()
@@ -501,7 +513,7 @@ class Settings(BaseSettings):
 
 @dataclass(frozen=True, slots=True)
 class Knob:
-    """One setting as people see it; a secret's value, and what may be one in a URL, reads `********`."""
+    """A setting as it is displayed; secrets, and parts of URLs that may be secrets, are masked."""
 
     path: str
     variable: str
@@ -519,7 +531,7 @@ def variable_of(path: str) -> str:
 def knobs(
     settings: Settings, environ: Mapping[str, str] = os.environ, given: frozenset[str] = frozenset()
 ) -> Iterator[Knob]:
-    """Every setting with its value and where that came from; `given` are variables set by the command line."""
+    """All settings with values and sources; `given` are the variables that the command line sets."""
     for path, value, default, text in _leaves(settings):
         variable = variable_of(path)
         if variable in given:
@@ -530,7 +542,7 @@ def knobs(
 
 
 def masked(value: object) -> object:
-    """A value without secrets: in a URL or path all before an `@`, and all after `?` or `#`, may be one."""
+    """A value without secrets. In a URL or path, everything before `@` and after `?` or `#` may be secret."""
     if isinstance(value, SecretStr):
         return MASK
     if isinstance(value, str) and ("://" in value or value.startswith("/")):
@@ -544,7 +556,7 @@ _AFTER = re.compile(r"(?s)(?<=[?#]).+")
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Names that start with GATEWAY_ and set nothing: most likely misspelt."""
+    """Variables that start with GATEWAY_ but are not settings, probably misspelt."""
     known = {variable_of(path) for path, *_ in _leaves(Settings.model_construct())}
     return sorted(name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known)
 
