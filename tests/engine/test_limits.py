@@ -65,10 +65,48 @@ def test_nothing_is_limited_by_default():
     assert {one.default for one in fields(DocumentLimits)} == {2**62}
 
 
-def test_the_message_says_how_much_and_of_what():
-    """Where the size was not counted to its end, it tells the limit alone."""
-    assert LimitExceeded("documentBytes", 10, 12).message == "Document is 12 bytes; the limit is 10."
-    assert LimitExceeded("overlaps", 10).message == "Document has more than the limit of 10 overlapping selections."
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("documentBytes", "Document is 7 bytes; the limit is 5."),
+        ("variablesBytes", "Variables are 7 bytes; the limit is 5."),
+        ("depth", "Operation has 7 levels of fields; the limit is 5."),
+        ("rootFields", "Operation has 7 root fields; the limit is 5."),
+        ("aliases", "Operation has 7 aliases; the limit is 5."),
+        ("directives", "Operation has 7 directives; the limit is 5."),
+        ("upstreamCalls", "Estimated cost is 7 upstream calls; the limit is 5."),
+        ("nodes", "Estimated cost is 7 nodes; the limit is 5."),
+        ("fields", "Estimated cost is 7 fields; the limit is 5."),
+        ("errors", "Response has 7 errors; the limit is 5."),
+    ],
+)
+def test_a_message_names_the_actual_size_and_the_limit(limit, message):
+    """A measured size is in the message and in the extensions."""
+    error = LimitExceeded(limit, 5, 7)
+    assert error.message == message
+    assert error.extensions == {
+        "code": "LIMIT_EXCEEDED",
+        "retryable": False,
+        "limit": limit,
+        "maximum": 5,
+        "actual": 7,
+    }
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        ("listItems", "Variables have more than the limit of 5 list items."),
+        ("tokens", "Document has more than the limit of 5 tokens."),
+        ("overlaps", "Document has more than the limit of 5 overlapping selections."),
+        ("responseBytes", "Response is more than the limit of 5 bytes."),
+    ],
+)
+def test_a_message_names_the_limit_where_counting_stops_there(limit, message):
+    """Without a measured size the message has only the limit, and `actual` is absent."""
+    error = LimitExceeded(limit, 5)
+    assert error.message == message
+    assert error.extensions == {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": limit, "maximum": 5}
 
 
 def test_doubling_fragments_are_measured_once():
