@@ -13,7 +13,7 @@ from gateway.engine.limits import LimitExceeded
 from gateway.engine.variables import ERRORS_MAX, Coercion, VariablesInvalid, flags_of
 
 SCHEMA = build_schema("""
-type Query { a: Int }
+type Query { a: Int, b(id: ID, is: Boolean, x: Float, s: String): Int }
 enum E { X Y }
 input I { n: Int, list: [Int!], next: I, all: [I] }
 """)
