@@ -12,10 +12,10 @@ RUN apt-get update && apt-get install -y --no-install-recommends npm && pip inst
 # Dependencies first: they change less often than the code and stay cached. Versions are those pinned in pyproject.toml.
 COPY pyproject.toml README.md LICENSE THIRD-PARTY-LICENSES ./
 COPY .ci/graphiql_build.py .ci/
-RUN mkdir gateway && echo '__version__ = "0"' > gateway/__init__.py && uv sync --no-default-groups --no-install-project
+RUN mkdir gateway && echo '__version__ = "0"' > gateway/__init__.py && uv sync --no-default-groups --extra http2 --no-install-project
 COPY gateway gateway
 COPY docs/queries docs/queries
-RUN uv sync --no-default-groups --no-editable
+RUN uv sync --no-default-groups --extra http2 --no-editable
 
 # Run: the environment alone, as a user who may write nothing.
 FROM ${PYTHON}

@@ -24,7 +24,7 @@ from gateway.settings import ConnectionSettings, OidcSettings, Settings
 from gateway.telemetry import RequestLog, configure_logs, failures_logged
 from gateway.upstream.connect import connect
 from gateway.upstream.fetching import Clock, now
-from gateway.upstream.transport import Wire
+from gateway.upstream.transport import Network
 from gateway.web.asgi_app import GatewayApp
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_app import GraphQLApp, Runtime
@@ -35,9 +35,9 @@ from gateway.web.tokens import Identify, by_digest
 
 
 def create_app(
-    settings: Settings, wire: Wire | None = None, clock: Clock = now, demo_token: str | None = None
+    settings: Settings, network: Network | None = None, clock: Clock = now, demo_token: str | None = None
 ) -> GatewayApp:
-    """The gateway; for tests, `wire` (an httpx transport) replaces the network and `clock` the time.
+    """The gateway; for tests, `network` (an httpx transport) replaces the network and `clock` the time.
 
     `demo_token` is shown to whoever opens GraphiQL: a token of the simulator's, never of a real fleet.
     """
@@ -58,8 +58,8 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with (
             failures_logged("the application failed"),
-            connect(settings, wire, clock) as client,
-            identify_by(settings.oidc, wire) as identify,
+            connect(settings, network, clock) as client,
+            identify_by(settings.oidc, network) as identify,
         ):
             graphql.runtime = Runtime(client, identify)
             monitoring = asyncio.create_task(monitor(graphql.admission.adapt, shedder.throttle.adapt))
@@ -109,7 +109,7 @@ COLLECTED_AFTER = (10_000, 20, 20)
 
 
 @asynccontextmanager
-async def identify_by(settings: OidcSettings, wire: Wire | None) -> AsyncIterator[Identify]:
+async def identify_by(settings: OidcSettings, network: Network | None) -> AsyncIterator[Identify]:
     """How a token becomes a caller: by its verified claims where an issuer is configured."""
     if settings.issuer is None:
         yield by_digest
@@ -118,7 +118,7 @@ async def identify_by(settings: OidcSettings, wire: Wire | None) -> AsyncIterato
     from gateway.upstream.issuer import Issuer  # noqa: PLC0415
     from gateway.web.verified_claims import VerifiedClaims  # noqa: PLC0415
 
-    issuer = Issuer(settings, wire)
+    issuer = Issuer(settings, network)
     try:
         yield VerifiedClaims(settings, issuer)
     finally:

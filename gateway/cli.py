@@ -28,6 +28,7 @@ from gateway.server.processes import Server, serve_with_workers
 from gateway.settings import LogSettings, Settings, knobs, unknown_variables, variable_of
 from gateway.simulator import FleetPlan, Simulator, Switches
 from gateway.telemetry import configure_logs, get_logger
+from gateway.upstream.network import UpstreamMisconfigured, check
 
 app = typer.Typer(
     help="Unofficial GraphQL gateway for the vehicle management part of the INVERS OneAPI.",
@@ -65,6 +66,11 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, upstrea
         except ManifestInvalid as invalid:  # printed here: later errors are logged without their messages
             typer.echo(f"{variable_of('graphql.manifest')}: {invalid}", err=True)
             raise typer.Exit(2) from None
+    try:
+        check(settings.upstream)
+    except UpstreamMisconfigured as misconfigured:
+        typer.echo(f"{variable_of(misconfigured.setting)}: {misconfigured}", err=True)
+        raise typer.Exit(2) from None
     configure_logs(settings.log, workers=settings.workers)
     for warning in _warnings(settings):
         get_logger("gateway").warning(warning)

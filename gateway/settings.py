@@ -104,8 +104,25 @@ class UpstreamSettings(Slice):
     """The fleet API: its URL, paths and parameters, and the transport's limits."""
 
     url: BaseUrl = Field(default="https://api.invers.com", description="Base URL of the fleet API.")
-    transport: Literal["wire", "aiohttp"] = Field(
-        default="wire", description="HTTP client: the gateway's own HTTP/1.1 client, or aiohttp, which uses more CPU."
+    transport: Literal["builtin", "httpx"] = Field(
+        default="builtin",
+        description="What makes the calls: `builtin` is the gateway's own HTTP/1.1 client; `httpx` uses the proxy that "
+        "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY name, can speak HTTP/2, and takes several times the CPU time.",
+    )
+    http2: bool = Field(
+        default=False,
+        description="Whether HTTP/2 is offered to the upstream; needs the transport `httpx` and the extra `http2`.",
+    )
+    ca_file: str | None = Field(
+        default=None,
+        description="PEM file of the certificate authorities to trust in place of the system's.",
+    )
+    client_certificate: str | None = Field(
+        default=None, description="PEM file of the certificate to present to the upstream, with its chain."
+    )
+    client_key: str | None = Field(
+        default=None,
+        description="PEM file of that certificate's key, unencrypted; unset: the key is in the certificate's file.",
     )
     fleet_id: str | None = Field(default=None, description="Value of the X-INVERS-Fleet-Id header, if set.")
     vehicles_path: SentPath = Field(default="/vehicles", description="Path of the vehicle list.")

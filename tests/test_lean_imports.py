@@ -22,6 +22,6 @@ def test_a_package_is_out_of_reach_in_the_block_alone():
 
 def test_a_gateway_without_redis_does_not_load_it():
     """It is seven megabytes; aiocache would take it along."""
-    told = "import sys, gateway.app; print([name for name in ('redis', 'aiohttp') if name in sys.modules])"
+    told = "import sys, gateway.app; print([name for name in ('redis', 'httpcore') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -18,19 +18,19 @@ from gateway.upstream.quick_calls import QuickCalls
 from gateway.upstream.retrying import Retrying
 from gateway.upstream.shared_pacing import SharedPaces
 from gateway.upstream.single_flight import OwnFlight, SingleFlight
-from gateway.upstream.transport import HttpTransport, Wire
+from gateway.upstream.transport import HttpTransport, Network
 
 if TYPE_CHECKING:
     from gateway.upstream.redis_store import RedisStore
 
 
 @asynccontextmanager
-async def connect(settings: Settings, wire: Wire | None = None, clock: Clock = now) -> AsyncIterator[FleetClient]:
+async def connect(settings: Settings, network: Network | None = None, clock: Clock = now) -> AsyncIterator[FleetClient]:
     """A client over the configured stack; leaving it waits for the calls under way and closes all connections."""
     async with AsyncExitStack() as closing:
         lifetimes = lifetimes_of(settings.cache)
         kept = {resource for resource in Resource if settings.cache.enabled and lifetimes.of[resource].kept > 0}
-        transport = HttpTransport(settings.upstream, wire, pages_stay=Resource.VEHICLES in kept)
+        transport = HttpTransport(settings.upstream, network, pages_stay=Resource.VEHICLES in kept)
         closing.push_async_callback(transport.close)
         redis = _redis_of(settings, closing)
         paces: LocalPaces | None = None

@@ -1,4 +1,4 @@
-"""An httpx transport of our own: GETs over HTTP/1.1 with httptools' parser, for a fraction of what others cost.
+"""The builtin transport: GETs over HTTP/1.1 with httptools' parser, for a fraction of what httpx costs.
 
 `Http1` has calls wait in lines, one for each principal, and gives each free connection the next; `Connection` asks one
 question at a time. A call that is cancelled while it is under way closes its connection, which nobody else was using.
@@ -16,7 +16,6 @@ import asyncio
 import io
 import select
 import socket
-import ssl
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
@@ -27,11 +26,15 @@ import httpx
 from gateway.errors import UpstreamInvalidResponse
 from gateway.settings import UpstreamSettings
 from gateway.telemetry import get_logger
-from gateway.upstream.answers import HEAD_BYTES_MAX, Fields, Get, WholeAnswers, answer
+from gateway.upstream.inflate import Fields
 from gateway.upstream.lines import Lines
+from gateway.upstream.network import tls_context
 
 log = get_logger("gateway.upstream")
 
+# Bytes of an answer that come without any of its body: its head with interim answers, then its trailers, and what the
+# framing of the whole body may add to its bound.
+HEAD_BYTES_MAX = 64 * 1024
 # Header fields of an answer, by name.
 FIELDS_MAX = 256
 # Pieces of a body that are held apart, and after how many in one read others have their turn first.
@@ -109,21 +112,21 @@ class _Awaited:
         self.future.set_exception(failure)
 
 
-class Http1(WholeAnswers):
+class Http1:
     """A pool of connections to one origin; every answer is whole when it is given, within all bounds of the settings.
 
     Raises httpx's errors. Of an answer that is too large no more is read than shows it: a response is cut one byte
     after its bound.
     """
 
-    def __init__(self, settings: UpstreamSettings, context: ssl.SSLContext | None = None) -> None:
+    def __init__(self, settings: UpstreamSettings) -> None:
         self.settings = settings
         url = httpx.URL(settings.url)
         self._host, self._port = url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80)
         self._path = url.raw_path.decode("ascii").rstrip("/")
         self._start = f"GET {self._path}".encode("ascii")
         self._rest = f" HTTP/1.1\r\nHost: {url.netloc.decode('ascii')}\r\n"
-        self._tls = (context or ssl.create_default_context()) if url.scheme == "https" else None
+        self._tls = tls_context(settings) if url.scheme == "https" else None
         self._gives_up_after = min(settings.pool_timeout, settings.total_timeout)
         self._ends_after = settings.total_timeout
         # Asked for once: in Python 3.11 it costs a system call each time.
@@ -138,11 +141,6 @@ class Http1(WholeAnswers):
         self._silence: asyncio.TimerHandle | None = None
         self.trusts_from = 0.0
         self._closed = False
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        status, fields, body = await self.asked(self._head_of(request))
-        bytes_max = self.settings.response_bytes_max
-        return answer(status, fields, body[: bytes_max + 1], bytes_max)
 
     def prepared(self, fields: Mapping[str, str]) -> bytes:
         """Header fields as `get` takes them, made once for many calls."""
@@ -291,23 +289,6 @@ class Http1(WholeAnswers):
         self._idle.pop(connection, None)
         self._connections.discard(connection)
         self._connect_as_needed()
-
-    def _head_of(self, request: httpx.Request) -> bytes:
-        if request.method != "GET":
-            raise httpx.UnsupportedProtocol("This transport sends GETs alone.")
-        if isinstance(request, Get):
-            lines = [f"{name}: {value}\r\n" for name, value in request.fields.items()]
-        else:
-            lines = [f"{name}: {value}\r\n" for name, value in request.headers.items() if name.lower() != "host"]
-        if isinstance(request, Get) and request.target.isascii() and request.target.isprintable():
-            target = self._path + request.target
-        else:
-            target = request.url.raw_path.decode("ascii")
-        head = f"GET {target}{self._rest}{''.join(lines)}\r\n"
-        _check(head, len(lines) + 3)
-        if " " in target:
-            raise httpx.LocalProtocolError(ODD)
-        return head.encode("ascii")
 
     def _wait_for_connection(
         self, call: Call, loop: asyncio.AbstractEventLoop, now: float, *, first: bool = False

@@ -38,9 +38,9 @@ BROKEN = (httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError, OSError, Valu
 class Issuer:
     """Has the keys ready; they are renewed after `keys_ttl` seconds, or earlier for a token that names another key."""
 
-    def __init__(self, settings: OidcSettings, wire: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(self, settings: OidcSettings, network: httpx.AsyncBaseTransport | None = None) -> None:
         self._settings = settings
-        self._wire = wire
+        self._network = network
         self._tls = ssl.create_default_context()
         self._keys: KeySet | None = None
         self._published: list[Any] | None = None  # what the keys were read from
@@ -95,7 +95,7 @@ class Issuer:
     def _client(self) -> httpx.AsyncClient:
         # One for each fetch: a fetch that is cancelled leaves httpx's pool in disorder, and there is one an hour.
         return httpx.AsyncClient(
-            transport=self._wire, timeout=self._settings.timeout, trust_env=False, verify=self._tls, headers=HEADERS
+            transport=self._network, timeout=self._settings.timeout, trust_env=False, verify=self._tls, headers=HEADERS
         )
 
     async def _published_by(self, client: httpx.AsyncClient) -> list[Any]:

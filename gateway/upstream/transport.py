@@ -1,18 +1,16 @@
-"""The innermost fetcher: one HTTP call over httpx, every failure turned into one of ours.
+"""The innermost fetcher: one HTTP call over one of two transports, `Http1` or `HttpxTransport`.
 
-What moves the bytes is an httpx transport: `Http1` or `AiohttpWire`, or another in tests. httpx's own is not used: its
-pool is not whole after cancellations (httpcore's issue 1093), and a call costs many times as much.
+Both raise httpx's errors; every failure becomes one of the gateway's own errors here.
 """
 
 from __future__ import annotations
 
-import asyncio
 import email.utils
 import re
 import time
 from collections.abc import Mapping
 from functools import lru_cache, partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
 
 import httpx
@@ -31,16 +29,21 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.settings import UpstreamSettings
-from gateway.upstream.answers import Fields, Get, Whole, WholeAnswers, plain
 from gateway.upstream.fetching import Parameters, Rate, Read, Reply, Resource
 from gateway.upstream.http1 import Call, Http1, Parts
+from gateway.upstream.inflate import Fields, inflated
 from gateway.upstream.models import ProblemBody, Vehicle, decoded
+from gateway.upstream.network import check
 from gateway.upstream.pages import VehiclePage
 from gateway.upstream.unchanged import UnchangedPages
 from gateway.upstream.views import viewed
 
+if TYPE_CHECKING:
+    from gateway.upstream.httpx_transport import HttpxTransport
+
 T = TypeVar("T")
-Wire = httpx.AsyncBaseTransport
+# What tests put in place of the network.
+Network = httpx.AsyncBaseTransport
 FLOW_ID = "X-INVERS-Flow-ID"
 FLOW_ID_BYTES = FLOW_ID.lower().encode()
 # What an answer's header fields tell that is used where all is well.
@@ -70,23 +73,17 @@ BROKEN = (httpx.TransportError, httpx.StreamError, httpx.DecodingError, UnicodeD
 
 
 class HttpTransport:
-    """Calls the fleet API; `wire` replaces the network in tests, `pages_stay` says that pages are kept elsewhere."""
+    """Calls the fleet API; `network` replaces the network in tests, `pages_stay` says that pages are kept elsewhere."""
 
-    def __init__(self, settings: UpstreamSettings, wire: Wire | None = None, *, pages_stay: bool = False) -> None:
-        self._settings = settings
+    def __init__(self, settings: UpstreamSettings, network: Network | None = None, *, pages_stay: bool = False) -> None:
+        if network is None:
+            check(settings)
         self._bytes_max = settings.response_bytes_max
         self._headers = EVERY_REQUEST | ({"X-INVERS-Fleet-Id": settings.fleet_id} if settings.fleet_id else {})
-        self._wire = wire or wire_of(settings)
-        self._http1 = self._wire if isinstance(self._wire, Http1) else None
+        self._http1 = Http1(settings) if network is None and settings.transport == "builtin" else None
+        self._httpx = _httpx_transport(settings, network) if self._http1 is None else None
         kept = settings.unchanged_bytes_max
         self._pages = UnchangedPages(0 if pages_stay else kept) if kept else None
-        timeouts = httpx.Timeout(
-            connect=settings.connect_timeout,
-            read=settings.read_timeout,
-            write=settings.write_timeout,
-            pool=settings.pool_timeout,
-        )
-        self._extensions = {"timeout": timeouts.as_dict()}
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
         given, read.given = read.given, None
@@ -96,19 +93,18 @@ class HttpTransport:
             return given
         target = _target_of(read)
         read.tally.upstream_calls += 1
+        made = partial(self.reply_to, read)
         try:
-            if self._http1 is not None:
-                head = self._http1.head_to(target, self._prepared_for(read))
-                reply: Reply[T] = await self._http1.asked(
-                    head, read.caller.principal, partial(self.reply_to, read), checked=read.vehicle_id is not None
-                )
-                return reply
-            response = await self._given(Get(self._settings.url, target, self._headers_of(read), self._extensions))
-            assert isinstance(response.stream, Whole)
-            parts = response.status_code, dict(response.headers.raw), response.stream.body
+            if self._httpx is not None:
+                return await self._httpx.send(target, self._headers_of(read), made)
+            assert self._http1 is not None
+            head = self._http1.head_to(target, self._prepared_for(read))
+            reply: Reply[T] = await self._http1.asked(
+                head, read.caller.principal, made, checked=read.vehicle_id is not None
+            )
         except BROKEN as broken:
             raise meaning_of(broken) from broken
-        return self.reply_to(read, parts)
+        return reply
 
     @property
     def is_quick(self) -> bool:
@@ -133,7 +129,7 @@ class HttpTransport:
         names = _telling(tuple(fields))
         if b"content-encoding" in names:
             try:
-                fields, body = plain(fields, body, self._bytes_max)
+                fields, body = inflated(fields, body, self._bytes_max)
             except BROKEN as garbled:
                 raise meaning_of(garbled) from garbled
         if len(body) > self._bytes_max:
@@ -165,7 +161,9 @@ class HttpTransport:
 
     async def close(self) -> None:
         """Closes the pool."""
-        await self._wire.aclose()
+        for transport in (self._http1, self._httpx):
+            if transport is not None:
+                await transport.aclose()
 
     def _headers_of(self, read: Read[Any]) -> dict[str, str]:
         headers = {**self._headers, "Authorization": read.caller.authorization()}
@@ -186,28 +184,6 @@ class HttpTransport:
     def _rendered(self, bearer: str) -> bytes:
         assert self._http1 is not None
         return self._http1.prepared({**self._headers, "Authorization": bearer})
-
-    async def _given(self, request: Get) -> httpx.Response:
-        if isinstance(self._wire, WholeAnswers):
-            return await self._wire.handle_async_request(request)
-        return await self._whole(request)
-
-    async def _whole(self, request: httpx.Request) -> httpx.Response:
-        """What a transport gives that is none of ours: read to its end, within the bounds that ours keep themselves."""
-        chunks, size = [], 0
-        async with asyncio.timeout(self._settings.total_timeout):
-            response = await self._wire.handle_async_request(request)
-            try:
-                async for chunk in response.aiter_bytes():
-                    size += len(chunk)
-                    chunks.append(chunk)
-                    if size > self._settings.response_bytes_max:
-                        break
-            finally:
-                await response.aclose()
-        # The chunks are inflated.
-        fields = [field for field in response.headers.raw if field[0].lower() != b"content-encoding"]
-        return httpx.Response(response.status_code, headers=fields, stream=Whole(b"".join(chunks)))
 
     def _decoded(self, read: Read[T], body: bytes) -> T:
         try:
@@ -255,13 +231,10 @@ def _telling(names: tuple[bytes, ...]) -> Mapping[bytes, bytes]:
     return {name.lower(): name for name in names if name.lower() in TELLING}
 
 
-def wire_of(settings: UpstreamSettings) -> Wire:
-    """The network, moved by what the settings name."""
-    if settings.transport == "wire":
-        return Http1(settings)
-    from gateway.upstream.aiohttp_wire import AiohttpWire  # noqa: PLC0415 - ten megabytes that the other has no use for
+def _httpx_transport(settings: UpstreamSettings, network: Network | None) -> HttpxTransport:
+    from gateway.upstream.httpx_transport import HttpxTransport  # noqa: PLC0415 - httpcore, which `builtin` never needs
 
-    return AiohttpWire(settings)
+    return HttpxTransport(settings, network)
 
 
 def failure_of(status: int, headers: Mapping[str, str], body: bytes, now: float | None = None) -> UpstreamError:

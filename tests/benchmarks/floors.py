@@ -16,7 +16,6 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
-import httpx
 import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -27,7 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gateway.server.config import ServerConfig
 from gateway.settings import Settings
-from gateway.upstream.transport import wire_of
+from gateway.upstream.http1 import Http1
+from gateway.server.config import ServerConfig
 from tests.benchmarks.load import SERVED, pin
 from tests.benchmarks.made_fleet import vehicle_id
 
@@ -49,19 +49,19 @@ def ready() -> Starlette:
 
 def passed(settings: Settings, vehicles: int) -> Starlette:
     """Reads a page, or so many vehicles at the same time, and passes the bytes on."""
-    wire = wire_of(settings.upstream)
-    url, headers = settings.upstream.url, {"Accept": JSON, "Authorization": "Bearer token"}
-    page = httpx.Request("GET", f"{url}/vehicles?limit=100", headers=headers)
+    transport = Http1(settings.upstream)
+    prepared = transport.prepared({"Accept": JSON, "Authorization": "Bearer token"})
+    page = transport.head_to("/vehicles?limit=100", prepared)
     turn = count()
 
     @lru_cache(vehicles)
-    def vehicle(number: int) -> httpx.Request:
-        return httpx.Request("GET", f"{url}/vehicles/{vehicle_id(number)}", headers=headers)
+    def vehicle(number: int) -> bytes:
+        return transport.head_to(f"/vehicles/{vehicle_id(number)}", prepared)
 
-    async def read(request: httpx.Request) -> bytes:
-        answer = await wire.handle_async_request(request)
-        assert answer.status_code == 200
-        return await answer.aread()
+    async def read(head: bytes) -> bytes:
+        status, _, body = await transport.asked(head)
+        assert status == 200
+        return body
 
     async def send_page(request: Request) -> Response:
         return Response(await read(page), media_type=JSON)
@@ -73,7 +73,7 @@ def passed(settings: Settings, vehicles: int) -> Starlette:
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
-        await wire.aclose()
+        await transport.aclose()
 
     routes = [
         Route("/page", send_page, methods=["POST"]),

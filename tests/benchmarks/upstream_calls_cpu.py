@@ -87,7 +87,7 @@ async def measure(url: str, transports: list[str], rounds: int, seconds: float, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--url", help="a fleet API that is already there; it has to take the token `fleet-token`")
-    parser.add_argument("--transports", default="wire,aiohttp")
+    parser.add_argument("--transports", default="builtin,httpx")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=0.5)
     parser.add_argument("--coalescing", action="store_true")

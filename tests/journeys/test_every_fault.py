@@ -108,7 +108,7 @@ def test_no_fault_of_the_simulator_is_left_out():
     assert {rule.type for rule in rules} >= TITLES.keys()
 
 
-@pytest.mark.parametrize("transport", ["wire", "aiohttp"])
+@pytest.mark.parametrize("transport", ["builtin", "httpx"])
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_fault_has_its_documented_answer_in_every_shape(simulated, fault, transport):
     """Its code at its field, what is beside it whole, in bounded time, with nothing secret said and nothing left over."""

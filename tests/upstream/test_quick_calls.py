@@ -25,7 +25,7 @@ from gateway.upstream.connect import connect
 from gateway.upstream.fetching import Errand, Patience, Tally
 from gateway.upstream.models import Vehicle
 from tests.upstream.fakes import errand
-from tests.upstream.test_wires import CLOSE, OK, PAUSE, PLAIN, Server
+from tests.upstream.test_transports import CLOSE, OK, PAUSE, PLAIN, Server
 
 
 def told(status: str, body: bytes = b"{}", fields: bytes = b"") -> list[bytes]:
@@ -113,7 +113,7 @@ async def test_an_outage_opens_the_circuit_and_an_answer_closes_it():
         assert len(server.heads) == 6
 
 
-@pytest.mark.parametrize("transport", ["wire", "aiohttp"])
+@pytest.mark.parametrize("transport", ["builtin", "httpx"])
 async def test_a_call_is_counted_once(transport):
     """Of five calls that are left two may be made at once, whichever transport makes them: none counts twice."""
     reset = int(time.time()) + 60
@@ -171,7 +171,7 @@ async def test_who_has_no_time_left_is_told_and_leaves_nothing_under_way():
 
 
 async def test_too_late_or_too_large_is_told_as_ever():
-    """The wire's own bounds end in the layers' errors."""
+    """The transport's own bounds end in the layers' errors."""
     async with client_of([PAUSE], upstream={"read_timeout": 0.1}, retry={"attempts": 1}) as (client, _):
         with pytest.raises(UpstreamTimeout):
             await client.vehicle(errand(), "JQ7RP")

@@ -228,7 +228,7 @@ def test_whatever_the_headers_tell_a_wait_is_a_wait(after, reset, remaining):
     assert seconds is None or 0 <= seconds < 10**12
 
 
-@pytest.mark.parametrize("kind", ["wire", "aiohttp"])
+@pytest.mark.parametrize("kind", ["builtin", "httpx"])
 async def test_callers_who_leave_do_not_use_up_connections(kind):
     """After many cancelled calls over two connections, the next calls still work."""
     connections = []
@@ -249,8 +249,8 @@ async def test_callers_who_leave_do_not_use_up_connections(kind):
 
     server = await asyncio.start_server(slow, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    wire = HttpTransport(UpstreamSettings(url=f"http://127.0.0.1:{port}", transport=kind, connections_max=2))
-    transport = OwnFlight(wire)
+    http = HttpTransport(UpstreamSettings(url=f"http://127.0.0.1:{port}", transport=kind, connections_max=2))
+    transport = OwnFlight(http)
     for _ in range(20):
         calls = [asyncio.create_task(transport.fetch(READ)) for _ in range(10)]
         await asyncio.sleep(0.005)
@@ -260,7 +260,7 @@ async def test_callers_who_leave_do_not_use_up_connections(kind):
     replies = await asyncio.wait_for(asyncio.gather(*(transport.fetch(READ) for _ in range(5))), 10)
     assert [reply.value.vehicle_id for reply in replies] == ["JQ7RP"] * 5
     await transport.settle()
-    await wire.close()
+    await http.close()
     server.close()
     await asyncio.wait(connections)
 

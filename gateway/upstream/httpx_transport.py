@@ -1,0 +1,293 @@
+"""The httpx transport: proxies from the environment and HTTP/2, at several times the CPU time of the builtin one.
+
+Each `_Channel` is an httpx transport of its own with one connection, which calls share over HTTP/2 only. httpcore's
+pool loses connections when calls are cancelled or fail at certain moments (its issue 1093), and it may give a call the
+bytes that a server sent for another. So a channel is closed after a call that did not end well, and an HTTP/1.1
+connection serves its next call only after it has been silent for `QUIET` seconds. A cancelled call over HTTP/2 runs to
+its end, because httpcore would let those fail that share its connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import httpcore
+import httpx
+
+from gateway.settings import UpstreamSettings
+from gateway.telemetry import get_logger
+from gateway.upstream.http1 import DISTRUST, FAREWELL, HEAD_BYTES_MAX, ODD, QUIET, Parts, is_foreign
+from gateway.upstream.network import Proxy, proxy_of, tls_context
+
+T = TypeVar("T")
+log = get_logger("gateway.upstream")
+
+# Seconds for which a connection that was idle is listened to before its next request.
+LISTEN = 0.001
+# Calls at a time over one HTTP/2 connection; servers allow 100 at least, mostly.
+STREAMS_MAX = 100
+# What a chunk's framing takes at least, and after how many pieces of a body the event loop runs other callbacks.
+FRAMING = 5
+PIECES_A_TURN = 64
+CLOSED = "The transport is closed."
+
+
+class _Channel:
+    """An httpx transport, the calls that it is making and the connection that its last HTTP/1.1 response came over."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport, streams: int) -> None:
+        self.transport = transport
+        self.streams = streams
+        self.calls = 0
+        self.is_retired = False
+        self.stream: httpcore.AsyncNetworkStream | None = None
+        self.silent_at = 0.0
+        self.expires_at = 0.0
+
+
+class HttpxTransport:
+    """Makes calls over httpx, bounded as the settings say; raises httpx's errors.
+
+    `network` is an httpx transport that makes the calls in tests.
+    """
+
+    def __init__(self, settings: UpstreamSettings, network: httpx.AsyncBaseTransport | None = None) -> None:
+        self._settings = settings
+        self._network = network
+        self._timeouts = {
+            "timeout": httpx.Timeout(
+                connect=settings.connect_timeout,
+                read=settings.read_timeout,
+                write=settings.write_timeout,
+                pool=settings.pool_timeout,
+            ).as_dict()
+        }
+        self._slots = asyncio.Semaphore(settings.connections_max)
+        self._channels: set[_Channel] = set()
+        # Those that can take another call, the one that has been idle longest first.
+        self._available: dict[_Channel, None] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._shared_calls: set[asyncio.Task[tuple[_Channel, Parts]]] = set()
+        self._pruning: asyncio.TimerHandle | None = None
+        self._trusts_from = 0.0
+        self._closed = False
+        self._streams = STREAMS_MAX if settings.http2 else 1
+        self._tls = tls_context(settings)
+        proxy = proxy_of(settings.url) if network is None else None
+        self._proxy = None if proxy is None else self._proxy_with_tls(proxy)
+        if proxy is not None:
+            log.info("upstream calls go through a proxy", variable=proxy.variable)
+
+    async def send(self, target: str, fields: Mapping[str, str], make: Callable[[Parts], T]) -> T:
+        """What `make` makes of the response's status, header fields and body as they came.
+
+        The body is cut where it exceeds its bound.
+        """
+        request = self._request(target, fields)
+        if self._streams == 1:
+            channel, parts = await self._call(request)
+        else:
+            call = asyncio.get_running_loop().create_task(self._call(request))
+            self._shared_calls.add(call)
+            call.add_done_callback(self._shared_calls.discard)
+            try:
+                channel, parts = await asyncio.shield(call)
+            except asyncio.CancelledError:
+                if not call.cancelled():
+                    raise
+                raise httpx.ReadError(CLOSED) from None
+        try:
+            return make(parts)
+        except Exception as failure:
+            if is_foreign(failure, parts):
+                self._retire(channel)
+            raise
+
+    async def aclose(self) -> None:
+        """Closes every connection; calls under way fail."""
+        self._closed = True
+        if self._pruning is not None:
+            self._pruning.cancel()
+        for call in self._shared_calls:
+            call.cancel()
+        for channel in list(self._channels):
+            self._retire(channel, at_once=True)
+        await asyncio.gather(*self._shared_calls, *self._closing, return_exceptions=True)
+
+    async def _call(self, request: httpx.Request) -> tuple[_Channel, Parts]:
+        try:
+            async with asyncio.timeout(self._settings.total_timeout), self._slot():
+                channel = await self._take()
+                return channel, await self._answer(channel, request)
+        except TimeoutError as late:
+            raise httpx.ReadTimeout("The response took too long.") from late
+
+    def _request(self, target: str, fields: Mapping[str, str]) -> httpx.Request:
+        # What holds a line break would be read as further headers.
+        texts = [target, *fields.keys(), *fields.values()]
+        if " " in target or not all(text.isascii() and text.isprintable() for text in texts):
+            raise httpx.LocalProtocolError(ODD)
+        return httpx.Request("GET", self._settings.url + target, headers=fields, extensions=self._timeouts)
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """One of as many calls at a time as there may be connections."""
+        try:
+            async with asyncio.timeout(self._settings.pool_timeout):
+                await self._slots.acquire()
+        except TimeoutError as late:
+            raise httpx.PoolTimeout("No connection became free.") from late
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    async def _take(self) -> _Channel:
+        """A channel for a call: one that is idle and silent, else a new one."""
+        while self._available and not self._closed:
+            channel = next(iter(self._available))
+            channel.calls += 1
+            if channel.calls >= channel.streams:
+                del self._available[channel]
+            try:
+                if channel.stream is None or await self._is_silent(channel.stream, channel.silent_at):
+                    return channel
+            except BaseException:
+                self._give_back(channel, retire=True)
+                raise
+            self._give_back(channel, retire=True)
+        if self._closed:
+            raise httpx.ConnectError(CLOSED)
+        channel = self._new_channel()
+        channel.calls += 1
+        if channel.calls < channel.streams:
+            self._available[channel] = None
+        return channel
+
+    async def _is_silent(self, stream: httpcore.AsyncNetworkStream, silent_at: float) -> bool:
+        """Whether a connection is open, and nothing arrives that the next call could take for its response."""
+        now = asyncio.get_running_loop().time()
+        try:
+            received = await stream.read(64, timeout=max(LISTEN, silent_at - now))
+        except httpcore.ReadTimeout:
+            return True
+        except httpcore.NetworkError:
+            return False
+        if received.strip(b"\r\n") and received[8:13] != FAREWELL:
+            self._distrust()
+        return False
+
+    async def _answer(self, channel: _Channel, request: httpx.Request) -> Parts:
+        is_whole = False
+        try:
+            response = await channel.transport.handle_async_request(request)
+            try:
+                body = await self._body(response)
+                is_whole = len(body) <= self._settings.response_bytes_max
+                if is_whole and "network_stream" in response.extensions:
+                    self._look_at_connection(channel, response)
+            finally:
+                await response.aclose()
+        except BaseException:
+            is_whole = False
+            raise
+        finally:
+            self._give_back(channel, retire=not is_whole)
+        return response.status_code, dict(response.headers.raw), body
+
+    async def _body(self, response: httpx.Response) -> bytes:
+        """The body as it was sent; more than its bound is only as much as shows it."""
+        assert isinstance(response.stream, httpx.AsyncByteStream)
+        bytes_max, pieces, size = self._settings.response_bytes_max, [], 0
+        async for piece in response.stream:
+            pieces.append(piece)
+            size += len(piece)
+            if size > bytes_max:
+                break
+            if size + FRAMING * len(pieces) > bytes_max + HEAD_BYTES_MAX:
+                raise httpx.DecodingError("The response is too large.")
+            if len(pieces) % PIECES_A_TURN == 0:
+                await asyncio.sleep(0)
+        return b"".join(pieces)
+
+    def _look_at_connection(self, channel: _Channel, response: httpx.Response) -> None:
+        """Learns from a whole response whether its connection may take another call."""
+        if response.http_version == "HTTP/2":
+            return
+        self._streams = 1
+        channel.stream = response.extensions["network_stream"]
+        if channel.streams > 1:
+            channel.is_retired = True  # it was to be shared, which HTTP/1.1 can't
+        if _left_over(response).strip(b"\r\n"):
+            channel.is_retired = True
+            self._distrust()
+
+    def _distrust(self) -> None:
+        """The server has sent what nobody asked for: each call has a connection of its own for a while."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._trusts_from:
+            log.warning("upstream sent an answer that nobody asked for", connection_per_call_seconds=DISTRUST)
+        self._trusts_from = now + DISTRUST
+        for channel in list(self._available):
+            if channel.stream is not None:
+                self._retire(channel)
+
+    def _give_back(self, channel: _Channel, *, retire: bool) -> None:
+        """A call of a channel has ended; the channel is now the one that was used last, unless it is retired."""
+        channel.calls -= 1
+        now, expiry = asyncio.get_running_loop().time(), self._settings.keepalive_expiry
+        is_doubtful = channel.stream is not None and now < self._trusts_from
+        if retire or channel.is_retired or is_doubtful or not expiry or self._closed:
+            self._retire(channel)
+            return
+        channel.silent_at, channel.expires_at = now + QUIET, now + expiry
+        self._available.pop(channel, None)
+        self._available[channel] = None
+        if self._pruning is None:
+            self._pruning = asyncio.get_running_loop().call_later(expiry, self._prune)
+
+    def _retire(self, channel: _Channel, *, at_once: bool = False) -> None:
+        """Takes no further call, and is closed when those under way have ended."""
+        channel.is_retired = True
+        self._available.pop(channel, None)
+        if at_once or not channel.calls:
+            self._channels.discard(channel)
+            closing = asyncio.get_running_loop().create_task(channel.transport.aclose())
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    def _prune(self) -> None:
+        """Closes connections that have been idle too long."""
+        loop = asyncio.get_running_loop()
+        self._pruning = None
+        for channel in list(self._available):
+            if not channel.calls and channel.expires_at <= loop.time():
+                self._retire(channel)
+        if self._available and not self._closed:
+            self._pruning = loop.call_later(self._settings.keepalive_expiry, self._prune)
+
+    def _new_channel(self) -> _Channel:
+        limits = httpx.Limits(
+            max_connections=self._streams,
+            max_keepalive_connections=self._streams,
+            keepalive_expiry=self._settings.keepalive_expiry,
+        )
+        transport = self._network or httpx.AsyncHTTPTransport(
+            verify=self._tls, http2=self._settings.http2, limits=limits, proxy=self._proxy
+        )
+        channel = _Channel(transport, self._streams)
+        self._channels.add(channel)
+        return channel
+
+    def _proxy_with_tls(self, proxy: Proxy) -> httpx.Proxy:
+        return httpx.Proxy(proxy.url, ssl_context=self._tls if proxy.url.startswith("https") else None)
+
+
+def _left_over(response: httpx.Response) -> bytes:
+    """What arrived after an HTTP/1.1 response; h11 would take it for the beginning of the next one."""
+    stream: Any = response.stream
+    data: bytes = stream._httpcore_stream._stream._connection._h11_state.trailing_data[0]  # noqa: SLF001
+    return data

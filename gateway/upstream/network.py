@@ -1,0 +1,113 @@
+"""How the fleet API is reached: the TLS context of the settings, and the proxy that the environment names."""
+
+from __future__ import annotations
+
+import importlib.util
+import ipaddress
+import os
+import ssl
+from typing import NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
+
+from gateway.settings import UpstreamSettings, variable_of
+
+SOCKS = ("socks5", "socks5h")
+
+
+class UpstreamMisconfigured(ValueError):
+    """The settings and the environment contradict each other; `setting` is the one to change."""
+
+    def __init__(self, setting: str, message: str) -> None:
+        super().__init__(message)
+        self.setting = setting
+
+
+class Proxy(NamedTuple):
+    """A proxy's URL, which may hold a password, and the environment variable that names it."""
+
+    url: str
+    variable: str
+
+
+def proxy_of(url: str) -> Proxy | None:
+    """The proxy that the environment names for a URL; None where there is none, or `NO_PROXY` excludes the host."""
+    parts, proxies = urlsplit(url), getproxies_environment()
+    if not proxies or proxy_bypass(parts.netloc):
+        return None
+    for kind in (parts.scheme, "all"):
+        proxy = proxies.get(kind)
+        if proxy:
+            wanted = f"{kind}_proxy"
+            variable = wanted if os.environ.get(wanted) else wanted.upper()
+            return Proxy(proxy if "://" in proxy else f"http://{proxy}", variable)
+    return None
+
+
+def tls_context(settings: UpstreamSettings) -> ssl.SSLContext:
+    """The TLS context of both transports; raises UpstreamMisconfigured where a file can't be used."""
+    try:
+        context = ssl.create_default_context(cafile=settings.ca_file)
+    except OSError as unusable:
+        raise _unusable("upstream.ca_file", unusable) from unusable
+    if settings.client_certificate is not None:
+        try:
+            # An encrypted key would be asked for its password on the terminal.
+            context.load_cert_chain(settings.client_certificate, settings.client_key, password="")
+        except OSError as unusable:
+            raise _unusable("upstream.client_certificate", unusable) from unusable
+    elif settings.client_key is not None:
+        raise UpstreamMisconfigured("upstream.client_key", "A key needs a client certificate, which is not set")
+    return context
+
+
+def check(settings: UpstreamSettings) -> None:
+    """Raises UpstreamMisconfigured where the transport would ignore, or can't do, what is configured."""
+    tls_context(settings)
+    proxy = None if _is_loopback(settings.url) else proxy_of(settings.url)
+    if settings.transport == "builtin":
+        if proxy is not None:
+            raise UpstreamMisconfigured(
+                "upstream.transport",
+                f"{proxy.variable} applies to the upstream's URL, but the builtin transport connects directly; "
+                f"set {variable_of('upstream.transport')}=httpx to use the proxy, or add the host to NO_PROXY",
+            )
+        if settings.http2:
+            raise UpstreamMisconfigured("upstream.http2", "HTTP/2 needs the transport httpx")
+    if settings.http2 and not _is_installed("h2"):
+        raise UpstreamMisconfigured("upstream.http2", "HTTP/2 needs the extra http2: invers-graphql-gateway[http2]")
+    if proxy is not None:
+        _check_proxy(proxy)
+
+
+def _check_proxy(proxy: Proxy) -> None:
+    try:
+        parts = urlsplit(proxy.url)
+        is_sound = bool(parts.hostname) and parts.port != 0 and parts.scheme in ("http", "https", *SOCKS)
+    except ValueError:
+        is_sound = False
+    if not is_sound:
+        raise UpstreamMisconfigured(
+            "upstream.transport", f"{proxy.variable} must have the form http://host:port, https:// or socks5://"
+        )
+    if parts.scheme in SOCKS and not _is_installed("socksio"):
+        raise UpstreamMisconfigured(
+            "upstream.transport", f"{proxy.variable} names a SOCKS proxy, which needs the package socksio"
+        )
+
+
+def _unusable(setting: str, failure: OSError) -> UpstreamMisconfigured:
+    reason = failure.strerror if failure.strerror and not isinstance(failure, ssl.SSLError) else "no usable PEM file"
+    return UpstreamMisconfigured(setting, f"The file can't be used: {reason}")
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

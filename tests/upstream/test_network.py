@@ -1,0 +1,306 @@
+"""TLS, client certificates, proxies and HTTP/2: what the settings and the environment say is done, or refused at start."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import random
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+
+import pytest
+
+from gateway.errors import UpstreamUnavailable
+from gateway.identity import Caller
+from gateway.settings import UpstreamSettings
+from gateway.upstream import network
+from gateway.upstream.fetching import Errand, Read, Reply, Resource, Tally
+from gateway.upstream.models import Vehicle
+from gateway.upstream.network import UpstreamMisconfigured, check, proxy_of, tls_context
+from gateway.upstream.transport import HttpTransport
+from tests.upstream.certificates import Certificate, certificate, server_context
+from tests.upstream.http2_server import Http2Server
+from tests.upstream.proxy import ForwardProxy
+from tests.upstream.test_transports import PLAIN, TRANSPORTS, Server
+
+PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch):
+    """The tests' own environment names no proxies."""
+    for name in PROXY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture(scope="module")
+def server_certificate(tmp_path_factory) -> Certificate:
+    """The certificate of a server at localhost."""
+    return certificate(tmp_path_factory.mktemp("server"), "localhost")
+
+
+@pytest.fixture(scope="module")
+def client_certificate(tmp_path_factory) -> Certificate:
+    """The certificate of a client."""
+    return certificate(tmp_path_factory.mktemp("client"), "gateway")
+
+
+def read(vehicle_id: str = "JQ7RP") -> Read[Vehicle]:
+    """A read of one vehicle."""
+    errand = Errand(Caller("secret-token"), Tally())
+    return Read.of(errand, Resource.VEHICLE, f"/vehicles/{vehicle_id}", Vehicle, vehicle_id=vehicle_id)
+
+
+@contextlib.asynccontextmanager
+async def transport_to(url: str, **upstream: object) -> AsyncIterator[HttpTransport]:
+    """A transport that is closed at the end of the block."""
+    transport = HttpTransport(UpstreamSettings(url=url, **upstream))
+    try:
+        yield transport
+    finally:
+        await transport.close()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+async def test_a_private_authority_is_trusted_by_setting(transport, server_certificate):
+    """A server is taken whose authority `ca_file` holds and whose name is right; any other is unavailable."""
+    server = Server([PLAIN])
+    async with server.listening(server_context(server_certificate)) as url:
+        async with transport_to(url, transport=transport, ca_file=str(server_certificate.file)) as good:
+            assert (await good.fetch(read())).value.vehicle_id == "JQ7RP"
+        async with transport_to(url, transport=transport) as unknown_authority:
+            with pytest.raises(UpstreamUnavailable):
+                await unknown_authority.fetch(read())
+        other_name = url.replace("localhost", "127.0.0.1")
+        async with transport_to(other_name, transport=transport, ca_file=str(server_certificate.file)) as wrong_name:
+            with pytest.raises(UpstreamUnavailable):
+                await wrong_name.fetch(read())
+    assert len(server.heads) == 1
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("files", ["two", "one"])
+async def test_a_client_certificate_is_presented(transport, files, server_certificate, client_certificate, tmp_path):
+    """A server that demands a client certificate gets it, from two files or from one; without it there is no answer."""
+    both = tmp_path / "both.pem"
+    both.write_bytes(client_certificate.key.read_bytes() + client_certificate.file.read_bytes())
+    paths = {"client_certificate": str(client_certificate.file), "client_key": str(client_certificate.key)}
+    presented = paths if files == "two" else {"client_certificate": str(both)}
+    server, trusted = Server([PLAIN]), {"transport": transport, "ca_file": str(server_certificate.file)}
+    async with server.listening(server_context(server_certificate, client_certificate)) as url:
+        async with transport_to(url, **trusted, **presented) as known:
+            assert (await known.fetch(read())).value.vehicle_id == "JQ7RP"
+        async with transport_to(url, **trusted) as unknown:
+            with pytest.raises(UpstreamUnavailable):
+                await unknown.fetch(read())
+    assert len(server.heads) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "setting"),
+    [
+        ({"ca_file": "missing.pem"}, "upstream.ca_file"),
+        ({"ca_file": "empty.pem"}, "upstream.ca_file"),
+        ({"client_certificate": "missing.pem"}, "upstream.client_certificate"),
+        ({"client_certificate": "certificate.pem"}, "upstream.client_certificate"),
+        ({"client_certificate": "certificate.pem", "client_key": "encrypted.pem"}, "upstream.client_certificate"),
+        ({"client_key": "key.pem"}, "upstream.client_key"),
+    ],
+)
+def test_a_file_that_can_not_be_used_is_refused(files, setting, client_certificate, tmp_path):
+    """A missing, empty or encrypted file, or half of a pair, is an error that names its setting."""
+    (tmp_path / "empty.pem").write_text("")
+    (tmp_path / "certificate.pem").write_bytes(client_certificate.file.read_bytes())
+    (tmp_path / "key.pem").write_bytes(client_certificate.key.read_bytes())
+    encrypt = ["openssl", "rsa", "-aes256", "-passout", "pass:secret", "-in", str(client_certificate.key)]
+    subprocess.run([*encrypt, "-out", tmp_path / "encrypted.pem"], check=True, capture_output=True)
+    settings = UpstreamSettings(**{name: str(tmp_path / file) for name, file in files.items()})
+    with pytest.raises(UpstreamMisconfigured) as refused:
+        check(settings)
+    assert refused.value.setting == setting
+    with pytest.raises(UpstreamMisconfigured):
+        tls_context(settings)
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+async def test_a_tunnel_through_the_proxy_of_the_environment(variable, monkeypatch, server_certificate):
+    """Over https the proxy is asked for a tunnel, with its credentials; the token is seen by the upstream alone."""
+    server, proxy = Server([PLAIN]), ForwardProxy()
+    async with server.listening(server_context(server_certificate)) as url, proxy.listening() as address:
+        monkeypatch.setenv(variable, f"http://user:password@{address}")
+        ca_file = str(server_certificate.file)
+        async with transport_to(url, transport="httpx", ca_file=ca_file) as transport:
+            for _ in range(2):
+                assert (await transport.fetch(read())).value.vehicle_id == "JQ7RP"
+    (head,) = proxy.heads
+    assert head.startswith(b"CONNECT localhost:%d HTTP/1.1\r\n" % int(url.rpartition(":")[2]))
+    assert b"Basic " + base64.b64encode(b"user:password") in head
+    assert b"secret-token" not in head
+    assert (len(server.heads), server.connections) == (2, 1)
+    assert b"password" not in b"".join(server.heads)
+
+
+async def test_a_request_is_forwarded_by_the_proxy_of_the_environment(monkeypatch):
+    """Over http the proxy is given the whole URL; its address may lack the scheme."""
+    server, proxy = Server([PLAIN]), ForwardProxy()
+    async with server.listening() as url, proxy.listening() as address:
+        monkeypatch.setenv("http_proxy", address)
+        async with transport_to(url, transport="httpx") as transport:
+            for _ in range(2):
+                assert (await transport.fetch(read())).value.vehicle_id == "JQ7RP"
+    assert [head.split(b"\r\n")[0] for head in proxy.heads] == [b"GET %b/vehicles/JQ7RP HTTP/1.1" % url.encode()] * 2
+
+
+async def test_a_host_of_no_proxy_is_called_directly(monkeypatch):
+    """`NO_PROXY` excludes hosts."""
+    server, proxy = Server([PLAIN]), ForwardProxy()
+    async with server.listening() as url, proxy.listening() as address:
+        monkeypatch.setenv("HTTP_PROXY", f"http://{address}")
+        monkeypatch.setenv("NO_PROXY", "example.com, localhost")
+        async with transport_to(url, transport="httpx") as transport:
+            assert (await transport.fetch(read())).value.vehicle_id == "JQ7RP"
+    assert (proxy.heads, len(server.heads)) == ([], 1)
+
+
+@pytest.mark.parametrize("refusal", [b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"SSH-2.0\r\n\r\n"])
+async def test_a_proxy_that_refuses_makes_the_upstream_unavailable(refusal, monkeypatch, server_certificate):
+    """What a proxy says is no answer of the upstream; however often it refuses, the pool stays whole."""
+    server, proxy = Server([PLAIN]), ForwardProxy(refusal)
+    async with server.listening(server_context(server_certificate)) as url, proxy.listening() as address:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{address}")
+        settings = {"ca_file": str(server_certificate.file), "connections_max": 2, "pool_timeout": 1}
+        async with transport_to(url, transport="httpx", **settings) as transport:
+            for _ in range(5):
+                with pytest.raises(UpstreamUnavailable):
+                    await transport.fetch(read())
+            proxy._refusal = b""
+            assert (await transport.fetch(read())).value.vehicle_id == "JQ7RP"
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, None),
+        ({"HTTP_PROXY": "http://proxy:3128"}, None),
+        ({"HTTPS_PROXY": "http://proxy:3128"}, ("http://proxy:3128", "HTTPS_PROXY")),
+        ({"https_proxy": "proxy:3128"}, ("http://proxy:3128", "https_proxy")),
+        ({"ALL_PROXY": "socks5://proxy"}, ("socks5://proxy", "ALL_PROXY")),
+        ({"HTTPS_PROXY": "http://one", "ALL_PROXY": "http://two"}, ("http://one", "HTTPS_PROXY")),
+        ({"HTTPS_PROXY": "http://one", "NO_PROXY": "invers.com"}, None),
+        ({"HTTPS_PROXY": "http://one", "NO_PROXY": "*"}, None),
+        ({"HTTPS_PROXY": "http://one", "no_proxy": "other.com,.api.invers.com"}, None),
+        ({"HTTPS_PROXY": "http://one", "NO_PROXY": "vers.com"}, ("http://one", "HTTPS_PROXY")),
+        ({"HTTPS_PROXY": ""}, None),
+    ],
+)
+def test_which_proxy_applies(variables, expected, monkeypatch):
+    """The variable of the URL's scheme comes before `ALL_PROXY`; `NO_PROXY` excludes domains."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert proxy_of("https://api.invers.com") == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "variables", "setting", "words"),
+    [
+        ({}, {"HTTPS_PROXY": "http://user:secret@proxy"}, "upstream.transport", "HTTPS_PROXY"),
+        ({"transport": "httpx"}, {"HTTPS_PROXY": "ftp://user:secret@proxy"}, "upstream.transport", "HTTPS_PROXY"),
+        ({"transport": "httpx"}, {"HTTPS_PROXY": "http://user:secret@"}, "upstream.transport", "HTTPS_PROXY"),
+        ({"transport": "httpx"}, {"HTTPS_PROXY": "http://user:secret@proxy:x"}, "upstream.transport", "HTTPS_PROXY"),
+        ({"transport": "httpx"}, {"ALL_PROXY": "socks5://user:secret@proxy"}, "upstream.transport", "socksio"),
+        ({"http2": True}, {}, "upstream.http2", "httpx"),
+    ],
+)
+def test_what_would_be_ignored_is_refused(settings, variables, setting, words, monkeypatch):
+    """A proxy that the transport can't use, or HTTP/2 over the builtin one, is an error without the proxy's password."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UpstreamMisconfigured, match=words) as refused:
+        check(UpstreamSettings(**settings))
+    assert refused.value.setting == setting
+    assert "secret" not in str(refused.value)
+    with pytest.raises(UpstreamMisconfigured):
+        HttpTransport(UpstreamSettings(**settings))
+
+
+def test_what_can_be_done_is_not_refused(monkeypatch):
+    """The defaults, a proxy under httpx, HTTP/2 under httpx, and a proxy beside an upstream on this machine."""
+    check(UpstreamSettings())
+    check(UpstreamSettings(transport="httpx", http2=True))
+    monkeypatch.setenv("ALL_PROXY", "https://proxy:3128")
+    check(UpstreamSettings(transport="httpx"))
+    for host in ("localhost", "127.0.0.1", "[::1]"):
+        check(UpstreamSettings(url=f"http://{host}:8001"))
+
+
+def test_http2_needs_its_extra(monkeypatch):
+    """Without the package h2 the setting is refused, and the message names the extra."""
+    monkeypatch.setattr(network, "_is_installed", lambda package: package != "h2")
+    with pytest.raises(UpstreamMisconfigured, match=r"\[http2\]"):
+        check(UpstreamSettings(transport="httpx", http2=True))
+
+
+def test_serve_refuses_what_would_be_ignored():
+    """`gateway serve` ends with one line that names the variable and the setting."""
+    environ = {**os.environ, "HTTPS_PROXY": "http://user:secret@proxy:3128", "NO_PROXY": "", "no_proxy": ""}
+    command = [sys.executable, "-m", "gateway", "serve", "--port", "0"]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("GATEWAY_UPSTREAM_TRANSPORT: HTTPS_PROXY applies")
+    assert "secret" not in line
+
+
+async def test_calls_share_one_http2_connection(server_certificate):
+    """Many calls at a time, and the next ones, are streams of one connection, each with its own answer."""
+    server = Http2Server(seconds=0.02)
+    settings = {"transport": "httpx", "http2": True, "ca_file": str(server_certificate.file)}
+    async with server.listening(server_context(server_certificate)) as url, transport_to(url, **settings) as transport:
+        for _ in range(2):
+            replies = await asyncio.gather(*(transport.fetch(read(f"V{number}")) for number in range(40)))
+            assert [reply.value.vehicle_id for reply in replies] == [f"V{number}" for number in range(40)]
+    assert [len(paths) for paths in server.streams] == [80]
+
+
+async def test_a_cancelled_call_does_no_harm_to_its_http2_connection(server_certificate):
+    """Callers leave at any moment; the others get their answers, and one connection serves them all."""
+    server, dice = Http2Server(seconds=0.005), random.Random(5)
+    settings = {"transport": "httpx", "http2": True, "ca_file": str(server_certificate.file), "connections_max": 8}
+    async with server.listening(server_context(server_certificate)) as url, transport_to(url, **settings) as transport:
+        for _ in range(40):
+            calls = [asyncio.create_task(transport.fetch(read(f"V{number}"))) for number in range(8)]
+            await asyncio.sleep(dice.choice((0, 0.001, 0.003, 0.005, 0.007)))
+            left = calls.pop(dice.choice((0, 0, 3)))
+            left.cancel()
+            outcomes = await asyncio.gather(left, *calls, return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes[1:]} == {Reply}
+        assert len(server.streams) == 1
+        await asyncio.sleep(0.1)
+        assert transport._httpx._shared_calls == set()
+
+
+async def test_closing_ends_calls_over_http2(server_certificate):
+    """Calls under way fail, and nothing is left of them."""
+    server = Http2Server(seconds=5)
+    settings = {"transport": "httpx", "http2": True, "ca_file": str(server_certificate.file)}
+    async with server.listening(server_context(server_certificate)) as url, transport_to(url, **settings) as transport:
+        calls = [asyncio.create_task(transport.fetch(read(f"V{number}"))) for number in range(3)]
+        await asyncio.sleep(0.05)
+        await transport.close()
+        outcomes = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 1)
+        assert [type(outcome) for outcome in outcomes] == [UpstreamUnavailable] * 3
+
+
+async def test_a_server_without_http2_is_spoken_to_over_http11(server_certificate):
+    """Where HTTP/2 is offered and not taken, each connection serves one call at a time."""
+    server = Server([PLAIN])
+    settings = {"transport": "httpx", "http2": True, "ca_file": str(server_certificate.file)}
+    async with server.listening(server_context(server_certificate)) as url, transport_to(url, **settings) as transport:
+        for _ in range(3):
+            replies = await asyncio.gather(*(transport.fetch(read()) for _ in range(5)))
+            assert [reply.value.vehicle_id for reply in replies] == ["JQ7RP"] * 5
+    assert 5 <= server.connections <= 11
