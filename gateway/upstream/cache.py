@@ -7,8 +7,7 @@ with the caller's principal, so no caller can be given what another was. 401, 40
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import Enum
 from math import inf
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -23,8 +22,8 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.upstream.bounded_memory import BoundedMemoryCache
-from gateway.upstream.fetching import Clock, Fetcher, ManyFetcher, Patience, Read, Reply, Resource, Used
-from gateway.upstream.models import Vehicle
+from gateway.upstream.endpoints import NOT_KEPT, Endpoint, Lifetime
+from gateway.upstream.fetching import Clock, Fetcher, ManyFetcher, Patience, Read, Reply, Used
 from gateway.upstream.pages import ROOM_BYTES, ROOM_FACTOR, Packed, Part, VehiclePage
 from gateway.upstream.single_flight import look_at_error
 
@@ -40,31 +39,6 @@ REFRESH_SECONDS = 10.0
 # How many there may be at a time: what is stale then is still given, and read again a little later.
 REFRESHES_MAX = 512
 OUTAGES = (UpstreamUnavailable, UpstreamTimeout, RateLimited)
-
-
-@dataclass(frozen=True, slots=True)
-class Lifetime:
-    """How long an entry counts, in seconds: fresh, then usable while it is refreshed, and while the upstream fails."""
-
-    fresh: float
-    while_revalidating: float = 0.0
-    if_error: float = 0.0
-
-    @property
-    def kept(self) -> float:
-        """How long an entry is of any use; what is never fresh is not kept."""
-        return self.fresh + max(self.while_revalidating, self.if_error) if self.fresh else 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Lifetimes:
-    """The lifetime of each resource, and of a 404."""
-
-    of: Mapping[Resource, Lifetime]
-    negative: Lifetime
-
-    def for_entry(self, resource: Resource, entry: Entry[Any]) -> Lifetime:
-        return self.negative if entry.value is None else self.of[resource]
 
 
 class Age(Enum):
@@ -118,7 +92,7 @@ class Entry(Struct, Generic[T], gc=False):
         room = ROOM_BYTES if isinstance(self.value, VehiclePage) else 0
         return OVERHEAD + room + int(self.body * MEMORY_FACTOR)
 
-    def unpacked(self, view: type[Vehicle] | None = None) -> Entry[Any] | None:
+    def unpacked(self, view: type | None = None) -> Entry[Any] | None:
         """The entry with its value in place of a part, or of what is packed; None where that is gone.
 
         A vehicle that is packed is decoded in the form of the view.
@@ -153,7 +127,7 @@ class Made(NamedTuple):
     """An entry that something was made of."""
 
     key: str
-    resource: Resource
+    endpoint: Endpoint[Any]
     stored_at: float
 
 
@@ -174,10 +148,10 @@ class Store(Protocol):
 
     def peek(self, key: str) -> Entry[Any] | None: ...
 
-    async def get(self, key: str, model: type[T], view: type[Vehicle] | None = None) -> Entry[T] | None: ...
+    async def get(self, key: str, model: type[T], view: type | None = None) -> Entry[T] | None: ...
 
     async def get_many(
-        self, keys: Sequence[str], model: type[T], view: type[Vehicle] | None = None
+        self, keys: Sequence[str], model: type[T], view: type | None = None
     ) -> list[Entry[T] | None]: ...
 
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None: ...
@@ -196,17 +170,15 @@ class MemoryStore:
         entry: Entry[Any] | None = self._cache.peek(key)
         return entry
 
-    def peek(self, key: str, view: type[Vehicle] | None = None) -> Entry[Any] | None:
+    def peek(self, key: str, view: type | None = None) -> Entry[Any] | None:
         """The same as `get`."""
         entry = self.peek_packed(key)
         return None if entry is None else entry.unpacked(view)
 
-    async def get(self, key: str, model: type[T], view: type[Vehicle] | None = None) -> Entry[T] | None:
+    async def get(self, key: str, model: type[T], view: type | None = None) -> Entry[T] | None:
         return self.peek(key, view)
 
-    async def get_many(
-        self, keys: Sequence[str], model: type[T], view: type[Vehicle] | None = None
-    ) -> list[Entry[T] | None]:
+    async def get_many(self, keys: Sequence[str], model: type[T], view: type | None = None) -> list[Entry[T] | None]:
         entries = self._cache.peek_each(keys)
         return [None if entry is None else entry.unpacked(view) for entry in entries] if any(entries) else entries
 
@@ -229,15 +201,16 @@ class _Known(NamedTuple, Generic[T]):
 class Cache:
     """Answers a read from the store if what is there counts, else reads and lets what lies below keep it."""
 
-    def __init__(self, following: ManyFetcher, store: Store, lifetimes: Lifetimes, clock: Clock) -> None:
+    def __init__(self, following: ManyFetcher, store: Store, clock: Clock) -> None:
         self._following = following
         self._store = store
-        self._lifetimes = lifetimes
         self._clock = clock
         self._refreshing: dict[str, asyncio.Task[Any]] = {}
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
-        known = self._known(read, await self._store.get(read.key, read.model, read.view), self._clock())
+        if not read.endpoint.idempotent:
+            return await self._following.fetch(read)
+        known = self._known(read, await self._store.get(read.key, read.endpoint.model, read.view), self._clock())
         if known.reply is not None:
             return known.reply
         try:
@@ -252,11 +225,13 @@ class Cache:
     async def fetch_all(self, reads: Sequence[Read[T]], at_a_time: int) -> list[Reply[T] | BaseException]:
         """The reply or the error of each of a request's reads, in order; at most so many are under way at a time.
 
-        They are of one resource.
+        They are of one endpoint.
         """
         if not reads:
             return []
-        entries = await self._store.get_many([read.key for read in reads], reads[0].model, reads[0].view)
+        if not reads[0].endpoint.idempotent:
+            return await self._following.fetch_all(reads, at_a_time)
+        entries = await self._store.get_many([read.key for read in reads], reads[0].endpoint.model, reads[0].view)
         if not any(entries):
             outcomes = await self._following.fetch_all(reads, at_a_time)
             self._note(reads, outcomes)
@@ -274,21 +249,21 @@ class Cache:
         """What is there and fresh, for each read in its place."""
         if not reads:
             return []
-        entries = await self._store.get_many([read.key for read in reads], reads[0].model, reads[0].view)
+        entries = await self._store.get_many([read.key for read in reads], reads[0].endpoint.model, reads[0].view)
         at = self._clock()
         return [
             self._hit(read, entry, stale=False)
-            if entry is not None and age_of(entry, self._lifetimes.for_entry(read.resource, entry), at) is Age.FRESH
+            if entry is not None and age_of(entry, read.endpoint.lifetime_of(entry.value), at) is Age.FRESH
             else None
             for read, entry in zip(reads, entries, strict=True)
         ]
 
-    def at_hand(self, key: str, resource: Resource) -> Held | None:
+    def at_hand(self, key: str, endpoint: Endpoint[Any]) -> Held | None:
         """A fresh answer that needs no waiting."""
         entry = self._store.peek(key)
         if entry is None:
             return None
-        lifetime = self._lifetimes.for_entry(resource, entry)
+        lifetime = endpoint.lifetime_of(entry.value)
         if age_of(entry, lifetime, self._clock()) is not Age.FRESH:
             return None
         return Held(entry.value, entry.stored_at, entry.stored_at + lifetime.fresh)
@@ -296,21 +271,21 @@ class Cache:
     def made_of(self, reads: Sequence[Used]) -> list[Made] | None:
         """The entries that hold what was read; None where one has gone, or been replaced, since it was used."""
         made = []
-        for key, resource, at in reads:
+        for key, endpoint, at in reads:
             entry = self._store.peek_packed(key)
             if entry is None or entry.stored_at > at:
                 return None
-            made.append(Made(key, resource, entry.stored_at))
+            made.append(Made(key, endpoint, entry.stored_at))
         return made
 
     def standing_of(self, made: Sequence[Made]) -> Standing | None:
         """How fresh something is that was made of entries, if all of them are the same still, and fresh."""
         now, oldest, fresh_until = self._clock(), inf, inf
-        for key, resource, stored_at in made:
+        for key, endpoint, stored_at in made:
             entry = self._store.peek_packed(key)
             if entry is None or entry.stored_at != stored_at or not entry.is_there:
                 return None
-            lifetime = self._lifetimes.for_entry(resource, entry)
+            lifetime = endpoint.lifetime_of(entry.value)
             if age_of(entry, lifetime, now) is not Age.FRESH:
                 return None
             oldest, fresh_until = min(oldest, stored_at), min(fresh_until, stored_at + lifetime.fresh)
@@ -324,7 +299,7 @@ class Cache:
     def _known(self, read: Read[T], entry: Entry[T] | None, at: float) -> _Known[T]:
         if entry is None or read.afresh:
             return _Known(None, read, None)
-        age = age_of(entry, self._lifetimes.for_entry(read.resource, entry), at)
+        age = age_of(entry, read.endpoint.lifetime_of(entry.value), at)
         if age is Age.FRESH:
             return _Known(self._hit(read, entry, stale=False), read, None)
         again = read.having(entry.reply()) if entry.etag and entry.value else read
@@ -341,20 +316,20 @@ class Cache:
 
     def _note(self, reads: Sequence[Read[T]], outcomes: Sequence[Reply[T] | BaseException]) -> None:
         """Tells the request's tally of the replies among the outcomes of its reads; of equal lifetimes once."""
-        at, tally, of = self._clock(), reads[0].errand.tally, self._lifetimes.of[reads[0].resource]
+        at, tally, endpoint = self._clock(), reads[0].errand.tally, reads[0].endpoint
         for is_negative in {outcome.value is None for outcome in outcomes if type(outcome) is Reply}:
-            lifetime = self._lifetimes.negative if is_negative else of
+            lifetime = (endpoint.missing or NOT_KEPT) if is_negative else endpoint.lifetime
             tally.used(at, at + lifetime.fresh, stale=False)
         if tally.reads is not None:
             pairs = zip(reads, outcomes, strict=True)
-            tally.reads += [Used(read.key, read.resource, at) for read, outcome in pairs if isinstance(outcome, Reply)]
+            tally.reads += [Used(read.key, read.endpoint, at) for read, outcome in pairs if isinstance(outcome, Reply)]
 
     def _hit(self, read: Read[T], entry: Entry[T], *, stale: bool) -> Reply[T]:
-        lifetime, tally = self._lifetimes.for_entry(read.resource, entry), read.errand.tally
+        lifetime, tally = read.endpoint.lifetime_of(entry.value), read.errand.tally
         tally.cache_hits += 1
         tally.used(entry.stored_at, entry.stored_at + lifetime.fresh, stale=stale)
         if tally.reads is not None:
-            tally.reads.append(Used(read.key, read.resource, entry.stored_at))
+            tally.reads.append(Used(read.key, read.endpoint, entry.stored_at))
         return entry.reply()
 
     def _refresh(self, read: Read[Any]) -> None:
@@ -369,15 +344,16 @@ class Cache:
 
 
 class Filling:
-    """Reads, and keeps the answer and its parts."""
+    """Reads, and keeps the answer and its parts; after a write it drops what may be out of date."""
 
-    def __init__(self, following: Fetcher, store: Store, lifetimes: Lifetimes, clock: Clock) -> None:
+    def __init__(self, following: Fetcher, store: Store, clock: Clock) -> None:
         self._following = following
         self._store = store
-        self._lifetimes = lifetimes
         self._clock = clock
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
+        if not read.endpoint.idempotent:
+            return await self._written(read)
         try:
             reply = await self._following.fetch(read)
         except (UpstreamUnauthenticated, UpstreamForbidden):
@@ -387,12 +363,18 @@ class Filling:
         await self._keep(read, reply)
         return reply
 
+    async def _written(self, read: Read[T]) -> Reply[T]:
+        try:
+            return await self._following.fetch(read)
+        finally:  # a write that failed may have been carried out
+            for key in read.invalidated():
+                await self._store.drop(key)
+
     async def _keep(self, read: Read[T], reply: Reply[T]) -> None:
-        lifetime = self._lifetimes.negative if reply.value is None else self._lifetimes.of[read.resource]
-        if not lifetime.kept:
+        if not read.endpoint.lifetime_of(reply.value).kept:
             return
         at, ends_at = self._clock(), read.caller.expires_at
-        value: Any = reply.value if reply.body is None else Packed(reply.body, read.model)
+        value: Any = reply.value if reply.body is None else Packed(reply.body, read.endpoint.decode)
         kept = [self._timed(read, Entry(value, at, reply.size, reply.etag, ends_at))]
         if reply.value is not None and read.parts is not None and kept[0][2] > 0:
             parts = [self._timed(part, Entry(value, at, 0, None, ends_at)) for part, value in read.parts(reply.value)]
@@ -404,5 +386,5 @@ class Filling:
         return read.key, entry, self._kept(read, entry)
 
     def _kept(self, read: Read[Any], entry: Entry[Any]) -> float:
-        seconds = self._lifetimes.for_entry(read.resource, entry).kept
+        seconds = read.endpoint.lifetime_of(entry.value).kept
         return seconds if entry.ends_at is None else min(seconds, entry.ends_at - entry.stored_at)

@@ -1,14 +1,12 @@
-"""`FleetClient`: one method an endpoint. Which path, which parameters, which model; nothing about how."""
+"""`FleetClient`: the fleet API as methods, over the endpoints and whatever makes the requests."""
 
 from __future__ import annotations
 
 import asyncio
-import re
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
-from urllib.parse import quote
 
 from gateway.errors import (
     CallLimitExceeded,
@@ -22,14 +20,13 @@ from gateway.errors import (
 from gateway.identity import Caller
 from gateway.settings import UpstreamSettings
 from gateway.upstream.cache import REFRESH_SECONDS, Held, Made, Standing
+from gateway.upstream.endpoints import PAGE_TOKEN, Endpoint, FleetEndpoints, are_plain, is_possible
 from gateway.upstream.fetching import (
     Errand,
     ManyFetcher,
-    Parameters,
     Patience,
     Read,
     Reply,
-    Resource,
     Tally,
     Used,
     digest_of,
@@ -45,12 +42,6 @@ from gateway.upstream.views import whole
 T = TypeVar("T")
 Found = dict[str, Vehicle | BaseException | None]
 
-# Marks a next_page_token among cursors; no upstream cursor holds a line break.
-PAGE_TOKEN = "page_token\n"  # noqa: S105 - a mark, no secret
-ID_LENGTH_MAX = 256
-# Ids are opaque, and those known are of letters and digits. What could lead out of a path, were it decoded on its way,
-# is in none, and neither are dots: some servers take an ending for a format.
-POSSIBLE_ID = re.compile(rf"[A-Za-z0-9_~:@=-]{{1,{ID_LENGTH_MAX}}}")
 # Pages whose digests are remembered, those of all callers, for a digest knows of none; and how long the cursor or the
 # words may be that they are asked for with.
 DIGESTS_MAX = 4096
@@ -62,7 +53,7 @@ FINAL = (UpstreamUnauthenticated, UpstreamForbidden, RateLimited)
 class Holder(Protocol):
     """Knows what is there without a call."""
 
-    def at_hand(self, key: str, resource: Resource) -> Held | None: ...
+    def at_hand(self, key: str, endpoint: Endpoint[Any]) -> Held | None: ...
 
     def made_of(self, reads: Sequence[Used]) -> list[Made] | None: ...
 
@@ -78,6 +69,7 @@ class FleetClient:
         self,
         fetcher: ManyFetcher,
         settings: UpstreamSettings,
+        endpoints: FleetEndpoints,
         cache: Holder | None = None,
         *,
         prefetch: bool = False,
@@ -88,8 +80,7 @@ class FleetClient:
         self._under_way = under_way
         self._fetcher = fetcher
         self._settings = settings
-        self._vehicle_path = _PathOf(settings.vehicle_path)
-        self._state_path = _PathOf(settings.latest_state_path)
+        self._endpoints = endpoints
         self._known_digest = lru_cache(DIGESTS_MAX)(self._digest_of_page)
         self._cache = cache
         self._prefetch = prefetch and cache is not None
@@ -129,7 +120,7 @@ class FleetClient:
             return None
         is_short = len(cursor or "") + len(search or "") <= SHORT
         digest = (self._known_digest if is_short else self._digest_of_page)(cursor, search)
-        return self._cache.at_hand(key_of(caller, digest), Resource.VEHICLES)
+        return self._cache.at_hand(key_of(caller, digest), self._endpoints.vehicles)
 
     def made_of(self, reads: Sequence[Used]) -> list[Made] | None:
         """What holds what was read, if it is kept and the same still."""
@@ -141,7 +132,7 @@ class FleetClient:
 
     async def vehicle(self, errand: Errand, vehicle_id: str) -> Vehicle | None:
         """One vehicle, or None where there is none (or none that the caller may know of)."""
-        if not _possible(vehicle_id):
+        if not is_possible(vehicle_id):
             return None
         vehicle = (await self._fetcher.fetch(self._vehicle_reads(errand, [vehicle_id])[0])).value
         return None if vehicle is None else whole(vehicle)
@@ -153,8 +144,8 @@ class FleetClient:
         """
         wanted = list(dict.fromkeys(ids))
         found: Found = {}
-        if not _plain(wanted):
-            found = {vehicle_id: None for vehicle_id in wanted if not _possible(vehicle_id)}
+        if not are_plain(wanted):
+            found = {vehicle_id: None for vehicle_id in wanted if not is_possible(vehicle_id)}
         fleet_size = self._fleet_sizes.get(errand.caller.principal)
         if walk_on(len(wanted) - len(found), self._settings.page_size, fleet_size):
             # What is held need not be walked for; else the reads themselves find it.
@@ -174,10 +165,9 @@ class FleetClient:
         the error is CallLimitExceeded.
         """
         possible = list(dict.fromkeys(ids))
-        if not _plain(possible):
-            possible = list(filter(_possible, possible))
-        paths = self._state_path.of_each(possible)
-        reads = reads_of(errand, Resource.LATEST_STATE, paths, State)
+        if not are_plain(possible):
+            possible = list(filter(is_possible, possible))
+        reads = reads_of(errand, self._endpoints.latest_state, possible)
         errand.unforeseen += len(reads)
         if self._calls_max is None or errand.unforeseen <= self._calls_max:
             values = await self._values(reads)
@@ -202,25 +192,16 @@ class FleetClient:
             parts = page.parts()
             return zip(self._vehicle_reads(errand, [part.vehicle_id for part in parts]), parts, strict=True)
 
-        path, parameters = self._settings.vehicles_path, self._page_parameters(cursor, search)
-        return Read.of(errand, Resource.VEHICLES, path, VehiclePage, parameters=parameters, parts=parts, view=view)
+        parameters = self._endpoints.page_parameters(cursor, search)
+        return Read.of(errand, self._endpoints.vehicles, parameters=parameters, parts=parts, view=view)
 
     def _digest_of_page(self, cursor: str | None, search: str | None) -> str:
-        return digest_of(self._settings.vehicles_path, self._page_parameters(cursor, search))
-
-    def _page_parameters(self, cursor: str | None, search: str | None) -> Parameters:
-        names = self._settings
-        if cursor is None:
-            size = (names.limit_parameter, str(names.page_size))
-            return (size,) if search is None else (size, (names.search_parameter, search))
-        if cursor.startswith(PAGE_TOKEN):
-            return ((names.page_token_parameter, cursor.removeprefix(PAGE_TOKEN)),)
-        return ((names.cursor_parameter, cursor),)
+        return digest_of(self._endpoints.vehicles.path, self._endpoints.page_parameters(cursor, search))
 
     def _vehicle_reads(
         self, errand: Errand, ids: Sequence[str], view: type[Vehicle] | None = None
     ) -> list[Read[Vehicle]]:
-        return reads_of(errand, Resource.VEHICLE, self._vehicle_path.of_each(ids), Vehicle, view, ids)
+        return reads_of(errand, self._endpoints.vehicle, ids, view)
 
     async def _take_held(self, errand: Errand, ids: list[str], found: Found, view: type[Vehicle] | None) -> None:
         if self._cache is None or not ids:
@@ -283,22 +264,6 @@ def in_form(outcome: Vehicle | BaseException | None, view: type[Vehicle] | None)
         return unreadable
 
 
-class _PathOf:
-    """A path with an id in it."""
-
-    def __init__(self, template: str) -> None:
-        self._parts = template.split("{id}")
-
-    def of_each(self, ids: Sequence[str]) -> list[str]:
-        """The path of each id."""
-        if not _plain(ids):
-            ids = [quote(vehicle_id, safe="") for vehicle_id in ids]
-        if len(self._parts) == 2:  # noqa: PLR2004 - one id
-            start, end = self._parts
-            return [f"{start}{vehicle_id}{end}" for vehicle_id in ids]
-        return [vehicle_id.join(self._parts) for vehicle_id in ids]
-
-
 class _Sizes:
     """How many vehicles each principal's fleet had when it was last walked to its end; the oldest are forgotten."""
 
@@ -314,14 +279,3 @@ class _Sizes:
         self._sizes.move_to_end(principal)
         if len(self._sizes) > self._principals_max:
             self._sizes.popitem(last=False)
-
-
-def _plain(ids: Sequence[str]) -> bool:
-    """Whether all ids are of letters, digits and dashes, as all of today's are, and none is too long."""
-    letters = "".join(ids).replace("-", "")
-    return letters.isascii() and letters.isalnum() and "" not in ids and max(map(len, ids)) <= ID_LENGTH_MAX
-
-
-def _possible(vehicle_id: str) -> bool:
-    """Whether this can be an id at all, so that it may stand in a path."""
-    return POSSIBLE_ID.fullmatch(vehicle_id) is not None

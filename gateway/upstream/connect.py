@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from gateway.settings import CacheSettings, Settings
 from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.breaker import Breaker
-from gateway.upstream.cache import Cache, Filling, Lifetime, Lifetimes, MemoryStore, Store
+from gateway.upstream.cache import Cache, Filling, MemoryStore, Store
 from gateway.upstream.client import FleetClient
-from gateway.upstream.fetching import Clock, Fetcher, Resource, now
+from gateway.upstream.endpoints import FleetEndpoints
+from gateway.upstream.fetching import Clock, Fetcher, now
 from gateway.upstream.lease import Leased
 from gateway.upstream.pacing import LocalPaces, Pacing
 from gateway.upstream.quick_calls import QuickCalls
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
 async def connect(settings: Settings, network: Network | None = None, clock: Clock = now) -> AsyncIterator[FleetClient]:
     """A client over the configured stack; leaving it waits for the calls under way and closes all connections."""
     async with AsyncExitStack() as closing:
-        lifetimes = lifetimes_of(settings.cache)
-        kept = {resource for resource in Resource if settings.cache.enabled and lifetimes.of[resource].kept > 0}
-        transport = HttpTransport(settings.upstream, network, pages_stay=Resource.VEHICLES in kept)
+        endpoints = FleetEndpoints(settings.upstream, settings.cache)
+        transport = HttpTransport(settings.upstream, network)
         closing.push_async_callback(transport.close)
         redis = _redis_of(settings, closing)
         paces: LocalPaces | None = None
@@ -48,7 +48,7 @@ async def connect(settings: Settings, network: Network | None = None, clock: Clo
             fetcher = breaker = Breaker(fetcher, settings.breaker, clock)
         if settings.cache.enabled:
             store = redis or _memory_of(settings.cache)
-            fetcher = Filling(fetcher, store, lifetimes, clock)
+            fetcher = Filling(fetcher, store, clock)
         if redis is not None and settings.cache.enabled and settings.coalescing.enabled:
             fetcher = Leased(fetcher, redis, settings.coalescing.lease, clock)
         quick = QuickCalls(
@@ -58,7 +58,7 @@ async def connect(settings: Settings, network: Network | None = None, clock: Clo
             None if retrying is None else retrying.budget,
             paces,
             clock,
-            kept,
+            endpoints.kept,
         )
         kind = SingleFlight if settings.coalescing.enabled else OwnFlight
         # What other processes share needs waiting for.
@@ -66,11 +66,12 @@ async def connect(settings: Settings, network: Network | None = None, clock: Clo
         closing.push_async_callback(flights.settle)
         cache = None
         if store is not None:
-            cache = Cache(flights, store, lifetimes, clock)
+            cache = Cache(flights, store, clock)
             closing.push_async_callback(cache.settle)
         client = FleetClient(
             cache or flights,
             settings.upstream,
+            endpoints,
             cache,
             prefetch=settings.cache.prefetch,
             under_way=flights.__len__,
@@ -78,26 +79,6 @@ async def connect(settings: Settings, network: Network | None = None, clock: Clo
         )
         closing.push_async_callback(client.settle)
         yield client
-
-
-def lifetimes_of(settings: CacheSettings) -> Lifetimes:
-    """How long each resource counts."""
-    return Lifetimes(
-        {
-            Resource.VEHICLES: Lifetime(
-                settings.vehicles_ttl, settings.vehicles_stale_while_revalidate, settings.vehicles_stale_if_error
-            ),
-            Resource.VEHICLE: Lifetime(
-                settings.vehicle_ttl, settings.vehicle_stale_while_revalidate, settings.vehicle_stale_if_error
-            ),
-            Resource.LATEST_STATE: Lifetime(
-                settings.latest_state_ttl,
-                settings.latest_state_stale_while_revalidate,
-                settings.latest_state_stale_if_error,
-            ),
-        },
-        Lifetime(settings.negative_ttl),
-    )
 
 
 def _memory_of(settings: CacheSettings) -> MemoryStore:

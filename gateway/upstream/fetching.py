@@ -8,8 +8,6 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
-from itertools import repeat
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec import Struct
@@ -17,23 +15,16 @@ from msgspec.structs import replace
 
 from gateway.errors import DeadlineExceeded
 from gateway.identity import Caller
+from gateway.upstream.endpoints import Endpoint, Parameters
 
 T = TypeVar("T")
-
-
-class Resource(StrEnum):
-    """What kind of thing a read is after; freshness is set for each."""
-
-    VEHICLES = "vehicles"
-    VEHICLE = "vehicle"
-    LATEST_STATE = "latest_state"
 
 
 class Used(NamedTuple):
     """A read whose answer was used, by its key, and when that was known, in epoch seconds."""
 
     key: str
-    resource: Resource
+    endpoint: Endpoint[Any]
     at: float
 
 
@@ -156,7 +147,6 @@ class Errand:
 
 # A path as long as this needs no digest; no digest begins with a slash.
 PATH_MAX = 200
-Parameters = tuple[tuple[str, str], ...]
 
 
 def digest_of(path: str, parameters: Parameters = ()) -> str:
@@ -173,45 +163,44 @@ def key_of(caller: Caller, digest: str) -> str:
 
 
 class Read(Struct, Generic[T], eq=False):
-    """One GET for one caller.
+    """One request to an endpoint for one caller, with a `body` where its method takes one.
 
-    `model` is what its 200 decodes to; of equal `key`s the answers are equal. `vehicle_id` is the id that a vehicle has
-    to have in order to be the one that was asked for. `view` is the form it is needed in at first, `parts` which other
-    reads its answer holds, `known` an older answer, `given` what the first attempt has brought already; what is read
-    `afresh` is not answered by what is kept. `patience` is the errand's until the read is part of something that others
-    wait for, too.
+    Of equal `key`s the answers are equal. `item_id` is the id of the item in the path. `view` is the form it is needed
+    in at first, `parts` which other reads its answer holds, `known` an older answer, `given` what the first attempt has
+    brought already; what is read `afresh` is not answered by what is kept. `patience` is the errand's until the read is
+    part of something that others wait for, too.
     """
 
     errand: Errand
-    resource: Resource
+    endpoint: Endpoint[T]
     path: str
-    model: type[T]
     key: str
     patience: Patience
     view: type | None = None
-    vehicle_id: str | None = None
+    item_id: str | None = None
     parameters: Parameters = ()
     parts: Callable[[T], Iterable[tuple[Read[Any], Any]]] | None = None
     known: Reply[T] | None = None
     given: Reply[T] | Exception | None = None
     afresh: bool = False
+    body: bytes = b""
 
     @classmethod
     def of(
         cls,
         errand: Errand,
-        resource: Resource,
-        path: str,
-        model: type[T],
+        endpoint: Endpoint[T],
         *,
         parameters: Parameters = (),
         parts: Callable[[T], Iterable[tuple[Read[Any], Any]]] | None = None,
         view: type | None = None,
-        vehicle_id: str | None = None,
+        item_id: str | None = None,
+        body: bytes = b"",
     ) -> Read[T]:
-        """The read of a path with parameters."""
+        """The request to an endpoint with parameters, for the item with an id where its path holds one."""
+        path = endpoint.path if item_id is None else endpoint.paths([item_id])[0]
         key = key_of(errand.caller, digest_of(path, parameters))
-        return cls(errand, resource, path, model, key, errand.patience, view, vehicle_id, parameters, parts)
+        return cls(errand, endpoint, path, key, errand.patience, view, item_id, parameters, parts, body=body)
 
     @property
     def caller(self) -> Caller:
@@ -220,6 +209,17 @@ class Read(Struct, Generic[T], eq=False):
     @property
     def tally(self) -> Tally:
         return self.errand.tally
+
+    @property
+    def shows_itself(self) -> bool:
+        """Whether the answer's id shows that it is the answer to this request."""
+        return self.item_id is not None and self.endpoint.id_of is not None
+
+    def invalidated(self) -> list[str]:
+        """The keys of the caller's entries that may be out of date once this request was carried out."""
+        ids = [] if self.item_id is None else [self.item_id]
+        paths = [path for endpoint in self.endpoint.invalidates for path in endpoint.paths(ids)]
+        return [key_of(self.caller, digest_of(path)) for path in paths]
 
     def having(self, known: Reply[T]) -> Read[T]:
         """The same read by one who has an older answer, and needs another only if that has changed."""
@@ -230,28 +230,12 @@ class Read(Struct, Generic[T], eq=False):
         return replace(self, patience=patience)
 
 
-def reads_of(
-    errand: Errand,
-    resource: Resource,
-    paths: Iterable[str],
-    model: type[T],
-    view: type | None = None,
-    ids: Iterable[str | None] = repeat(None),
-) -> list[Read[T]]:
-    """The reads of paths without parameters, made together; `ids` are those that the vehicles have to have."""
+def reads_of(errand: Errand, endpoint: Endpoint[T], ids: Sequence[str], view: type | None = None) -> list[Read[T]]:
+    """The reads of items by their ids, made together."""
     start, patience = key_of(errand.caller, ""), errand.patience
     return [
-        Read(
-            errand,
-            resource,
-            path,
-            model,
-            start + (path if len(path) <= PATH_MAX else digest_of(path)),
-            patience,
-            view,
-            i,
-        )
-        for path, i in zip(paths, ids, strict=False)
+        Read(errand, endpoint, path, start + (path if len(path) <= PATH_MAX else digest_of(path)), patience, view, i)
+        for path, i in zip(endpoint.paths(ids), ids, strict=True)
     ]
 
 

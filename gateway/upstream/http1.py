@@ -1,4 +1,4 @@
-"""The builtin transport: GETs over HTTP/1.1 with httptools' parser, for a fraction of what httpx costs.
+"""The builtin transport: HTTP/1.1 with httptools' parser, for a fraction of what httpx costs.
 
 `Http1` has calls wait in lines, one for each principal, and gives each free connection the next; `Connection` asks one
 question at a time. A call that is cancelled while it is under way closes its connection, which nobody else was using.
@@ -124,7 +124,6 @@ class Http1:
         url = httpx.URL(settings.url)
         self._host, self._port = url.raw_host.decode("ascii"), url.port or (443 if url.scheme == "https" else 80)
         self._path = url.raw_path.decode("ascii").rstrip("/")
-        self._start = f"GET {self._path}".encode("ascii")
         self._rest = f" HTTP/1.1\r\nHost: {url.netloc.decode('ascii')}\r\n"
         self._tls = tls_context(settings) if url.scheme == "https" else None
         self._gives_up_after = min(settings.pool_timeout, settings.total_timeout)
@@ -148,11 +147,14 @@ class Http1:
         _check(lines, len(fields))
         return f"{self._rest}{lines}\r\n".encode("ascii")
 
-    def head_to(self, target: str, prepared: bytes) -> bytes:
+    def request(self, method: str, target: str, prepared: bytes, body: bytes = b"") -> bytes:
         """The whole of a request to a target, which is of ASCII, with prepared header fields."""
         if not target.isascii() or not target.isprintable() or " " in target:
             raise httpx.LocalProtocolError(ODD)
-        return self._start + target.encode() + prepared
+        head = f"{method} {self._path}{target}".encode() + prepared
+        if method == "GET":
+            return head
+        return b"%bContent-Length: %d\r\n\r\n%b" % (head[:-2], len(body), body)
 
     def begin(self, call: Call) -> None:
         """Sends a call's `head`; the call is told in the turn in which its answer comes.

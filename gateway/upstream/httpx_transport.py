@@ -81,12 +81,14 @@ class HttpxTransport:
         if proxy is not None:
             log.info("upstream calls go through a proxy", variable=proxy.variable)
 
-    async def send(self, target: str, fields: Mapping[str, str], make: Callable[[Parts], T]) -> T:
+    async def send(
+        self, method: str, target: str, fields: Mapping[str, str], body: bytes, make: Callable[[Parts], T]
+    ) -> T:
         """What `make` makes of the response's status, header fields and body as they came.
 
         The body is cut where it exceeds its bound.
         """
-        request = self._request(target, fields)
+        request = self._request(method, target, fields, body)
         if self._streams == 1:
             channel, parts = await self._call(request)
         else:
@@ -125,12 +127,13 @@ class HttpxTransport:
         except TimeoutError as late:
             raise httpx.ReadTimeout("The response took too long.") from late
 
-    def _request(self, target: str, fields: Mapping[str, str]) -> httpx.Request:
+    def _request(self, method: str, target: str, fields: Mapping[str, str], body: bytes) -> httpx.Request:
         # What holds a line break would be read as further headers.
         texts = [target, *fields.keys(), *fields.values()]
         if " " in target or not all(text.isascii() and text.isprintable() for text in texts):
             raise httpx.LocalProtocolError(ODD)
-        return httpx.Request("GET", self._settings.url + target, headers=fields, extensions=self._timeouts)
+        url = self._settings.url + target
+        return httpx.Request(method, url, headers=fields, content=body or None, extensions=self._timeouts)
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:

@@ -40,6 +40,8 @@ class Leased:
         self._clock = clock
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
+        if not read.endpoint.idempotent:
+            return await self._following.fetch(read)
         # This reader has looked for an entry a moment ago: one that was stored since is as new as one to come.
         began, started, apart = self._clock() - MOMENT, time.monotonic(), FIRST_LOOK
         while (token := await self._leases.acquire(read.key, self._seconds)) is None:
@@ -58,7 +60,7 @@ class Leased:
 
     async def _left_behind(self, read: Read[T], began: float) -> Reply[T] | None:
         """What another process has read since then."""
-        entry = await self._leases.shared(read.key, read.model)
+        entry = await self._leases.shared(read.key, read.endpoint.model)
         if entry is None or not began <= entry.stored_at <= self._clock() + SKEW:
             return None
         read.tally.coalesced += 1

@@ -241,7 +241,7 @@ class Part(Struct, gc=False):
     place: int
     vehicle_id: str
 
-    def unpacked(self, view: type[Vehicle] | None = None) -> Vehicle | None:
+    def unpacked(self, view: type | None = None) -> Vehicle | None:
         """The vehicle, in the form of the view, or whole, if its page is still there."""
         page = self.page()
         return None if page is None else page.vehicle(self.place, view)
@@ -251,10 +251,8 @@ class Packed(Struct, gc=False):
     """An answer as it came, to be decoded when it is looked at: decoded it takes four times as much memory."""
 
     body: bytes
-    model: Any
+    decode: Callable[[bytes, str, type | None], Any]
 
-    def unpacked(self, view: type[Vehicle] | None = None) -> Any:
+    def unpacked(self, view: type | None = None) -> Any:
         """What it says; of a vehicle what the view has."""
-        if view is not None and self.model is Vehicle:
-            return viewed(self.body, view)
-        return decoded(self.body, self.model)
+        return self.decode(self.body, "", view)

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gateway.errors import UpstreamRejected
 from gateway.upstream.breaker import Circuit
-from gateway.upstream.fetching import Clock, Fetcher, Read, Reply, Resource
+from gateway.upstream.endpoints import Endpoint
+from gateway.upstream.fetching import Clock, Fetcher, Read, Reply
 from gateway.upstream.http1 import Connection, Parts, is_foreign
 from gateway.upstream.pacing import LocalPaces
 from gateway.upstream.retrying import Budget
@@ -79,7 +80,7 @@ class QuickCalls:
         budget: Budget | None,
         paces: LocalPaces | None,
         clock: Clock,
-        kept: Collection[Resource],
+        kept: Collection[Endpoint[Any]],
     ) -> None:
         self.following = following
         self._transport = transport
@@ -92,7 +93,7 @@ class QuickCalls:
 
     def begin(self, read: Read[T], flights: Flights) -> QuickFlight[T] | None:
         """The flight of a read; None where it is one for the layers."""
-        if read.resource in self._kept or (self._circuit is not None and self._circuit.open_until is not None):
+        if read.endpoint in self._kept or (self._circuit is not None and self._circuit.open_until is not None):
             return None
         if self._paces is not None and not self._paces.takes_at_once(read.errand.caller.client, self._clock()):
             return None

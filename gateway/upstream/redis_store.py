@@ -24,7 +24,6 @@ from redis.exceptions import RedisError
 from gateway.settings import RedisSettings, UpstreamSettings
 from gateway.telemetry import get_logger
 from gateway.upstream.cache import Entry, MemoryStore
-from gateway.upstream.models import Vehicle
 from gateway.upstream.pages import IDS, VehiclePage
 from gateway.upstream.single_flight import look_at_error
 
@@ -38,6 +37,8 @@ HOW = frozenset(
     (
         "url",  # which goes in normalised
         "transport",
+        "http2",
+        "ca_file",
         "unchanged_bytes_max",
         "parallel_reads_max",
         "connect_timeout",
@@ -88,12 +89,10 @@ class RedisStore:
         """What memory has."""
         return self._memory.peek(key)
 
-    async def get(self, key: str, model: type[T], view: type[Vehicle] | None = None) -> Entry[T] | None:
+    async def get(self, key: str, model: type[T], view: type | None = None) -> Entry[T] | None:
         return (await self.get_many([key], model, view))[0]
 
-    async def get_many(
-        self, keys: Sequence[str], model: type[T], view: type[Vehicle] | None = None
-    ) -> list[Entry[T] | None]:
+    async def get_many(self, keys: Sequence[str], model: type[T], view: type | None = None) -> list[Entry[T] | None]:
         entries = await self._memory.get_many(keys, model, view)
         missing = [index for index, entry in enumerate(entries) if entry is None]
         if not missing:

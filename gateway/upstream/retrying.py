@@ -53,7 +53,7 @@ def pause_before(attempt: int, failure: UpstreamError, settings: RetrySettings, 
 
 
 class Retrying:
-    """Reads again on network faults, 5xx and 429. Every read is a GET, so making one twice changes nothing."""
+    """Makes requests again on network faults, 5xx and 429, where making one twice changes nothing."""
 
     def __init__(
         self, following: Fetcher, settings: RetrySettings, dice: Callable[[], float] = lambda: random.uniform(0.5, 1.0)
@@ -64,6 +64,8 @@ class Retrying:
         self._dice = dice
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
+        if not read.endpoint.idempotent:
+            return await self._following.fetch(read)
         self.budget.save()
         try:
             return await self._following.fetch(read)

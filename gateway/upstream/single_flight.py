@@ -167,6 +167,8 @@ class SingleFlight(OwnFlight):
         return len(self._flights) + len(self._others)
 
     def board(self, read: Read[T]) -> Flight[T]:
+        if not read.endpoint.idempotent:
+            return super().board(read)
         key = read.key
         known: Flight[T] | None = self._flights.get(key)
         if known is not None and not known.abandoned:

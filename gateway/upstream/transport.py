@@ -29,14 +29,12 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.settings import UpstreamSettings
-from gateway.upstream.fetching import Parameters, Rate, Read, Reply, Resource
+from gateway.upstream.endpoints import Parameters
+from gateway.upstream.fetching import Rate, Read, Reply
 from gateway.upstream.http1 import Call, Http1, Parts
 from gateway.upstream.inflate import Fields, inflated
-from gateway.upstream.models import ProblemBody, Vehicle, decoded
+from gateway.upstream.models import ProblemBody
 from gateway.upstream.network import check
-from gateway.upstream.pages import VehiclePage
-from gateway.upstream.unchanged import UnchangedPages
-from gateway.upstream.views import viewed
 
 if TYPE_CHECKING:
     from gateway.upstream.httpx_transport import HttpxTransport
@@ -73,17 +71,15 @@ BROKEN = (httpx.TransportError, httpx.StreamError, httpx.DecodingError, UnicodeD
 
 
 class HttpTransport:
-    """Calls the fleet API; `network` replaces the network in tests, `pages_stay` says that pages are kept elsewhere."""
+    """Calls the upstream; `network` replaces the network in tests."""
 
-    def __init__(self, settings: UpstreamSettings, network: Network | None = None, *, pages_stay: bool = False) -> None:
+    def __init__(self, settings: UpstreamSettings, network: Network | None = None) -> None:
         if network is None:
             check(settings)
         self._bytes_max = settings.response_bytes_max
         self._headers = EVERY_REQUEST | ({"X-INVERS-Fleet-Id": settings.fleet_id} if settings.fleet_id else {})
         self._http1 = Http1(settings) if network is None and settings.transport == "builtin" else None
         self._httpx = _httpx_transport(settings, network) if self._http1 is None else None
-        kept = settings.unchanged_bytes_max
-        self._pages = UnchangedPages(0 if pages_stay else kept) if kept else None
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
         given, read.given = read.given, None
@@ -96,12 +92,11 @@ class HttpTransport:
         made = partial(self.reply_to, read)
         try:
             if self._httpx is not None:
-                return await self._httpx.send(target, self._headers_of(read), made)
+                headers = self._headers_of(read)
+                return await self._httpx.send(read.endpoint.method, target, headers, read.body, made)
             assert self._http1 is not None
-            head = self._http1.head_to(target, self._prepared_for(read))
-            reply: Reply[T] = await self._http1.asked(
-                head, read.caller.principal, made, checked=read.vehicle_id is not None
-            )
+            request = self._http1.request(read.endpoint.method, target, self._prepared_for(read), read.body)
+            reply: Reply[T] = await self._http1.asked(request, read.caller.principal, made, checked=read.shows_itself)
         except BROKEN as broken:
             raise meaning_of(broken) from broken
         return reply
@@ -118,8 +113,9 @@ class HttpTransport:
         errand.tally.upstream_calls += 1
         is_plain = errand.traceparent is None and read.known is None
         prepared = errand.caller.head(self._rendered) if is_plain else self._prepared_for(read)
-        call.head, call.line = self._http1.head_to(target, prepared), errand.caller.principal
-        if read.vehicle_id is not None:
+        call.head = self._http1.request(read.endpoint.method, target, prepared, read.body)
+        call.line = errand.caller.principal
+        if read.shows_itself:
             call.at_once = call.line
         self._http1.begin(call)
 
@@ -134,13 +130,14 @@ class HttpTransport:
                 raise meaning_of(garbled) from garbled
         if len(body) > self._bytes_max:
             raise UpstreamInvalidResponse(_problem_of(status, httpx.Headers(fields), b""))
-        if status != 200:
+        if status != 200 and status not in read.endpoint.success:
             return self._unusual(read, status, fields, body)
         read.tally.accepted = True
         value = self._decoded(read, body)
-        if read.vehicle_id is not None and value.vehicle_id != read.vehicle_id:  # type: ignore[attr-defined]
+        endpoint = read.endpoint
+        if read.item_id is not None and endpoint.id_of is not None and endpoint.id_of(value) != read.item_id:
             raise UpstreamInvalidResponse(Problem(status))
-        reply = Reply(value, len(body), body=body if read.model is Vehicle else None)
+        reply = Reply(value, len(body), body=body if endpoint.stays_encoded else None)
         if names:
             etag, flow_id = names.get(b"etag"), names.get(FLOW_ID_BYTES)
             # One that is not plain text could not be sent back.
@@ -154,8 +151,7 @@ class HttpTransport:
         if status == 304 and read.known is not None:
             read.tally.accepted = True
             return msgspec.structs.replace(read.known, rate=rate_of(headers))
-        # A vehicle that is not there is no failure; a list that is not there is.
-        if status == 404 and read.resource is not Resource.VEHICLES:
+        if status == 404 and read.endpoint.missing is not None:
             return Reply(None, len(body), flow_id=sound_flow_id(headers.get(FLOW_ID)), rate=rate_of(headers))
         raise failure_of(status, headers, body)
 
@@ -187,13 +183,7 @@ class HttpTransport:
 
     def _decoded(self, read: Read[T], body: bytes) -> T:
         try:
-            if read.model is Vehicle and read.view is not None:
-                return viewed(body, read.view)  # type: ignore[return-value]
-            if read.model is VehiclePage:
-                if self._pages is None:
-                    return VehiclePage.of_body(body, read.view)  # type: ignore[return-value]
-                return self._pages.page_of(read.key, body, read.view)  # type: ignore[return-value]
-            return decoded(body, read.model)  # type: ignore[no-any-return]
+            return read.endpoint.decode(body, read.key, read.view)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as unreadable:
             raise UpstreamInvalidResponse(Problem(200)) from unreadable
 

@@ -51,12 +51,12 @@ def passed(settings: Settings, vehicles: int) -> Starlette:
     """Reads a page, or so many vehicles at the same time, and passes the bytes on."""
     transport = Http1(settings.upstream)
     prepared = transport.prepared({"Accept": JSON, "Authorization": "Bearer token"})
-    page = transport.head_to("/vehicles?limit=100", prepared)
+    page = transport.request("GET", "/vehicles?limit=100", prepared)
     turn = count()
 
     @lru_cache(vehicles)
     def vehicle(number: int) -> bytes:
-        return transport.head_to(f"/vehicles/{vehicle_id(number)}", prepared)
+        return transport.request("GET", f"/vehicles/{vehicle_id(number)}", prepared)
 
     async def read(head: bytes) -> bytes:
         status, _, body = await transport.asked(head)

@@ -8,8 +8,21 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.identity import Caller
-from gateway.upstream.fetching import Errand, Read, Reply, Resource, Tally
+from gateway.settings import CacheSettings, UpstreamSettings
+from gateway.upstream.endpoints import FleetEndpoints
+from gateway.upstream.fetching import Errand, Read, Reply, Tally
 from gateway.upstream.models import Vehicle
+
+
+def endpoints_that_live(fresh: float, revalidating: float, if_error: float, missing: float) -> FleetEndpoints:
+    """The fleet API's endpoints, with one lifetime in seconds for all, and one for a 404."""
+    names = ("vehicles", "vehicle", "latest_state")
+    seconds = {"ttl": fresh, "stale_while_revalidate": revalidating, "stale_if_error": if_error}
+    lifetimes = {f"{name}_{part}": value for name in names for part, value in seconds.items()}
+    return FleetEndpoints(UpstreamSettings(), CacheSettings(negative_ttl=missing, **lifetimes))
+
+
+ENDPOINTS = endpoints_that_live(10, 5, 100, 3)
 
 
 class Clock:
@@ -54,5 +67,8 @@ def errand(token: str = "alice", expires_at: float | None = None) -> Errand:
     return Errand(Caller(token, expires_at=expires_at), Tally())
 
 
-def vehicle_read(vehicle_id: str = "A", by: Errand | None = None) -> Read[Vehicle]:
-    return Read.of(by or errand(), Resource.VEHICLE, f"/vehicles/{vehicle_id}", Vehicle)
+def vehicle_read(
+    vehicle_id: str = "A", by: Errand | None = None, endpoints: FleetEndpoints = ENDPOINTS, view: type | None = None
+) -> Read[Vehicle]:
+    """The read of one vehicle."""
+    return Read.of(by or errand(), endpoints.vehicle, item_id=vehicle_id, view=view)

@@ -15,27 +15,25 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.upstream.bounded_memory import BoundedMemoryCache
-from gateway.upstream.cache import REFRESHES_MAX, Cache, Entry, Filling, Lifetime, Lifetimes, MemoryStore
-from gateway.upstream.fetching import Read, Resource
+from gateway.upstream.cache import REFRESHES_MAX, Cache, Entry, Filling, MemoryStore
+from gateway.upstream.fetching import Read
 from gateway.upstream.models import Vehicle
 from gateway.upstream.pages import VehiclePage
 from gateway.upstream.single_flight import SingleFlight
 from gateway.upstream.views import vehicle_view, whole
-from tests.upstream.fakes import Clock, FakeFetcher, errand, vehicle_read
-
-LIFETIMES = Lifetimes(dict.fromkeys(Resource, Lifetime(10, while_revalidating=5, if_error=100)), Lifetime(3))
+from tests.upstream.fakes import ENDPOINTS, Clock, FakeFetcher, endpoints_that_live, errand, vehicle_read
 
 
 class Stack:
     """A cache over a fake fleet API."""
 
-    def __init__(self, fleet: FakeFetcher | None = None, lifetimes: Lifetimes = LIFETIMES, **bounds: int) -> None:
+    def __init__(self, fleet: FakeFetcher | None = None, **bounds: int) -> None:
         self.fleet = fleet or FakeFetcher()
         self.clock = Clock()
         self.memory = BoundedMemoryCache(**{"entries_max": 100, "bytes_max": 2**20, **bounds})
         store = MemoryStore(self.memory)
-        filling = Filling(self.fleet, store, lifetimes, self.clock)
-        self.cache = Cache(SingleFlight(filling), store, lifetimes, self.clock)
+        filling = Filling(self.fleet, store, self.clock)
+        self.cache = Cache(SingleFlight(filling), store, self.clock)
 
     async def fetch(self, read: Read[Vehicle]) -> str | None:
         value = (await self.cache.fetch(read)).value
@@ -187,7 +185,7 @@ async def test_a_page_answers_for_its_vehicles():
     def items(answer):
         return ((vehicle_read(part.vehicle_id, by), part) for part in answer.parts())
 
-    await stack.cache.fetch(Read.of(by, Resource.VEHICLES, "/vehicles", VehiclePage, parts=items))
+    await stack.cache.fetch(Read.of(by, ENDPOINTS.vehicles, parts=items))
     assert await stack.fetch(vehicle_read("B")) == "B"
     assert [reply is not None for reply in await stack.cache.held([vehicle_read("A"), vehicle_read("C")])] == [
         True,
@@ -204,7 +202,7 @@ async def test_a_vehicle_at_hand_is_decoded_as_it_is_needed():
     stack = Stack(fleet)
     view = vehicle_view({"status": None})
     await stack.fetch(vehicle_read())
-    read = Read.of(errand(), Resource.VEHICLE, "/vehicles/A", Vehicle, view=view)
+    read = vehicle_read(view=view)
     for reply in (await stack.cache.fetch(read), *await stack.cache.fetch_all([read], 1)):
         assert isinstance(reply.value, view)
         assert reply.value.status == "ACTIVE"
@@ -227,9 +225,9 @@ async def test_an_entity_tag_saves_the_body():
 
 async def test_a_lifetime_of_zero_keeps_nothing():
     """With a time to live of 0 every read goes up."""
-    stack = Stack(lifetimes=Lifetimes(dict.fromkeys(Resource, Lifetime(0, 30, 300)), Lifetime(0)))
+    stack, endpoints = Stack(), endpoints_that_live(0, 30, 300, 0)
     for _ in range(2):
-        await stack.fetch(vehicle_read())
+        await stack.fetch(vehicle_read(endpoints=endpoints))
     assert stack.fleet.total == 2
     assert len(stack.memory) == 0
 

@@ -14,14 +14,14 @@ from collections.abc import AsyncIterator
 import pytest
 
 from gateway.errors import UpstreamUnavailable
-from gateway.identity import Caller
 from gateway.settings import UpstreamSettings
 from gateway.upstream import network
-from gateway.upstream.fetching import Errand, Read, Reply, Resource, Tally
+from gateway.upstream.fetching import Read, Reply
 from gateway.upstream.models import Vehicle
 from gateway.upstream.network import UpstreamMisconfigured, check, proxy_of, tls_context
 from gateway.upstream.transport import HttpTransport
 from tests.upstream.certificates import Certificate, certificate, server_context
+from tests.upstream.fakes import errand, vehicle_read
 from tests.upstream.http2_server import Http2Server
 from tests.upstream.proxy import ForwardProxy
 from tests.upstream.test_transports import PLAIN, TRANSPORTS, Server
@@ -51,8 +51,7 @@ def client_certificate(tmp_path_factory) -> Certificate:
 
 def read(vehicle_id: str = "JQ7RP") -> Read[Vehicle]:
     """A read of one vehicle."""
-    errand = Errand(Caller("secret-token"), Tally())
-    return Read.of(errand, Resource.VEHICLE, f"/vehicles/{vehicle_id}", Vehicle, vehicle_id=vehicle_id)
+    return vehicle_read(vehicle_id, errand("secret-token"))
 
 
 @contextlib.asynccontextmanager

@@ -10,15 +10,13 @@ from redis.asyncio import Redis
 
 from gateway.settings import RedisSettings, UpstreamSettings
 from gateway.upstream.bounded_memory import BoundedMemoryCache
-from gateway.upstream.cache import Cache, Entry, Filling, Lifetime, Lifetimes, MemoryStore
-from gateway.upstream.fetching import Resource, now
+from gateway.upstream.cache import Cache, Entry, Filling, MemoryStore
+from gateway.upstream.fetching import now
 from gateway.upstream.lease import Leased
 from gateway.upstream.models import StateProperty, Vehicle
 from gateway.upstream.redis_store import RedisStore, digest_of_answers
 from gateway.upstream.single_flight import SingleFlight
 from tests.upstream.fakes import FakeFetcher, errand, vehicle_read
-
-LIFETIMES = Lifetimes(dict.fromkeys(Resource, Lifetime(10, 0, 100)), Lifetime(3))
 
 
 class Worker:
@@ -27,8 +25,8 @@ class Worker:
     def __init__(self, url: str, fleet: FakeFetcher, lease: float = 2.0, **settings: float) -> None:
         memory = MemoryStore(BoundedMemoryCache(entries_max=100, bytes_max=2**20))
         self.store = RedisStore(RedisSettings(url=url, **{"timeout": 2.0, **settings}), UpstreamSettings(), memory)
-        leased = Leased(Filling(fleet, self.store, LIFETIMES, now), self.store, lease, now)
-        self.cache = Cache(SingleFlight(leased), self.store, LIFETIMES, now)
+        leased = Leased(Filling(fleet, self.store, now), self.store, lease, now)
+        self.cache = Cache(SingleFlight(leased), self.store, now)
 
 
 @pytest.fixture

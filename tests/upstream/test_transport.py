@@ -22,16 +22,17 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.identity import Caller
-from gateway.settings import UpstreamSettings
+from gateway.settings import CacheSettings, UpstreamSettings
 from gateway.upstream.client import FleetClient
-from gateway.upstream.fetching import Errand, Read, Resource, Tally
-from gateway.upstream.models import Vehicle
+from gateway.upstream.endpoints import FleetEndpoints
+from gateway.upstream.fetching import Errand, Read, Tally
 from gateway.upstream.single_flight import OwnFlight
 from gateway.upstream.transport import WAIT_MAX, HttpTransport, rate_of, wait_of
 
 SETTINGS = UpstreamSettings(url="http://fleet.test/", response_bytes_max=2048)
 ERRAND = Errand(Caller("secret-token"), Tally())
-READ = Read.of(ERRAND, Resource.VEHICLE, "/vehicles/JQ7RP", Vehicle)
+ENDPOINTS = FleetEndpoints(SETTINGS, CacheSettings())
+READ = Read.of(ERRAND, ENDPOINTS.vehicle, item_id="JQ7RP")
 
 
 def transport_over(answer: httpx.Response | Exception, settings: UpstreamSettings = SETTINGS) -> HttpTransport:
@@ -289,7 +290,7 @@ IMPOSSIBLE += ["\u2025", "\uff0f", "a\u200bb", "a" * 257, "a+b", "a,b", "a&b", "
 async def test_what_no_id_can_be_is_never_sent(impossible):
     """It is no vehicle, alone or among others, and has no state; nothing is asked for it."""
     transport = transport_over(httpx.Response(404))
-    client = FleetClient(OwnFlight(transport), SETTINGS)
+    client = FleetClient(OwnFlight(transport), SETTINGS, ENDPOINTS)
     assert await client.vehicle(ERRAND, impossible) is None
     assert await client.vehicles_by_id(ERRAND, [impossible]) == {impossible: None}
     assert await client.latest_states(ERRAND, [impossible]) == [None]
@@ -300,14 +301,14 @@ async def test_what_no_id_can_be_is_never_sent(impossible):
 async def test_what_an_id_could_be_is_asked_for(possible):
     """Ids are opaque: whatever does no harm in a path is sent."""
     transport = transport_over(httpx.Response(404))
-    assert await FleetClient(OwnFlight(transport), SETTINGS).vehicle(ERRAND, possible) is None
+    assert await FleetClient(OwnFlight(transport), SETTINGS, ENDPOINTS).vehicle(ERRAND, possible) is None
     assert len(transport.requests) == 1
 
 
 async def test_lists_that_answer_a_page_token_are_followed_by_it():
     """Where a list has next_page_token in place of cursors, the next page is asked for with page_token."""
     transport = transport_over(httpx.Response(200, json={"items": [], "next_page_token": "t2"}))
-    client = FleetClient(transport, SETTINGS)
+    client = FleetClient(transport, SETTINGS, ENDPOINTS)
     page = await client.vehicles(ERRAND)
     await client.vehicles(ERRAND, cursor=page.cursors.next)
     assert dict(transport.requests[1].url.params) == {"page_token": "t2"}
@@ -316,7 +317,7 @@ async def test_lists_that_answer_a_page_token_are_followed_by_it():
 async def test_a_cursor_is_sent_alone():
     """Limit and search go with the first page only: a cursor carries both."""
     transport = transport_over(httpx.Response(200, json={"items": []}))
-    client = FleetClient(transport, SETTINGS)
+    client = FleetClient(transport, SETTINGS, ENDPOINTS)
     await client.vehicles(ERRAND, search="audi")
     await client.vehicles(ERRAND, cursor="abc==")
     assert [dict(request.url.params) for request in transport.requests] == [
@@ -329,5 +330,5 @@ async def test_a_configured_path_is_sent_percent_encoded():
     """What a request line can't hold is encoded once; what is encoded already stays."""
     settings = UpstreamSettings(url=SETTINGS.url, vehicle_path="/fahrzeuge für%20alle/{id}")
     transport = transport_over(httpx.Response(404), settings)
-    await FleetClient(transport, settings).vehicle(ERRAND, "V1")
+    await FleetClient(transport, settings, FleetEndpoints(settings, CacheSettings())).vehicle(ERRAND, "V1")
     assert transport.requests[0].url.raw_path == b"/fahrzeuge%20f%C3%BCr%20alle/V1"

@@ -9,6 +9,7 @@ import random
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -17,10 +18,11 @@ import uvloop
 from gateway.errors import UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
 from gateway.identity import Caller
 from gateway.settings import UpstreamSettings
-from gateway.upstream.fetching import Errand, Read, Resource, Tally
+from gateway.upstream.fetching import Errand, Read, Tally
 from gateway.upstream.models import Vehicle
 from gateway.upstream.single_flight import OwnFlight
 from gateway.upstream.transport import HttpTransport
+from tests.upstream.fakes import ENDPOINTS
 
 TRANSPORTS = ("builtin", "httpx")
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -33,13 +35,13 @@ Step = bytes | object
 
 
 def read(vehicle_id: str = "JQ7RP", token: str = "secret-token") -> Read[Vehicle]:
-    errand, path = Errand(Caller(token), Tally()), f"/vehicles/{vehicle_id}"
-    return Read.of(errand, Resource.VEHICLE, path, Vehicle, vehicle_id="JQ7RP")
+    endpoint = replace(ENDPOINTS.vehicle, id_of=lambda vehicle: vehicle_id if vehicle.vehicle_id == "JQ7RP" else "")
+    return Read.of(Errand(Caller(token), Tally()), endpoint, item_id=vehicle_id)
 
 
 def unchecked(token: str = "secret-token") -> Read[Vehicle]:
     """A read whose answer does not show whether it is its own."""
-    return Read.of(Errand(Caller(token), Tally()), Resource.VEHICLE, "/vehicles/JQ7RP", Vehicle)
+    return Read.of(Errand(Caller(token), Tally()), replace(ENDPOINTS.vehicle, id_of=None), item_id="JQ7RP")
 
 
 class Server:
@@ -355,7 +357,7 @@ def test_an_answer_before_the_request_was_sent_is_invalid(run):
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         http1 = transport._http1
-        head = http1.head_to("/vehicles/JQ7RP", http1.prepared({"X": "x" * 2**23}))
+        head = http1.request("GET", "/vehicles/JQ7RP", http1.prepared({"X": "x" * 2**23}))
         with pytest.raises((httpx.DecodingError, httpx.ReadError)):
             await http1.asked(head)
 
@@ -495,7 +497,7 @@ async def test_nothing_can_be_slipped_into_a_request(name):
             with pytest.raises(UpstreamUnavailable):
                 await transport.fetch(read(token=token))
         with pytest.raises(UpstreamUnavailable):
-            await transport.fetch(read("a b"))
+            await transport.fetch(Read.of(Errand(Caller("t"), Tally()), replace(ENDPOINTS.vehicle, path="/a b")))
         assert server.heads == []
         await transport.fetch(read())
         assert server.heads[0].lower().count(b"\r\nhost: ") == 1

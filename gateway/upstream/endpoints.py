@@ -1,0 +1,153 @@
+"""The endpoints of the fleet API: paths, parameters, what responses decode to, and how long those count."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
+from typing import Any, Generic, TypeVar
+from urllib.parse import quote
+
+from gateway.settings import CacheSettings, UpstreamSettings
+from gateway.upstream.models import State, Vehicle, decoded
+from gateway.upstream.pages import VehiclePage
+from gateway.upstream.unchanged import UnchangedPages
+from gateway.upstream.views import viewed
+
+T = TypeVar("T")
+Parameters = tuple[tuple[str, str], ...]
+
+# Marks a next_page_token among cursors; no upstream cursor holds a line break.
+PAGE_TOKEN = "page_token\n"  # noqa: S105 - a mark, no secret
+ID_LENGTH_MAX = 256
+# Ids are opaque, and those known are of letters and digits. What could lead out of a path, were it decoded on its way,
+# is in none, and neither are dots: some servers take an ending for a format.
+POSSIBLE_ID = re.compile(rf"[A-Za-z0-9_~:@=-]{{1,{ID_LENGTH_MAX}}}")
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """How long an entry counts, in seconds: fresh, then usable while it is refreshed, and while the upstream fails."""
+
+    fresh: float
+    while_revalidating: float = 0.0
+    if_error: float = 0.0
+
+    @property
+    def kept(self) -> float:
+        """How long an entry is of any use; what is never fresh is not kept."""
+        return self.fresh + max(self.while_revalidating, self.if_error) if self.fresh else 0.0
+
+
+NOT_KEPT = Lifetime(0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Endpoint(Generic[T]):
+    """One endpoint; its `path` holds `{id}` where it is of one vehicle.
+
+    `decode` takes a body, the request's key and the view that is wanted. `model` is what stores decode an entry to;
+    where the entry `stays_encoded` they keep the body itself. `id_of` reads a value's id. `missing` is the lifetime of
+    a 404; where it is None, a 404 is a failure. Only requests to an `idempotent` endpoint are retried, shared and
+    cached; after any other the caller's entries for the same id are dropped at the endpoints that it `invalidates`.
+    """
+
+    path: str
+    model: type[T]
+    decode: Callable[[bytes, str, type | None], T]
+    method: str = "GET"
+    success: frozenset[int] = frozenset((200,))
+    lifetime: Lifetime = NOT_KEPT
+    missing: Lifetime | None = None
+    stays_encoded: bool = False
+    id_of: Callable[[T], str] | None = None
+    idempotent: bool = True
+    invalidates: tuple[Endpoint[Any], ...] = ()
+
+    def paths(self, ids: Sequence[str]) -> list[str]:
+        """The path for each id."""
+        if not are_plain(ids):
+            ids = [quote(vehicle_id, safe="") for vehicle_id in ids]
+        parts = self.path.split("{id}")
+        if len(parts) == 2:  # noqa: PLR2004 - one id
+            start, end = parts
+            return [f"{start}{vehicle_id}{end}" for vehicle_id in ids]
+        return [vehicle_id.join(parts) for vehicle_id in ids]
+
+    def lifetime_of(self, value: T | None) -> Lifetime:
+        """The lifetime of a value, or of a 404."""
+        return self.lifetime if value is not None else self.missing or NOT_KEPT
+
+
+class FleetEndpoints:
+    """The endpoints under the names and with the lifetimes of the settings; without a cache nothing is kept."""
+
+    def __init__(self, upstream: UpstreamSettings, cache: CacheSettings) -> None:
+        self._names = upstream
+        missing = _lifetime(cache, "negative")
+        pages_live = _lifetime(cache, "vehicles")
+        unchanged_max = upstream.unchanged_bytes_max
+        # What the cache keeps need not be kept for comparison, too.
+        unchanged = UnchangedPages(0 if pages_live.kept else unchanged_max) if unchanged_max else None
+        self.vehicles = Endpoint(
+            upstream.vehicles_path, VehiclePage, partial(_page, unchanged=unchanged), lifetime=pages_live
+        )
+        self.vehicle = Endpoint(
+            upstream.vehicle_path,
+            Vehicle,
+            _vehicle,
+            lifetime=_lifetime(cache, "vehicle"),
+            missing=missing,
+            stays_encoded=True,
+            id_of=attrgetter("vehicle_id"),
+        )
+        self.latest_state: Endpoint[State] = Endpoint(
+            upstream.latest_state_path, State, _state, lifetime=_lifetime(cache, "latest_state"), missing=missing
+        )
+
+    @property
+    def kept(self) -> frozenset[Endpoint[Any]]:
+        """Those whose answers are kept."""
+        return frozenset(each for each in (self.vehicles, self.vehicle, self.latest_state) if each.lifetime.kept)
+
+    def page_parameters(self, cursor: str | None, search: str | None) -> Parameters:
+        """The parameters of a page of vehicles: a cursor carries the limit and the search of the first page."""
+        names = self._names
+        if cursor is None:
+            size = (names.limit_parameter, str(names.page_size))
+            return (size,) if search is None else (size, (names.search_parameter, search))
+        if cursor.startswith(PAGE_TOKEN):
+            return ((names.page_token_parameter, cursor.removeprefix(PAGE_TOKEN)),)
+        return ((names.cursor_parameter, cursor),)
+
+
+def are_plain(ids: Sequence[str]) -> bool:
+    """Whether all ids are of letters, digits and dashes, as all of today's are, and none is too long."""
+    letters = "".join(ids).replace("-", "")
+    return letters.isascii() and letters.isalnum() and "" not in ids and max(map(len, ids)) <= ID_LENGTH_MAX
+
+
+def is_possible(vehicle_id: str) -> bool:
+    """Whether this can be an id at all, so that it may stand in a path."""
+    return POSSIBLE_ID.fullmatch(vehicle_id) is not None
+
+
+def _lifetime(cache: CacheSettings, name: str) -> Lifetime:
+    if not cache.enabled:
+        return NOT_KEPT
+    fields = (f"{name}_ttl", f"{name}_stale_while_revalidate", f"{name}_stale_if_error")
+    return Lifetime(*(getattr(cache, field, 0.0) for field in fields))
+
+
+def _page(body: bytes, key: str, view: type | None, *, unchanged: UnchangedPages | None) -> VehiclePage:
+    return VehiclePage.of_body(body, view) if unchanged is None else unchanged.page_of(key, body, view)
+
+
+def _vehicle(body: bytes, _key: str, view: type | None) -> Vehicle:
+    return decoded(body, Vehicle) if view is None else viewed(body, view)
+
+
+def _state(body: bytes, _key: str, _view: type | None) -> State:
+    return decoded(body, State)  # type: ignore[no-any-return]

@@ -1,0 +1,260 @@
+"""Endpoints: which path, which parameters, which lifetime; and what a method other than GET does on its way to the socket."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from gateway.errors import GatewayError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
+from gateway.settings import CacheSettings, RetrySettings, UpstreamSettings
+from gateway.upstream.bounded_memory import BoundedMemoryCache
+from gateway.upstream.cache import Cache, Filling, MemoryStore
+from gateway.upstream.endpoints import NOT_KEPT, Endpoint, FleetEndpoints, Lifetime
+from gateway.upstream.fetching import Read, Reply
+from gateway.upstream.lease import Leased
+from gateway.upstream.models import Cursors, Vehicle
+from gateway.upstream.pages import VehiclePage
+from gateway.upstream.retrying import Retrying
+from gateway.upstream.single_flight import SingleFlight
+from gateway.upstream.transport import HttpTransport
+from tests.upstream.fakes import ENDPOINTS, Clock, FakeFetcher, errand, vehicle_read
+from tests.upstream.test_transports import CLOSE, TRANSPORTS, coded
+
+TAG = Endpoint(
+    "/vehicles/{id}/tags",
+    dict,
+    lambda body, key, view: {"body": body.decode()},
+    method="POST",
+    success=frozenset((200, 204)),
+    idempotent=False,
+    invalidates=(ENDPOINTS.vehicle, ENDPOINTS.latest_state),
+)
+
+
+def write(vehicle_id: str = "JQ7RP", by: Any = None, body: bytes = b'{"tag": "blue"}') -> Read[dict]:
+    """A request that is not idempotent."""
+    return Read.of(by or errand(), TAG, item_id=vehicle_id, body=body)
+
+
+@pytest.mark.parametrize(
+    ("path", "vehicle_id", "expected"),
+    [
+        ("/vehicles/{id}", "JQ7RP", "/vehicles/JQ7RP"),
+        ("/v/{id}/latest-state", "a-b", "/v/a-b/latest-state"),
+        ("/v/{id}/of/{id}", "A", "/v/A/of/A"),
+        ("/v/{id}", "a@b=", "/v/a%40b%3D"),
+        ("/v", "A", "/v"),
+    ],
+)
+def test_an_id_stands_in_the_path(path, vehicle_id, expected):
+    """Wherever the path has `{id}`, percent-encoded."""
+    endpoint = Endpoint(path, dict, lambda body, key, view: {})
+    assert endpoint.paths([vehicle_id]) == [expected]
+    assert Read.of(errand(), endpoint, item_id=vehicle_id).path == expected
+
+
+def test_the_settings_name_paths_and_parameters():
+    """Each path and each parameter is the one that is configured."""
+    settings = UpstreamSettings(
+        vehicles_path="/list", vehicle_path="/one/{id}", latest_state_path="/state/{id}", page_size=7,
+        limit_parameter="size", cursor_parameter="at", search_parameter="find", page_token_parameter="token",
+    )  # fmt: skip
+    endpoints = FleetEndpoints(settings, CacheSettings())
+    assert endpoints.vehicles.path == "/list"
+    assert endpoints.vehicle.paths(["A", "B"]) == ["/one/A", "/one/B"]
+    assert endpoints.latest_state.paths(["A"]) == ["/state/A"]
+    assert endpoints.page_parameters(None, None) == (("size", "7"),)
+    assert endpoints.page_parameters(None, "blue") == (("size", "7"), ("find", "blue"))
+    assert endpoints.page_parameters("abc", "blue") == (("at", "abc"),)
+    assert endpoints.page_parameters("page_token\nxyz", None) == (("token", "xyz"),)
+
+
+def test_the_settings_name_lifetimes():
+    """Each endpoint has its own three times; a 404 has one of its own, but of the list, where it is a failure."""
+    cache = CacheSettings(
+        vehicles_ttl=1, vehicles_stale_while_revalidate=2, vehicles_stale_if_error=3,
+        vehicle_ttl=4, vehicle_stale_while_revalidate=5, vehicle_stale_if_error=6,
+        latest_state_ttl=7, latest_state_stale_while_revalidate=8, latest_state_stale_if_error=9, negative_ttl=10,
+    )  # fmt: skip
+    endpoints = FleetEndpoints(UpstreamSettings(), cache)
+    page, vehicle = VehiclePage(items=[], cursors=Cursors()), Vehicle(vehicle_id="A")
+    assert endpoints.vehicles.lifetime_of(page) == Lifetime(1, 2, 3)
+    assert endpoints.vehicle.lifetime_of(vehicle) == Lifetime(4, 5, 6)
+    assert endpoints.latest_state.lifetime_of({}) == Lifetime(7, 8, 9)
+    assert endpoints.vehicle.lifetime_of(None) == endpoints.latest_state.lifetime_of(None) == Lifetime(10)
+    assert endpoints.vehicles.missing is None
+    assert endpoints.vehicles.lifetime_of(None) == NOT_KEPT
+    assert endpoints.kept == {endpoints.vehicles, endpoints.vehicle, endpoints.latest_state}
+
+
+def test_what_has_no_lifetime_is_not_kept():
+    """A time to live of 0 is that of an endpoint which nothing is kept of; without a cache all are such."""
+    endpoints = FleetEndpoints(UpstreamSettings(), CacheSettings(vehicle_ttl=0))
+    assert endpoints.kept == {endpoints.vehicles, endpoints.latest_state}
+    endpoints = FleetEndpoints(UpstreamSettings(), CacheSettings(enabled=False))
+    assert endpoints.kept == frozenset()
+    assert endpoints.vehicle.lifetime_of(None) == NOT_KEPT
+
+
+def test_a_lifetime_is_as_long_as_its_longest_part():
+    """Stale entries are of use until the later of their two bounds; what is never fresh is of none."""
+    assert Lifetime(10, 5, 100).kept == 110
+    assert Lifetime(10, 50, 1).kept == 60
+    assert Lifetime(0, 50, 100).kept == 0
+
+
+def test_a_page_is_decoded_once_where_it_has_not_changed():
+    """The list's endpoint gives the known page for equal bytes of the same key, unless that is turned off."""
+    body = b'{"items": [{"id": "A"}]}'
+    decode = FleetEndpoints(UpstreamSettings(), CacheSettings(enabled=False)).vehicles.decode
+    assert decode(body, "alice:1", None) is decode(body, "alice:1", None)
+    decode = FleetEndpoints(UpstreamSettings(unchanged_bytes_max=0), CacheSettings(enabled=False)).vehicles.decode
+    assert decode(body, "alice:1", None) is not decode(body, "alice:1", None)
+
+
+@dataclass
+class Recorder:
+    """A server that keeps whole requests, and answers them by its steps."""
+
+    steps: list[bytes | object] = field(default_factory=lambda: coded(b"identity", b"{}"))
+    requests: list[bytes] = field(default_factory=list)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers one connection's requests."""
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                fields = dict(line.lower().split(b": ", 1) for line in head.split(b"\r\n")[1:-2])
+                body = await reader.readexactly(int(fields.get(b"content-length", 0)))
+                self.requests.append(head + body)
+                for step in self.steps:
+                    if step is CLOSE:
+                        return
+                    writer.write(step)
+                    await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+@pytest.fixture(params=TRANSPORTS)
+async def recorded(request):
+    """A transport and the server that it talks to, over a real socket."""
+    recorder = Recorder()
+    server = await asyncio.start_server(recorder.serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api"
+    transport = HttpTransport(UpstreamSettings(url=url, transport=request.param, read_timeout=0.3))
+    yield transport, recorder
+    await transport.close()
+    server.close()
+
+
+@pytest.mark.parametrize("body", [b"", b'{"tag": "blue"}', b"\r\n\r\nGET /x HTTP/1.1\r\n\r\n", b"x" * 300_000])
+async def test_a_body_reaches_the_socket_whole(recorded, body):
+    """Method, path, length and body are sent as they are, once each, and the connection serves what follows."""
+    transport, recorder = recorded
+    for _ in range(2):
+        reply = await transport.fetch(write(body=body))
+        assert reply.value == {"body": "{}"}
+    assert len(recorder.requests) == 2
+    for request in recorder.requests:
+        head, _, sent = request.partition(b"\r\n\r\n")
+        assert head.startswith(b"POST /api/vehicles/JQ7RP/tags HTTP/1.1\r\n")
+        assert head.lower().count(b"content-length: %d" % len(body)) == 1
+        assert b"Authorization: Bearer alice" in head
+        assert sent == body
+
+
+async def test_a_read_has_no_body(recorded):
+    """A GET is sent without a length."""
+    transport, recorder = recorded
+    recorder.steps = coded(b"identity", b'{"id": "JQ7RP"}')
+    await transport.fetch(vehicle_read("JQ7RP"))
+    (request,) = recorder.requests
+    assert request.startswith(b"GET /api/vehicles/JQ7RP HTTP/1.1\r\n")
+    assert b"content-length" not in request.lower()
+
+
+async def test_an_endpoint_says_which_statuses_are_success(recorded):
+    """A 204 is one where the endpoint names it; a 404 is a failure where it names no lifetime for that."""
+    transport, recorder = recorded
+    recorder.steps = [b"HTTP/1.1 204 No Content\r\n\r\n"]
+    assert (await transport.fetch(write())).value == {"body": ""}
+    recorder.steps = [b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n"]
+    with pytest.raises(UpstreamRejected):
+        await transport.fetch(write())
+
+
+@pytest.mark.parametrize("steps", [[CLOSE], [b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"], []])
+async def test_a_write_is_never_made_twice(recorded, steps):
+    """Whatever becomes of it, it is sent once: no transport and no retry sends it again."""
+    transport, recorder = recorded
+    await transport.fetch(write())
+    await asyncio.sleep(0.01)
+    recorder.steps = steps
+    with pytest.raises((UpstreamUnavailable, UpstreamTimeout)):
+        await Retrying(transport, RetrySettings(pause=0.001)).fetch(write())
+    assert len(recorder.requests) == 2
+
+
+class NoLeases:
+    """Leases that nobody may ask for."""
+
+    async def acquire(self, key: str, seconds: float) -> str | None:
+        """Fails."""
+        raise AssertionError(key)
+
+
+@dataclass
+class Stack:
+    """All layers that keep or share answers, over a fake fleet API."""
+
+    fleet: FakeFetcher
+    leases: Any = None
+
+    def __post_init__(self) -> None:
+        self.memory = BoundedMemoryCache(entries_max=100, bytes_max=2**20)
+        store, clock = MemoryStore(self.memory), Clock()
+        filling = Filling(self.fleet, store, clock)
+        leased = filling if self.leases is None else Leased(filling, self.leases, 1, clock)
+        self.cache = Cache(SingleFlight(leased), store, clock)
+
+
+async def test_equal_writes_are_each_made():
+    """Nothing of a write is shared, kept or leased, alone or in a batch, also while an equal one is under way."""
+    stack = Stack(FakeFetcher(lambda read: {}), NoLeases())
+    stack.fleet.gate = asyncio.Event()
+    by = errand()
+    calls = [asyncio.create_task(stack.cache.fetch(write(by=by))) for _ in range(2)]
+    batch = asyncio.create_task(stack.cache.fetch_all([write(by=by), write(by=by)], 2))
+    await asyncio.sleep(0.01)
+    assert stack.fleet.total == 4
+    stack.fleet.gate.set()
+    assert [reply.value for reply in [*await asyncio.gather(*calls), *await batch]] == [{}] * 4
+    assert (by.tally.cache_hits, by.tally.coalesced, by.tally.fresh_until) == (0, 0, None)
+    assert len(stack.memory) == 0
+    await stack.cache.fetch(write(by=by))
+    assert stack.fleet.total == 5
+
+
+@pytest.mark.parametrize("failure", [None, UpstreamTimeout()])
+async def test_a_write_drops_what_it_may_have_changed(failure):
+    """Entries of the caller's own vehicle go, also where nobody knows whether the write was carried out; others stay."""
+    stack = Stack(FakeFetcher(lambda read: {} if read.endpoint is TAG else Vehicle(vehicle_id=read.item_id)))
+    reads = [("A", "alice"), ("B", "alice"), ("A", "bob")]
+    for vehicle_id, name in reads:
+        await stack.cache.fetch(vehicle_read(vehicle_id, errand(name)))
+    stack.fleet.failure = failure
+    try:
+        outcome: object = await stack.cache.fetch(write("A", errand("alice")))
+    except GatewayError as failed:
+        outcome = failed
+    assert outcome is failure or isinstance(outcome, Reply)
+    stack.fleet.failure = None
+    for vehicle_id, name in reads:
+        await stack.cache.fetch(vehicle_read(vehicle_id, errand(name)))
+    assert (stack.fleet.calls["/vehicles/A"], stack.fleet.calls["/vehicles/B"]) == (3, 1)
