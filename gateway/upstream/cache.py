@@ -24,15 +24,13 @@ from gateway.errors import (
 from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.endpoints import NOT_KEPT, Endpoint, Lifetime
 from gateway.upstream.fetching import Clock, Fetcher, ManyFetcher, Patience, Read, Reply, Used
-from gateway.upstream.pages import ROOM_BYTES, ROOM_FACTOR, Packed, Part, VehiclePage
+from gateway.upstream.pages import MEMORY_FACTOR, Packed, Part
 from gateway.upstream.single_flight import look_at_error
 
 T = TypeVar("T")
 
-# What a page takes in memory for each byte of JSON, at most: once as it came, and what parts of answers may take that
-# are kept with it; and an entry beside that.
-MEMORY_FACTOR = 1 + ROOM_FACTOR
 PACKED = (Part, Packed)
+# What an entry takes in memory beside its value, in bytes.
 OVERHEAD = 600
 # How long a refresh in the background may take.
 REFRESH_SECONDS = 10.0
@@ -85,12 +83,8 @@ class Entry(Struct, Generic[T], gc=False):
     @property
     def size(self) -> int:
         """What it is accounted with in memory, in bytes; a part shares the memory of the whole."""
-        if isinstance(self.value, Part):
-            return OVERHEAD
-        if isinstance(self.value, Packed):
-            return OVERHEAD + self.body
-        room = ROOM_BYTES if isinstance(self.value, VehiclePage) else 0
-        return OVERHEAD + room + int(self.body * MEMORY_FACTOR)
+        memory = getattr(self.value, "memory", None)
+        return OVERHEAD + (int(self.body * MEMORY_FACTOR) if memory is None else memory(self.body))
 
     def unpacked(self, view: type | None = None) -> Entry[Any] | None:
         """The entry with its value in place of a part, or of what is packed; None where that is gone.

@@ -63,7 +63,12 @@ def tls_context(settings: UpstreamSettings) -> ssl.SSLContext:
 
 def check(settings: UpstreamSettings) -> None:
     """Raises UpstreamMisconfigured where the transport would ignore, or can't do, what is configured."""
-    tls_context(settings)
+    if settings.url.lower().startswith("https://"):
+        tls_context(settings)
+    else:
+        for name in ("ca_file", "client_certificate", "client_key"):
+            if getattr(settings, name) is not None:
+                raise UpstreamMisconfigured(f"upstream.{name}", "The file is of no use: the upstream's URL is no https")
     proxy = None if _is_loopback(settings.url) else proxy_of(settings.url)
     if settings.transport == "builtin":
         if proxy is not None:

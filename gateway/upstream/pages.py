@@ -20,6 +20,8 @@ DECODED_MAX = 8
 # What parts of answers may take beside a page, in units of the page: with every field an answer is 2.04 times as long.
 # And in bytes, so that a small page has room for some.
 ROOM_FACTOR, ROOM_BYTES = 2.2, 2_000
+# What an answer takes in memory for each byte of JSON, at most: once as it came, and for a page what is kept beside it.
+MEMORY_FACTOR = 1 + ROOM_FACTOR
 # What a part takes beside its bytes and those of its key, and for each further page.
 PART_BYTES, PAGE_BYTES = 500, 200
 # Vehicles of a page: ten times as many as can be asked for.
@@ -190,6 +192,10 @@ class VehiclePage:
             self.forget(next(iter(self._kept)))
         self._room -= size
 
+    def memory(self, body: int) -> int:
+        """What it takes in memory at most, in bytes, where the response was `body` bytes long."""
+        return ROOM_BYTES + int(body * MEMORY_FACTOR)
+
     @property
     def bytes_taken(self) -> int:
         """What it takes with all that is kept beside it, but for what it is decoded to."""
@@ -241,6 +247,10 @@ class Part(Struct, gc=False):
     place: int
     vehicle_id: str
 
+    def memory(self, body: int) -> int:
+        """Nothing: it shares the memory of its page."""
+        return 0
+
     def unpacked(self, view: type | None = None) -> Vehicle | None:
         """The vehicle, in the form of the view, or whole, if its page is still there."""
         page = self.page()
@@ -252,6 +262,10 @@ class Packed(Struct, gc=False):
 
     body: bytes
     decode: Callable[[bytes, str, type | None], Any]
+
+    def memory(self, body: int) -> int:
+        """What it takes in memory, in bytes."""
+        return body
 
     def unpacked(self, view: type | None = None) -> Any:
         """What it says; of a vehicle what the view has."""

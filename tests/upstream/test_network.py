@@ -125,6 +125,14 @@ def test_a_file_that_can_not_be_used_is_refused(files, setting, client_certifica
         tls_context(settings)
 
 
+@pytest.mark.parametrize("name", ["ca_file", "client_certificate", "client_key"])
+def test_a_file_for_tls_is_refused_where_there_is_none(name):
+    """Over http nothing is encrypted, so a certificate would be ignored."""
+    with pytest.raises(UpstreamMisconfigured) as refused:
+        check(UpstreamSettings(url="http://fleet.test", **{name: "any.pem"}))
+    assert refused.value.setting == f"upstream.{name}"
+
+
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
 async def test_a_tunnel_through_the_proxy_of_the_environment(variable, monkeypatch, server_certificate):
     """Over https the proxy is asked for a tunnel, with its credentials; the token is seen by the upstream alone."""
