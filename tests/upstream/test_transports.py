@@ -262,6 +262,20 @@ def test_connections_are_kept_as_long_as_they_may(run):
     run(scenario, *[[PLAIN]] * 4, [PLAIN, CLOSE], [PLAIN], keepalive_expiry=0.2)
 
 
+def test_an_idle_connection_is_closed_after_its_time(run):
+    """No further call is needed for that; one that is used again in time stays."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        for _ in range(4):
+            await transport.fetch(read())
+            await asyncio.sleep(0.15)
+        assert server.connections == 1
+        await asyncio.sleep(0.8)
+        assert all(writer.is_closing() for writer in server.writers)
+
+    run(scenario, [PLAIN], keepalive_expiry=0.3)
+
+
 def test_no_answer_is_taken_for_another_calls(run):
     """What comes beyond an answer closes the connection, and every call has one of its own from then on."""
     other = PLAIN.replace(b"JQ7RP", b"OTHER")
