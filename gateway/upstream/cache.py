@@ -23,7 +23,7 @@ from gateway.errors import (
 )
 from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.endpoints import NOT_KEPT, Endpoint, Lifetime
-from gateway.upstream.fetching import Clock, Fetcher, ManyFetcher, Patience, Read, Reply, Used
+from gateway.upstream.fetching import Clock, Layer, ManyFetcher, Patience, Read, Reply, Steps, UpstreamCall, Used
 from gateway.upstream.pages import MEMORY_FACTOR, Packed, Part
 from gateway.upstream.single_flight import look_at_error
 
@@ -338,35 +338,38 @@ class Cache:
 
 
 class Filling:
-    """Reads, and keeps the answer and its parts; after a write it drops what may be out of date."""
+    """The layer that stores each reply, and its parts, before it is returned; after a write it drops stale entries."""
 
-    def __init__(self, following: Fetcher, store: Store, clock: Clock) -> None:
+    def __init__(self, following: Layer, store: Store, clock: Clock) -> None:
         self._following = following
         self._store = store
         self._clock = clock
 
-    async def fetch(self, read: Read[T]) -> Reply[T]:
-        if not read.endpoint.idempotent:
-            return await self._written(read)
+    def steps(self, call: UpstreamCall[Any]) -> Steps:
+        """Those of the call, and storing its reply."""
+        if not call.read.endpoint.idempotent:
+            yield from self._write_steps(call)
+            return
         try:
-            reply = await self._following.fetch(read)
+            yield from self._following.steps(call)
         except (UpstreamUnauthenticated, UpstreamForbidden):
             # What this caller may no longer read is not kept for later either.
-            await self._store.drop(read.key)
+            yield self._store.drop(call.read.key)
             raise
-        await self._keep(read, reply)
-        return reply
+        entries = self._entries(call.read, call.reply)
+        if entries:
+            yield self._store.put(entries)
 
-    async def _written(self, read: Read[T]) -> Reply[T]:
+    def _write_steps(self, call: UpstreamCall[Any]) -> Steps:
         try:
-            return await self._following.fetch(read)
+            yield from self._following.steps(call)
         finally:  # a write that failed may have been carried out
-            for key in read.invalidated():
-                await self._store.drop(key)
+            for key in call.read.invalidated():
+                yield self._store.drop(key)
 
-    async def _keep(self, read: Read[T], reply: Reply[T]) -> None:
+    def _entries(self, read: Read[T], reply: Reply[T]) -> list[tuple[str, Entry[Any], float]]:
         if not read.endpoint.lifetime_of(reply.value).kept:
-            return
+            return []
         at, ends_at = self._clock(), read.caller.expires_at
         value: Any = reply.value if reply.body is None else Packed(reply.body, read.endpoint.decode)
         kept = [self._timed(read, Entry(value, at, reply.size, reply.etag, ends_at))]
@@ -374,7 +377,7 @@ class Filling:
             parts = [self._timed(part, Entry(value, at, 0, None, ends_at)) for part, value in read.parts(reply.value)]
             # A part that goes in before the whole goes out before it.
             kept = [*parts, *kept]
-        await self._store.put([each for each in kept if each[2] > 0])
+        return [each for each in kept if each[2] > 0]
 
     def _timed(self, read: Read[Any], entry: Entry[Any]) -> tuple[str, Entry[Any], float]:
         return read.key, entry, self._kept(read, entry)

@@ -1,4 +1,4 @@
-"""The stack of fetchers between the client and the network, outermost first: the whole resilience story."""
+"""The stack between the client and the network: cache, coalescing, lease, cache writer, resilience, transport."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 
 from gateway.settings import CacheSettings, Settings
 from gateway.upstream.bounded_memory import BoundedMemoryCache
-from gateway.upstream.breaker import Breaker
 from gateway.upstream.cache import Cache, Filling, MemoryStore, Store
+from gateway.upstream.circuit import Circuit
 from gateway.upstream.client import FleetClient
 from gateway.upstream.endpoints import FleetEndpoints
-from gateway.upstream.fetching import Clock, Fetcher, now
+from gateway.upstream.fetching import Clock, Layer, now
 from gateway.upstream.lease import Leased
-from gateway.upstream.pacing import LocalPaces, Pacing
-from gateway.upstream.quick_calls import QuickCalls
-from gateway.upstream.retrying import Retrying
-from gateway.upstream.shared_pacing import SharedPaces
+from gateway.upstream.rate_limit import LocalRateLimiter, RateLimiter
+from gateway.upstream.rate_limit_redis import RedisRateLimiter
+from gateway.upstream.resilience import Resilience
+from gateway.upstream.retry import RetryPolicy
 from gateway.upstream.single_flight import OwnFlight, SingleFlight
 from gateway.upstream.transport import HttpTransport, Network
 
@@ -33,36 +33,14 @@ async def connect(settings: Settings, network: Network | None = None, clock: Clo
         transport = HttpTransport(settings.upstream, network)
         closing.push_async_callback(transport.close)
         redis = _redis_of(settings, closing)
-        paces: LocalPaces | None = None
-        retrying: Retrying | None = None
-        breaker: Breaker | None = None
+        layer: Layer = _resilience_of(settings, redis, clock)
         store: Store | None = None
-        fetcher: Fetcher = transport
-        if settings.pacing.enabled:
-            paces = LocalPaces(settings.pacing)
-            shared = None if redis is None else SharedPaces(settings.pacing, redis)
-            fetcher = Pacing(fetcher, shared or paces, clock)
-        if settings.retry.attempts > 1:
-            fetcher = retrying = Retrying(fetcher, settings.retry)
-        if settings.breaker.enabled:
-            fetcher = breaker = Breaker(fetcher, settings.breaker, clock)
         if settings.cache.enabled:
             store = redis or _memory_of(settings.cache)
-            fetcher = Filling(fetcher, store, clock)
+            layer = Filling(layer, store, clock)
         if redis is not None and settings.cache.enabled and settings.coalescing.enabled:
-            fetcher = Leased(fetcher, redis, settings.coalescing.lease, clock)
-        quick = QuickCalls(
-            fetcher,
-            transport,
-            None if breaker is None else breaker.circuit,
-            None if retrying is None else retrying.budget,
-            paces,
-            clock,
-            endpoints.kept,
-        )
-        kind = SingleFlight if settings.coalescing.enabled else OwnFlight
-        # What other processes share needs waiting for.
-        flights = kind(fetcher, quick) if redis is None and transport.is_quick else kind(fetcher)
+            layer = Leased(layer, redis, settings.coalescing.lease, clock)
+        flights = (SingleFlight if settings.coalescing.enabled else OwnFlight)(layer, transport)
         closing.push_async_callback(flights.settle)
         cache = None
         if store is not None:
@@ -79,6 +57,13 @@ async def connect(settings: Settings, network: Network | None = None, clock: Clo
         )
         closing.push_async_callback(client.settle)
         yield client
+
+
+def _resilience_of(settings: Settings, redis: RedisStore | None, clock: Clock) -> Resilience:
+    limiter: RateLimiter = LocalRateLimiter(settings.pacing)
+    if redis is not None and settings.pacing.enabled:
+        limiter = RedisRateLimiter(settings.pacing, redis)
+    return Resilience(Circuit(settings.breaker), RetryPolicy(settings.retry), limiter, clock)
 
 
 def _memory_of(settings: CacheSettings) -> MemoryStore:

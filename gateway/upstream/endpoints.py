@@ -107,11 +107,6 @@ class FleetEndpoints:
             upstream.latest_state_path, State, _state, lifetime=_lifetime(cache, "latest_state"), missing=missing
         )
 
-    @property
-    def kept(self) -> frozenset[Endpoint[Any]]:
-        """Those whose answers are kept."""
-        return frozenset(each for each in (self.vehicles, self.vehicle, self.latest_state) if each.lifetime.kept)
-
     def page_parameters(self, cursor: str | None, search: str | None) -> Parameters:
         """The parameters of a page of vehicles: a cursor carries the limit and the search of the first page."""
         names = self._names

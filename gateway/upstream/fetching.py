@@ -6,9 +6,10 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from enum import Enum
+from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -166,9 +167,8 @@ class Read(Struct, Generic[T], eq=False):
     """One request to an endpoint for one caller, with a `body` where its method takes one.
 
     Of equal `key`s the answers are equal. `item_id` is the id of the item in the path. `view` is the form it is needed
-    in at first, `parts` which other reads its answer holds, `known` an older answer, `given` what the first attempt has
-    brought already; what is read `afresh` is not answered by what is kept. `patience` is the errand's until the read is
-    part of something that others wait for, too.
+    in at first, `parts` which other reads its answer holds, `known` an older answer; what is read `afresh` is not
+    answered by what is kept. `patience` is the errand's until the read is part of something that others wait for, too.
     """
 
     errand: Errand
@@ -181,7 +181,6 @@ class Read(Struct, Generic[T], eq=False):
     parameters: Parameters = ()
     parts: Callable[[T], Iterable[tuple[Read[Any], Any]]] | None = None
     known: Reply[T] | None = None
-    given: Reply[T] | Exception | None = None
     afresh: bool = False
     body: bytes = b""
 
@@ -259,6 +258,33 @@ class Reply(Struct, Generic[T], gc=False):
     flow_id: str | None = None
     rate: Rate | None = None
     body: bytes | None = None
+
+
+class Step(Enum):
+    """A step of a call that is no awaitable."""
+
+    SEND = "send"
+
+
+# Sends the request; its reply is then that of the call.
+SEND: Final = Step.SEND
+Wait = Awaitable[Any] | Literal[Step.SEND]
+# The steps of a call: yields what it waits for, and is sent what an awaitable resulted in.
+Steps = Generator[Wait, Any, None]
+
+
+class UpstreamCall(Protocol[T]):
+    """A read under way, and its reply as soon as there is one."""
+
+    read: Read[T]
+    reply: Reply[T]
+
+
+class Layer(Protocol):
+    """A part of the stack below coalescing: every call takes its steps, and it takes those of the next layer."""
+
+    def steps(self, call: UpstreamCall[Any]) -> Steps:
+        """The steps to the reply of a call, which raise our errors."""
 
 
 class Fetcher(Protocol):

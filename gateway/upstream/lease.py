@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from gateway.upstream.cache import Entry
-from gateway.upstream.fetching import Clock, Fetcher, Read, Reply
+from gateway.upstream.fetching import Clock, Layer, Read, Reply, Steps, UpstreamCall
 
 T = TypeVar("T")
 FIRST_LOOK = 0.005
@@ -33,30 +33,37 @@ class Leases(Protocol):
 class Leased:
     """Lets one process through for each read; when its lease ends without an entry, one other takes its place."""
 
-    def __init__(self, following: Fetcher, leases: Leases, seconds: float, clock: Clock) -> None:
+    def __init__(self, following: Layer, leases: Leases, seconds: float, clock: Clock) -> None:
         self._following = following
         self._leases = leases
         self._seconds = seconds
         self._clock = clock
 
-    async def fetch(self, read: Read[T]) -> Reply[T]:
-        if not read.endpoint.idempotent:
-            return await self._following.fetch(read)
+    def steps(self, call: UpstreamCall[Any]) -> Steps:
+        """Those of the one that holds the lease; the others wait for its entry."""
+        if not call.read.endpoint.idempotent:
+            yield from self._following.steps(call)
+            return
         # This reader has looked for an entry a moment ago: one that was stored since is as new as one to come.
         began, started, apart = self._clock() - MOMENT, time.monotonic(), FIRST_LOOK
-        while (token := await self._leases.acquire(read.key, self._seconds)) is None:
+        read = call.read
+        while (token := (yield self._leases.acquire(read.key, self._seconds))) is None:
             if time.monotonic() - started > self._seconds:
-                return await self._following.fetch(read)
-            await asyncio.sleep(apart * random.uniform(0.5, 1.0))
+                break
+            yield asyncio.sleep(apart * random.uniform(0.5, 1.0))
             apart = min(2 * apart, LOOKS_APART_MAX)
-            if (reply := await self._left_behind(read, began)) is not None:
-                return reply
+            if (reply := (yield self._left_behind(read, began))) is not None:
+                call.reply = reply
+                return
         try:
             # Another holder may have come to its end between the last look and this lease.
-            return await self._left_behind(read, began) or await self._following.fetch(read)
+            if (reply := (yield self._left_behind(read, began))) is not None:
+                call.reply = reply
+            else:
+                yield from self._following.steps(call)
         finally:
             if token:
-                await self._leases.release(read.key, token)
+                yield self._leases.release(read.key, token)
 
     async def _left_behind(self, read: Read[T], began: float) -> Reply[T] | None:
         """What another process has read since then."""

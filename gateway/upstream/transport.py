@@ -80,13 +80,9 @@ class HttpTransport:
         self._headers = EVERY_REQUEST | ({"X-INVERS-Fleet-Id": settings.fleet_id} if settings.fleet_id else {})
         self._http1 = Http1(settings) if network is None and settings.transport == "builtin" else None
         self._httpx = _httpx_transport(settings, network) if self._http1 is None else None
+        self.sends_inline = self._http1 is not None
 
     async def fetch(self, read: Read[T]) -> Reply[T]:
-        given, read.given = read.given, None
-        if given is not None:
-            if isinstance(given, Exception):
-                raise given
-            return given
         target = _target_of(read)
         read.tally.upstream_calls += 1
         made = partial(self.reply_to, read)
@@ -100,11 +96,6 @@ class HttpTransport:
         except BROKEN as broken:
             raise meaning_of(broken) from broken
         return reply
-
-    @property
-    def is_quick(self) -> bool:
-        """Whether it can `begin` a call."""
-        return self._http1 is not None
 
     def begin(self, read: Read[Any], call: Call) -> None:
         """Makes a call without waiting: it is told what comes of it; raises one of BROKEN, or UpstreamRejected."""

@@ -9,19 +9,22 @@ import pytest
 
 from gateway.app import create_app
 from gateway.errors import RateLimited, UpstreamUnavailable
-from gateway.settings import BreakerSettings, PacingSettings, RedisSettings, Settings, UpstreamSettings
+from gateway.settings import BreakerSettings, PacingSettings, RedisSettings, RetrySettings, Settings, UpstreamSettings
 from gateway.simulator import Simulator, Switches
 from gateway.upstream.bounded_memory import BoundedMemoryCache
-from gateway.upstream.breaker import Breaker
 from gateway.upstream.cache import Entry, MemoryStore
+from gateway.upstream.circuit import Circuit
 from gateway.upstream.fetching import Rate
 from gateway.upstream.lease import SKEW, Leased
 from gateway.upstream.models import Vehicle
-from gateway.upstream.pacing import LocalPaces, Pacing
+from gateway.upstream.rate_limit import LocalRateLimiter
+from gateway.upstream.rate_limit_redis import RedisRateLimiter
 from gateway.upstream.redis_store import RedisStore
-from gateway.upstream.shared_pacing import SharedPaces
+from gateway.upstream.resilience import Resilience
+from gateway.upstream.retry import RetryPolicy
+from gateway.upstream.single_flight import OwnFlight
 from tests.gateways import PLANS, TOKENS
-from tests.upstream.fakes import Clock, FakeFetcher, errand, vehicle_read
+from tests.upstream.fakes import Clock, FakeFetcher, Sending, calls_over, errand, vehicle_read
 
 QUERY = "{ vehicles(first: 3) { nodes { vehicleId } } }"
 YEAR = 365 * 86400.0
@@ -89,7 +92,7 @@ async def test_who_waits_for_another_process_takes_what_it_has_just_read(ahead, 
         async def shared(self, key, model):
             return Entry(Vehicle(vehicle_id="left"), clock() + ahead, 10)
 
-    await Leased(fleet, Leases(), 5.0, clock).fetch(vehicle_read())
+    await OwnFlight(Leased(Sending(), Leases(), 5.0, clock), fleet).fetch(vehicle_read())
     assert fleet.total == (0 if taken else 1)
 
 
@@ -102,16 +105,19 @@ async def test_a_client_is_not_held_back_for_as_long_as_the_clock_is_behind(redi
         UpstreamSettings(),
         MemoryStore(BoundedMemoryCache(entries_max=9, bytes_max=999)),
     )
-    paces = SharedPaces(settings, store) if shared else LocalPaces(settings)
-    pacing = Pacing(fleet, paces, clock)
+    limiter = RedisRateLimiter(settings, store) if shared else LocalRateLimiter(settings)
+    calls = calls_over(fleet, clock, limiter=limiter)
     by = errand()
     by.patience.deadline = time.monotonic() + 1
-    await paces.learn(by.caller.client, Rate(10, 0, clock() + 60))
-    await paces.block(by.caller.client, clock() + 60)
+    for told in (
+        limiter.update(by.caller.client, Rate(10, 0, clock() + 60)), limiter.block(by.caller.client, clock() + 60)
+    ):  # fmt: skip
+        if told is not None:
+            await told
     with pytest.raises(RateLimited):
-        await pacing.fetch(vehicle_read(by=by))
+        await calls.fetch(vehicle_read(by=by))
     clock.time -= 2 * 3600
-    await pacing.fetch(vehicle_read(by=by))
+    await calls.fetch(vehicle_read(by=by))
     assert fleet.total == 1
     await store.close()
 
@@ -119,31 +125,37 @@ async def test_a_client_is_not_held_back_for_as_long_as_the_clock_is_behind(redi
 async def test_the_circuit_does_not_stay_open_for_as_long_as_the_clock_is_behind():
     """Set back, the clock makes a probe due, its success closes the circuit, and failures open it as ever."""
     clock, fleet = Clock(), FakeFetcher()
-    breaker = Breaker(fleet, BreakerSettings(failures=5), clock)
+    resilience = Resilience(
+        Circuit(BreakerSettings(failures=5)),
+        RetryPolicy(RetrySettings(attempts=1)),
+        LocalRateLimiter(PacingSettings()),
+        clock,
+    )
+    circuit, calls = resilience.circuit, OwnFlight(resilience, fleet)
 
     async def fail(times: int) -> None:
         fleet.failure = UpstreamUnavailable()
         for _ in range(times):
             with pytest.raises(UpstreamUnavailable):
-                await breaker.fetch(vehicle_read())
+                await calls.fetch(vehicle_read())
 
     await fail(5)
-    assert breaker.circuit.is_open
+    assert circuit.is_open
     clock.time -= YEAR
     fleet.failure = None
-    await breaker.fetch(vehicle_read())
-    assert not breaker.circuit.is_open
+    await calls.fetch(vehicle_read())
+    assert not circuit.is_open
     for _ in range(3):
         clock.time += 1
-        await breaker.fetch(vehicle_read())
+        await calls.fetch(vehicle_read())
     await fail(4)
     clock.time -= YEAR
     for _ in range(1000):
-        breaker.circuit.went_well(clock())
+        circuit.ended(clock(), outage=False)
         clock.time += 0.1
-    assert len(breaker.circuit._recent) <= 12
+    assert len(circuit._recent) <= 12
     await fail(4)
-    assert not breaker.circuit.is_open  # four of five before the clock was set back count no more
+    assert not circuit.is_open  # four of five before the clock was set back count no more
     clock.time += 20
     await fail(5)
-    assert breaker.circuit.is_open
+    assert circuit.is_open

@@ -8,10 +8,15 @@ from collections.abc import Callable
 from typing import Any
 
 from gateway.identity import Caller
-from gateway.settings import CacheSettings, UpstreamSettings
+from gateway.settings import CacheSettings, Settings, UpstreamSettings
+from gateway.upstream.circuit import Circuit
 from gateway.upstream.endpoints import FleetEndpoints
-from gateway.upstream.fetching import Errand, Read, Reply, Tally
+from gateway.upstream.fetching import SEND, Errand, Read, Reply, Steps, Tally, UpstreamCall, now
 from gateway.upstream.models import Vehicle
+from gateway.upstream.rate_limit import LocalRateLimiter, RateLimiter
+from gateway.upstream.resilience import Resilience
+from gateway.upstream.retry import RetryPolicy
+from gateway.upstream.single_flight import OwnFlight
 
 
 def endpoints_that_live(fresh: float, revalidating: float, if_error: float, missing: float) -> FleetEndpoints:
@@ -35,8 +40,17 @@ class Clock:
         return self.time
 
 
+class Sending:
+    """The layer of a stack that has no others: sends the request."""
+
+    def steps(self, call: UpstreamCall[Any]) -> Steps:
+        yield SEND
+
+
 class FakeFetcher:
     """Answers reads from a function, counts them, and can be held up or made to fail."""
+
+    sends_inline = False
 
     def __init__(self, answer: Callable[[Read[Any]], Any] | None = None) -> None:
         self.calls: Counter[str] = Counter()
@@ -61,6 +75,16 @@ class FakeFetcher:
         if read.known is not None and read.known.etag == self.etag is not None:
             return read.known
         return Reply(self._answer(read), 1000, self.etag, body=self.body)
+
+
+def calls_over(
+    fleet: Any, clock: Callable[[], float] = now, *, limiter: RateLimiter | None = None, **slices: Any
+) -> OwnFlight:
+    """Calls of a fake fleet API with resilience as it is set; without rate limiter, retries and circuit by default."""
+    settings = {"breaker": {"enabled": False}, "retry": {"attempts": 1}, "pacing": {"enabled": False}} | slices
+    chosen = Settings(**settings)
+    limiter = limiter or LocalRateLimiter(chosen.pacing)
+    return OwnFlight(Resilience(Circuit(chosen.breaker), RetryPolicy(chosen.retry), limiter, clock), fleet)
 
 
 def errand(token: str = "alice", expires_at: float | None = None) -> Errand:

@@ -21,7 +21,7 @@ from gateway.upstream.models import Vehicle
 from gateway.upstream.pages import VehiclePage
 from gateway.upstream.single_flight import SingleFlight
 from gateway.upstream.views import vehicle_view, whole
-from tests.upstream.fakes import ENDPOINTS, Clock, FakeFetcher, endpoints_that_live, errand, vehicle_read
+from tests.upstream.fakes import ENDPOINTS, Clock, FakeFetcher, Sending, endpoints_that_live, errand, vehicle_read
 
 
 class Stack:
@@ -32,8 +32,8 @@ class Stack:
         self.clock = Clock()
         self.memory = BoundedMemoryCache(**{"entries_max": 100, "bytes_max": 2**20, **bounds})
         store = MemoryStore(self.memory)
-        filling = Filling(self.fleet, store, self.clock)
-        self.cache = Cache(SingleFlight(filling), store, self.clock)
+        filling = Filling(Sending(), store, self.clock)
+        self.cache = Cache(SingleFlight(filling, self.fleet), store, self.clock)
 
     async def fetch(self, read: Read[Vehicle]) -> str | None:
         value = (await self.cache.fetch(read)).value

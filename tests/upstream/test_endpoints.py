@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import GatewayError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
-from gateway.settings import CacheSettings, RetrySettings, UpstreamSettings
+from gateway.settings import CacheSettings, UpstreamSettings
 from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.cache import Cache, Filling, MemoryStore
 from gateway.upstream.endpoints import NOT_KEPT, Endpoint, FleetEndpoints, Lifetime
@@ -17,10 +17,9 @@ from gateway.upstream.fetching import Read, Reply
 from gateway.upstream.lease import Leased
 from gateway.upstream.models import Cursors, Vehicle
 from gateway.upstream.pages import VehiclePage
-from gateway.upstream.retrying import Retrying
 from gateway.upstream.single_flight import SingleFlight
 from gateway.upstream.transport import HttpTransport
-from tests.upstream.fakes import ENDPOINTS, Clock, FakeFetcher, errand, vehicle_read
+from tests.upstream.fakes import ENDPOINTS, Clock, FakeFetcher, Sending, calls_over, errand, vehicle_read
 from tests.upstream.test_transports import CLOSE, TRANSPORTS, coded
 
 TAG = Endpoint(
@@ -87,15 +86,14 @@ def test_the_settings_name_lifetimes():
     assert endpoints.vehicle.lifetime_of(None) == endpoints.latest_state.lifetime_of(None) == Lifetime(10)
     assert endpoints.vehicles.missing is None
     assert endpoints.vehicles.lifetime_of(None) == NOT_KEPT
-    assert endpoints.kept == {endpoints.vehicles, endpoints.vehicle, endpoints.latest_state}
 
 
 def test_what_has_no_lifetime_is_not_kept():
     """A time to live of 0 is that of an endpoint which nothing is kept of; without a cache all are such."""
     endpoints = FleetEndpoints(UpstreamSettings(), CacheSettings(vehicle_ttl=0))
-    assert endpoints.kept == {endpoints.vehicles, endpoints.latest_state}
+    assert [each.lifetime.kept > 0 for each in (endpoints.vehicles, endpoints.vehicle)] == [True, False]
     endpoints = FleetEndpoints(UpstreamSettings(), CacheSettings(enabled=False))
-    assert endpoints.kept == frozenset()
+    assert endpoints.vehicles.lifetime == endpoints.latest_state.lifetime == NOT_KEPT
     assert endpoints.vehicle.lifetime_of(None) == NOT_KEPT
 
 
@@ -197,7 +195,7 @@ async def test_a_write_is_never_made_twice(recorded, steps):
     await asyncio.sleep(0.01)
     recorder.steps = steps
     with pytest.raises((UpstreamUnavailable, UpstreamTimeout)):
-        await Retrying(transport, RetrySettings(pause=0.001)).fetch(write())
+        await calls_over(transport, retry={"attempts": 3, "pause": 0.001}).fetch(write())
     assert len(recorder.requests) == 2
 
 
@@ -219,9 +217,9 @@ class Stack:
     def __post_init__(self) -> None:
         self.memory = BoundedMemoryCache(entries_max=100, bytes_max=2**20)
         store, clock = MemoryStore(self.memory), Clock()
-        filling = Filling(self.fleet, store, clock)
+        filling = Filling(Sending(), store, clock)
         leased = filling if self.leases is None else Leased(filling, self.leases, 1, clock)
-        self.cache = Cache(SingleFlight(leased), store, clock)
+        self.cache = Cache(SingleFlight(leased, self.fleet), store, clock)
 
 
 async def test_equal_writes_are_each_made():

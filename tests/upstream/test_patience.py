@@ -10,7 +10,7 @@ from gateway.errors import DeadlineExceeded
 from gateway.identity import Caller
 from gateway.upstream.fetching import Errand, Patience, Tally
 from gateway.upstream.single_flight import OwnFlight, SingleFlight
-from tests.upstream.fakes import FakeFetcher, vehicle_read
+from tests.upstream.fakes import FakeFetcher, Sending, vehicle_read
 
 
 def hurried(seconds: float | None) -> Errand:
@@ -38,7 +38,7 @@ class HeldUp(FakeFetcher):
 async def test_the_deadline_ends_the_wait_and_the_call(kind):
     """Past the deadline the read fails, and the call that nobody waits for any more is cancelled."""
     fleet = HeldUp()
-    flights = kind(fleet)
+    flights = kind(Sending(), fleet)
     with pytest.raises(DeadlineExceeded):
         await flights.fetch(vehicle_read(by=hurried(0.02)))
     await flights.settle()
@@ -50,7 +50,7 @@ async def test_the_deadline_ends_the_wait_and_the_call(kind):
 async def test_a_call_lasts_as_long_as_anyone_waits():
     """The hurried leader fails at its deadline; who joined with more time gets the answer of the same call."""
     fleet = HeldUp()
-    flights = SingleFlight(fleet)
+    flights = SingleFlight(Sending(), fleet)
     leader = asyncio.create_task(flights.fetch(vehicle_read(by=hurried(0.02))))
     follower = asyncio.create_task(flights.fetch(vehicle_read(by=hurried(5))))
     with pytest.raises(DeadlineExceeded):
@@ -63,7 +63,7 @@ async def test_a_call_lasts_as_long_as_anyone_waits():
 async def test_a_caller_who_leaves_ends_all_of_its_waits():
     """Leaving ends each read that is under way and keeps new ones from beginning."""
     fleet = HeldUp()
-    flights = SingleFlight(fleet)
+    flights = SingleFlight(Sending(), fleet)
     errand = hurried(None)
     reads = [asyncio.create_task(flights.fetch(vehicle_read(name, by=errand))) for name in "AB"]
     await asyncio.sleep(0.001)
@@ -79,7 +79,7 @@ async def test_a_caller_who_leaves_ends_all_of_its_waits():
 async def test_who_comes_after_a_cancelled_call_has_one_of_its_own():
     """A call that is being cancelled is not joined."""
     fleet = HeldUp()
-    flights = SingleFlight(fleet)
+    flights = SingleFlight(Sending(), fleet)
     leaving = hurried(None)
     first = asyncio.create_task(flights.fetch(vehicle_read(by=leaving)))
     await asyncio.sleep(0.001)

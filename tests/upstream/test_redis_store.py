@@ -16,7 +16,7 @@ from gateway.upstream.lease import Leased
 from gateway.upstream.models import StateProperty, Vehicle
 from gateway.upstream.redis_store import RedisStore, digest_of_answers
 from gateway.upstream.single_flight import SingleFlight
-from tests.upstream.fakes import FakeFetcher, errand, vehicle_read
+from tests.upstream.fakes import FakeFetcher, Sending, errand, vehicle_read
 
 
 class Worker:
@@ -25,8 +25,8 @@ class Worker:
     def __init__(self, url: str, fleet: FakeFetcher, lease: float = 2.0, **settings: float) -> None:
         memory = MemoryStore(BoundedMemoryCache(entries_max=100, bytes_max=2**20))
         self.store = RedisStore(RedisSettings(url=url, **{"timeout": 2.0, **settings}), UpstreamSettings(), memory)
-        leased = Leased(Filling(fleet, self.store, now), self.store, lease, now)
-        self.cache = Cache(SingleFlight(leased), self.store, now)
+        leased = Leased(Filling(Sending(), self.store, now), self.store, lease, now)
+        self.cache = Cache(SingleFlight(leased, fleet), self.store, now)
 
 
 @pytest.fixture

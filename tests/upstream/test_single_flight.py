@@ -8,14 +8,14 @@ import pytest
 
 from gateway.errors import UpstreamUnavailable
 from gateway.upstream.single_flight import SingleFlight
-from tests.upstream.fakes import FakeFetcher, errand, vehicle_read
+from tests.upstream.fakes import FakeFetcher, Sending, errand, vehicle_read
 
 
 async def test_followers_get_the_error_too():
     """When the call fails, everyone who waited for it gets the same failure, and the next read starts anew."""
     fleet = FakeFetcher()
     fleet.failure = UpstreamUnavailable()
-    flights = SingleFlight(fleet)
+    flights = SingleFlight(Sending(), fleet)
     results = await asyncio.gather(*(flights.fetch(vehicle_read()) for _ in range(5)), return_exceptions=True)
     assert [type(result) for result in results] == [UpstreamUnavailable] * 5
     assert fleet.total == 1
@@ -28,7 +28,7 @@ async def test_a_leader_who_leaves_does_not_end_the_flight():
     """The first to ask is cancelled; the others still get the answer of the one call."""
     fleet = FakeFetcher()
     fleet.gate = asyncio.Event()
-    flights = SingleFlight(fleet)
+    flights = SingleFlight(Sending(), fleet)
     leader, follower = (asyncio.create_task(flights.fetch(vehicle_read())) for _ in range(2))
     await asyncio.sleep(0.001)
     leader.cancel()
@@ -43,7 +43,7 @@ async def test_a_leader_who_leaves_does_not_end_the_flight():
 async def test_flights_are_not_shared_between_principals():
     """Two callers who ask the same at the same time are two calls."""
     fleet = FakeFetcher()
-    flights = SingleFlight(fleet)
+    flights = SingleFlight(Sending(), fleet)
     replies = await asyncio.gather(*(flights.fetch(vehicle_read(by=errand(name))) for name in ("alice", "bob")))
     assert replies[0].value != replies[1].value
     assert fleet.total == 2
@@ -52,7 +52,7 @@ async def test_flights_are_not_shared_between_principals():
 async def test_nothing_is_left_of_a_flight_that_landed():
     """Flights under way are waited for, and none is kept."""
     fleet = FakeFetcher()
-    flights = SingleFlight(fleet)
+    flights = SingleFlight(Sending(), fleet)
     await asyncio.gather(*(flights.fetch(vehicle_read(str(number))) for number in range(10)))
     await flights.settle()
     await asyncio.sleep(0)

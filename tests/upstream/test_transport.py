@@ -28,6 +28,7 @@ from gateway.upstream.endpoints import FleetEndpoints
 from gateway.upstream.fetching import Errand, Read, Tally
 from gateway.upstream.single_flight import OwnFlight
 from gateway.upstream.transport import WAIT_MAX, HttpTransport, rate_of, wait_of
+from tests.upstream.fakes import Sending
 
 SETTINGS = UpstreamSettings(url="http://fleet.test/", response_bytes_max=2048)
 ERRAND = Errand(Caller("secret-token"), Tally())
@@ -251,7 +252,7 @@ async def test_callers_who_leave_do_not_use_up_connections(kind):
     server = await asyncio.start_server(slow, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     http = HttpTransport(UpstreamSettings(url=f"http://127.0.0.1:{port}", transport=kind, connections_max=2))
-    transport = OwnFlight(http)
+    transport = OwnFlight(Sending(), http)
     for _ in range(20):
         calls = [asyncio.create_task(transport.fetch(READ)) for _ in range(10)]
         await asyncio.sleep(0.005)
@@ -290,7 +291,7 @@ IMPOSSIBLE += ["\u2025", "\uff0f", "a\u200bb", "a" * 257, "a+b", "a,b", "a&b", "
 async def test_what_no_id_can_be_is_never_sent(impossible):
     """It is no vehicle, alone or among others, and has no state; nothing is asked for it."""
     transport = transport_over(httpx.Response(404))
-    client = FleetClient(OwnFlight(transport), SETTINGS, ENDPOINTS)
+    client = FleetClient(OwnFlight(Sending(), transport), SETTINGS, ENDPOINTS)
     assert await client.vehicle(ERRAND, impossible) is None
     assert await client.vehicles_by_id(ERRAND, [impossible]) == {impossible: None}
     assert await client.latest_states(ERRAND, [impossible]) == [None]
@@ -301,7 +302,7 @@ async def test_what_no_id_can_be_is_never_sent(impossible):
 async def test_what_an_id_could_be_is_asked_for(possible):
     """Ids are opaque: whatever does no harm in a path is sent."""
     transport = transport_over(httpx.Response(404))
-    assert await FleetClient(OwnFlight(transport), SETTINGS, ENDPOINTS).vehicle(ERRAND, possible) is None
+    assert await FleetClient(OwnFlight(Sending(), transport), SETTINGS, ENDPOINTS).vehicle(ERRAND, possible) is None
     assert len(transport.requests) == 1
 
 

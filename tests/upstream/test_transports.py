@@ -22,7 +22,7 @@ from gateway.upstream.fetching import Errand, Read, Tally
 from gateway.upstream.models import Vehicle
 from gateway.upstream.single_flight import OwnFlight
 from gateway.upstream.transport import HttpTransport
-from tests.upstream.fakes import ENDPOINTS
+from tests.upstream.fakes import ENDPOINTS, Sending
 
 TRANSPORTS = ("builtin", "httpx")
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -435,7 +435,7 @@ def test_callers_who_leave_at_any_time_cost_no_connection(run):
     """Hundreds of calls over three connections, cancelled at random: the rest get their own answers, and so do the next."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
-        flights = OwnFlight(transport)
+        flights = OwnFlight(Sending(), transport)
         dice = random.Random(7)
         kept = 0
         for _ in range(6):

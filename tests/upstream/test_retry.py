@@ -21,14 +21,16 @@ from gateway.errors import (
 from gateway.identity import Caller
 from gateway.settings import RetrySettings
 from gateway.upstream.fetching import Errand, Patience, Reply, Tally
-from gateway.upstream.retrying import Budget, Retrying, pause_before
-from tests.upstream.fakes import vehicle_read
+from gateway.upstream.retry import Budget, RetryPolicy
+from tests.upstream.fakes import calls_over, vehicle_read
 
-QUICK = RetrySettings(pause=0.001, pause_max=0.002)
+QUICK = {"pause": 0.001, "pause_max": 0.002}
 
 
 class Failing:
     """Raises the failures it was given, one a call, then answers."""
+
+    sends_inline = False
 
     def __init__(self, *failures: Exception) -> None:
         self.failures = list(failures)
@@ -45,7 +47,7 @@ class Failing:
 async def test_what_may_pass_is_tried_again(failure):
     """A network fault, a 5xx, a time-out or a 429 costs another call, not the answer."""
     fleet = Failing(failure(), failure())
-    assert (await Retrying(fleet, QUICK).fetch(vehicle_read())).value == "answer"
+    assert (await calls_over(fleet, retry=QUICK).fetch(vehicle_read())).value == "answer"
     assert fleet.calls == 3
 
 
@@ -56,7 +58,7 @@ async def test_what_will_not_pass_is_not_tried_again(failure):
     """A refusal, or an answer that can't be read, is told at once."""
     fleet = Failing(failure())
     with pytest.raises(failure):
-        await Retrying(fleet, QUICK).fetch(vehicle_read())
+        await calls_over(fleet, retry=QUICK).fetch(vehicle_read())
     assert fleet.calls == 1
 
 
@@ -64,14 +66,14 @@ async def test_the_last_failure_is_told():
     """After the last attempt its own failure is raised, not the library's."""
     fleet = Failing(UpstreamTimeout(), UpstreamUnavailable(), RateLimited(retry_after=0))
     with pytest.raises(RateLimited):
-        await Retrying(fleet, QUICK).fetch(vehicle_read())
+        await calls_over(fleet, retry=QUICK).fetch(vehicle_read())
 
 
 async def test_the_upstreams_wait_is_kept():
     """After a 429 nothing is sent before the time that it named."""
     fleet = Failing(RateLimited(retry_after=0.05))
     began = time.monotonic()
-    await Retrying(fleet, QUICK).fetch(vehicle_read())
+    await calls_over(fleet, retry=QUICK).fetch(vehicle_read())
     assert time.monotonic() - began >= 0.05
 
 
@@ -81,7 +83,7 @@ async def test_nothing_is_tried_past_the_deadline():
     hurried = Errand(Caller("alice"), Tally(), patience=Patience.of(5))
     began = time.monotonic()
     with pytest.raises(RateLimited) as failed:
-        await Retrying(fleet, QUICK).fetch(vehicle_read(by=hurried))
+        await calls_over(fleet, retry=QUICK).fetch(vehicle_read(by=hurried))
     assert failed.value.extensions()["retryAfter"] == 60
     assert time.monotonic() - began < 4
     assert fleet.calls == 1
@@ -91,6 +93,7 @@ async def test_retries_are_a_tenth_of_the_traffic_at_most():
     """In an outage a thousand reads at once cost the reserve and a tenth more, not three thousand."""
 
     class Out:
+        sends_inline = False
         calls = 0
 
         async def fetch(self, read):
@@ -98,8 +101,8 @@ async def test_retries_are_a_tenth_of_the_traffic_at_most():
             raise UpstreamUnavailable
 
     fleet = Out()
-    retrying = Retrying(fleet, QUICK)
-    await asyncio.gather(*(retrying.fetch(vehicle_read(str(n))) for n in range(1000)), return_exceptions=True)
+    calls = calls_over(fleet, retry=QUICK)
+    await asyncio.gather(*(calls.fetch(vehicle_read(str(n))) for n in range(1000)), return_exceptions=True)
     assert 1000 < fleet.calls <= 1000 + 100 + 10
 
 
@@ -120,5 +123,60 @@ def test_a_budget_never_gives_more_than_its_share_and_reserve(retried, share, re
 def test_pauses_grow_up_to_their_bound(attempt, dice):
     """Backoff doubles, is cut by the dice, and never exceeds its bound."""
     settings = RetrySettings(pause=0.1, pause_max=2.0)
-    pause = pause_before(attempt, UpstreamUnavailable(), settings, lambda: dice)
+    pause = RetryPolicy(settings, lambda: dice).backoff(attempt - 1, UpstreamUnavailable())
     assert 0.05 <= pause <= 2.0
+
+
+POLICY = {"attempts": 3, "pause": 0.1, "pause_max": 0.5, "share": 0.1, "reserve": 2}
+
+
+def policy(**settings: float) -> RetryPolicy:
+    """A policy without jitter."""
+    return RetryPolicy(RetrySettings(**{**POLICY, **settings}), lambda: 1.0)
+
+
+def test_backoff_doubles_from_the_first_to_the_longest_pause():
+    """After one failed attempt it is the pause itself."""
+    assert [policy().backoff(failed, UpstreamTimeout()) for failed in (1, 2, 3, 4, 9)] == [0.1, 0.2, 0.4, 0.5, 0.5]
+
+
+def test_the_wait_that_the_upstream_names_gets_jitter_of_at_most_a_pause():
+    """All who were refused until one time do not come back in one moment, nor before it."""
+    refused = RateLimited(retry_after=3)
+    assert [policy().backoff(failed, refused) for failed in (1, 4)] == [pytest.approx(3.1)] * 2
+    assert RetryPolicy(RetrySettings(**POLICY), lambda: 0.5).backoff(1, refused) == 3.05
+
+
+def test_jitter_is_random_by_default():
+    """Between half and all of a pause."""
+    delays = {RetryPolicy(RetrySettings(**POLICY)).backoff(1, UpstreamTimeout()) for _ in range(20)}
+    assert len(delays) > 1
+    assert all(0.05 <= delay <= 0.1 for delay in delays)
+
+
+@pytest.mark.parametrize(("failed", "remaining", "delay"), [(1, 9, 0.1), (2, 9, 0.2), (3, 9, None), (1, 0.1, None)])
+def test_a_retry_needs_an_attempt_and_time(failed, remaining, delay):
+    """After the last attempt, or where the delay would not end before the deadline, there is none."""
+    assert policy().delay(failed, UpstreamTimeout(), remaining) == delay
+
+
+def test_a_retry_needs_a_failure_that_may_pass():
+    """All others have none, and cost the budget nothing."""
+    one = policy(reserve=1)
+    assert one.delay(1, UpstreamForbidden(), 9) is None
+    assert one.delay(1, UpstreamTimeout(), 0.05) is None
+    assert one.delay(3, UpstreamTimeout(), 9) is None
+    assert one.delay(1, UpstreamTimeout(), 9) == 0.1
+    assert one.delay(1, UpstreamTimeout(), 9) is None
+
+
+def test_a_budget_is_full_until_a_retry_is_paid_and_saved_again():
+    """`is_full` tells that there is nothing to save."""
+    budget = Budget(0.5, 2)
+    assert budget.is_full
+    assert [budget.spend() for _ in range(3)] == [True, True, False]
+    assert not budget.is_full
+    for full in (False, False, False, True, True):
+        budget.save()
+        assert budget.is_full is full
+    assert [budget.spend() for _ in range(3)] == [True, True, False]

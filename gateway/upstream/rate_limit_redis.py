@@ -1,4 +1,4 @@
-"""The windows of all clients in Redis, shared by all processes; while Redis is away each process keeps its own."""
+"""The windows of all clients in Redis, shared by all processes; while Redis is away each process uses its own."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Any, Protocol
 
 from gateway.settings import PacingSettings
 from gateway.upstream.fetching import Rate
-from gateway.upstream.pacing import LocalPaces
+from gateway.upstream.rate_limit import LocalRateLimiter
 
-# `Window` of pacing.py, run by Redis so that no two processes take the same call. A window is forgotten some time after
-# its end: the limit has to be known until the next one begins.
+# `Window` of rate_limit.py as scripts, so that no two processes take the same call. A window expires some time after
+# its end, because the limit has to be known until the next one begins.
 _COMMON = """
 local held = redis.call('HMGET', KEYS[1], 'limit', 'remaining', 'reset', 'next', 'span')
 local limit, remaining = tonumber(held[1] or 0), tonumber(held[2] or 0)
@@ -24,7 +24,7 @@ end
 TAKE = (
     _COMMON
     + """
-local at, patience, share, reserve = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
+local at, wait_max, share, reserve = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 if math.max(reset, nextcall) - at > 3660 then reset, nextcall = 0, 0 end
 if at >= reset then remaining = limit else span = math.max(span, math.min(reset - at, 3600)) end
 local start, apart = math.max(at, nextcall), span / math.max(1, limit - reserve)
@@ -36,7 +36,7 @@ if at < reset then
   elseif remaining <= share * limit then step = math.max(0, reset - start) / usable
   else step = 0 end
 end
-if start - at < patience then
+if start - at < wait_max then
   remaining = math.max(0, remaining - 1)
   if step > 0 then nextcall = start + step end
 end
@@ -44,52 +44,56 @@ keep()
 return string.format('%.6f', start - at)
 """
 )
-LEARN = (
+UPDATE = (
     _COMMON
     + """
-local tlimit, tremaining, treset = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
-if treset < reset then return 0 end
-if treset == reset and limit > 0 then tremaining = math.min(tremaining, remaining) end
-limit, remaining, reset = tlimit, tremaining, treset
+local newlimit, newremaining, newreset = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+if newreset < reset then return 0 end
+if newreset == reset and limit > 0 then newremaining = math.min(newremaining, remaining) end
+limit, remaining, reset = newlimit, newremaining, newreset
 keep()
 return 0
 """
 )
 BLOCK = _COMMON + "nextcall = math.max(nextcall, tonumber(ARGV[1])) keep() return 0"
-FOREVER = 1e9  # as patience: Lua's numbers are read from text, and infinity has none
+FOREVER = 1e9  # An infinite wait_max: Lua reads numbers from text, which has no infinity.
 
 
 class Scripts(Protocol):
-    """Runs a Lua script on one key; None where Redis can't be asked."""
+    """Runs a Lua script on one key; returns None while Redis is away."""
 
     async def script(self, text: str, key: str, *arguments: str) -> Any: ...
 
 
-class SharedPaces:
-    """Each answer's word goes to Redis and to this process, each call asks Redis first."""
+class RedisRateLimiter:
+    """Writes each answer's limit to Redis and to this process, and asks Redis before each call."""
 
     def __init__(self, settings: PacingSettings, scripts: Scripts) -> None:
         self._settings = settings
         self._scripts = scripts
-        self._local = LocalPaces(settings)
+        self._local = LocalRateLimiter(settings)
 
     def knows(self, client: str) -> bool:
-        return True  # other processes may have heard of it
+        """Always true: other processes may know the client."""
+        return True
 
-    async def take(self, client: str, at: float, patience: float) -> float:
-        numbers = (at, min(patience, FOREVER), self._settings.share, self._settings.reserve)
-        here = await self._local.take(client, at, patience)
+    async def take(self, client: str, at: float, wait_max: float) -> float:
+        """`Window.take` of a client, in Redis if it is there."""
+        numbers = (at, min(wait_max, FOREVER), self._settings.share, self._settings.reserve)
+        here = self._local.take(client, at, wait_max)
         there = await self._scripts.script(TAKE, _key(client), *map(repr, numbers))
         return here if there is None else float(there)
 
-    async def learn(self, client: str, told: Rate) -> None:
-        await self._local.learn(client, told)
-        await self._scripts.script(LEARN, _key(client), *map(repr, told))
+    async def update(self, client: str, rate: Rate) -> None:
+        """`Window.update` of a client, here and in Redis."""
+        self._local.update(client, rate)
+        await self._scripts.script(UPDATE, _key(client), *map(repr, rate))
 
     async def block(self, client: str, until: float) -> None:
-        await self._local.block(client, until)
+        """`Window.block` of a client, here and in Redis."""
+        self._local.block(client, until)
         await self._scripts.script(BLOCK, _key(client), repr(until))
 
 
 def _key(client: str) -> str:
-    return f"pace:{client}"
+    return f"rate:{client}"

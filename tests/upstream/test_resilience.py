@@ -1,4 +1,4 @@
-"""Calls past the layers: what goes well is answered without them, all else as if they had made the call, which is once."""
+"""A call through all layers: inline as long as it only sends, in a task from its first other wait on, and never twice."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ from gateway.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from gateway.settings import Settings
-from gateway.upstream.breaker import Breaker
+from gateway.settings import Settings, UpstreamSettings
+from gateway.upstream.circuit import Circuit
 from gateway.upstream.connect import connect
-from gateway.upstream.fetching import Errand, Patience, Tally
+from gateway.upstream.fetching import Errand, Patience, Reply, Tally
 from gateway.upstream.models import Vehicle
-from tests.upstream.fakes import errand
+from gateway.upstream.rate_limit import LocalRateLimiter
+from gateway.upstream.resilience import RunningCall
+from gateway.upstream.retry import Budget
+from gateway.upstream.single_flight import SingleFlight
+from gateway.upstream.transport import HttpTransport
+from tests.upstream.fakes import Sending, errand, vehicle_read
 from tests.upstream.test_transports import CLOSE, OK, PAUSE, PLAIN, Server
 
 
@@ -44,28 +49,68 @@ async def client_of(*answers, **slices):
 
 
 @pytest.fixture
-def layers(monkeypatch):
-    """Counts the reads that go through the layers."""
-    passed = []
+def tasks(monkeypatch):
+    """Counts the calls that go on in a task."""
+    begun = []
 
-    fetch = Breaker.fetch
+    def counted(self, wait):
+        begun.append(self.read.path)
+        return run_in_task(self, wait)
 
-    async def counted(self, read):
-        passed.append(read.path)
-        return await fetch(self, read)
-
-    monkeypatch.setattr(Breaker, "fetch", counted)
-    return passed
+    run_in_task = RunningCall._run_in_task
+    monkeypatch.setattr(RunningCall, "_run_in_task", counted)
+    return begun
 
 
-async def test_what_goes_well_passes_no_layer(layers):
-    """One by one and many together: a plain 200 is its own answer."""
+async def test_a_call_that_only_sends_takes_no_task(tasks):
+    """One by one and many together: a plain 200 completes in the turn in which it arrives."""
     async with client_of([PLAIN]) as (client, server):
         by = errand()
         assert (await client.vehicle(by, "JQ7RP")).vehicle_id == "JQ7RP"
         ids = ["AAAAA", "BBBBB", "CCCCC"]
         assert [vehicle.vehicle_id for vehicle in (await client.vehicles_by_id(by, ids)).values()] == ids
-        assert (layers, by.tally.upstream_calls, len(server.heads), client.under_way()) == ([], 4, 4, 0)
+        assert (tasks, by.tally.upstream_calls, len(server.heads), client.under_way()) == ([], 4, 4, 0)
+
+
+async def test_a_plain_200_takes_the_steps_of_every_layer(monkeypatch):
+    """Circuit, retry budget and rate limiter are asked before, and told after, a call that needs none of them."""
+    seen = []
+    for kind, name in [
+        (Budget, "save"), (LocalRateLimiter, "knows"), (HttpTransport, "begin"), (Circuit, "ended"),
+    ]:  # fmt: skip
+        method = getattr(kind, name)
+
+        def noted(self, *args, _method=method, _name=name, **named):
+            seen.append(_name)
+            return _method(self, *args, **named)
+
+        monkeypatch.setattr(kind, name, noted)
+    limit = b"X-Rate-Limit-Limit: 9\r\nX-Rate-Limit-Remaining: 5\r\nX-Rate-Limit-Reset: %d\r\n" % (time.time() + 60)
+    async with client_of(told("503 Slow Down"), told("200 OK", b'{"id":"JQ7RP"}', limit)) as (client, _):
+        assert await client.vehicle(errand(), "JQ7RP") is not None  # Its retry makes room in the budget.
+        del seen[:]
+        assert await client.vehicle(errand(), "JQ7RP") is not None
+    assert seen == ["save", "knows", "begin", "ended"]
+
+
+@pytest.mark.parametrize("transport", ["builtin", "httpx"])
+async def test_another_layer_takes_part_in_every_call(transport):
+    """Whatever lies around the innermost layer sees a plain 200, over each transport, and may change what comes of it."""
+
+    class Around:
+        calls = 0
+
+        def steps(self, call):
+            Around.calls += 1
+            yield from Sending().steps(call)
+            call.reply = Reply("changed")
+
+    async with Server([PLAIN], names=True).listening() as url:
+        http = HttpTransport(UpstreamSettings(url=url, transport=transport))
+        flights = SingleFlight(Around(), http)
+        assert (await flights.fetch(vehicle_read("JQ7RP"))).value == "changed"
+        assert Around.calls == 1
+        await http.close()
 
 
 @pytest.mark.parametrize(
@@ -82,25 +127,25 @@ async def test_what_goes_well_passes_no_layer(layers):
     ],
     ids=["404", "403", "400", "malformed", "garbled", "503", "429", "dropped"],
 )
-async def test_what_does_not_go_well_is_for_the_layers_and_is_asked_no_more_often(answer, calls, outcome, layers):
-    """They are given the first attempt's outcome, and try again what may pass, three times in all."""
+async def test_failures_are_sent_as_often_as_their_kind_allows(answer, calls, outcome, tasks):
+    """What is retryable is sent three times, all else once; only what waits for a retry takes a task."""
     async with client_of(answer) as (client, server):
         by = errand()
         (came,) = await asyncio.gather(client.vehicle(by, "JQ7RP"), return_exceptions=True)
         assert came is None if outcome is None else type(came) is outcome
-        assert (by.tally.upstream_calls, len(server.heads), len(layers)) == (calls, calls, 1)
+        assert (by.tally.upstream_calls, len(server.heads), len(tasks)) == (calls, calls, calls > 1)
         assert client.under_way() == 0
 
 
-async def test_a_first_failure_that_passes_is_made_good():
-    """The second attempt is the layers' own."""
+async def test_a_retry_makes_up_for_a_failure():
+    """The second attempt's answer is the call's."""
     async with client_of(told("502 Bad Gateway"), [PLAIN]) as (client, server):
         assert isinstance(await client.vehicle(errand(), "JQ7RP"), Vehicle)
         assert len(server.heads) == 2
 
 
 async def test_an_outage_opens_the_circuit_and_an_answer_closes_it():
-    """While it is open nothing is called; the probe that closes it goes through the layers."""
+    """While it is open nothing is sent; an answer to the probe closes it."""
     settings = {"retry": {"attempts": 1}, "breaker": {"failures": 3, "pause": 0.2}}
     async with client_of(*[told("500 Internal Server Error")] * 3, [PLAIN], **settings) as (client, server):
         for _ in range(5):
@@ -170,8 +215,8 @@ async def test_who_has_no_time_left_is_told_and_leaves_nothing_under_way():
         assert server.connections == 2
 
 
-async def test_too_late_or_too_large_is_told_as_ever():
-    """The transport's own bounds end in the layers' errors."""
+async def test_what_is_too_late_or_too_large_fails():
+    """The transport's bounds end in the errors of the gateway."""
     async with client_of([PAUSE], upstream={"read_timeout": 0.1}, retry={"attempts": 1}) as (client, _):
         with pytest.raises(UpstreamTimeout):
             await client.vehicle(errand(), "JQ7RP")
@@ -180,7 +225,7 @@ async def test_too_late_or_too_large_is_told_as_ever():
             await client.vehicle(errand(), "JQ7RP")
 
 
-async def test_a_quick_call_leaves_nothing_to_the_collector():
+async def test_a_call_leaves_nothing_to_the_collector():
     """Nothing of it is in a circle."""
     async with client_of([PLAIN]) as (client, _):
         await client.vehicles_by_id(errand(), ["AAAAA", "BBBBB"])
