@@ -60,21 +60,23 @@ class FairQueue(Generic[T]):
         return None
 
     def pop(self, is_allowed: Callable[[str], bool] | None = None) -> tuple[str, T] | None:
-        """Removes the next item, of an allowed tenant; that tenant is served again after all others."""
-        for tenant in list(self._queues):
-            if is_allowed is not None and not is_allowed(tenant):
-                continue
-            queue = self._queues[tenant]
-            while queue and self._is_done(queue[0]):
-                queue.popleft()
-            item = queue.popleft() if queue else None
-            if queue:
-                self._queues.move_to_end(tenant)
-            else:
-                del self._queues[tenant]
-            if item is not None:
-                return tenant, item
-        return None
+        """Removes the next item, or that of the next allowed tenant; the tenant is served again after all others.
+
+        An item of an allowed tenant is returned even if it is done.
+        """
+        if is_allowed is None:
+            return None if self.peek() is None else self._served(next(iter(self._queues)))
+        allowed = next((tenant for tenant in self._queues if is_allowed(tenant)), None)
+        return None if allowed is None else self._served(allowed)
+
+    def _served(self, tenant: str) -> tuple[str, T]:
+        queue = self._queues[tenant]
+        item = queue.popleft()
+        if queue:
+            self._queues.move_to_end(tenant)
+        else:
+            del self._queues[tenant]
+        return tenant, item
 
     def remove(self, tenant: str, item: T) -> bool:
         """Removes an item that gave up; false if it is not there."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
+from gateway.concurrency.lru import LRU
 from gateway.errors import (
     CallLimitExceeded,
     GatewayError,
@@ -40,6 +40,8 @@ from gateway.upstream.single_flight import look_at_error
 from gateway.upstream.views import whole
 
 T = TypeVar("T")
+# Principals whose fleet sizes are remembered.
+FLEETS_MAX = 10_000
 Found = dict[str, Vehicle | BaseException | None]
 
 # Pages whose digests are remembered, those of all callers, for a digest knows of none; and how long the cursor or the
@@ -85,7 +87,8 @@ class FleetClient:
         self._cache = cache
         self._prefetch = prefetch and cache is not None
         self._ahead: set[asyncio.Task[Any]] = set()
-        self._fleet_sizes = _Sizes()
+        # The size of each principal's fleet when it was last scanned to its end.
+        self._fleet_sizes: LRU[str, int] = LRU(FLEETS_MAX)
 
     async def vehicles(
         self,
@@ -262,20 +265,3 @@ def in_form(outcome: Vehicle | BaseException | None, view: type[Vehicle] | None)
         return whole(outcome)
     except GatewayError as unreadable:
         return unreadable
-
-
-class _Sizes:
-    """How many vehicles each principal's fleet had when it was last walked to its end; the oldest are forgotten."""
-
-    def __init__(self, principals_max: int = 10_000) -> None:
-        self._sizes: OrderedDict[str, int] = OrderedDict()
-        self._principals_max = principals_max
-
-    def get(self, principal: str) -> int | None:
-        return self._sizes.get(principal)
-
-    def put(self, principal: str, size: int) -> None:
-        self._sizes[principal] = size
-        self._sizes.move_to_end(principal)
-        if len(self._sizes) > self._principals_max:
-            self._sizes.popitem(last=False)

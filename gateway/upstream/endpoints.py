@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from gateway.settings import CacheSettings, UpstreamSettings
 from gateway.upstream.models import State, Vehicle, decoded
-from gateway.upstream.pages import VehiclePage
+from gateway.upstream.pages import DecodedPages, VehiclePage
 from gateway.upstream.unchanged import UnchangedPages
 from gateway.upstream.views import viewed
 
@@ -90,10 +90,10 @@ class FleetEndpoints:
         pages_live = _lifetime(cache, "vehicles")
         unchanged_max = upstream.unchanged_bytes_max
         # What the cache keeps need not be kept for comparison, too.
-        unchanged = UnchangedPages(0 if pages_live.kept else unchanged_max) if unchanged_max else None
-        self.vehicles = Endpoint(
-            upstream.vehicles_path, VehiclePage, partial(_page, unchanged=unchanged), lifetime=pages_live
-        )
+        decoded_pages = DecodedPages()
+        unchanged = UnchangedPages(0 if pages_live.kept else unchanged_max, decoded_pages) if unchanged_max else None
+        decode = partial(_page, unchanged=unchanged, decoded_pages=decoded_pages)
+        self.vehicles = Endpoint(upstream.vehicles_path, VehiclePage, decode, lifetime=pages_live)
         self.vehicle = Endpoint(
             upstream.vehicle_path,
             Vehicle,
@@ -136,8 +136,12 @@ def _lifetime(cache: CacheSettings, name: str) -> Lifetime:
     return Lifetime(*(getattr(cache, field, 0.0) for field in fields))
 
 
-def _page(body: bytes, key: str, view: type | None, *, unchanged: UnchangedPages | None) -> VehiclePage:
-    return VehiclePage.of_body(body, view) if unchanged is None else unchanged.page_of(key, body, view)
+def _page(
+    body: bytes, key: str, view: type | None, *, unchanged: UnchangedPages | None, decoded_pages: DecodedPages
+) -> VehiclePage:
+    if unchanged is None:
+        return VehiclePage.of_body(body, view, decoded_pages)
+    return unchanged.page_of(key, body, view)
 
 
 def _vehicle(body: bytes, _key: str, view: type | None) -> Vehicle:

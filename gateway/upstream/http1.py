@@ -23,11 +23,12 @@ import aiohappyeyeballs
 import httptools
 import httpx
 
+from gateway.concurrency.fair_queue import FairQueue
+from gateway.concurrency.loop_tick import TickBatch
 from gateway.errors import UpstreamInvalidResponse
 from gateway.settings import UpstreamSettings
 from gateway.telemetry import get_logger
 from gateway.upstream.inflate import Fields
-from gateway.upstream.lines import Lines
 from gateway.upstream.network import tls_context
 
 log = get_logger("gateway.upstream")
@@ -134,8 +135,9 @@ class Http1:
         self._idle: dict[Connection, None] = {}
         self._connections: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
-        self._queue: Lines[Call] = Lines()
-        self._unsent: list[Connection] = []
+        self._queue: FairQueue[Call] = FairQueue(_is_done)
+        # The requests of an event-loop iteration are sent together: the first wakes the fleet API's machine.
+        self.requests: TickBatch[Connection] = TickBatch(_send_all)
         self._clock: asyncio.TimerHandle | None = None
         self._silence: asyncio.TimerHandle | None = None
         self.trusts_from = 0.0
@@ -166,7 +168,7 @@ class Http1:
             loop = self._loop = asyncio.get_running_loop()
         now = loop.time()
         call.ends = now + self._ends_after
-        if self._idle and not self._queue.lines:
+        if self._idle and not self._queue:
             newest = self._idle.popitem()[0]
             if newest.at_once_for == call.at_once:
                 newest.ask(call, now)
@@ -195,8 +197,8 @@ class Http1:
         for timer in (self._clock, self._silence):
             if timer is not None:
                 timer.cancel()
-        while (call := self._queue.take()) is not None:
-            _fail(call, httpx.ConnectError("The transport is closed."))
+        while (popped := self._queue.pop()) is not None:
+            _fail(popped[1], httpx.ConnectError("The transport is closed."))
         for connecting in self._connecting:
             connecting.cancel()
         lost = [connection.lost for connection in self._connections]
@@ -205,31 +207,17 @@ class Http1:
         if self._connecting or lost:
             await asyncio.wait([*self._connecting, *lost], timeout=1)
 
-    def send_soon(self, connection: Connection) -> None:
-        """Has a connection send in the next turn of the loop, with all others that are to send until then.
-
-        One after the other they find the fleet API's machine awake.
-        """
-        if not self._unsent:
-            connection.loop.call_soon(self._send)
-        self._unsent.append(connection)
-
-    def _send(self) -> None:
-        unsent, self._unsent = self._unsent, []
-        for connection in unsent:
-            connection.send()
-
     def free(self, connection: Connection, now: float) -> None:
         """A connection can take the next call."""
-        call = self._queue.first() if self._queue.lines else None
+        call = self._queue.peek() if self._queue else None
         if call is not None and (connection.at_once_for == call.at_once or connection.silent_at <= now):
-            self._queue.served(call)
+            self._queue.pop()
             connection.ask(call, now)
         elif self._closed:
             connection.close()
         else:
             self._idle[connection] = None
-            if self._queue.lines:
+            if self._queue:
                 self._serve(now)
 
     def put_back(self, call: Call) -> None:
@@ -270,14 +258,14 @@ class Http1:
 
     def _serve(self, now: float) -> None:
         """Gives those whose turn it is the connections that they may have; looks again when one has been silent."""
-        while self._idle and (call := self._queue.first()) is not None:
+        while self._idle and (call := self._queue.peek()) is not None:
             connection = self._idle_for(call, now)
             if connection is None:
                 if self._silence is None:
                     silent_at = next(iter(self._idle)).silent_at
                     self._silence = asyncio.get_running_loop().call_at(silent_at, self._after_silence)
                 return
-            self._queue.served(call)
+            self._queue.pop()
             del self._idle[connection]
             connection.ask(call, now)
 
@@ -298,19 +286,20 @@ class Http1:
         if self._closed:
             raise httpx.ConnectError("The transport is closed.")
         call.gives_up = call.ends - self._ends_after + self._gives_up_after
-        self._queue.put(call, first=first)
+        self._queue.push(call.line, call, first=first)
         self._serve(now)
-        if self._queue.lines:
+        if self._queue:
             if self._clock is None:
                 self._clock = loop.call_at(call.gives_up, self._look_at_queue)
             self._connect_as_needed()
 
     def _look_at_queue(self) -> None:
         loop = asyncio.get_running_loop()
+        now = loop.time()
         self._clock = None
-        for call in self._queue.take_late(loop.time()):
+        for call in self._queue.expire(lambda call: call.gives_up <= now):
             _fail(call, httpx.PoolTimeout("No connection became free."))
-        next_look = self._queue.next_gives_up()
+        next_look = min((call.gives_up for call in self._queue.heads()), default=None)
         if next_look is not None and self._clock is None:
             self._clock = loop.call_at(next_look, self._look_at_queue)
 
@@ -318,8 +307,9 @@ class Http1:
         if self._closed:
             return
         room = self.settings.connections_max - len(self._connections) - len(self._connecting)
-        if room > 0 and self._queue.lines and len(self._connecting) < len(self._queue):
-            for _ in range(min(room, self._queue.waiting() - len(self._connecting))):
+        if room > 0 and self._queue and len(self._connecting) < len(self._queue):
+            waiting = sum(not call.done() for call in self._queue)
+            for _ in range(min(room, waiting - len(self._connecting))):
                 connecting = asyncio.get_running_loop().create_task(self._connect())
                 self._connecting.add(connecting)
                 connecting.add_done_callback(self._connected)
@@ -356,9 +346,18 @@ class Http1:
                 self.free(connection, now)
 
     def _tell_next(self, failure: httpx.TransportError) -> None:
-        call = self._queue.take()
-        if call is not None:
-            _fail(call, failure)
+        popped = self._queue.pop()
+        if popped is not None:
+            _fail(popped[1], failure)
+
+
+def _is_done(call: Call) -> bool:
+    return call.done()
+
+
+def _send_all(connections: list[Connection]) -> None:
+    for connection in connections:
+        connection.send()
 
 
 def _fail(call: Call, failure: httpx.RequestError) -> None:
@@ -420,7 +419,7 @@ class Connection(asyncio.Protocol):
         self._received = 0
         self._asked = now
         self._due = min(now + self._first_timeout, call.ends)
-        self._pool.send_soon(self)
+        self._pool.requests.add(self, self.loop)
 
     def send(self) -> None:
         """Sends what it was asked last, if nothing has arrived that would be taken for its answer."""
@@ -433,7 +432,7 @@ class Connection(asyncio.Protocol):
             return
         if call.at_once != self.at_once_for and self._arrived.poll(0):
             # Perhaps only TLS's own; the loop reads it, and then this is tried again.
-            self._pool.send_soon(self)
+            self._pool.requests.add(self, self.loop)
             return
         transport.write(call.head)
         self._is_sent = True

@@ -15,7 +15,7 @@ from gateway.upstream.models import Cursors, Vehicle, decoded
 from gateway.upstream.views import vehicle_view, viewed
 
 V = TypeVar("V")
-# Stored pages that stay decoded, in the process: those of walks that go on. Others are decoded again.
+# Stored pages that stay decoded.
 DECODED_MAX = 8
 # What parts of answers may take beside a page, in units of the page: with every field an answer is 2.04 times as long.
 # And in bytes, so that a small page has room for some.
@@ -80,6 +80,7 @@ class VehiclePage:
         "_items",
         "_kept",
         "_raws",
+        "_recent",
         "_room",
         "_stays",
         "cursors",
@@ -92,6 +93,7 @@ class VehiclePage:
         cursors: Cursors | None = None,
         next_page_token: str | None = None,
         body: bytes = b"",
+        recent: DecodedPages | None = None,
     ) -> None:
         self.cursors = cursors
         self.next_page_token = next_page_token
@@ -101,16 +103,18 @@ class VehiclePage:
         self._items: Sequence[Any] = items or ()
         self._ids: list[str] | None = None
         self._stays = False
+        self._recent = recent
         self._raws: list[Raw] | None = None
         # Parts of answers that were made of this page, beside the page itself and for as long.
         self._kept: dict[Hashable, Kept] = {}
         self._room = self.room_in_all
 
     @classmethod
-    def of_body(cls, body: bytes, view: type[Vehicle] | None = None) -> VehiclePage:
+    def of_body(cls, body: bytes, view: type[Vehicle] | None = None, recent: DecodedPages | None = None) -> VehiclePage:
         """The page of an answer's body; raises msgspec's errors where it is no list of vehicles with ids.
 
-        With a `view` the vehicles are decoded in that form at first, and so far as that goes they are checked.
+        With a `view` the vehicles are decoded in that form at first, and so far as that goes they are checked. `recent`
+        are the stored pages that stay decoded.
         """
         form = view or Vehicle
         try:
@@ -119,7 +123,7 @@ class VehiclePage:
             form, read = Vehicle, decoded(body, _Body[Vehicle])
         if len(read.items) > ITEMS_MAX:
             raise msgspec.ValidationError("The page has no end.")
-        page = cls(None, read.cursors, read.next_page_token, body)
+        page = cls(None, read.cursors, read.next_page_token, body, recent)
         page.holds(form, read.items)
         return page
 
@@ -220,12 +224,8 @@ class VehiclePage:
     def holds(self, form: type, items: Sequence[Any]) -> None:
         """It has been decoded to these."""
         self._form, self._items = form, items
-        here = weakref.ref(self)
-        if self._stays and (not _lately or _lately[-1] is not here):
-            _lately.append(here)
-            oldest = _lately.popleft()() if len(_lately) > DECODED_MAX else None
-            if oldest is not None and oldest is not self:
-                oldest.let_go()
+        if self._stays and self._recent is not None:
+            self._recent.add(self)
 
     def _decoded(self, form: type[Vehicle]) -> Sequence[Any]:
         if form is Vehicle:
@@ -237,7 +237,24 @@ class VehiclePage:
 
 
 IDS = vehicle_view({})
-_lately: deque[weakref.ref[VehiclePage]] = deque()
+
+
+class DecodedPages:
+    """The stored pages that stay decoded: those of scans that go on. Older ones are decoded again when needed."""
+
+    def __init__(self, pages_max: int = DECODED_MAX) -> None:
+        self._pages: deque[weakref.ref[VehiclePage]] = deque()
+        self._pages_max = pages_max
+
+    def add(self, page: VehiclePage) -> None:
+        """A page was decoded; the one that was decoded longest ago is no longer kept so."""
+        here = weakref.ref(page)
+        if self._pages and self._pages[-1] is here:
+            return
+        self._pages.append(here)
+        oldest = self._pages.popleft()() if len(self._pages) > self._pages_max else None
+        if oldest is not None and oldest is not page:
+            oldest.let_go()
 
 
 class Part(Struct, gc=False):

@@ -6,11 +6,11 @@ the window. Calls of a client whose limit is unknown do not wait.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import Protocol
 
+from gateway.concurrency.lru import LRU
 from gateway.settings import PacingSettings
 from gateway.upstream.fetching import Rate
 
@@ -90,7 +90,7 @@ class LocalRateLimiter:
 
     def __init__(self, settings: PacingSettings) -> None:
         self._settings = settings
-        self._windows: OrderedDict[str, Window] = OrderedDict()
+        self._windows: LRU[str, Window] = LRU(settings.clients_max)
 
     def knows(self, client: str) -> bool:
         """Whether a client has a window."""
@@ -112,8 +112,8 @@ class LocalRateLimiter:
             self._window_of(client).block(until)
 
     def _window_of(self, client: str) -> Window:
-        window = self._windows.setdefault(client, Window())
-        self._windows.move_to_end(client)
-        if len(self._windows) > self._settings.clients_max:
-            self._windows.popitem(last=False)
+        window = self._windows.get(client)
+        if window is None:
+            window = Window()
+            self._windows.put(client, window)
         return window

@@ -24,7 +24,7 @@ from redis.exceptions import RedisError
 from gateway.settings import RedisSettings, UpstreamSettings
 from gateway.telemetry import get_logger
 from gateway.upstream.cache import Entry, MemoryStore
-from gateway.upstream.pages import IDS, VehiclePage
+from gateway.upstream.pages import IDS, DecodedPages, VehiclePage
 from gateway.upstream.single_flight import look_at_error
 
 T = TypeVar("T")
@@ -79,6 +79,7 @@ class RedisStore:
         self._scripts_namespace = f"{start}:{digest_of_url(upstream)}"
         self._left_alone_until = 0.0
         self._encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+        self._decoded_pages = DecodedPages()
         self._decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
     def peek_packed(self, key: str) -> Entry[Any] | None:
@@ -173,12 +174,16 @@ class RedisStore:
             return None
         decoder = self._decoders.get(model)
         if decoder is None:
-            decoder = self._decoders[model] = msgspec.msgpack.Decoder(Stored[model], dec_hook=_page)  # type: ignore[valid-type]
+            decoder = self._decoders[model] = msgspec.msgpack.Decoder(Stored[model], dec_hook=self._page)  # type: ignore[valid-type]
         try:
             stored = decoder.decode(body)
         except msgspec.MsgspecError:
             return None
         return Entry(stored.value, stored.stored_at, stored.body, stored.etag, stored.ends_at)
+
+    def _page(self, kind: type, stored: bytes) -> VehiclePage:
+        assert kind is VehiclePage
+        return VehiclePage.of_body(stored, IDS, self._decoded_pages)
 
 
 def _plain(value: object) -> object:
@@ -186,11 +191,6 @@ def _plain(value: object) -> object:
     if isinstance(value, VehiclePage):
         return value.body
     raise TypeError(f"not stored: {type(value).__name__}")
-
-
-def _page(kind: type, stored: bytes) -> VehiclePage:
-    assert kind is VehiclePage
-    return VehiclePage.of_body(stored, IDS)
 
 
 def digest_of_answers(upstream: UpstreamSettings) -> str:
