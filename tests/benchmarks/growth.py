@@ -65,7 +65,9 @@ def nodes(seconds: int, rounds: int) -> None:
                 more = "" if before is None else f"{(here - cost[form, before]) / (size - before):.1f}"
                 row += [f"{here:.0f}", f"{here / size:.1f}", more]
             rows.append(row)
-    head = [f"{form}, {what}" for form in gateways for what in ("us a request", "us a node", "us each node more")]
+    head = [
+        f"{form}, {what}" for form in gateways for what in ("µs per request", "µs per node", "µs per additional node")
+    ]
     _print("Nodes returned", ["nodes", *head], rows)
 
 
@@ -119,17 +121,17 @@ def entries(seconds: int, rounds: int) -> None:
         wrk(f"{full.url}/graphql", ONCE_EACH, seconds=LONG, fleet=fleet.vehicles, token="full", limit=FILLING // 20)
         cases = {}
         for name, one in (("few", few), ("full", full)):
-            cases["page of 50, kept", name] = _case(one, fleet, Body(PAGE, {"n": 50}), seconds)
-            cases["20 by id, kept", name] = _case(one, fleet, BY_ID, seconds)
+            cases["page of 50, cached", name] = _case(one, fleet, Body(PAGE, {"n": 50}), seconds)
+            cases["20 by id, cached", name] = _case(one, fleet, BY_ID, seconds)
             # Each round has a token of its own, for whom nothing is kept.
-            cases["20 by id, read and kept", name] = _misses(one, fleet)
+            cases["20 by id, uncached", name] = _misses(one, fleet)
         cost = _rounds(cases, rounds)
         held = [f"{one.memory() / 1e6:.0f}" for one in (few, full)]
     rows = [
         [case, *_against_first([cost[case, "few"], cost[case, "full"]])]
         for case in dict.fromkeys(case for case, _ in cases)
     ]
-    _print("Entries in the cache", ["operation", "few", "at its bound"], [*rows, ["memory, MB", *held]])
+    _print("Entries in the cache", ["operation", "nearly empty", "full"], [*rows, ["memory, MB", *held]])
 
 
 def memory(mixed: int) -> None:
@@ -139,10 +141,10 @@ def memory(mixed: int) -> None:
             rows = [["started", "", f"{one.memory() / 1e6:.1f}"]]
             limit = MEMORY_VEHICLES // 20
             wrk(f"{one.url}/graphql", ONCE_EACH_OF_TEN_THOUSAND, seconds=LONG, fleet=fleet.vehicles, limit=limit)
-            rows.append(["10,000 vehicles read by their ids", "", f"{one.memory() / 1e6:.1f}"])
+            rows.append(["10,000 vehicles read by id", "", f"{one.memory() / 1e6:.1f}"])
         with gateway(fleet.url) as one:
             _walk(one.url, "token-0")
-            rows.append(["10,000 vehicles walked", "", f"{one.memory() / 1e6:.1f}"])
+            rows.append(["10,000 vehicles read from lists", "", f"{one.memory() / 1e6:.1f}"])
             began, seen = time.monotonic(), []
             while (passed := time.monotonic() - began) < mixed:
                 for operation in OPERATIONS.values():

@@ -34,7 +34,7 @@ TICKS = os.sysconf("SC_CLK_TCK")
 KEPT = {"cache_vehicles_ttl": "600", "cache_vehicle_ttl": "600", "cache_latest_state_ttl": "600"}
 FORMS: dict[str, dict[str, str]] = {
     "cached": KEPT,
-    "kept 0 s": dict.fromkeys(KEPT, "0"),
+    "cache 0 s": dict.fromkeys(KEPT, "0"),
     "uncached": {"cache_enabled": "false", "coalescing_enabled": "false"},
 }
 """The gateway as it is asked: what is kept lasts the run; all as shipped, but nothing is kept; nothing shared at all."""

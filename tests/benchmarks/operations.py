@@ -101,9 +101,9 @@ OPERATIONS = {
 # The forms, each with the path below which its fleet is.
 ROWS = {
     "cached": ("", FORMS["cached"]),
-    "kept 0 s": ("", FORMS["kept 0 s"]),
+    "cache 0 s": ("", FORMS["kept 0 s"]),
     "uncached": ("", FORMS["uncached"]),
-    "uncached, moving": (MOVING, FORMS["uncached"]),
+    "uncached, changing": (MOVING, FORMS["uncached"]),
 }
 MOVED = re.compile(rb"WAUZ\d{6}")
 
@@ -145,15 +145,15 @@ def compare(chosen: list[str], rounds: int, seconds: int, fleet: FleetProcess) -
             rows += [_row(operation, size, form, costs) for form in ROWS]
             rows += [_row(operation, size, form, costs) for form in floors]
             print(f"# {short} done", file=sys.stderr, flush=True)
-    head = ["operation", "form", "answers a second, of the floor's", "processor time, of the floor's"]
+    head = ["operation", "form", "responses/s, relative to floor", "CPU time, relative to floor"]
     print(heading(), end="\n\n")
-    print(table([*head, "answers a second", "p50, ms", "processor, ms a request", "upstream calls a request"], rows))
+    print(table([*head, "responses/s", "p50, ms", "CPU, ms per request", "upstream calls per request"], rows))
 
 
 def _row(operation: Operation, size: int, form: str, costs: dict[str, Cost]) -> list[object]:
     cost, least = costs[form], costs["ready" if form in ("cached", "ready") else "passed"]
     told = f"{operation.name}, {size / 1000:.1f} kB" if form == next(iter(ROWS)) else ""
-    floors = {"ready": "floor: ready bytes", "passed": "floor: bytes passed on"}
+    floors = {"ready": "floor: static bytes", "passed": "floor: pass-through"}
     return [
         told, floors.get(form, form), f"{cost.answers_a_second / least.answers_a_second:.2f}",
         f"{cost.processor / least.processor:.2f}", f"{cost.answers_a_second:.0f}", f"{cost.median:.2f}",

@@ -201,9 +201,9 @@ async def measure(pid: int, url: str, body: bytes, seconds: int, callers: int) -
 
 
 HEAD = [
-    "", "peak, answers a second", "arriving, of the peak", "goodput, of the peak",
-    "processor used at the peak, beyond", "a refusal costs (µs)", "refusal p50, p99 (ms)",
-    "quiet alone p50, p99 (ms)", "beside the flood p50, p99 (ms)", "p50 beside / alone", "quiet refused", "broken",
+    "", "peak, responses/s", "offered load, relative to the peak", "goodput, relative to the peak",
+    "CPU at the peak, under overload", "cost of a rejection (µs)", "rejection p50, p99 (ms)",
+    "quiet alone p50, p99 (ms)", "during the flood p50, p99 (ms)", "p50 during / alone", "quiet rejected", "broken",
 ]  # fmt: skip
 
 
