@@ -1,15 +1,15 @@
 # syntax=docker/dockerfile:1
-# The digest is that of python:3.13-slim-bookworm of 25 August 2026 (Python 3.13.15) for all its platforms. To renew it:
+# Digest of python:3.13-slim-bookworm of 25 August 2026 (Python 3.13.15), for all platforms. To update it:
 # docker buildx imagetools inspect python:3.13-slim-bookworm
 ARG PYTHON=python:3.13-slim-bookworm@sha256:cbd229d7b9bd041012af758ce5ffd807a6518d76493ce9035d208f1db9ceff1e
 
-# Build: everything the gateway needs, into one virtual environment.
+# Build stage: installs the gateway and its dependencies into a virtual environment.
 FROM ${PYTHON} AS build
 WORKDIR /build
 ENV UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 UV_PYTHON_DOWNLOADS=never UV_PROJECT_ENVIRONMENT=/opt/gateway
-# npm, for GraphiQL; without it the image has a plain page.
+# npm fetches GraphiQL; without it the image has a plain page.
 RUN apt-get update && apt-get install -y --no-install-recommends npm && pip install --no-cache-dir uv==0.13.9
-# Dependencies first: they change less often than the code and stay cached. Versions are those pinned in pyproject.toml.
+# Dependencies come first, because they change less often than the code. pyproject.toml pins their versions.
 COPY pyproject.toml README.md LICENSE THIRD-PARTY-LICENSES ./
 COPY .ci/graphiql_build.py .ci/
 RUN mkdir gateway && echo '__version__ = "0"' > gateway/__init__.py && uv sync --no-default-groups --extra http2 --no-install-project
@@ -17,7 +17,7 @@ COPY gateway gateway
 COPY docs/queries docs/queries
 RUN uv sync --no-default-groups --extra http2 --no-editable
 
-# Run: the environment alone, as a user who may write nothing.
+# Final stage: only the environment, with a user that has no write access.
 FROM ${PYTHON}
 COPY --from=build /opt/gateway /opt/gateway
 ENV PATH=/opt/gateway/bin:$PATH PYTHONUNBUFFERED=1 GATEWAY_HOST=0.0.0.0 GATEWAY_PORT=8000

@@ -1,8 +1,8 @@
-"""Build hook: brings GraphiQL and React from their npm packages into the package, where they are served from.
+"""Build hook: fetches the files of GraphiQL and React from npm packages into this package.
 
-They are fetched by name with `npm pack`, which runs no script of theirs, held against their SHA-384, and never
-committed. Without npm, or without a registry, the build goes on and the gateway serves a plain page instead. Their
-licences are in THIRD-PARTY-LICENSES, which .ci/licenses writes.
+It fetches them with `npm pack`, which runs no scripts, and checks their SHA-384. They are never committed. Without npm
+or a registry the build continues, and the gateway serves a plain page instead. Their licences are in
+THIRD-PARTY-LICENSES, which .ci/licenses generates.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-# package, file in it, SHA-384 of that file. GraphiQL 3 and React 18: the last with ready-made browser builds.
+# Package, file, SHA-384 of the file. GraphiQL 3 and React 18 are the last versions with prebuilt browser files.
 FILES = [
     (
         "graphiql@3.8.3",
@@ -38,16 +38,16 @@ FILES = [
         "6e6ecc9f3bcafbeca44b0549dadca7484e5345d37ec4be35f28b04545d8313f2ff81f5878fdd49d92a617b9f36075061",
     ),
 ]
-# The day after that GraphiQL was published. It bundles dependencies of its own, in the versions of that time: those are
-# what .ci/licenses and .ci/advisories look at.
+# The day after GraphiQL was published. It bundles dependencies in the versions of that day, which .ci/licenses and
+# .ci/advisories use.
 BUILT = "2025-06-17"
 FOLDER = Path("gateway/web/graphiql")
-# A build without a network should not wait for one.
+# Short timeouts, for builds without a network.
 PATIENCE = ["--fetch-retries=1", "--fetch-timeout=20000"]
 
 
 class GraphiQLBuildHook(BuildHookInterface):
-    """Runs for wheels and editable installations alike."""
+    """Runs for wheels and editable installs."""
 
     PLUGIN_NAME = "custom"
 
@@ -56,11 +56,11 @@ class GraphiQLBuildHook(BuildHookInterface):
         try:
             fetch(folder)
         except (OSError, subprocess.SubprocessError, ValueError) as failed:
-            self.app.display_warning(f"GraphiQL is left out, a plain page is served instead: {failed}")
+            self.app.display_warning(f"GraphiQL is not included, the gateway will serve a plain page: {failed}")
 
 
 def fetch(folder: Path) -> None:
-    """The files, in `folder`; those that are there and right are left alone."""
+    """Fetches missing and changed files into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     missing = [entry for entry in FILES if not _is_right(folder / Path(entry[1]).name, entry[2])]
     if not missing:
@@ -80,7 +80,7 @@ def fetch(folder: Path) -> None:
     for package, name, digest in missing:
         if not _is_right(folder / Path(name).name, digest):
             (folder / Path(name).name).unlink()
-            raise ValueError(f"{name} of {package} is not what it should be")
+            raise ValueError(f"{name} of {package} has an unexpected SHA-384")
 
 
 def _is_right(file: Path, digest: str) -> bool:
