@@ -1,4 +1,4 @@
-"""Log lines are queued in memory and written by a thread, so that whoever reads them slowly delays nothing else."""
+"""Writes log lines from a queue in a thread, so that a slow reader does not block the event loop."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Protocol, TextIO
 
-# A pipe takes a write of no more bytes whole, whatever other processes write to it (Linux).
+# Writes of up to this size to a pipe are atomic (Linux).
 PIPE_BUF = 4096
-# Bytes of one write where no other process writes to the same file: each write takes the interpreter's lock twice.
+# Bytes per write if no other process writes to the same file. Each write acquires the GIL again.
 WRITE_BYTES = 256 * 1024
-# Seconds between two looks at the queue: lines of that time are written together.
+# Seconds in which lines are collected and then written together.
 PAUSE = 0.1
 
 
 class Raw(Protocol):
-    """An unbuffered binary file; None in place of a number: it takes nothing at the moment."""
+    """An unbuffered binary file; `write` returns None if it would block."""
 
     def write(self, data: memoryview, /) -> int | None: ...
 
 
 class LogWriter:
-    """Writes lines to a text stream's file, in order, from a thread of its own.
+    """Writes lines to the file of a text stream, in order, in a thread of its own. It is a logger for structlog.
 
-    At most `bytes_max` bytes wait. Lines that find no room, or that the file does not take, are dropped; once writing
-    works again, the line that `dropped` makes of their number is written. Where other processes write to the same file
-    (`is_shared`), no write is longer than a pipe takes whole. It is a logger in structlog's sense.
+    At most `bytes_max` bytes are queued. Lines beyond that, and lines that can't be written, are dropped; later the
+    line that `dropped` returns for their number is written. If other processes write to the same file (`is_shared`),
+    writes are small enough to be atomic.
     """
 
     def __init__(
@@ -45,15 +45,15 @@ class LogWriter:
         self._bytes_max = bytes_max
         self._told = dropped
         self._queue: SimpleQueue[bytes | threading.Event | None] = SimpleQueue()
-        # Reentrant: the garbage collector may run in the middle, and what it finds may be logged.
+        # Reentrant, because the garbage collector may run while it is held, and finalizers may log.
         self._lock = threading.RLock()
         self._waiting = 0
         self._dropped = 0
-        self._in_line = False  # whether the last write ended within a line
+        self._in_line = False  # whether the last write ended in the middle of a line
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
     def msg(self, text: str) -> None:
-        """Queues a line, or several with line breaks between. Neither waits nor raises."""
+        """Queues a line, or several separated by line breaks. Never blocks or raises."""
         lines = text.encode("utf-8", "backslashreplace") + b"\n"
         with self._lock:
             if self._waiting + len(lines) > self._bytes_max:
@@ -63,20 +63,20 @@ class LogWriter:
         self._queue.put(lines)
 
     def lose(self) -> None:
-        """Counts a line that could not even be made."""
+        """Counts a line that could not be formatted."""
         with self._lock:
             self._dropped += 1
 
     debug = info = warning = error = critical = msg
 
     def flush(self, seconds: float) -> bool:
-        """Waits until all that was queued before is written, at most so long; whether it is."""
+        """Waits until all queued lines are written, at most `seconds`; returns whether they are."""
         done = threading.Event()
         self._queue.put(done)
         return done.wait(seconds)
 
     def close(self) -> None:
-        """Ends the thread once all that was queued before is written; does not wait for it."""
+        """Ends the thread once all queued lines are written, without waiting for it."""
         self._queue.put(None)
 
     def _run(self) -> None:
@@ -105,7 +105,7 @@ class LogWriter:
                 self._dropped -= dropped
 
     def _write(self, chunk: bytes) -> bool:
-        """Whether the file took all of it; waits for as long as nobody reads."""
+        """Writes a chunk and returns whether that succeeded. Blocks while nobody reads."""
         left = memoryview(b"\n" + chunk if self._in_line else chunk)
         try:
             while left:
@@ -115,13 +115,13 @@ class LogWriter:
                     left = left[written:]
                 else:
                     time.sleep(PAUSE)
-        except (OSError, ValueError):  # full or closed; ValueError: closed by this process
+        except (OSError, ValueError):  # full or closed; ValueError if this process closed it
             return False
         return True
 
 
 def whole_lines(lines: bytes, length: int) -> Iterator[bytes]:
-    """Pieces of whole lines, each of as many as so many bytes hold, or of one line that is longer."""
+    """Splits at line breaks into pieces of up to `length` bytes; a longer line is a piece of its own."""
     start = 0
     while start < len(lines):
         end = lines.rfind(b"\n", start, start + length) + 1 or lines.index(b"\n", start) + 1
@@ -130,9 +130,9 @@ def whole_lines(lines: bytes, length: int) -> Iterator[bytes]:
 
 
 def _raw(stream: TextIO | None) -> Raw:
-    """What lies below a stream's buffers, which Python would write when the process ends, however long that took.
+    """The unbuffered file of a stream: at exit Python would flush a buffer, however long that took.
 
-    A stream that was closed when the process started is None.
+    `stream` is None if it was closed when the process started.
     """
     binary = getattr(stream, "buffer", None)
     if binary is None:
@@ -142,11 +142,12 @@ def _raw(stream: TextIO | None) -> Raw:
 
 
 def keep_standard_descriptors() -> None:
-    """Opens those of 0, 1 and 2 that are closed: else the next socket would take their number, and lines meant for
-    standard error would go to a caller.
+    """Opens the standard descriptors that are closed.
+
+    Otherwise the next socket would get the number of standard error, and log lines would be sent to a client.
     """
     for descriptor in range(3):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number

@@ -1,8 +1,7 @@
-"""Logs: their form and their events. What is logged is a closed set of facts; bodies, headers and URLs never are.
+"""Logs: configuration, format and the request log. Bodies, headers and URLs are never logged.
 
-Nothing that an exception says is written, only its kind and where it was raised: a message may quote what it was given.
-What libraries log goes the same way: their words are written where they stand so in the library's code, without
-arguments that are not numbers.
+An exception is logged by its type and frames, never by its message, which may quote its arguments. A library's message
+is logged only if it is a constant in the library's code, with arguments that are numbers.
 """
 
 from __future__ import annotations
@@ -29,26 +28,26 @@ from gateway.lean_imports import without
 from gateway.log_writer import LogWriter
 from gateway.settings import LogSettings
 
-with without("rich"):  # six megabytes that would colour tracebacks, of which none is logged
+with without("rich"):  # takes six megabytes to colour tracebacks, which are not logged
     import structlog
 
-# What may be a credential or an address, wherever it stands.
+# Possible credentials and addresses.
 SECRET = re.compile(r"(?i)bearer\s+\S+|eyJ[\w-]{5,}\.[\w-]+\.[\w-]*|[a-z][a-z0-9+.-]*://\S+")
 REDACTED = "[redacted]"
-# In place of a library's words that may quote something.
-WITHHELD = "message of a library withheld"
-# Characters of one text, and frames of one exception, that are written.
+# Replaces messages of libraries that may contain arguments.
+WITHHELD = "library message withheld"
+# Limits of the characters of a text and the frames of an exception.
 TEXT_MAX = 2000
 FRAMES_MAX = 30
-# Seconds that the process waits for its last lines to be written when it ends.
+# Seconds that an exiting process waits for its last lines to be written.
 FLUSH_SECONDS = 1.0
 
 
 def configure_logs(settings: LogSettings, *, workers: int = 1) -> None:
-    """Structured lines on standard error: one JSON object a line, or text for people; of libraries only warnings.
+    """Configures structured logs on standard error, as JSON lines or text. Libraries log only warnings and errors.
 
-    Also takes over what Python itself writes there: crashes of a program and of threads, and warnings. Lines queued
-    before are still written. With several `workers` all of them write there.
+    This includes uncaught exceptions and Python's warnings. Lines that are already queued are still written. Several
+    `workers` share standard error.
     """
     flush_logs(0, close=True)
     renderer: structlog.types.Processor
@@ -63,7 +62,7 @@ def configure_logs(settings: LogSettings, *, workers: int = 1) -> None:
     filtering: Any = structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.level.upper()])
 
     class Logger(filtering):  # type: ignore[misc]
-        """Raises nothing: a line that can't be made, of whatever value or on however deep a stack, is counted."""
+        """A logger that never raises: a line that can't be formatted is counted as dropped."""
 
         def _proxy_to_logger(self, method_name: str, event: str | None = None, **more: Any) -> None:
             try:
@@ -87,7 +86,7 @@ def configure_logs(settings: LogSettings, *, workers: int = 1) -> None:
 
 
 class _Factory:
-    """What structlog asks for a logger: all lines go to one writer."""
+    """A logger factory for structlog: all loggers share one writer."""
 
     def __init__(self, writer: LogWriter) -> None:
         self.writer = writer
@@ -97,7 +96,7 @@ class _Factory:
 
 
 def flush_logs(seconds: float = FLUSH_SECONDS, *, close: bool = False) -> None:
-    """Waits until the lines that are queued are written, at most so many seconds; with `close` none may follow."""
+    """Waits until queued lines are written, at most `seconds`. `close` then closes the writer."""
     factory = structlog.get_config()["logger_factory"]
     if isinstance(factory, _Factory):
         if seconds:
@@ -107,14 +106,14 @@ def flush_logs(seconds: float = FLUSH_SECONDS, *, close: bool = False) -> None:
 
 
 class LibraryHandler(logging.Handler):
-    """What libraries log, as lines of the gateway's."""
+    """Logs the records of libraries in the gateway's format."""
 
     def emit(self, record: logging.LogRecord) -> None:
         log = get_logger()
         method = log.warning if record.levelno < logging.ERROR else log.error
         try:
             words = _words(record)
-        except Exception:  # noqa: BLE001 - a log call raises nothing
+        except Exception:  # noqa: BLE001 - a log call must not raise
             words = WITHHELD
         failure = record.msg if isinstance(record.msg, BaseException) else record.exc_info
         place = f"{_relative(record.pathname)}:{record.lineno} {record.funcName}"
@@ -122,13 +121,13 @@ class LibraryHandler(logging.Handler):
 
 
 def _words(record: logging.LogRecord) -> str:
-    """A record's text if it stands so in the code that logged it, with the numbers that are filled in."""
+    """The message of a record if it is a constant in the code that logged it, with its numbers filled in."""
     if not (isinstance(record.msg, str) and _is_literal(record)):
         return WITHHELD
     numbers_only(record)
     try:
         return record.getMessage().strip()
-    except Exception:  # noqa: BLE001 - words that do not fit their arguments, which a library got wrong
+    except Exception:  # noqa: BLE001 - the arguments do not match the format string
         return record.msg.strip()
 
 
@@ -147,11 +146,11 @@ def _crashed(kind: type[BaseException], failure: BaseException, trace: Traceback
 
 def _thread_crashed(told: threading.ExceptHookArgs) -> None:
     if told.exc_type is not SystemExit:
-        get_logger().error("a thread crashed", exc_info=told.exc_value)
+        get_logger().error("thread crashed", exc_info=told.exc_value)
 
 
 def _ignored(told: sys.UnraisableHookArgs) -> None:
-    get_logger().error("an exception nobody can handle", exc_info=told.exc_value)
+    get_logger().error("unraisable exception", exc_info=told.exc_value)
 
 
 def _warned(
@@ -162,12 +161,12 @@ def _warned(
     file: object = None,
     line: object = None,
 ) -> None:
-    get_logger().warning("a warning of Python's", kind=category.__name__, at=f"{_relative(filename)}:{lineno}")
+    get_logger().warning("Python warning", kind=category.__name__, at=f"{_relative(filename)}:{lineno}")
 
 
 @asynccontextmanager
 async def failures_logged(event: str) -> AsyncIterator[None]:
-    """Logs an exception that leaves the block, for callers who would log its text, or nothing."""
+    """Logs an exception that leaves the block, because the caller would log its message, or nothing."""
     try:
         yield
     except Exception:
@@ -180,7 +179,7 @@ SERVICE_UNAVAILABLE = 503
 
 
 def _now() -> str:
-    """The time as the other lines tell it."""
+    """The current time in the format of the other lines."""
     whole, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
     return f"{_second(whole)}.{microseconds:06d}Z"
 
@@ -191,10 +190,9 @@ def _second(whole: int) -> str:
 
 
 class RequestLog:
-    """A line for each request, as the other lines are but written without their machinery: there are many of them.
+    """Logs a line per request, formatted without structlog, because there are so many of them.
 
-    Refusals come in floods, and a line for each would be part of the flood: each second its first has one, which tells
-    how many had none.
+    Of rejections with 503 only the first in each second is logged, together with the number of the others.
     """
 
     def __init__(self, settings: LogSettings) -> None:
@@ -216,20 +214,20 @@ class RequestLog:
         own_id: bool = False,
         traceparent: str | None = None,
     ) -> None:
-        """A request ended; `began` is of `time.perf_counter`. Any id but the gateway's own may hold a secret."""
+        """Logs a request; `began` is from `time.perf_counter`. An id from the client may contain a secret."""
         if status == SERVICE_UNAVAILABLE and not self.refused():
             return
         if not self._is_on:
             return
         milliseconds = round((time.perf_counter() - began) * 1000, 2)
         trace_id = None if traceparent is None else traceparent.split("-")[1]
-        # Of what is a secret, an id can only hold a JSON Web Token.
+        # A JSON Web Token is the only kind of secret that fits into an id.
         if not self._by_hand or (not own_id and "eyj" in request_id.lower()):
             trace = {} if trace_id is None else {"trace_id": trace_id}
             self._log.info("request", request_id=request_id, **trace, method=method, status=status, ms=milliseconds)
             return
         trace_member = "" if trace_id is None else f'"trace_id": "{trace_id}", '
-        # Nothing here needs escaping: a method is a token of HTTP, an id of letters, digits and three marks.
+        # Nothing needs escaping: a method is an HTTP token, an id has only letters, digits, `.`, `_` and `-`.
         line = (
             f'{{"request_id": "{request_id}", {trace_member}"method": "{method}", "status": {status}, '
             f'"ms": {milliseconds}, "event": "request", "level": "info", "timestamp": "{_now()}"}}'
@@ -241,26 +239,26 @@ class RequestLog:
             self._write_lines([line])
 
     def broke(self, request_id: str) -> None:
-        """A request met the bug that is being handled."""
+        """Logs the exception that is being handled as an internal error of a request."""
         self._log.error("internal error", request_id=request_id, exc_info=True)
 
     def _write_lines(self, lines: list[str]) -> None:
         self._writer.info("\n".join(lines))
 
     def refused(self) -> bool:
-        """Counts a refusal; whether it is one that has a line."""
+        """Counts a rejection; returns whether it is logged."""
         second = int(time.monotonic())
         if second == self._second:
             self._silent += 1
             return False
         if self._silent:
-            self._log.warning("requests refused", number=self._silent)
+            self._log.warning("requests rejected", number=self._silent)
         self._second, self._silent = second, 0
         return True
 
 
 class EventCounter:
-    """Logs what may come in floods: the first at once, then each second how many there were of each kind."""
+    """Logs frequent events: the first at once, then the number of each kind every second."""
 
     def __init__(self, event: str, level: str = "warning") -> None:
         self._event = event
@@ -269,7 +267,7 @@ class EventCounter:
         self._is_waiting = False
 
     def count(self, kind: str, loop: asyncio.AbstractEventLoop) -> None:
-        """Counts one; `kind` is one of few words of the gateway's own."""
+        """Counts an event; `kind` is one of a few constants."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
         if not self._is_waiting:
             self._write(loop)
@@ -283,7 +281,7 @@ class EventCounter:
 
 
 def numbers_only(record: logging.LogRecord) -> bool:
-    """Of what a library fills into its words only numbers are written: the rest may be what it was given."""
+    """Redacts the arguments of a record that are not numbers, because they may contain secrets."""
     if isinstance(record.args, Mapping):
         record.args = {name: _number_or_not(value) for name, value in record.args.items()}
     elif record.args:
@@ -296,7 +294,7 @@ def _number_or_not(value: object) -> object:
 
 
 def frames_only(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """An exception becomes its kind and the lines it came through, innermost last; neither values nor messages."""
+    """Replaces an exception by its type and frames, innermost last, without values and messages."""
     given = event.pop("exc_info", None)
     event.pop("stack_info", None)
     failure = given[1] if isinstance(given, tuple) else sys.exception() if given is True else given
@@ -317,7 +315,7 @@ def _relative(path: str) -> str:
 
 
 def redacted(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Whatever looks like a credential or an address is taken out of every text."""
+    """Redacts possible credentials and addresses in all texts."""
     for name, value in event.items():
         if isinstance(value, str):
             event[name] = SECRET.sub(REDACTED, value[:TEXT_MAX])
