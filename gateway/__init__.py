@@ -1,3 +1,3 @@
-"""An unofficial GraphQL gateway over the vehicle management part of the INVERS OneAPI."""
+"""Unofficial GraphQL gateway for the vehicle management part of the INVERS OneAPI."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""`create_app()` joins the stations into one ASGI application. Nothing happens before it is called."""
+"""Builds the ASGI application; importing this module has no side effects."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ from gateway.web.tokens import Identify, by_digest
 def create_app(
     settings: Settings, network: Network | None = None, clock: Clock = now, demo_token: str | None = None
 ) -> GatewayApp:
-    """The gateway; for tests, `network` (an httpx transport) replaces the network and `clock` the time.
+    """The application. Tests replace the network with `network` (an httpx transport) and the time with `clock`.
 
-    `demo_token` is shown to whoever opens GraphiQL: a token of the simulator's, never of a real fleet.
+    GraphiQL shows `demo_token`, so it must be a token of the simulator.
     """
     explorer = Explorer(demo_token) if settings.http.graphiql else None
     schema, limits = build_schema(), limits_of(settings.connections)
@@ -57,7 +57,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with (
-            failures_logged("the application failed"),
+            failures_logged("application failed"),
             connect(settings, network, clock) as client,
             identify_by(settings.oidc, network) as identify,
         ):
@@ -92,29 +92,29 @@ def create_app(
 
 
 def from_environment() -> GatewayApp:
-    """The gateway as the environment describes it; what every worker process starts."""
+    """The application with the settings of the environment, for every worker process."""
     settings = Settings()
     configure_logs(settings.log, workers=settings.workers)
     app = create_app(settings)
-    # What exists now lives as long as the process: the collector need not look at it again and again.
+    # Existing objects live as long as the process, so the garbage collector can skip them.
     gc.collect()
     gc.freeze()
-    # A plain request leaves no circle behind, so there is seldom anything to find.
+    # Simple requests create no reference cycles, so collections are rarely useful.
     gc.set_threshold(*COLLECTED_AFTER)
     return app
 
 
-# Of Python's collector: new objects, and rounds of each generation before the next is looked at.
+# Thresholds of the three generations of the garbage collector.
 COLLECTED_AFTER = (10_000, 20, 20)
 
 
 @asynccontextmanager
 async def identify_by(settings: OidcSettings, network: Network | None) -> AsyncIterator[Identify]:
-    """How a token becomes a caller: by its verified claims where an issuer is configured."""
+    """The authenticator: by verified claims if an issuer is configured, otherwise by the token itself."""
     if settings.issuer is None:
         yield by_digest
         return
-    # What they bring along takes ten megabytes, which most gateways need not have.
+    # These imports take ten megabytes and are needed only with an issuer.
     from gateway.upstream.issuer import Issuer  # noqa: PLC0415
     from gateway.web.verified_claims import VerifiedClaims  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Names of the gateway's extensions of an ASGI request scope. Its own server offers them; others need not."""
+"""Names of the extensions of the ASGI scope that the gateway's server provides and other servers need not."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from __future__ import annotations
 WHOLE_RESPONSE = "gateway.whole_response"
 # A list of functions to call when the client disconnects before the response is complete.
 ON_DISCONNECT = "gateway.on_disconnect"
-# A list of the slots to give back once the response has left.
+# A list of the slots to release once the response is sent.
 SLOTS = "gateway.slots"

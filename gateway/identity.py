@@ -1,4 +1,4 @@
-"""Who is asking: the caller's token, kept where it can't be printed, and the principal it stands for."""
+"""The caller: a bearer token that can't be printed or serialised, and the principal that it identifies."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 
 def principal_of(*parts: str) -> str:
-    """The partition that a token, or a set of verified claims, stands for: SHA-256, in hexadecimal.
+    """The principal of a token, or of verified claims: a SHA-256 in hexadecimal.
 
-    Each part goes in with its length, so ("a", "bc") and ("ab", "c") are two.
+    Each part is preceded by its length, so ("a", "bc") and ("ab", "c") differ.
     """
     text = ""
     for part in parts:
@@ -18,10 +18,10 @@ def principal_of(*parts: str) -> str:
 
 
 class Caller:
-    """A bearer token that never prints itself; `principal` partitions whatever is kept for later.
+    """A bearer token with its principal, which partitions caches.
 
-    `client` is whose rate limit is used. `expires_at` (epoch seconds) is when the token expires and `fleet` whose data
-    it opens, if that is verified.
+    `client` identifies the client for the rate limiter. `expires_at` (epoch seconds) and `fleet` are known only if the
+    token is verified.
     """
 
     __slots__ = ("__authorization", "__head", "client", "expires_at", "fleet", "principal")
@@ -43,15 +43,15 @@ class Caller:
 
     @property
     def is_verified(self) -> bool:
-        """Whether the token was found to be an issuer's, and not merely sent."""
+        """Whether an issuer's keys have verified the token."""
         return self.expires_at is not None
 
     def authorization(self) -> str:
-        """The `Authorization` header for the upstream: this and `head` are the only ways out for the token."""
+        """The `Authorization` header for the upstream. Only this and `head` disclose the token."""
         return self.__authorization
 
     def head(self, render: Callable[[str], bytes]) -> bytes:
-        """What the upstream is sent with that header in it, rendered once for all calls of a request."""
+        """The header of upstream requests with the token in it, rendered once per caller."""
         head = self.__head
         if head is None:
             head = self.__head = render(self.__authorization)
@@ -67,4 +67,4 @@ class Caller:
         return hash(self.principal)
 
     def __reduce__(self) -> str:
-        raise TypeError("a Caller holds a token and is never serialised")
+        raise TypeError("a Caller contains a token and can't be serialised")

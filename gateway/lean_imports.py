@@ -1,4 +1,4 @@
-"""Imports without what a library takes along only because it happens to be installed."""
+"""Blocks imports of optional packages that a library would import only because they are installed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def without(name: str) -> Iterator[None]:
-    """In the block a package can't be imported, unless it has been; what is imported there does without it.
+    """Makes the import of a package fail within the block, unless it is already imported.
 
-    `None` among the loaded modules is Python's own way to say so.
+    `None` in `sys.modules` has that effect.
     """
     absent = name not in sys.modules
     if absent:

@@ -1,1 +1,1 @@
-"""GraphQL documents and their execution. It knows GraphQL, and nothing of vehicles."""
+"""Documents and their execution. This package depends on GraphQL but not on vehicles."""

@@ -1,1 +1,1 @@
-"""The GraphQL side: queries, types, loaders and the mapping of Relay connections onto upstream pages."""
+"""The GraphQL schema: queries, types, loaders, and Relay connections over upstream pages."""

@@ -1,1 +1,1 @@
-"""The fleet's REST API: one method an endpoint, on behalf of one caller."""
+"""The client of the fleet's REST API, with one method per endpoint."""

@@ -1,1 +1,1 @@
-"""The road in: HTTP to GraphQL and back."""
+"""The HTTP server and the GraphQL endpoint."""

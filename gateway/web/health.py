@@ -1,5 +1,7 @@
-"""Health for whoever runs the process. Ready does not depend on the upstream: while it is down the gateway still
-answers, with coded errors, and taking every worker out of service would only hide that.
+"""Health endpoints.
+
+Readiness does not depend on the upstream: during an outage the gateway still responds, with coded errors, and taking
+all workers out of service would hide that.
 """
 
 from __future__ import annotations
@@ -14,17 +16,17 @@ Load = Callable[[], dict[str, int] | None]
 
 
 def health_routes(load: Load) -> list[Route]:
-    """The routes; `load` tells how many operations are under way, or None while the gateway is not running."""
+    """The routes; `load` returns the numbers of operations, or None while the gateway is not running."""
 
     async def live(request: Request) -> JSONResponse:
-        """200 as long as the process turns its event loop."""
+        """200 while the event loop is running."""
         return JSONResponse({"status": "live"})
 
     async def ready(request: Request) -> JSONResponse:
-        """200 once started, 503 before that and while shutting down; with what is under way in this process."""
-        under_way = load()
-        if under_way is None:
+        """200 while the gateway is running, with its numbers of operations; otherwise 503."""
+        operations = load()
+        if operations is None:
             return JSONResponse({"status": "not ready"}, 503)
-        return JSONResponse({"status": "ready", **under_way})
+        return JSONResponse({"status": "ready", **operations})
 
     return [Route("/health/live", live), Route("/health/ready", ready)]
