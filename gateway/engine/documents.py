@@ -1,6 +1,4 @@
-"""Documents are parsed and validated once, however often they are sent: a cache that is bounded by the memory that they
-take with everything derived from them.
-"""
+"""Parses and validates documents, and caches them within a memory limit that includes the data derived from them."""
 
 from __future__ import annotations
 
@@ -34,32 +32,32 @@ from graphql import (
 from gateway.concurrency.lru import LRU
 from gateway.engine.limits import DocumentLimits, LimitExceeded, check
 
-# How graphql-core ends the message of a document that is too long.
+# The end of graphql-core's message for a document with too many tokens.
 TOO_MANY_TOKENS = "tokens. Parsing aborted."
 UNLIMITED = DocumentLimits()
-# As many faults are told; finding what a misspelt name may have meant takes a millisecond for each.
+# Validation errors that are reported; finding suggestions for a misspelt name takes a millisecond.
 FAULTS_MAX = 20
-# What a schema tells of itself; `_service` is how a federation router asks.
+# Introspection fields; federation routers use `_service`.
 INTROSPECTION = frozenset(("__schema", "__type", "_service"))
-# What a parsed document takes in memory beside its text, in bytes: by itself, and for each token. Measured with
-# tracemalloc: 390 to 620 for a token, by how many syntax nodes it makes.
+# Bytes of memory of a parsed document beside its text: fixed, and per token. tracemalloc shows 390 to 620 per token,
+# depending on the number of syntax nodes.
 DOCUMENT_BYTES = 4_000
 TOKEN_BYTES = 600
-# Where a line begins, which is known once an error was told.
+# The offset of a line, which is stored once an error was located.
 LINE_BYTES = 4
-# A document's result of the limits, by operation and length.
+# The result of the limits for an operation and a length of lists.
 BOUNDED_BYTES = 250
-# The names of an operation's root fields.
+# The names of the root fields of an operation.
 ROOT_FIELDS_BYTES = 400
-# After how many bytes of documents the collector is asked to look at what validating them has left in circles: a large
-# one's is as large as itself, and by its own count of objects the collector comes after sixty megabytes.
+# Bytes of validated documents after which garbage is collected. Validation leaves reference cycles as large as the
+# document, and by its count of objects the collector would run only after sixty megabytes.
 VALIDATED_BYTES = 4 * 2**20
-# Registrations of hashes that are remembered, each in some 250 bytes.
+# Registered hashes, of about 250 bytes each.
 REGISTERED_MAX = 40_000
 
 
 class Meaning(Protocol):
-    """What the body of a request means, and the bytes that it takes in memory with that body."""
+    """A prepared request that is remembered by its bytes, and its size in memory including them."""
 
     @property
     def document(self) -> Document: ...
@@ -70,18 +68,18 @@ class Meaning(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Document:
-    """A document, or what is wrong with it; `size` is the memory in bytes that it is accounted with."""
+    """A document, or its errors; `size` is its accounted memory in bytes."""
 
     text: str
     digest: str
     ast: DocumentNode | None
     errors: Sequence[GraphQLError] = ()
-    # What was worked out for its operations, by name: their plans, and whether they are within their limits with lists
-    # of a length, whatever else their variables are. As old as the document.
+    # Derived data of its operations, by name: their plans, and whether they are within the limits with lists of a given
+    # length, whatever their other variables are.
     plans: dict[str | None, Any] = field(default_factory=dict, repr=False)
     bounded: dict[tuple[str | None, int], bool] = field(default_factory=dict, repr=False)
     _root_fields: dict[str | None, frozenset[str]] = field(default_factory=dict, repr=False)
-    # The bodies of requests that send it and whose meaning is remembered.
+    # The bytes of remembered requests that use it.
     bodies: set[bytes] = field(default_factory=set, repr=False)
     size: int = 0
     keeper: Documents | None = field(default=None, repr=False)
@@ -89,17 +87,17 @@ class Document:
     def __post_init__(self) -> None:
         tokens = 0 if self.ast is None else self.ast.token_count or 0
         lines = self.text.count("\n") + self.text.count("\r")
-        # Names and strings are copies of parts of the text.
+        # Names and strings are copies of parts of the text, so the text counts twice.
         self.size = DOCUMENT_BYTES + 2 * sys.getsizeof(self.text) + TOKEN_BYTES * tokens + LINE_BYTES * lines
 
     def grow(self, size: int) -> None:
-        """Accounts for what was derived from it, in bytes; less than 0 where that is gone."""
+        """Adds the size of derived data; negative if data was removed."""
         self.size += size
         if self.keeper is not None:
             self.keeper.grew(size)
 
     def operation(self, name: str | None) -> OperationDefinitionNode | None:
-        """The operation of that name, or the only one; None where that is none."""
+        """The operation of that name, or the only one; None if there is none, or several without a name."""
         found = [
             node
             for node in (self.ast.definitions if self.ast else ())
@@ -108,7 +106,7 @@ class Document:
         return found[0] if len(found) == 1 else None
 
     def root_fields(self, name: str | None) -> frozenset[str]:
-        """The names of an operation's root fields, through fragments, whatever directives say."""
+        """The names of an operation's root fields, including those in fragments and under directives."""
         known = self._root_fields.get(name)
         if known is None:
             operation = self.operation(name)
@@ -121,14 +119,14 @@ class Document:
 
 
 class Text(Source):
-    """A document's text; where its lines begin is worked out once, and not for each error."""
+    """The text of a document, with line offsets that are computed once instead of for each error."""
 
     def __init__(self, body: str) -> None:
         super().__init__(body)
         self._lines: array[int] | None = None
 
     def get_location(self, position: int) -> SourceLocation:
-        """The line and column of a character, both counted from 1."""
+        """The line and column of a character, starting at 1."""
         if self._lines is None:
             self._lines = array("I", (0, *(newline.end() for newline in NEWLINE.finditer(self.body))))
         line = bisect_right(self._lines, position)
@@ -139,19 +137,19 @@ NEWLINE = re.compile(r"\r\n|[\n\r]")
 
 
 def digest_of(text: str) -> str:
-    """The SHA-256 of a document's text, in hexadecimal, as persisted operations name it."""
+    """The SHA-256 of a document's text in hexadecimal, as in persisted queries."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-# Bodies of requests whose meaning is remembered.
+# Requests that are remembered by their bytes.
 BODIES_MAX = 512
 
 
 class Documents:
-    """Valid documents by text and by digest, and the bodies of requests that send them, within `bytes_max` bytes of
-    memory; the least recently used documents are forgotten first, with everything derived from them.
+    """An LRU cache of valid documents by text and digest, and of prepared requests, within `bytes_max` bytes of memory.
 
-    Without `suggestions`, faults do not tell of names that may have been meant.
+    A document is evicted together with the data derived from it. Without `suggestions`, validation errors do not
+    suggest names of the schema.
     """
 
     def __init__(
@@ -179,16 +177,16 @@ class Documents:
         return len(self._known)
 
     def known(self, digest: str) -> Document | None:
-        """A document that has been seen, by its digest."""
+        """The cached document of a digest."""
         text = self._texts.get(digest)
         return None if text is None else self.sent(text)
 
     def sent(self, text: str) -> Document | None:
-        """A document that has been seen, by its text."""
+        """The cached document of a text."""
         return self._known.get(text)
 
     def read(self, text: str, *, keep: bool = True) -> Document:
-        """The document of a text: parsed and validated now, or before; with `keep` the next one who sends it has it."""
+        """The document of a text, from the cache or parsed and validated now; `keep` adds it to the cache."""
         document = self.sent(text)
         if document is None:
             document = self._checked(text, digest_of(text))
@@ -201,7 +199,7 @@ class Documents:
         return document
 
     def keep(self, document: Document) -> None:
-        """Keeps a document, if it is valid and there is room for it at all."""
+        """Adds a document to the cache, if it is valid and not too large."""
         if document.errors or document.text in self._known:
             return
         self._texts[document.digest] = document.text
@@ -211,18 +209,18 @@ class Documents:
             self._forget([(document.text, document)])
 
     def grew(self, size: int) -> None:
-        """What is kept takes so many bytes more; the documents that there is no room for are forgotten."""
+        """Adds to the size of the cache, and evicts documents if it is too large."""
         self._forget(self._known.grow(size))
 
     def meant_by(self, body: bytes) -> Any:
-        """What a body was found to mean, while its document is kept."""
+        """The remembered request of these bytes, if its document is cached."""
         meaning = self._bodies.get(body)
         if meaning is not None:
             self._known.touch(meaning.document.text)
         return meaning
 
     def remember(self, body: bytes, meaning: Meaning) -> None:
-        """Remembers what a body means, as long as its document is kept, or until too many others came."""
+        """Remembers a request by its bytes, until its document is evicted or newer requests replace it."""
         document = meaning.document
         if document.keeper is not self or body in self._bodies:
             return
@@ -236,7 +234,7 @@ class Documents:
         for _, document in dropped:
             del self._texts[document.digest]
             document.keeper = None
-            # A request that runs it may still hold it, and have it kept again.
+            # A running operation may still use the document and cache it again.
             for body in document.bodies:
                 meaning = self._bodies.drop(body)
                 assert meaning is not None
@@ -247,7 +245,7 @@ class Documents:
         try:
             return parse(Text(text), max_tokens=self._limits.tokens)
         except GraphQLSyntaxError as invalid:
-            # Told by its words alone; a document that has both faults is told of its size.
+            # Only the message identifies this error. With two errors, the number of tokens is reported.
             if TOO_MANY_TOKENS in invalid.message:
                 raise LimitExceeded("tokens", self._limits.tokens) from invalid
             raise
@@ -273,7 +271,7 @@ def _size_of(_: str, document: Document) -> int:
 
 
 def _cut(document: DocumentNode) -> None:
-    """Takes a document's tokens apart, which hold each other: else it would be left to the collector."""
+    """Unlinks the tokens of a document, whose reference cycles only the garbage collector could free."""
     token = document.loc and document.loc.start_token
     while token:
         following, token.prev, token.next = token.next, None, None
@@ -281,9 +279,9 @@ def _cut(document: DocumentNode) -> None:
 
 
 class Registrations:
-    """Which principals have sent a document together with its hash: they may send the hash alone from then on.
+    """Persisted queries: the hashes that principals have registered by sending them together with the documents.
 
-    The hash of a text that others have sent says nothing: else anybody could find out by it whether they had.
+    Registrations are not shared. Otherwise a hash would reveal whether others have sent the document.
     """
 
     def __init__(self) -> None:
@@ -293,21 +291,21 @@ class Registrations:
         return len(self._registered)
 
     def add(self, principal: str, digest: str) -> None:
-        """Remembers that a principal has sent the text of a digest; the least recently used are forgotten."""
+        """Registers a hash for a principal; the least recently used registrations are evicted."""
         self._registered.put(_key_of(principal, digest), True)
 
     def has(self, principal: str, digest: str) -> bool:
-        """Whether it has."""
+        """Whether a principal has registered a hash."""
         return self._registered.touch(_key_of(principal, digest))
 
 
 def _key_of(principal: str, digest: str) -> bytes:
-    """Of one length, whatever a caller sends as a digest."""
+    """A key of fixed length, whatever a client sends as a digest."""
     return hashlib.sha256(f"{principal}\n{digest}".encode("utf-8", "surrogatepass")).digest()
 
 
 def _told(error: GraphQLError) -> GraphQLError:
-    """The error, or its place alone where it is a value that Python itself refuses, such as 5,000 digits."""
+    """The error; one from Python itself, such as for a number of 5,000 digits, becomes a generic one."""
     if error.original_error is None or isinstance(error.original_error, GraphQLError):
         return error
     return GraphQLError("Document contains an invalid value.", error.nodes)

@@ -1,4 +1,4 @@
-"""Answers as JSON, no longer than a limit: a long list is written item by item, so what is too long ends early."""
+"""Encodes responses as JSON within a size limit. Long lists are encoded item by item, to stop early."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import msgspec
 
 from gateway.engine.limits import LimitExceeded
 
-# A list of no more items is written in one go, and so is whatever lies deeper than a list of nodes: data, field, edges.
+# Lists up to this length are encoded at once, and so is everything below the level of nodes (data, field, edges).
 ITEMS_AT_ONCE = 64
 LEVELS = 3
 
 
 class ResponseSize:
-    """The bytes that the parts of one answer may still have."""
+    """The remaining bytes of a response."""
 
     __slots__ = ("_bytes_max", "left")
 
@@ -23,24 +23,24 @@ class ResponseSize:
         self._bytes_max = self.left = bytes_max
 
     def add(self, more: int) -> None:
-        """Counts a part; raises LimitExceeded where that is too much."""
+        """Subtracts the size of a part. Raises LimitExceeded."""
         self.left -= more
         if self.left < 0:
             raise self.exceeded()
 
     def exceeded(self) -> LimitExceeded:
-        """What to raise for more bytes than are left."""
+        """The error for a response that is too large."""
         return LimitExceeded("responseBytes", self._bytes_max)
 
 
 class Encoder:
-    """Encodes JSON; `other` turns what is not JSON into what is."""
+    """Encodes JSON; `other` converts values that are not JSON."""
 
     def __init__(self, other: Callable[[Any], Any] | None = None) -> None:
         self._encoder = msgspec.json.Encoder(enc_hook=other)
 
     def encode(self, value: Any, size: ResponseSize) -> bytes:
-        """The value as JSON, which is added to a size; raises LimitExceeded where that becomes too large."""
+        """The value as JSON. Subtracts its size and raises LimitExceeded if the response becomes too large."""
         if not _is_long(value, LEVELS):
             encoded = self._encoder.encode(value)
         else:

@@ -1,4 +1,4 @@
-"""Work that nothing can interrupt, such as parsing a document, is spaced out, so that the event loop does the rest."""
+"""Runs blocking work, such as parsing, with pauses in between, so that the event loop serves other requests."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ T = TypeVar("T")
 
 
 class Spacing(Generic[T]):
-    """One piece of work at a time, each followed by a pause of `pause` times what it took of the processor.
+    """Runs one piece of work at a time, followed by a pause of `pause` times its CPU time.
 
-    Many requests that arrive in one moment would else be worked on in one turn of the event loop.
+    Otherwise many concurrent requests would be processed in one iteration of the event loop.
     """
 
     def __init__(self, pause: float) -> None:
         self._pause = pause
         self._lock = asyncio.Lock()
-        # What the pause follows upon.
+        # The result of the work before the current pause.
         self._latest: tuple[object, T] | None = None
 
     async def run(self, key: object, work: Callable[[], T]) -> T:
-        """The result of the work; until the pause is over others wait, or have it, too, if their key is equal."""
+        """The result of the work. During the pause, others wait, or get the same result if their key is equal."""
         if self._latest is not None and self._latest[0] == key:
             return self._latest[1]
         await self._lock.acquire()

@@ -1,4 +1,4 @@
-"""Variables of an operation: coerced once, within bounds, quickly where their types are plain."""
+"""Coerces the variables of an operation within limits, with a fast path for simple types."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ from graphql.execution.values import VariableValues
 from gateway.engine.limits import LimitExceeded
 
 Fits = Callable[[Any], bool]
-# Values that the coercion of their scalar leaves as they are.
+# Checks for values that coercion leaves unchanged.
 SCALARS: Mapping[str, Fits] = {
     "ID": lambda value: value.__class__ is str,
     "String": lambda value: value.__class__ is str,
     "Boolean": lambda value: value.__class__ is bool,
     "Int": lambda value: value.__class__ is int and -(2**31) <= value < 2**31,
 }
-# Coercion ends after so many errors; making an error takes longer than coercing a value.
+# Coercion stops after this number of errors, because an error costs more than a value.
 ERRORS_MAX = 20
 
 
 class VariablesInvalid(Exception):
-    """Variables do not have the types that the operation declares; `errors` are `ERRORS_MAX` and one at most."""
+    """Variables do not have the declared types; `errors` has at most `ERRORS_MAX` errors and one that says so."""
 
     def __init__(self, errors: list[GraphQLError]) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class VariablesInvalid(Exception):
 
 
 class Coercion:
-    """Coerces the variables of one operation, whose lists may hold `items_max` items together."""
+    """Coerces the variables of one operation, whose lists may have `items_max` items in total."""
 
     def __init__(self, schema: GraphQLSchema, operation: OperationDefinitionNode, items_max: int) -> None:
         self._schema = schema
@@ -76,7 +76,7 @@ class Coercion:
         return values
 
     def coerced(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The coerced values alone, which takes less; raises as `values` does."""
+        """The coerced values without their sources, which is faster. Raises the same errors as `values`."""
         if self._plain is not None:
             coerced = {}
             items_left = self._items_max
@@ -115,7 +115,7 @@ def _fits(kind: TypeNode) -> Fits | None:
 
 
 def _less_items(left: int, value: Any, kind: Any) -> int:
-    """How many items are left once a value's lists were coerced, those in input objects included; ends below 0."""
+    """Subtracts the list items of a value, including those in input objects, and stops below 0."""
     kind = get_nullable_type(kind)
     if is_list_type(kind):
         inner = get_nullable_type(kind.of_type)
@@ -135,7 +135,7 @@ def _less_items(left: int, value: Any, kind: Any) -> int:
 
 
 def flags_of(document: DocumentNode, operation: OperationDefinitionNode) -> list[str]:
-    """The variables that decide which fields there are: those in `@skip` and `@include`, anywhere in a document."""
+    """The operation's variables that occur in `@skip` or `@include` anywhere in the document."""
     found: set[str] = set()
 
     class Flags(Visitor):

@@ -1,7 +1,7 @@
-"""Edge cursors: where an edge stands, as text that is the same whenever the edge is the same.
+"""Edge cursors: deterministic text that identifies the position of an edge.
 
-base64url of a checksum and (version, set, page token, item id, its place, fleet). Nothing random and no time is in it,
-so a client may compare cursors; the checksum turns a damaged one into an error instead of another page.
+A cursor is base64url of a checksum and (version, set, page token, item id, position, fleet). It contains nothing random
+and no time, so clients can compare cursors. The checksum turns a damaged cursor into an error instead of another page.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 from gateway.errors import CursorForeign, CursorInvalid
 
 VERSION = 2
-# A position within its page: the item, its place, how many are behind it, its neighbour's fingerprint, its fleet's.
+# A position within a page: item id, index, number of items after it, fingerprints of its neighbour and its fleet.
 InPage = tuple[str, int, int, int | None, bytes | None]
 CHECKSUM_LENGTH = 4
 CURSOR_LENGTH_MAX = 8192
@@ -26,9 +26,10 @@ CURSOR_LENGTH_MAX = 8192
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """An edge's place: the page that `token` reads (None: the first), the item, and how many stood ahead and behind.
+    """The position of an edge: its page (`token` is None for the first), its item, and the items before and after it.
 
-    `beside` is a fingerprint of the item behind it or, for a page's last, ahead of it: for when the item is gone.
+    `beside` is the fingerprint of the next item or, for the last item of a page, the previous one. It is used if the
+    item is gone.
     """
 
     token: str | None
@@ -52,29 +53,29 @@ class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
 
 _decoder = msgspec.msgpack.Decoder(_Body)
 _encode = msgspec.msgpack.Encoder().encode
-# MessagePack's first byte of an array as long as a body; the shorter one's of its rest is left out.
+# MessagePack's first byte of an array with the length of a body. The first byte of the shorter rest is dropped.
 _BODY = bytes((0x90 + len(_Body.__struct_fields__),))
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
 def set_of(connection: str, *arguments: str | None) -> bytes:
-    """The fingerprint of what is walked: the connection and the arguments that select its items."""
+    """The fingerprint of a set of items: the connection and the arguments that select them."""
     return hashlib.blake2b(_encode((connection, *arguments)), digest_size=8).digest()
 
 
 @lru_cache(1024)
 def fleet_of(fleet_id: str | None) -> bytes | None:
-    """A short fingerprint of the fleet an item belongs to, where the upstream names it."""
+    """A short fingerprint of the fleet of an item, if the upstream names it."""
     return hashlib.blake2b(fleet_id.encode(), digest_size=4).digest() if fleet_id else None
 
 
 def fingerprint_of(item_id: str) -> int:
-    """Sixteen bits of an item's id: enough to tell it from its neighbours."""
+    """A 16-bit fingerprint of an item's id, enough to distinguish it from its neighbours."""
     return zlib.crc32(item_id.encode()) & 0xFFFF
 
 
 class CursorWriter:
-    """Writes the cursors of one page's edges: what they have in common is worked out once."""
+    """Encodes the cursors of the edges of one page; their common part is encoded once."""
 
     __slots__ = ("_checksum", "_start")
 
@@ -83,7 +84,7 @@ class CursorWriter:
         self._checksum = zlib.crc32(self._start)
 
     def write(self, place: InPage) -> str:
-        """The cursor of the edge in that place."""
+        """The cursor of the edge at a position in the page."""
         rest = _encode(place)[1:]
         checksum = zlib.crc32(rest, self._checksum).to_bytes(CHECKSUM_LENGTH, "big")
         text = binascii.b2a_base64(b"".join((checksum, self._start, rest)), newline=False)
@@ -97,7 +98,7 @@ def encode_cursor(of: bytes, position: Position) -> str:
 
 
 def decode_cursor(text: str, of: bytes, argument: str) -> Position:
-    """The place a cursor names; raises CursorInvalid or, for another set's cursor, CursorForeign."""
+    """The position of a cursor. Raises CursorInvalid or, for a cursor of another set, CursorForeign."""
     body = _body_of(text, argument)
     if body.version != VERSION or body.index < 0 or body.behind < 0:
         raise CursorInvalid(argument)
@@ -105,7 +106,7 @@ def decode_cursor(text: str, of: bytes, argument: str) -> Position:
         raise CursorForeign(argument)
     position = Position(body.token, body.item_id, body.index, body.behind, body.beside, body.fleet)
     if encode_cursor(of, position) != text:
-        raise CursorInvalid(argument)  # base64 has several spellings of one value; ours has one
+        raise CursorInvalid(argument)  # base64 has several encodings of one value; only one is valid
     return position
 
 
@@ -122,4 +123,4 @@ def _body_of(text: str, argument: str) -> _Body:
 
 
 def _checksum(body: bytes) -> bytes:
-    return zlib.crc32(body).to_bytes(CHECKSUM_LENGTH, "big")  # against damage, not against forgers
+    return zlib.crc32(body).to_bytes(CHECKSUM_LENGTH, "big")  # detects damage, not forgery

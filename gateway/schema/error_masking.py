@@ -1,4 +1,4 @@
-"""What a caller gets to read of an error: our own failures with their code, our bugs as `INTERNAL` and nothing more."""
+"""Masks errors for clients: known errors keep their message and code, bugs become `INTERNAL`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ log = get_logger("gateway.schema")
 
 
 def presented(error: GraphQLError, request_id: str) -> GraphQLError:
-    """The error as the caller may see it; what is nobody's known failure is logged and masked."""
+    """The error as the client sees it. Unknown errors are logged and masked."""
     cause = error.original_error
     while isinstance(cause, GraphQLError) and cause.original_error is not None:
         cause = cause.original_error
@@ -24,14 +24,14 @@ def presented(error: GraphQLError, request_id: str) -> GraphQLError:
 
 
 def is_unauthenticated(error: GraphQLError) -> bool:
-    """Whether this error turns the whole answer into a 401."""
+    """Whether this error turns the whole response into a 401."""
     return (error.extensions or {}).get("code") == "UNAUTHENTICATED"
 
 
 def _code_of(error: GraphQLError) -> str:
     if isinstance(error, GraphQLSyntaxError):
         return "GRAPHQL_PARSE_FAILED"
-    # Validation errors have no path; what fails in execution without a cause is a value that does not fit.
+    # Validation errors have no path. Execution errors without a cause are about invalid values.
     return "BAD_USER_INPUT" if error.path else "GRAPHQL_VALIDATION_FAILED"
 
 

@@ -1,7 +1,7 @@
 """Relay global ids: base64 of `Vehicle:<id>` and of `TelematicsUnit:<manufacturer>/<brand>/<unit id>`.
 
-A unit's id is unique only within one manufacturer, so all three make its key; each part is percent-encoded, and an
-absent one is empty.
+Unit ids are unique only per manufacturer, so all three parts form the key. Each part is percent-encoded, and a missing
+one is empty.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ TELEMATICS_UNIT = "TelematicsUnit"
 LENGTH_MAX = 2048
 
 
-# Ids that are remembered with what they stand for, if they are short: callers make them. They tell nothing of any.
+# Parsed ids that are cached, if they are short, because clients choose them. The cache discloses nothing.
 IDS_MAX = 16_384
 SHORT = 64
-# Makers and brands of units that are remembered.
+# Cached pairs of manufacturer and brand.
 KINDS_MAX = 256
 
 
 class UnitKey(NamedTuple):
-    """What identifies a telematics unit."""
+    """The key of a telematics unit."""
 
     manufacturer: str | None
     brand: str | None
@@ -61,7 +61,7 @@ def _encoded(part: str) -> bytes:
 
 
 def parse_global_id(text: str) -> str | UnitKey:
-    """A vehicle's id or a unit's key; raises GlobalIdInvalid for anything this schema did not give out."""
+    """The id of a vehicle or the key of a unit. Raises GlobalIdInvalid."""
     key = _remembered(text) if len(text) <= SHORT else _parsed(text)
     if key is None:
         raise GlobalIdInvalid("`id` is not a global id of this gateway.", "id")
@@ -69,7 +69,7 @@ def parse_global_id(text: str) -> str | UnitKey:
 
 
 def _parsed(text: str) -> str | UnitKey | None:
-    # A thousand wrong ids in each of twenty fields: None is cheap, an error with all that led to it is not.
+    # Returns None for an invalid id, because exceptions are slow for a thousand ids in each of twenty fields.
     try:
         if len(text) > LENGTH_MAX:
             return None
