@@ -14,10 +14,10 @@ from gateway.schema.context import Info
 from gateway.schema.root_fields import ROOT_FIELDS
 from gateway.schema.types import Node, TelematicsUnit, TelematicsUnitConnection, Vehicle, VehicleConnection
 
-First = Annotated[int | None, strawberry.argument(description="Number of edges from the start, or after `after`.")]
-After = Annotated[str | None, strawberry.argument(description="Cursor; returns only edges after this one.")]
-Last = Annotated[int | None, strawberry.argument(description="Number of edges from the end, or before `before`.")]
-Before = Annotated[str | None, strawberry.argument(description="Cursor; returns only edges before this one.")]
+First = Annotated[int | None, strawberry.argument(description="Returns the first n edges.")]
+After = Annotated[str | None, strawberry.argument(description="Returns only edges after this cursor.")]
+Last = Annotated[int | None, strawberry.argument(description="Returns the last n edges.")]
+Before = Annotated[str | None, strawberry.argument(description="Returns only edges before this cursor.")]
 
 PAGING = (
     "Paginates forward with `first` and `after`, or backward with `last` and `before`. "
