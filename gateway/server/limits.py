@@ -33,7 +33,7 @@ class ServerLimits:
         # Cached responses of one event-loop iteration leave together: the first wakes the machine of their clients.
         # That is worth a tenth of the throughput; for responses that were read for, it costs more than it gains.
         self.write_batch: TickBatch[Flushable] = TickBatch(_flush_all)
-        self.rejections = EventCounter("requests refused unread")
+        self.rejections = EventCounter("requests rejected before parsing")
         self.closed_connections = ClosedConnections()
         self.connection_limits = ConnectionLimits(http, self.closed_connections, connections_max, files_max)
         self.unread = UnreadResponses(http, self.closed_connections)
