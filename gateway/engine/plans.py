@@ -16,6 +16,7 @@ from graphql import (
     DocumentNode,
     FragmentDefinitionNode,
     GraphQLError,
+    GraphQLField,
     OperationDefinitionNode,
     OperationType,
     default_field_resolver,
@@ -290,7 +291,8 @@ class _Planner:
         self._engine = engine
         self._types = engine.types
         self._operation = operation
-        self._fragments = fragments_of(document)
+        self._document = document
+        self._fragments: dict[str, FragmentDetails] = {}
         self._tokens = document.token_count or 0
         self._values = values
         self._variables_decide = len(operation.variable_definitions or ()) > flags
@@ -298,8 +300,10 @@ class _Planner:
         self.field = QUERY
 
     def plan(self) -> Plan:
+        """The plan; raises NotCompilable, and graphql-core's errors."""
         query = self._types.schema.query_type
         assert query is not None
+        self._fragments = fragments_of(self._document)
         collected = collect_fields(self._types.schema, self._fragments, self._values, query, self._operation)
         constants: dict[str, str | msgspec.Raw] = {}
         fields: dict[str, list[Field]] = {}
@@ -309,20 +313,10 @@ class _Planner:
             self.field = f"{QUERY}.{name}"
             if name == "__typename":
                 constants[key] = query.name
-                continue
-            if name in INTROSPECTION:
+            elif name in INTROSPECTION:
                 constants[key] = self._constant(key, details)
-                continue
-            if name not in self._engine.root_fields:
-                raise NotCompilable
-            definition = query.fields[name]
-            arguments = arguments_of(definition, details[0].node, self._values)
-            projection = compile_field(self._types, self._subfields, definition.type, details, budget)
-            mask_of = self._engine.root_fields[name].field_mask
-            field_mask = None if mask_of is None else mask_of(projection.needs)
-            fields.setdefault(name, []).append(Field(key, name, arguments, projection, field_mask))
-        if not fields and not self._constant_bytes:
-            raise NotCompilable
+            else:
+                fields.setdefault(name, []).append(self._field(query.fields[name], key, details, budget))
         groups = [self._with_one_mask(name, group, is_only=len(fields) == 1) for name, group in fields.items()]
         return Plan(
             list(collected.grouped_field_set),
@@ -334,8 +328,18 @@ class _Planner:
             self._size_of(groups),
         )
 
+    def _field(self, definition: GraphQLField, key: str, details: Details, budget: Budget) -> Field:
+        name = details[0].node.name.value
+        loader = self._engine.root_fields.get(name)
+        if loader is None:
+            raise NotCompilable
+        arguments = arguments_of(definition, details[0].node, self._values)
+        projection = compile_field(self._types, self._subfields, definition.type, details, budget)
+        field_mask = None if loader.field_mask is None else loader.field_mask(projection.needs)
+        return Field(key, name, arguments, projection, field_mask)
+
     def _constant(self, key: str, details: Details) -> msgspec.Raw:
-        """What the schema tells of itself, unless variables decide it."""
+        """What the schema says about itself, as JSON; raises NotCompilable if variables decide it."""
         query = self._types.schema.query_type
         if self._variables_decide or query is None:
             raise NotCompilable

@@ -1,0 +1,253 @@
+"""Plans: which operations have one, what it loads, and what it answers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from graphql import OperationDefinitionNode, build_schema, parse
+from graphql.execution.values import VariableValues
+
+from gateway.engine.arguments import arguments_of
+from gateway.engine.documents import Document
+from gateway.engine.fallbacks import NOT_COMPILABLE, Fallback, NotCompilable, PlanFallbacks, UnexpectedValue
+from gateway.engine.limits import ExecutionLimits, LimitExceeded
+from gateway.engine.plans import FORMS_MAX, Engine, NotMade, PlanFailed, RootFieldLoader
+from gateway.engine.projection import ON, Types
+from gateway.engine.variables import VariablesInvalid
+from gateway.schema.build import build_schema as gateway_schema
+from gateway.schema.execution import FORMS
+from gateway.upstream.models import Vehicle
+
+SCHEMA = gateway_schema().core
+A, B = Vehicle("A", tags=["x"]), Vehicle("B", tags=["y"])
+
+
+class Loads:
+    """Loads vehicles by their ids, and notes each call."""
+
+    def __init__(self, *errors: Exception) -> None:
+        self.calls: list[tuple[str, list[Any]]] = []
+        self._errors = errors
+
+    def of(self, name: str, found: Any) -> Any:
+        async def load(context: Any, calls: list[Any]) -> list[Any]:
+            self.calls.append((name, list(calls)))
+            return [*self._errors, *([found] * len(calls))][: len(calls)]
+
+        return load
+
+
+def engine_of(loads: Loads, **limits: int) -> Engine:
+    table = {
+        "vehicle": RootFieldLoader(loads.of("vehicle", A), tuple, by_id=True),
+        "node": RootFieldLoader(loads.of("node", B), tuple, by_id=True),
+        "nodes": RootFieldLoader(loads.of("nodes", [A, B])),
+    }
+    return Engine(Types(SCHEMA, FORMS), table, ExecutionLimits(**limits), PlanFallbacks())
+
+
+def document_of(text: str) -> Document:
+    return Document(text, "", parse(text))
+
+
+async def run(engine: Engine, text: str, **variables: Any) -> Any:
+    plan = engine.prepare(document_of(text), None, variables)
+    assert plan is not None
+    return msgspec.json.decode(msgspec.json.encode(await plan.run(None)))
+
+
+async def test_fields_are_answered_in_the_order_of_the_operation():
+    """Constants and fields stand where they were selected, by their aliases."""
+    text = '{ b: __typename v: vehicle(id: "A") { vehicleId } s: __schema { queryType { name } } n: nodes(ids: []) { id } }'
+    data = await run(engine_of(Loads()), text)
+    assert list(data) == ["b", "v", "s", "n"]
+    assert (data["b"], data["v"], data["s"]) == ("Query", {"vehicleId": "A"}, {"queryType": {"name": "Query"}})
+    assert len(data["n"]) == 2
+    assert await run(engine_of(Loads()), "{ __typename }") == {"__typename": "Query"}
+    assert await run(engine_of(Loads()), '{ vehicle(id: "A") @skip(if: true) { id } }') == {}
+
+
+async def test_occurrences_of_a_field_are_loaded_together():
+    """One call has all of them, with their arguments; it is immediate if there are no fields of another name."""
+    loads = Loads()
+    await run(engine_of(loads), '{ a: vehicle(id: "1") { tags } b: vehicle(id: "2") { tags } }')
+    ((name, calls),) = loads.calls
+    assert name == "vehicle"
+    assert [call.arguments["id"] for call in calls] == ["1", "2"]
+    assert all(call.immediate for call in calls)
+    loads.calls.clear()
+    await run(engine_of(loads), '{ a: vehicle(id: "1") { tags } b: node(id: "2") { id } }')
+    assert [(name, call.immediate) for name, calls in loads.calls for call in calls] == [
+        ("vehicle", False),
+        ("node", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "masks"),
+    [
+        ('{ vehicle(id: "1") { tags } }', [("tags",)]),
+        ('{ node(id: "1") { ... on Vehicle { tags } } }', [(f"{ON}Vehicle", f"{ON}TelematicsUnit")]),
+        ('{ a: vehicle(id: "1") { tags } b: vehicle(id: "2") { status } }', [None, None]),
+        ('{ a: vehicle(id: "1") { tags } b: nodes(ids: []) { id } }', [None, None]),
+    ],
+)
+async def test_fields_that_read_the_same_objects_share_a_mask_or_have_none(text, masks):
+    """Two masks of one vehicle would be two reads."""
+    loads = Loads()
+    await run(engine_of(loads), text)
+    found = [call.field_mask for _, calls in loads.calls for call in calls]
+    assert [sorted(mask) if mask else mask for mask in found] == [sorted(mask) if mask else mask for mask in masks]
+
+
+async def test_equal_masks_are_shared():
+    """Occurrences that need the same have the mask, if it is the same one."""
+    loads, mask = Loads(), object()
+    table = {"vehicle": RootFieldLoader(loads.of("vehicle", A), lambda needs: mask, by_id=True)}
+    engine = Engine(Types(SCHEMA, FORMS), table, ExecutionLimits(), PlanFallbacks())
+    await run(engine, '{ a: vehicle(id: "1") { tags } b: vehicle(id: "2") { tags } }')
+    ((_, calls),) = loads.calls
+    assert [call.field_mask for call in calls] == [mask, mask]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{ vehicle(id: "A") { vehicleId } }',
+        '{ a: vehicle(id: "A") { vehicleId } n: nodes(ids: []) { id } }',
+        '{ a: vehicle(id: "A") { vehicleId } b: vehicle(id: "B") { vehicleId } }',
+    ],
+)
+async def test_an_error_of_a_loader_fails_the_plan_at_its_field(text):
+    """The field is named, and the error is the cause."""
+    failure = ValueError()
+    plan = engine_of(Loads(failure)).prepare(document_of(text), None, {})
+    with pytest.raises(PlanFailed) as failed:
+        await plan.run(None)
+    assert failed.value.field == "Query.vehicle"
+    assert failed.value.__cause__ is failure
+
+
+async def test_a_response_that_is_too_long_is_no_failure_of_the_plan():
+    """The limit is raised as it is: the generic executor would exceed it, too."""
+    with pytest.raises(LimitExceeded):
+        await (
+            engine_of(Loads(LimitExceeded("responseBytes", 1)))
+            .prepare(document_of('{ vehicle(id: "A") { tags } }'), None, {})
+            .run(None)
+        )
+
+
+def test_a_plan_is_made_once_for_each_form():
+    """Other variables use the same plan; each choice of the flags has its own, up to a number."""
+    flags = [f"f{number}" for number in range(5)]
+    head = ", ".join(f"${flag}: Boolean!" for flag in flags)
+    body = " ".join(f"{flag}: tags @include(if: ${flag})" for flag in flags)
+    document = document_of(f"query($i: ID!, {head}) {{ vehicle(id: $i) {{ tags {body} }} }}")
+    engine, size = engine_of(Loads()), document.size
+    with pytest.raises(NotMade):
+        engine.prepare(document, None, {"i": "A", **dict.fromkeys(flags, True)}, make=False)
+    first = engine.prepare(document, None, {"i": "A", **dict.fromkeys(flags, True)})
+    assert engine.prepare(document, None, {"i": "B", **dict.fromkeys(flags, True)}, make=False).plan is first.plan
+    grown = document.size
+    assert grown > size
+    with pytest.raises(NotMade):
+        engine.prepare(document, None, {"i": "B", **dict.fromkeys(flags, False)}, make=False)
+    assert document.size == grown
+    for number in range(2**5):
+        forms = {flag: bool(number >> place & 1) for place, flag in enumerate(flags)}
+        prepared = engine.prepare(document, None, {"i": "A", **forms})
+        assert prepared is None or prepared.plan is not first.plan or all(forms.values())
+    assert len(document.plans[None].made) == FORMS_MAX
+    assert document.size > grown
+
+
+def test_variables_that_do_not_fit_are_told_before_there_is_a_plan():
+    """The errors are those of coercion."""
+    engine = engine_of(Loads(), list_items=2)
+    with pytest.raises(VariablesInvalid):
+        engine.prepare(document_of("query($i: ID!) { vehicle(id: $i) { id } }"), None, {})
+    with pytest.raises(LimitExceeded):
+        engine.prepare(document_of("query($i: [ID!]!) { nodes(ids: $i) { id } }"), None, {"i": ["a", "b", "c"]})
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("{ vehicles { nodes { id } } }", "Query.vehicles"),
+        ("query($n: String!) { a: __typename __type(name: $n) { name } }", "Query.__type"),
+        ("query($i: ID!) { vehicle(id: $i) { id } nodes(ids: [$i]) { id } }", "Query.nodes"),
+        ("{ __type(name: 7) { name } }", "Query.__type"),
+        ("{ vehicle(id: 1) { " + " ".join(f"a{n}: tags" for n in range(2001)) + " } }", "Query.vehicle"),
+    ],
+)
+def test_an_operation_that_is_not_compilable_has_no_plan(text, field):
+    """The field that has no compiled form is told, however often it is asked."""
+    engine, document = engine_of(Loads()), document_of(text)
+    for make in (True, False):
+        assert engine.prepare(document, None, {"n": "Query", "i": "A"}, make=make) is None
+        assert engine.unplanned(document, None) == Fallback(NOT_COMPILABLE, field)
+    # Other variables would have decided nothing, so these have a plan.
+    assert engine.prepare(
+        document_of('query($b: Boolean!) { __type(name: "Query") { name @skip(if: $b) } }'), None, {"b": True}
+    )
+
+
+@pytest.mark.parametrize(
+    "text", ["mutation { a }", "subscription { a }", "query A { __typename } query B { __typename }"]
+)
+def test_what_is_no_query_has_no_plan(text):
+    """Nor has a document whose operation is not named."""
+    document = document_of(text)
+    assert engine_of(Loads()).prepare(document, None, {}) is None
+    assert document.plans == {}
+
+
+ARGUMENTS = build_schema(
+    "type Query { f(id: ID!, n: Int, d: Int = 7, of: [Int], r: Int! = 3): Int }"
+).query_type.fields["f"]
+
+
+def made(query: str, **variables: Any) -> dict[str, Any]:
+    (operation,) = parse(query).definitions
+    assert isinstance(operation, OperationDefinitionNode)
+    (node,) = operation.selection_set.selections
+    coerced = VariableValues({}, {"i": "first", "n": 1, "r": 5, **variables})
+    return arguments_of(ARGUMENTS, node, coerced)({**variables})
+
+
+def test_arguments_are_made_of_constants_and_of_variables():
+    """The variables of each run count, not those of the first; defaults of arguments are constants."""
+    assert made('{ f(id: "a", of: [1]) }') == {"id": "a", "d": 7, "of": [1], "r": 3}
+    assert made("query($i: ID!) { f(id: $i) }", i="b") == {"id": "b", "d": 7, "r": 3}
+    assert made("query($n: Int) { f(id: 1, n: $n, d: 2) }", n=None) == {"id": "1", "n": None, "d": 2, "r": 3}
+    assert made("query($n: Int) { f(id: 1, n: $n, d: 2) }") == {"id": "1", "d": 2, "r": 3}
+
+
+@pytest.mark.parametrize(
+    "query", ["query($n: Int) { f(id: 1, of: [$n]) }", "query($n: Int) { f(id: 1, of: [[{a: $n}]]) }"]
+)
+def test_a_variable_within_a_value_is_not_compilable(query):
+    """Only a variable that is all of an argument is."""
+    with pytest.raises(NotCompilable):
+        made(query, n=1)
+
+
+@pytest.mark.parametrize(
+    ("query", "variables"),
+    [
+        ("query($i: ID) { f(id: $i) }", {"i": None}),
+        ("query($i: ID!) { f(id: $i) }", {}),
+        ("query($n: Int) { f(id: 1, d: $n) }", {}),
+        ("query($r: Int) { f(id: 1, r: $r) }", {}),
+    ],
+)  # fmt: skip
+def test_an_error_or_a_default_is_left_to_the_generic_executor(query, variables):
+    """A null or nothing for what is required, or for what has a default."""
+    (operation,) = parse(query).definitions
+    (node,) = operation.selection_set.selections
+    arguments = arguments_of(ARGUMENTS, node, VariableValues({}, {"i": "x", "n": 1, "r": 5}))
+    with pytest.raises(UnexpectedValue):
+        arguments(variables)
