@@ -140,6 +140,72 @@ async def test_a_response_that_is_too_long_is_no_failure_of_the_plan():
         )
 
 
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('{ v: vehicle(id: "A") { tags } }', "v"),
+        ('{ v: vehicle(id: "A") { tags } w: vehicle(id: "B") { tags } }', None),
+        ('{ v: vehicle(id: "A") { tags } n: nodes(ids: []) { id } }', None),
+        ('{ v: vehicle(id: "A") { tags } __typename }', None),
+        ("{ __typename }", None),
+        ("{ __schema { queryType { name } } }", None),
+    ],
+)
+def test_the_only_field_of_a_plan_is_all_of_its_answer(text, key):
+    """A response that is one field may be cached with what it was made of."""
+    only = engine_of(Loads()).prepare(document_of(text), None, {}).plan.only
+    assert (None if only is None else only.key) == key
+
+
+class Page:
+    """A connection whose rendered form may be kept."""
+
+    def __init__(self) -> None:
+        self.nodes = [A, B]
+        self.rendered: dict[int, bytes] = {}
+        self.made_ready = 0
+
+    async def kept(self, projection: int) -> bytes | None:
+        return self.rendered.get(projection)
+
+    async def ready(self) -> Page:
+        self.made_ready += 1
+        return self
+
+    def keep(self, projection: int, rendered: bytes) -> None:
+        self.rendered[projection] = rendered
+
+
+class States:
+    """The loaders of a request, with no state of any vehicle."""
+
+    def __init__(self) -> None:
+        self.loaders = self.latest_states = self
+
+    async def many(self, ids: list[str]) -> list[None]:
+        return [None] * len(ids)
+
+
+async def test_a_rendered_answer_is_used_again():
+    """It is encoded once and counted each time; what is made of more than the value itself is not kept."""
+    page = Page()
+    table = {"vehicles": RootFieldLoader(Loads().of("vehicles", page))}
+    engine = Engine(Types(SCHEMA, FORMS), table, ExecutionLimits(response_bytes=100), PlanFallbacks())
+    text = "{ v: vehicles { nodes { vehicleId } } }"
+    plan = engine.prepare(document_of(text), None, {})
+    expected = {"v": msgspec.Raw(b'{"nodes":[{"vehicleId":"A"},{"vehicleId":"B"}]}')}
+    assert await plan.run(None) == await plan.run(None) == expected
+    assert page.made_ready == 1
+    assert list(page.rendered.values()) == [bytes(expected["v"])]
+    page.rendered = dict.fromkeys(page.rendered, b" " * 101)
+    with pytest.raises(LimitExceeded):
+        await plan.run(None)
+    page.rendered.clear()
+    more = engine.prepare(document_of("{ v: vehicles { nodes { latestState { ignition { value } } } } }"), None, {})
+    assert await more.run(States()) == {"v": {"nodes": [{"latestState": None}, {"latestState": None}]}}
+    assert page.rendered == {}
+
+
 def test_a_plan_is_made_once_for_each_form():
     """Other variables use the same plan; each choice of the flags has its own, up to a number."""
     flags = [f"f{number}" for number in range(5)]

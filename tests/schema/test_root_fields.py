@@ -19,6 +19,7 @@ from gateway.schema.build import Schema, build_schema
 from gateway.schema.context import Context, Info
 from gateway.schema.cost import CostModel
 from gateway.schema.execution import Execution
+from gateway.schema.global_ids import unit_global_id, vehicle_global_id
 from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
 from gateway.schema.queries import Query
@@ -27,9 +28,11 @@ from gateway.schema.scalars import CONFIG
 from gateway.schema.types import TelematicsUnit, Vehicle
 from gateway.schema.upstream_calls import UpstreamCalls
 from gateway.settings import LimitSettings
+from gateway.upstream import models
 from gateway.upstream.fetching import Errand, Tally
+from gateway.upstream.models import decoded
 from gateway.upstream.pages import VehiclePage
-from gateway.upstream.views import vehicle_view
+from gateway.upstream.views import vehicle_view, viewed
 
 
 def test_the_table_has_each_root_field():
@@ -122,3 +125,114 @@ def test_what_is_needed_of_nodes_is_needed_by_either_way(needs, nodes):
 def test_both_connections_read_the_same_pages():
     """Their cost is counted by one method, so equal slices of both count once."""
     assert ROOT_FIELDS["vehicles"].cost is ROOT_FIELDS["telematicsUnits"].cost is UpstreamCalls.add_connection
+
+
+UNIT = {"id": "1", "manufacturer": "INVERS", "brand": "CLOUDBOXX"}
+FLEET = [{"id": "A", "tags": ["x"], "telematics_unit": UNIT}, {"id": "B"}]
+
+
+class SmallFleet:
+    """Two vehicles; notes what is read, and whether all of it is decoded."""
+
+    def __init__(self) -> None:
+        self.reads: list[tuple[Any, ...]] = []
+
+    async def vehicles(
+        self, errand: Errand, *, cursor: str | None, search: str | None, view: Any, afresh: bool
+    ) -> VehiclePage:
+        self.reads.append(("page", search, view is None))
+        return VehiclePage.of_body(msgspec.json.encode({"items": FLEET}), view)
+
+    async def vehicles_by_id(self, errand: Errand, ids: list[str], view: Any = None) -> dict[str, Any]:
+        self.reads.append((*ids, view is None))
+        known = {vehicle["id"]: msgspec.json.encode(vehicle) for vehicle in FLEET}
+        decode = (lambda body: decoded(body, models.Vehicle)) if view is None else (lambda body: viewed(body, view))
+        return {one: decode(known[one]) if one in known else None for one in ids}
+
+    async def latest_states(self, errand: Errand, ids: list[str]) -> list[Any]:
+        return [None] * len(ids)
+
+
+async def answer(text: str, *, compiled: bool = True, **context: Any) -> tuple[Any, list[str], Any]:
+    execution, document, fleet = Execution(SCHEMA, projection=compiled), Document(text, "", parse(text)), SmallFleet()
+    errand = Errand(Caller("token"), Tally())
+    values = Context(errand, Loaders(fleet, errand), Limits(), "id", **context)
+    result = await execution.of(document, None, {}, values, execution.prepared(document, None, {}))
+    codes = [error.original_error.code for error in result.errors or ()]
+    return msgspec.json.decode(msgspec.json.encode(result.data)), codes, fleet.reads
+
+
+SCHEMA = build_schema()
+ID_A, ID_B = vehicle_global_id("A"), vehicle_global_id("B")
+ID_UNIT = unit_global_id("INVERS", "CLOUDBOXX", "1")
+TAGS = {"tags": ["x"]}
+UNIT_ID = {"unitId": "1"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reads"),
+    [
+        ('vehicle(id: "A") { tags }', TAGS, [("A", False)]),
+        ('vehicle(id: "C") { tags }', None, [("C", False)]),
+        (f'node(id: "{ID_A}") {{ ... on Vehicle {{ tags }} }}', TAGS, [("A", False)]),
+        (f'node(id: "{ID_UNIT}") {{ ... on TelematicsUnit {{ unitId }} }}', UNIT_ID, [("page", None, True)]),
+        (f'nodes(ids: ["{ID_A}", "{ID_B}"]) {{ ... on Vehicle {{ tags }} }}', [TAGS, {"tags": None}], [("A", "B", False)]),
+        ("vehicles { nodes { tags } }", {"nodes": [TAGS, {"tags": None}]}, [("page", None, False)]),
+        ("vehicles(first: 1) { edges { node { tags } } }", {"edges": [{"node": TAGS}]}, [("page", None, False)]),
+        ('vehicles(first: 1, search: "x") { nodes { tags } }', {"nodes": [TAGS]}, [("page", "x", False)]),
+        ('vehicles(first: 1, search: "", after: "") { nodes { tags } }', {"nodes": [TAGS]}, [("page", None, False)]),
+        ("telematicsUnits { nodes { unitId } }", {"nodes": [UNIT_ID]}, [("page", None, False)]),
+        ('telematicsUnit(manufacturer: "INVERS", brand: "CLOUDBOXX", id: "1") { unitId }', UNIT_ID, [("page", None, True)]),
+        ('telematicsUnit(manufacturer: "", brand: "", id: "1") { unitId }', None, [("page", None, True)]),
+        ('_entities(representations: [{__typename: "Vehicle", vehicleId: "A"}]) { ... on Vehicle { tags } }', [TAGS], [("A", False)]),
+    ],
+)  # fmt: skip
+async def test_each_root_field_is_loaded_as_its_resolver_loads_it(field, value, reads):
+    """A plan reads no more than what it answers with; the resolver gives the same, of whole vehicles."""
+    assert await answer(f"{{ it: {field} }}") == ({"it": value}, [], reads)
+    data, codes, whole = await answer(f"{{ it: {field} }}", compiled=False)
+    assert (data, codes, whole) == ({"it": value}, [], [(*read[:-1], True) for read in reads])
+    twice, _, read = await answer(f"{{ it: {field} again: {field} }}")
+    assert twice == {"it": value, "again": value}
+    assert len(read) == 1
+
+
+async def test_fields_that_fail_leave_the_others():
+    """Each occurrence of a field has its own error in its place."""
+    text = (
+        f'{{ a: node(id: "nonsense") {{ id }} b: node(id: "{ID_A}") {{ id }} c: nodes(ids: ["x", "{ID_B}"]) {{ id }} }}'
+    )
+    for compiled in (True, False):
+        data, codes, _ = await answer(text, compiled=compiled)
+        assert data == {"a": None, "b": {"id": ID_A}, "c": [None, {"id": ID_B}]}
+        assert codes == ["GLOBAL_ID_INVALID"] * 2
+
+
+async def test_too_many_ids_are_refused():
+    """As many as the limit are read."""
+    text = f'{{ nodes(ids: ["{ID_A}", "{ID_B}"]) {{ id }} }}'
+    assert (await answer(text, nodes_max=2))[1] == []
+    assert (await answer(text, nodes_max=1))[1:] == (["BAD_USER_INPUT"], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("{ vehicles { nodes { id } } }", (None, None)),
+        ('{ vehicles(search: "x") { nodes { id } } }', (None, "x")),
+        ('{ vehicles(search: "") { nodes { id } } }', (None, None)),
+        ("{ telematicsUnits(first: 2) { nodes { id } } }", (None, None)),
+        ('{ vehicles(after: "broken") { nodes { id } } }', None),
+        ('{ vehicle(id: "A") { id } }', None),
+        ("{ vehicles { nodes { id } } __typename }", None),
+    ],
+)
+def test_only_a_connection_has_a_fragment_key(text, place):
+    """The key says where the connection begins, and differs by what is selected of which connection."""
+    execution = Execution(SCHEMA)
+    document = Document(text, "", parse(text))
+    found = execution.place_of(execution.prepared(document, None, {}), Limits(), None)
+    assert (None if found is None else found[:2]) == place
+    if found is not None:
+        other = Document(text.replace("id", "id more: id"), "", parse(text.replace("id", "id more: id")))
+        assert execution.place_of(execution.prepared(other, None, {}), Limits(), None).key != found.key
