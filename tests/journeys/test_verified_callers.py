@@ -18,7 +18,7 @@ from tests.issuer import ISSUER, FakeIssuer
 QUERY = "query($c: String) { vehicles(first: 2, after: $c) { nodes { vehicleId } pageInfo { endCursor } } }"
 
 
-class Wire(httpx.AsyncBaseTransport):
+class Network(httpx.AsyncBaseTransport):
     """A network of two hosts: the fleet API and the issuer."""
 
     def __init__(self, simulator: Simulator, issuer: FakeIssuer) -> None:
@@ -34,7 +34,7 @@ class Wire(httpx.AsyncBaseTransport):
 async def world():
     simulator, issuer = Simulator([FleetPlan(), FleetPlan("EXFL29")], Switches(rate_limit_requests=0)), FakeIssuer()
     settings = Settings(upstream={"url": "http://fleet.test"}, oidc={"issuer": ISSUER, "audience": "fleet"})
-    app = create_app(settings, Wire(simulator, issuer))
+    app = create_app(settings, Network(simulator, issuer))
     async with served(ServerConfig(app, settings)) as url, httpx.AsyncClient(base_url=url) as http:
 
         async def ask(token: str, cursor: str | None = None, **other: object) -> httpx.Response:

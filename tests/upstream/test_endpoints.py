@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from gateway.errors import GatewayError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
-from gateway.settings import CacheSettings, UpstreamSettings
+from gateway.settings import CacheSettings, Settings, UpstreamSettings
 from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.cache import Cache, Filling, MemoryStore
+from gateway.upstream.connect import connect
 from gateway.upstream.endpoints import NOT_KEPT, Endpoint, FleetEndpoints, Lifetime
 from gateway.upstream.fetching import Read, Reply
 from gateway.upstream.lease import Leased
@@ -139,16 +140,22 @@ class Recorder:
             writer.close()
 
 
-@pytest.fixture(params=TRANSPORTS)
-async def recorded(request):
-    """A transport and the server that it talks to, over a real socket."""
+@pytest.fixture
+async def recorder():
+    """A server and its URL."""
     recorder = Recorder()
     server = await asyncio.start_server(recorder.serve, "127.0.0.1", 0)
-    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api"
-    transport = HttpTransport(UpstreamSettings(url=url, transport=request.param, read_timeout=0.3))
-    yield transport, recorder
-    await transport.close()
+    yield recorder, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/api"
     server.close()
+
+
+@pytest.fixture(params=TRANSPORTS)
+async def recorded(request, recorder):
+    """A transport and the server that it talks to, over a real socket."""
+    server, url = recorder
+    transport = HttpTransport(UpstreamSettings(url=url, transport=request.param, read_timeout=0.3))
+    yield transport, server
+    await transport.close()
 
 
 @pytest.mark.parametrize("body", [b"", b'{"tag": "blue"}', b"\r\n\r\nGET /x HTTP/1.1\r\n\r\n", b"x" * 300_000])
@@ -197,6 +204,27 @@ async def test_a_write_is_never_made_twice(recorded, steps):
     with pytest.raises((UpstreamUnavailable, UpstreamTimeout)):
         await calls_over(transport, retry={"attempts": 3, "pause": 0.001}).fetch(write())
     assert len(recorder.requests) == 2
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("coalescing", [True, False])
+async def test_a_write_passes_the_whole_stack_once(recorder, transport, coalescing):
+    """Through all that a client has around its transport, a write is sent once, whatever becomes of it."""
+    server, url = recorder
+    settings = Settings(
+        upstream={"url": url, "transport": transport}, retry={"pause": 0.001}, coalescing={"enabled": coalescing}
+    )
+    async with connect(settings) as client:
+        replies = await asyncio.gather(*(client._fetcher.fetch(write()) for _ in range(3)))
+        assert [reply.value for reply in replies] == [{"body": "{}"}] * 3
+        await asyncio.sleep(0.01)
+        server.steps = [b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"]
+        with pytest.raises(UpstreamUnavailable):
+            await client._fetcher.fetch(write())
+        server.steps = [CLOSE]
+        with pytest.raises(UpstreamUnavailable):
+            await client._fetcher.fetch(write())
+    assert [request.rpartition(b"\r\n")[2] for request in server.requests] == [b'{"tag": "blue"}'] * 5
 
 
 class NoLeases:

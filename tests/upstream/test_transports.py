@@ -244,6 +244,20 @@ def test_some_statuses_have_no_body(run, status, lines):
     run(scenario, [b"HTTP/1.1 %d Fine\r\n%b\r\n" % (status, lines)], [PLAIN], read_timeout=1)
 
 
+def test_cookies_and_redirects_are_not_followed(run):
+    """A redirect is no answer, and no later request carries a cookie."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        with pytest.raises(UpstreamInvalidResponse):
+            await transport.fetch(read())
+        await transport.fetch(read())
+        assert len(server.heads) == 2
+        assert not any(b"cookie" in head.lower() for head in server.heads)
+
+    cookie = b"Set-Cookie: session=alice; Path=/\r\nContent-Length: 0\r\n\r\n"
+    run(scenario, [b"HTTP/1.1 307 Elsewhere\r\nLocation: /vehicles/OTHER\r\n" + cookie], [PLAIN])
+
+
 def test_connections_are_kept_as_long_as_they_may(run):
     """Calls one after the other share a connection; one that was idle too long, or that the server ended, is no more."""
 
