@@ -156,8 +156,8 @@ class RunningCall(Struct, Generic[T], eq=False):
                 self.sender.begin(self.read, self)
             except BROKEN as broken:
                 failure = meaning_of(broken)
-            except UpstreamError as refused:
-                failure = refused
+            except Exception as failed:  # noqa: BLE001 - the steps handle it
+                failure = failed
             else:
                 return
         self.complete(outcome)
