@@ -58,8 +58,9 @@ class Steps:
         self.circuit = Circuit(BreakerSettings(**{"failures": 1, **breaker}))
         self.retries = RetryPolicy(RetrySettings(attempts=attempts, pause=1, share=0.25), lambda: 1.0)
         self.layer = Resilience(self.circuit, self.retries, self.limiter, self.clock)
+        read = vehicle_read()
         self.call = SimpleNamespace(
-            read=SimpleNamespace(errand=vehicle_read().errand, patience=SimpleNamespace(left=10))
+            read=SimpleNamespace(errand=read.errand, endpoint=read.endpoint, patience=SimpleNamespace(left=10))
         )
 
     def begin(self):
