@@ -96,6 +96,6 @@ async def test_a_rate_limit_is_one_for_all_gateways_of_a_fleet_api_and_no_other(
     for url in (gateway(one), gateway(one, page_size=7), gateway(other)):
         fleets_of(url)
     async with Redis.from_url(redis.url) as client:
-        windows = [key for key in await client.keys("*") if b":pace:" in key]
+        windows = [key for key in await client.keys("*") if b":rate:" in key]
         remaining = sorted([int(await client.hget(key, "remaining")) for key in windows])
     assert remaining == [98, 99]
