@@ -101,7 +101,7 @@ OPERATIONS = {
 # The forms, each with the path below which its fleet is.
 ROWS = {
     "cached": ("", FORMS["cached"]),
-    "cache 0 s": ("", FORMS["kept 0 s"]),
+    "cache 0 s": ("", FORMS["cache 0 s"]),
     "uncached": ("", FORMS["uncached"]),
     "uncached, changing": (MOVING, FORMS["uncached"]),
 }
