@@ -124,18 +124,10 @@ class Plan:
         data: dict[str, Any] = dict.fromkeys(self.keys)
         data.update(self.constants)
         if len(self.fields) == 1:
-            await self._try(self.fields[0], context, coerced, data, size)
+            await self._answer(self.fields[0], context, coerced, data, size)
         else:
-            await asyncio.gather(*(self._try(fields, context, coerced, data, size) for fields in self.fields))
+            await asyncio.gather(*(self._answer(fields, context, coerced, data, size) for fields in self.fields))
         return data
-
-    async def _try(self, fields: Sequence[Field], *more: Any) -> None:
-        try:
-            await self._answer(fields, *more)
-        except LimitExceeded:
-            raise
-        except Exception as failure:
-            raise PlanFailed(f"{QUERY}.{fields[0].name}") from failure
 
     async def _answer(
         self,
@@ -146,17 +138,22 @@ class Plan:
         size: ResponseSize,
     ) -> None:
         immediate = len(self.fields) == 1
-        calls = [RootFieldCall(each.arguments(coerced), each.field_mask, immediate) for each in fields]
-        values = await self.root_fields[fields[0].name].load(context, calls)
-        for each, value in zip(fields, values, strict=True):
-            if isinstance(value, Exception):
-                raise value
-            if hasattr(value, "keep"):
-                data[each.key] = await self._kept(each.projection, value, context, size)
-            elif each.projection.reads:
-                data[each.key] = (await each.projection.run(value, context))[0]
-            else:
-                data[each.key] = each.projection.complete(value, ())
+        try:
+            calls = [RootFieldCall(each.arguments(coerced), each.field_mask, immediate) for each in fields]
+            values = await self.root_fields[fields[0].name].load(context, calls)
+            for each, value in zip(fields, values, strict=True):
+                if isinstance(value, Exception):
+                    raise value  # noqa: TRY301 - as any other error of the field
+                if hasattr(value, "keep"):
+                    data[each.key] = await self._kept(each.projection, value, context, size)
+                elif each.projection.reads:
+                    data[each.key] = (await each.projection.run(value, context))[0]
+                else:
+                    data[each.key] = each.projection.complete(value, ())
+        except LimitExceeded:
+            raise
+        except Exception as failure:
+            raise PlanFailed(f"{QUERY}.{fields[0].name}") from failure
 
     async def _kept(self, projection: Projection, keeping: Keeping, context: Any, size: ResponseSize) -> Any:
         rendered = await keeping.kept(projection.key)

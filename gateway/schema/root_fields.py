@@ -110,7 +110,8 @@ async def _load_entities(context: Context, call: RootFieldCall) -> Any:
 
 
 def _slice(call: RootFieldCall) -> Arguments:
-    return Arguments(*map(call.arguments.get, Arguments._fields))
+    given = call.arguments.get
+    return Arguments(given("first"), given("after"), given("last"), given("before"))
 
 
 def _search(call: RootFieldCall) -> str | None:
