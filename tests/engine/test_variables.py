@@ -113,3 +113,22 @@ def test_variables_that_decide_on_fields_are_found_anywhere():
         "fragment F on Query { y @include(if: $b) z @skip(if: true) }"
     )
     assert flags_of(document, document.definitions[0]) == ["b", "d"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        ("Int", 2**31 - 1),
+        ("Int!", -(2**31)),
+        ("ID!", "x"),
+        ("String", ""),
+        ("String", None),
+        ("Boolean!", False),
+        ("[ID!]!", ["x", "y"]),
+        ("[Int]", []),
+    ],
+)
+def test_plain_values_need_no_coercion(monkeypatch, kind, value):
+    """Values that fit their types are taken as they are, lists up to the limit, without graphql-core."""
+    monkeypatch.setattr("gateway.engine.variables.get_variable_values", None)
+    assert coercion(f"$v: {kind}, $w: Int", 2).coerced({"v": value}) == {"v": value}
