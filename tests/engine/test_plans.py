@@ -69,6 +69,12 @@ async def test_fields_are_answered_in_the_order_of_the_operation():
     assert await run(engine_of(Loads()), '{ vehicle(id: "A") @skip(if: true) { id } }') == {}
 
 
+async def test_fragments_are_part_of_a_plan():
+    """A selection in a fragment is planned as if it stood where the fragment is spread."""
+    text = '{ ...F } fragment F on Query { vehicle(id: "A") { ...G } } fragment G on Vehicle { tags }'
+    assert await run(engine_of(Loads()), text) == {"vehicle": {"tags": ["x"]}}
+
+
 async def test_occurrences_of_a_field_are_loaded_together():
     """One call has all of them, with their arguments; it is immediate if there are no fields of another name."""
     loads = Loads()
