@@ -199,7 +199,7 @@ class UpstreamError(GatewayError):
         super().__init__(self.message)
         self.problem = problem
         self.retry_after = retry_after
-        self.rate: tuple[int, int, float] | None = None  # the response's rate limit; clients don't see it
+        self.rate: tuple[int, int, float] | None = None  # the limit that came with the answer, for the rate limiter
 
     def extensions(self) -> dict[str, object]:
         extensions = super().extensions()
