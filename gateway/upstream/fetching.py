@@ -287,14 +287,10 @@ class Layer(Protocol):
         """The steps to the reply of a call, which raise our errors."""
 
 
-class Fetcher(Protocol):
-    """Takes a read to its reply, or raises one of our errors; fetchers stack without knowing each other."""
+class ManyFetcher(Protocol):
+    """Takes a read to its reply, or raises one of our errors; or many, at most so many at a time, in order."""
 
     async def fetch(self, read: Read[T]) -> Reply[T]: ...
-
-
-class ManyFetcher(Fetcher, Protocol):
-    """Takes many reads of one request to their replies or errors, in order, at most so many at a time."""
 
     async def fetch_all(self, reads: Sequence[Read[T]], at_a_time: int) -> list[Reply[T] | BaseException]: ...
 
