@@ -3,8 +3,8 @@
 Each `_Channel` is an httpx transport of its own with one connection, which calls share over HTTP/2 only. httpcore's
 pool loses connections when calls are cancelled or fail at certain moments (its issue 1093), and it may give a call the
 bytes that a server sent for another. So a channel is closed after a call that did not end well, and an HTTP/1.1
-connection serves its next call only after it has been silent for `QUIET` seconds. A cancelled call over HTTP/2 runs to
-its end, because httpcore would let those fail that share its connection.
+connection serves its next call only after it has been silent for `SILENCE` seconds. A cancelled call over HTTP/2 runs
+to its end, because httpcore would let those fail that share its connection.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import httpcore
@@ -19,20 +20,27 @@ import httpx
 
 from gateway.settings import UpstreamSettings
 from gateway.telemetry import get_logger
-from gateway.upstream.http1 import DISTRUST, FAREWELL, HEAD_BYTES_MAX, ODD, QUIET, Parts, is_foreign
+from gateway.upstream.http1 import DISTRUST, FAREWELL, HEAD_BYTES_MAX, ODD, Parts, is_foreign
 from gateway.upstream.network import Proxy, proxy_of, tls_context
 
 T = TypeVar("T")
 log = get_logger("gateway.upstream")
 
-# Seconds for which a connection that was idle is listened to before its next request.
-LISTEN = 0.001
+# Seconds without a byte before an HTTP/1.1 connection serves its next call, and for which it is listened to even then.
+# Longer than under the builtin transport: httpcore gives way to other tasks between the last look and the request.
+SILENCE, LISTEN = 0.05, 0.001
 # Calls at a time over one HTTP/2 connection; servers allow 100 at least, mostly.
 STREAMS_MAX = 100
 # What a chunk's framing takes at least, and after how many pieces of a body the event loop runs other callbacks.
 FRAMING = 5
 PIECES_A_TURN = 64
 CLOSED = "The transport is closed."
+# What httpcore tells a trace function just before it sends.
+SENDING = "http11.send_request_headers.started"
+
+
+class _NotSilent(Exception):
+    """Something arrived on a connection before a request was sent over it."""
 
 
 class _Channel:
@@ -122,8 +130,12 @@ class HttpxTransport:
     async def _call(self, request: httpx.Request) -> tuple[_Channel, Parts]:
         try:
             async with asyncio.timeout(self._settings.total_timeout), self._slot():
-                channel = await self._take()
-                return channel, await self._answer(channel, request)
+                while True:
+                    channel = await self._take()
+                    try:
+                        return channel, await self._answer(channel, request)
+                    except _NotSilent:
+                        pass  # nothing of the request was sent; another connection may have it
         except TimeoutError as late:
             raise httpx.ReadTimeout("The response took too long.") from late
 
@@ -133,7 +145,7 @@ class HttpxTransport:
         if " " in target or not all(text.isascii() and text.isprintable() for text in texts):
             raise httpx.LocalProtocolError(ODD)
         url = self._settings.url + target
-        return httpx.Request(method, url, headers=fields, content=body or None, extensions=self._timeouts)
+        return httpx.Request(method, url, headers=fields, content=body or None, extensions=dict(self._timeouts))
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -152,23 +164,31 @@ class HttpxTransport:
         """A channel for a call: one that is idle and silent, else a new one."""
         while self._available and not self._closed:
             channel = next(iter(self._available))
-            channel.calls += 1
-            if channel.calls >= channel.streams:
-                del self._available[channel]
-            try:
-                if channel.stream is None or await self._is_silent(channel.stream, channel.silent_at):
-                    return channel
-            except BaseException:
-                self._give_back(channel, retire=True)
-                raise
-            self._give_back(channel, retire=True)
+            is_full = len(self._channels) >= self._settings.connections_max
+            if channel.silent_at > asyncio.get_running_loop().time() and not is_full:
+                break
+            if await self._claim(channel):
+                return channel
         if self._closed:
             raise httpx.ConnectError(CLOSED)
         channel = self._new_channel()
-        channel.calls += 1
-        if channel.calls < channel.streams:
-            self._available[channel] = None
+        self._available[channel] = None
+        await self._claim(channel)
         return channel
+
+    async def _claim(self, channel: _Channel) -> bool:
+        """Counts a call of an available channel; False where its connection is not silent, which ends it."""
+        channel.calls += 1
+        if channel.calls >= channel.streams:
+            del self._available[channel]
+        try:
+            is_silent = channel.stream is None or await self._is_silent(channel.stream, channel.silent_at)
+        except BaseException:
+            self._give_back(channel, retire=True)
+            raise
+        if not is_silent:
+            self._give_back(channel, retire=True)
+        return is_silent
 
     async def _is_silent(self, stream: httpcore.AsyncNetworkStream, silent_at: float) -> bool:
         """Whether a connection is open, and nothing arrives that the next call could take for its response."""
@@ -185,6 +205,7 @@ class HttpxTransport:
 
     async def _answer(self, channel: _Channel, request: httpx.Request) -> Parts:
         is_whole = False
+        request.extensions["trace"] = partial(self._look_before_sending, channel)
         try:
             response = await channel.transport.handle_async_request(request)
             try:
@@ -200,6 +221,15 @@ class HttpxTransport:
         finally:
             self._give_back(channel, retire=not is_whole)
         return response.status_code, dict(response.headers.raw), body
+
+    async def _look_before_sending(self, channel: _Channel, event: str, _: object) -> None:
+        """Looks once more whether something has arrived: httpcore gives way to other tasks before it sends."""
+        stream = channel.stream
+        if event != SENDING or stream is None:
+            return
+        is_trusted = asyncio.get_running_loop().time() >= self._trusts_from
+        if not is_trusted or (stream.get_extra_info("is_readable") and not await self._is_silent(stream, 0.0)):
+            raise _NotSilent
 
     async def _body(self, response: httpx.Response) -> bytes:
         """The body as it was sent; more than its bound is only as much as shows it."""
@@ -246,7 +276,8 @@ class HttpxTransport:
         if retire or channel.is_retired or is_doubtful or not expiry or self._closed:
             self._retire(channel)
             return
-        channel.silent_at, channel.expires_at = now + QUIET, now + expiry
+        channel.silent_at = 0.0 if channel.stream is None else now + SILENCE
+        channel.expires_at = now + expiry
         self._available.pop(channel, None)
         self._available[channel] = None
         if self._pruning is None:

@@ -24,7 +24,7 @@ from tests.upstream.certificates import Certificate, certificate, server_context
 from tests.upstream.fakes import errand, vehicle_read
 from tests.upstream.http2_server import Http2Server
 from tests.upstream.proxy import ForwardProxy
-from tests.upstream.test_transports import PLAIN, TRANSPORTS, Server
+from tests.upstream.test_transports import PLAIN, SILENT, TRANSPORTS, Server
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
@@ -143,6 +143,7 @@ async def test_a_tunnel_through_the_proxy_of_the_environment(variable, monkeypat
         async with transport_to(url, transport="httpx", ca_file=ca_file) as transport:
             for _ in range(2):
                 assert (await transport.fetch(read())).value.vehicle_id == "JQ7RP"
+                await asyncio.sleep(SILENT)
     (head,) = proxy.heads
     assert head.startswith(b"CONNECT localhost:%d HTTP/1.1\r\n" % int(url.rpartition(":")[2]))
     assert b"Basic " + base64.b64encode(b"user:password") in head
@@ -310,4 +311,5 @@ async def test_a_server_without_http2_is_spoken_to_over_http11(server_certificat
         for _ in range(3):
             replies = await asyncio.gather(*(transport.fetch(read()) for _ in range(5)))
             assert [reply.value.vehicle_id for reply in replies] == ["JQ7RP"] * 5
+            await asyncio.sleep(SILENT)
     assert 5 <= server.connections <= 11

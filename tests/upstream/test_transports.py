@@ -31,6 +31,7 @@ OK = b"HTTP/1.1 200 OK\r\n"
 PLAIN = OK + b"Content-Length: 14\r\n\r\n" + BODY
 CLOSE = object()  # ends the connection
 PAUSE = object()  # sends nothing for a while
+SILENT = 0.07  # seconds after which either transport has a connection serve its next call
 Step = bytes | object
 
 
@@ -237,7 +238,7 @@ def test_some_statuses_have_no_body(run, status, lines):
         with pytest.raises(UpstreamInvalidResponse) as failed:
             await transport.fetch(read())
         assert failed.value.problem.status == status
-        await asyncio.sleep(0.02)
+        await asyncio.sleep(SILENT)
         await transport.fetch(read())
         assert server.connections == 1
 
@@ -264,9 +265,11 @@ def test_connections_are_kept_as_long_as_they_may(run):
     async def scenario(transport: HttpTransport, server: Server) -> None:
         for _ in range(3):
             await transport.fetch(read())
+            await asyncio.sleep(SILENT)
         assert server.connections == 1
         await asyncio.sleep(0.5)
         await transport.fetch(read())
+        await asyncio.sleep(SILENT)
         assert server.connections == 2
         await transport.fetch(read())  # after its answer the server ends the connection
         await asyncio.sleep(0.1)
@@ -326,8 +329,8 @@ def test_who_ends_an_idle_connection_is_trusted_still(run):
     async def scenario(transport: HttpTransport, server: Server) -> None:
         await asyncio.gather(transport.fetch(read()), transport.fetch(read()))
         server.writers[0].write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
-        await asyncio.sleep(0.05)
         for _ in range(3):
+            await asyncio.sleep(SILENT)
             await transport.fetch(read())
         assert server.connections == 2
 
@@ -474,6 +477,7 @@ def test_a_cancelled_call_ends_its_connection_alone(run):
     async def scenario(transport: HttpTransport, server: Server) -> None:
         await asyncio.gather(transport.fetch(read()), transport.fetch(read()))
         assert server.connections == 2
+        await asyncio.sleep(SILENT)
         leaving = asyncio.create_task(transport.fetch(read()))
         await asyncio.sleep(0.05)
         leaving.cancel()
