@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from gateway.engine.manifests import read_manifest
+from gateway.engine.trusted_documents import read_manifest
 from gateway.hosts import AllowedHosts
 from gateway.overload.cpu_monitor import monitor
 from gateway.overload.load_shedding import LoadShedder
@@ -22,16 +22,16 @@ from gateway.schema.cost import CostModel
 from gateway.schema.pagination import Limits
 from gateway.settings import ConnectionSettings, OidcSettings, Settings
 from gateway.telemetry import RequestLog, configure_logs, failures_logged
-from gateway.upstream.connect import connect
-from gateway.upstream.fetching import Clock, now
-from gateway.upstream.transport import Network
+from gateway.upstream.http.transport import Network
+from gateway.upstream.requests import Clock, now
+from gateway.upstream.stack import build_client
 from gateway.web.asgi_app import GatewayApp
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_app import GraphQLApp, Runtime
 from gateway.web.graphql_request import HTTPError
 from gateway.web.health import health_routes
 from gateway.web.responses import rejection_bytes
-from gateway.web.tokens import Identify, by_digest
+from gateway.web.tokens import Identify, opaque_caller
 
 
 def create_app(
@@ -58,7 +58,7 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with (
             failures_logged("application failed"),
-            connect(settings, network, clock) as client,
+            build_client(settings, network, clock) as client,
             identify_by(settings.oidc, network) as identify,
         ):
             graphql.runtime = Runtime(client, identify)
@@ -112,15 +112,15 @@ COLLECTED_AFTER = (10_000, 20, 20)
 async def identify_by(settings: OidcSettings, network: Network | None) -> AsyncIterator[Identify]:
     """The authenticator: by verified claims if an issuer is configured, otherwise by the token itself."""
     if settings.issuer is None:
-        yield by_digest
+        yield opaque_caller
         return
     # These imports take ten megabytes and are needed only with an issuer.
-    from gateway.upstream.issuer import Issuer  # noqa: PLC0415
-    from gateway.web.verified_claims import VerifiedClaims  # noqa: PLC0415
+    from gateway.web.jwks import JWKSClient  # noqa: PLC0415
+    from gateway.web.verified_claims import JWTAuthenticator  # noqa: PLC0415
 
-    issuer = Issuer(settings, network)
+    issuer = JWKSClient(settings, network)
     try:
-        yield VerifiedClaims(settings, issuer)
+        yield JWTAuthenticator(settings, issuer)
     finally:
         await issuer.close()
 

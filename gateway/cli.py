@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 
 from gateway import __version__
 from gateway.app import create_app, from_environment
-from gateway.engine.manifests import ManifestInvalid, problems_of, read_manifest
+from gateway.engine.trusted_documents import ManifestInvalid, problems_of, read_manifest
 from gateway.log_writer import LogWriter, keep_standard_descriptors
 from gateway.schema.build import build_schema, print_sdl
 from gateway.server.config import ServerConfig
@@ -28,7 +28,7 @@ from gateway.server.processes import Server, serve_with_workers
 from gateway.settings import LogSettings, Settings, knobs, unknown_variables, variable_of
 from gateway.simulator import FleetPlan, Simulator, Switches
 from gateway.telemetry import configure_logs, get_logger
-from gateway.upstream.network import UpstreamMisconfigured, check
+from gateway.upstream.http.network import UpstreamMisconfigured, check
 
 app = typer.Typer(
     help="Unofficial GraphQL gateway for the vehicle management part of the INVERS OneAPI.",

@@ -24,11 +24,11 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from gateway.concurrency.loop_tick import TickBatch
-from gateway.lean_imports import without
+from gateway.import_blocking import blocked
 from gateway.log_writer import LogWriter
 from gateway.settings import LogSettings
 
-with without("rich"):  # takes six megabytes to colour tracebacks, which are not logged
+with blocked("rich"):  # takes six megabytes to colour tracebacks, which are not logged
     import structlog
 
 # Possible credentials and addresses.

@@ -17,7 +17,7 @@ from gateway.app import create_app
 from gateway.server.config import ServerConfig
 from gateway.settings import Settings
 from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
-from gateway.upstream.fetching import Clock, now
+from gateway.upstream.requests import Clock, now
 
 TOKENS = {name: f"token-of-{name}" for name in ("alice", "bob", "eve", "no-permission", "no-scope")}
 PLANS = (

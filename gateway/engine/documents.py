@@ -30,7 +30,7 @@ from graphql import (
 )
 
 from gateway.concurrency.lru import LRU
-from gateway.engine.limits import DocumentLimits, LimitExceeded, check
+from gateway.engine.document_limits import DocumentLimits, LimitExceeded, check
 
 # The end of graphql-core's message for a document with too many tokens.
 TOO_MANY_TOKENS = "tokens. Parsing aborted."

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.engine.limits import LimitExceeded
+from gateway.engine.document_limits import LimitExceeded
 
 # Lists up to this length are encoded at once, and so is everything below the level of nodes (data, field, edges).
 ITEMS_AT_ONCE = 64

@@ -31,8 +31,8 @@ from graphql.execution.executor_throwing_on_incremental import ExecutorThrowingO
 from graphql.execution.values import VariableValues
 from graphql.pyutils import AwaitableOrValue, Path
 
+from gateway.engine.document_limits import LimitExceeded
 from gateway.engine.fallbacks import DEFERRED_FIELD, Fallback, PlanFallbacks
-from gateway.engine.limits import LimitExceeded
 from gateway.engine.projection import Budget, Details, Projection, Types, compile_field
 
 T = TypeVar("T")

@@ -28,10 +28,10 @@ from graphql.execution.values import VariableValues
 from graphql.pyutils import Path
 
 from gateway.engine.arguments import Arguments, arguments_of
+from gateway.engine.document_limits import ExecutionLimits, LimitExceeded
 from gateway.engine.documents import INTROSPECTION, Document
 from gateway.engine.encoding import Encoder, ResponseSize
 from gateway.engine.fallbacks import NOT_COMPILABLE, NOT_PLANNED, Fallback, NotCompilable, PlanFallbacks
-from gateway.engine.limits import ExecutionLimits, LimitExceeded
 from gateway.engine.projection import (
     Budget,
     Details,

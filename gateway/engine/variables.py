@@ -26,7 +26,7 @@ from graphql import (
 )
 from graphql.execution.values import VariableValues
 
-from gateway.engine.limits import LimitExceeded
+from gateway.engine.document_limits import LimitExceeded
 
 Fits = Callable[[Any], bool]
 # Checks for values that coercion leaves unchanged.

@@ -17,13 +17,13 @@ import hashlib
 import time
 from collections import Counter, OrderedDict
 
+from gateway.concurrency.deadline import Deadline
 from gateway.concurrency.fair_queue import FairQueue
 from gateway.concurrency.lru import LRU
 from gateway.errors import DeadlineExceeded, Overloaded
 from gateway.identity import Caller
 from gateway.overload.cpu_monitor import LOW_WATER
 from gateway.settings import LimitSettings
-from gateway.upstream.fetching import Patience
 
 SLOTS_MIN = 1.0
 # The share of the slots that is lost when the processor is too busy, and by which they grow when it has time to spare.
@@ -136,7 +136,7 @@ class Admission:
         self._run(queue)
         return True
 
-    async def acquire(self, queue: str, deadline: Patience) -> None:
+    async def acquire(self, queue: str, deadline: Deadline) -> None:
         """Takes a slot, now or when one becomes free. Raises Overloaded if there is none before the deadline."""
         if self.try_acquire(queue):
             return

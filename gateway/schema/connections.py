@@ -12,7 +12,7 @@ from gateway.errors import CursorExpired, UpstreamRejected
 from gateway.schema.cursors import CursorWriter, decode_cursor, fleet_of, set_of
 from gateway.schema.pagination import Ask, Found, Limits, Page, Slice, Steps, Window, find, read_slice
 from gateway.upstream.models import TelematicsUnit, Vehicle
-from gateway.upstream.pages import Kept, VehiclePage
+from gateway.upstream.pages import Fragment, VehiclePage
 
 N = TypeVar("N")
 R = TypeVar("R")
@@ -48,7 +48,7 @@ class Arguments(NamedTuple):
         return Window(self.first, after, self.last, before)
 
 
-class Place(NamedTuple):
+class FragmentKey(NamedTuple):
     """Where a slice's walk begins (`token` None: at the start, with `search`).
 
     Under `key` a projection of the slice is kept with the page that is there.
@@ -59,9 +59,11 @@ class Place(NamedTuple):
     key: Hashable
 
 
-def place_of(of: bytes, arguments: Arguments, limits: Limits, search: str | None, projection: int) -> Place:
+def fragment_key_of(
+    of: bytes, arguments: Arguments, limits: Limits, search: str | None, projection: int
+) -> FragmentKey:
     """The place for a slice and the key of its projection; raises what the walk itself would raise at its beginning."""
-    return Place(next(read_slice(arguments.window(of), limits)).token, search, (projection, of, arguments))
+    return FragmentKey(next(read_slice(arguments.window(of), limits)).token, search, (projection, of, arguments))
 
 
 class Connection(Generic[N]):
@@ -71,27 +73,27 @@ class Connection(Generic[N]):
     as may have been kept with that page.
     """
 
-    def __init__(self, of: bytes, arguments: Arguments, limits: Limits, pages: _Pages[N], walk: _Walking[N]) -> None:
+    def __init__(self, of: bytes, arguments: Arguments, limits: Limits, pages: _Pages[N], walk: _Scan[N]) -> None:
         self._of = of
         self._arguments = arguments
         self._limits = limits
         self._pages = pages
-        self._walk = walk
+        self._scan = walk
         self._one_at_a_time = asyncio.Lock()
         self.edges: Sequence[Found[N]] = ()
 
     async def ready(self) -> Connection[N]:
         """The same, with its edges."""
         try:
-            await self._cut_from(self._walk)
+            await self._cut_from(self._scan)
         except TokenRefused:
-            await self._walk_again()
+            await self._restart()
         self.edges = self._cut.edges
         return self
 
     async def kept(self, projection: int) -> bytes | None:
         """What the projection of that key rendered of an equal slice, if each page it was made of is still the same."""
-        kept = self._walk.page.kept((projection, self._of, self._arguments))
+        kept = self._scan.page.kept((projection, self._of, self._arguments))
         if kept is None:
             return None
         try:
@@ -104,10 +106,10 @@ class Connection(Generic[N]):
 
     def keep(self, projection: int, rendered: bytes) -> None:
         """Keeps what a projection rendered of this slice, with its first page."""
-        first, arguments = self._walk.page, self._arguments
+        first, arguments = self._scan.page, self._arguments
         others = tuple((token, weakref.ref(page)) for token, page in self._pages.seen.items() if page is not first)
         cursors = len(arguments.after or "") + len(arguments.before or "")
-        first.keep((projection, self._of, arguments), Kept(rendered, others, cursors))
+        first.keep((projection, self._of, arguments), Fragment(rendered, others, cursors))
 
     @property
     def nodes(self) -> list[N]:
@@ -157,16 +159,16 @@ class Connection(Generic[N]):
             try:
                 return await self._pages.drive(question(self._cut))
             except TokenRefused:
-                await self._walk_again()
+                await self._restart()
                 return await self._pages.drive(question(self._cut))
 
-    async def _walk_again(self) -> None:
+    async def _restart(self) -> None:
         """Walks past what is kept: a page may be kept for longer than the fleet API takes the tokens that it tells."""
         self._pages = self._pages.afresh()
-        self._walk = await self._pages.begin(read_slice(self._arguments.window(self._of), self._limits))
-        await self._cut_from(self._walk)
+        self._scan = await self._pages.begin(read_slice(self._arguments.window(self._of), self._limits))
+        await self._cut_from(self._scan)
 
-    async def _cut_from(self, walk: _Walking[N]) -> None:
+    async def _cut_from(self, walk: _Scan[N]) -> None:
         self._cut: Slice[N] = await self._pages.drive(walk.steps, (walk.ask, walk.page))
 
 
@@ -178,7 +180,7 @@ def _known(question: Callable[[], Steps[N, bool]]) -> bool | None:
     return None
 
 
-class _Walking(NamedTuple, Generic[N]):
+class _Scan(NamedTuple, Generic[N]):
     """A walk that waits for the first page it asked for, and that page."""
 
     steps: Steps[N, Slice[N]]
@@ -189,21 +191,21 @@ class _Walking(NamedTuple, Generic[N]):
 class _Pages(Generic[N]):
     """The pages of one set of vehicles, each vehicle turned into the node it stands for."""
 
-    def __init__(self, of: bytes, read: ReadPage, pick: Pick[N] | None, view: type[Vehicle] | None = None) -> None:
+    def __init__(self, of: bytes, read: ReadPage, pick: Pick[N] | None, mask: type[Vehicle] | None = None) -> None:
         self.read = read
         self._of = of
         self._pick = pick
-        self._view = view
+        self._mask = mask
         self.seen: dict[str | None, VehiclePage] = {}
 
     def afresh(self) -> _Pages[N]:
         """The same pages as they are now; none is seen so far."""
-        return _Pages(self._of, partial(self.read, afresh=True), self._pick, self._view)
+        return _Pages(self._of, partial(self.read, afresh=True), self._pick, self._mask)
 
-    async def begin(self, steps: Steps[N, Slice[N]]) -> _Walking[N]:
+    async def begin(self, steps: Steps[N, Slice[N]]) -> _Scan[N]:
         """Reads the first page that a walk asks for."""
         ask = next(steps)
-        return _Walking(steps, ask, await self._answer(ask))
+        return _Scan(steps, ask, await self._answer(ask))
 
     async def drive(self, steps: Steps[N, R], begun: tuple[Ask, VehiclePage] | None = None) -> R:
         """The result of a walk; if it was begun, from the page that it waits for."""
@@ -226,7 +228,7 @@ class _Pages(Generic[N]):
         return answer
 
     def _page(self, ask: Ask, answer: VehiclePage) -> Page[N]:
-        vehicles, cursors = answer.items_as(self._view), answer.cursors
+        vehicles, cursors = answer.items_as(self._mask), answer.cursors
         is_first = ask.token is None or (cursors is not None and ask.token == cursors.first)
         token = None if is_first else ask.token
         nodes: Sequence[Any] = vehicles if self._pick is None else [self._pick(vehicle) for vehicle in vehicles]
@@ -260,19 +262,19 @@ async def vehicle_connection(
     arguments: Arguments,
     search: str | None,
     fleet: str | None,
-    view: type[Vehicle] | None = None,
+    mask: type[Vehicle] | None = None,
 ) -> Connection[Vehicle]:
     """The slice of the fleet, or of what `search` finds in it; `fleet` is the caller's, where that is verified."""
     of = vehicle_set(search, fleet)
-    return await _connection(of, _Pages(of, read, None, view), limits, arguments)
+    return await _connection(of, _Pages(of, read, None, mask), limits, arguments)
 
 
 async def unit_connection(
-    read: ReadPage, limits: Limits, arguments: Arguments, fleet: str | None, view: type[Vehicle] | None = None
+    read: ReadPage, limits: Limits, arguments: Arguments, fleet: str | None, mask: type[Vehicle] | None = None
 ) -> Connection[TelematicsUnit]:
     """The slice of the fleet's telematics units, in the order of their vehicles."""
     of = unit_set(fleet)
-    return await _connection(of, _Pages(of, read, lambda v: v.telematics_unit, view), limits, arguments)
+    return await _connection(of, _Pages(of, read, lambda v: v.telematics_unit, mask), limits, arguments)
 
 
 async def find_unit(

@@ -8,14 +8,14 @@ import strawberry
 
 from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
-from gateway.upstream.fetching import Errand
+from gateway.upstream.requests import RequestScope
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
     """One request: who asks and what it costs, how to read for them, and how far a field may go."""
 
-    errand: Errand
+    scope: RequestScope
     loaders: Loaders
     limits: Limits
     request_id: str

@@ -39,8 +39,8 @@ from graphql import (
 from graphql.execution.values import VariableValues
 from strawberry.federation.schema_directives import ListSize
 
+from gateway.engine.document_limits import LimitExceeded
 from gateway.engine.documents import INTROSPECTION
-from gateway.engine.limits import LimitExceeded
 from gateway.schema.pagination import Limits
 from gateway.schema.root_fields import ROOT_FIELDS, AddCalls, RootField, check_root_fields
 from gateway.schema.upstream_calls import AnyValue, UpstreamCalls, slice_size_max

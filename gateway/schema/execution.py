@@ -8,16 +8,16 @@ from typing import Any
 from graphql import ExecutionResult
 from graphql.execution.values import VariableValues
 
+from gateway.engine.document_limits import ExecutionLimits
 from gateway.engine.documents import Document
 from gateway.engine.executor import execute
 from gateway.engine.fallbacks import PlanFallbacks, UnexpectedValue
-from gateway.engine.limits import ExecutionLimits
 from gateway.engine.plans import BoundPlan, Engine, PlanFailed, RootFieldCall
 from gateway.engine.projection import Types
 from gateway.engine.variables import Coercion
 from gateway.errors import GatewayError
 from gateway.schema.build import Schema
-from gateway.schema.connections import Place
+from gateway.schema.connections import FragmentKey
 from gateway.schema.context import Context
 from gateway.schema.pagination import Limits
 from gateway.schema.root_fields import ROOT_FIELDS, RootField
@@ -61,7 +61,7 @@ class Execution:
         assert operation is not None
         return Coercion(self._schema, operation, self._limits.list_items).values(variables)
 
-    def place_of(self, prepared: BoundPlan, limits: Limits, fleet: str | None) -> Place | None:
+    def fragment_key_of(self, prepared: BoundPlan, limits: Limits, fleet: str | None) -> FragmentKey | None:
         """Where an answer may be kept that is made of one connection alone; None for any other, or a wrong one."""
         field = prepared.plan.only
         key_of = None if field is None else self._root_fields[field.name].fragment_key
@@ -107,7 +107,7 @@ class Execution:
             context,
             types=None if self._engine is None else self._engine.types,
             fallbacks=self.fallbacks,
-            check_deadline=check_deadline or (_unlimited if context is None else context.errand.patience.check),
+            check_deadline=check_deadline or (_unlimited if context is None else context.scope.deadline.check),
             errors_max=self._limits.errors,
         )
 

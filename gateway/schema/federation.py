@@ -13,10 +13,10 @@ from gateway.upstream.models import Vehicle
 
 
 async def entities_of(
-    context: Context, representations: Sequence[Any], view: type[Vehicle] | None = None, *, alone: bool = False
+    context: Context, representations: Sequence[Any], mask: type[Vehicle] | None = None, *, immediate: bool = False
 ) -> list[Any]:
     """The entities of representations, in order: null for a missing one, an exception for a failed one."""
-    return await objects_of(context, representations, _key_of, view, alone=alone)
+    return await objects_of(context, representations, _key_of, mask, immediate=immediate)
 
 
 def _key_of(representation: Any) -> str | UnitKey:

@@ -14,15 +14,15 @@ from gateway.upstream import models
 from gateway.upstream.pages import VehiclePage
 
 # The members of a vehicle that are decoded; None for all.
-View = type[models.Vehicle] | None
+Mask = type[models.Vehicle] | None
 
 
-def pages_of(context: Context, search: str | None, view: View = None) -> ReadPage:
+def pages_of(context: Context, search: str | None, mask: Mask = None) -> ReadPage:
     """How the pages of the fleet are read, or those of a search in it."""
 
     # A cursor carries its search: only a first page is read with it.
     def read(token: str | None, *, afresh: bool = False) -> Awaitable[VehiclePage]:
-        return context.loaders.page(token, search if token is None else None, view, afresh=afresh)
+        return context.loaders.page(token, search if token is None else None, mask, afresh=afresh)
 
     return read
 
@@ -37,25 +37,25 @@ async def objects_of(
     context: Context,
     given: Sequence[Any],
     key_of: Callable[[Any], str | UnitKey],
-    view: View = None,
+    mask: Mask = None,
     *,
-    alone: bool = False,
+    immediate: bool = False,
 ) -> list[Any]:
     """The vehicle or unit of each key that `key_of` reads, in order; read together, errors in their places.
 
-    `alone` says that no other field of the operation is read at the same time.
+    `immediate` says that no other field of the operation is read at the same time.
     """
     try:
         keys: list[str | UnitKey | GatewayError] = list(map(key_of, given))
     except GatewayError:
         keys = [_key_or_error(each, key_of) for each in given]  # one that can't be read fails alone
     if set(map(type, keys)) == {str}:
-        return await context.loaders.vehicles_as(view).many(keys, alone=alone)  # type: ignore[arg-type] # all are str
+        return await context.loaders.vehicles_as(mask).load_many(keys, immediate=immediate)  # type: ignore[arg-type] # all are str
     distinct = dict.fromkeys(keys)
     vehicles = [key for key in distinct if isinstance(key, str)]
     units = [key for key in distinct if isinstance(key, UnitKey)]
     found, scanned = await asyncio.gather(
-        context.loaders.vehicles_as(view).many(vehicles),
+        context.loaders.vehicles_as(mask).load_many(vehicles),
         asyncio.gather(*(unit_of(context, key) for key in units), return_exceptions=True),
     )
     read: dict[Any, Any] = dict(zip([*vehicles, *units], [*found, *scanned], strict=True))

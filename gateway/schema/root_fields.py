@@ -19,8 +19,8 @@ from gateway.engine.projection import ON, Needs, Projection
 from gateway.errors import InputInvalid
 from gateway.schema.connections import (
     Arguments,
-    Place,
-    place_of,
+    FragmentKey,
+    fragment_key_of,
     unit_connection,
     unit_set,
     vehicle_connection,
@@ -32,11 +32,11 @@ from gateway.schema.global_ids import UnitKey, parse_global_id
 from gateway.schema.objects import objects_of, pages_of, unit_of
 from gateway.schema.pagination import Limits
 from gateway.schema.upstream_calls import UpstreamCalls
-from gateway.upstream.views import vehicle_view
+from gateway.upstream.field_masks import vehicle_mask
 
 # Adds the upstream calls of arguments; the fields that are selected of `pageInfo` come last.
 AddCalls = Callable[[UpstreamCalls, Mapping[str, Any], Collection[str]], None]
-FragmentKeyOf = Callable[[Limits, str | None, RootFieldCall, Projection], Place]
+FragmentKeyOf = Callable[[Limits, str | None, RootFieldCall, Projection], FragmentKey]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,17 +72,17 @@ def _each(load: Callable[[Context, RootFieldCall], Awaitable[Any]]) -> Load:
 
 async def _load_vehicle(context: Context, calls: Sequence[RootFieldCall]) -> Sequence[Any]:
     ids = [call.arguments["id"] for call in calls]
-    return await context.loaders.vehicles_as(calls[0].field_mask).many(ids, alone=calls[0].immediate)
+    return await context.loaders.vehicles_as(calls[0].field_mask).load_many(ids, immediate=calls[0].immediate)
 
 
 async def _load_vehicles(context: Context, call: RootFieldCall) -> Any:
-    search, fleet = _search(call), context.errand.caller.fleet
+    search, fleet = _search(call), context.scope.caller.fleet
     pages = pages_of(context, search, call.field_mask)
     return await vehicle_connection(pages, context.limits, _slice(call), search, fleet, call.field_mask)
 
 
 async def _load_units(context: Context, call: RootFieldCall) -> Any:
-    pages, fleet = pages_of(context, None, call.field_mask), context.errand.caller.fleet
+    pages, fleet = pages_of(context, None, call.field_mask), context.scope.caller.fleet
     return await unit_connection(pages, context.limits, _slice(call), fleet, call.field_mask)
 
 
@@ -93,7 +93,7 @@ async def _load_unit(context: Context, call: RootFieldCall) -> Any:
 
 async def _load_node(context: Context, call: RootFieldCall) -> Any:
     global_ids = (call.arguments["id"],)
-    (found,) = await objects_of(context, global_ids, parse_global_id, call.field_mask, alone=call.immediate)
+    (found,) = await objects_of(context, global_ids, parse_global_id, call.field_mask, immediate=call.immediate)
     return found
 
 
@@ -102,11 +102,11 @@ async def _load_nodes(context: Context, call: RootFieldCall) -> Any:
     if len(global_ids) > context.nodes_max:
         message = f"`ids` has {len(global_ids)} ids; the limit is {context.nodes_max}."
         raise InputInvalid(message, "ids")
-    return await objects_of(context, global_ids, parse_global_id, call.field_mask, alone=call.immediate)
+    return await objects_of(context, global_ids, parse_global_id, call.field_mask, immediate=call.immediate)
 
 
 async def _load_entities(context: Context, call: RootFieldCall) -> Any:
-    return await entities_of(context, call.arguments["representations"], call.field_mask, alone=call.immediate)
+    return await entities_of(context, call.arguments["representations"], call.field_mask, immediate=call.immediate)
 
 
 def _slice(call: RootFieldCall) -> Arguments:
@@ -118,27 +118,27 @@ def _search(call: RootFieldCall) -> str | None:
     return call.arguments.get("search") or None
 
 
-def _key_of_vehicles(limits: Limits, fleet: str | None, call: RootFieldCall, projection: Projection) -> Place:
+def _key_of_vehicles(limits: Limits, fleet: str | None, call: RootFieldCall, projection: Projection) -> FragmentKey:
     search = _search(call)
-    return place_of(vehicle_set(search, fleet), _slice(call), limits, search, projection.key)
+    return fragment_key_of(vehicle_set(search, fleet), _slice(call), limits, search, projection.key)
 
 
-def _key_of_units(limits: Limits, fleet: str | None, call: RootFieldCall, projection: Projection) -> Place:
-    return place_of(unit_set(fleet), _slice(call), limits, None, projection.key)
+def _key_of_units(limits: Limits, fleet: str | None, call: RootFieldCall, projection: Projection) -> FragmentKey:
+    return fragment_key_of(unit_set(fleet), _slice(call), limits, None, projection.key)
 
 
 def _mask_of_vehicles(needs: Needs | None) -> Any:
     vehicles = nodes_needed(needs)
-    return None if vehicles is None else vehicle_view(vehicles)
+    return None if vehicles is None else vehicle_mask(vehicles)
 
 
 def _mask_of_units(needs: Needs | None) -> Any:
     units = nodes_needed(needs)
-    return None if units is None else vehicle_view({"telematics_unit": units})
+    return None if units is None else vehicle_mask({"telematics_unit": units})
 
 
 def _mask_of_vehicle(needs: Needs | None) -> Any:
-    return None if needs is None else vehicle_view(needs)
+    return None if needs is None else vehicle_mask(needs)
 
 
 def _mask_of_node(needs: Needs | None) -> Any:

@@ -45,7 +45,7 @@ def _unit_global_id(root: strawberry.Parent[Any]) -> Any:
 
 def _vehicle_of_unit(root: strawberry.Parent[Any], info: Info) -> Any:
     unit: models.TelematicsUnit = root
-    return info.context.loaders.vehicles.one(unit.vehicle_id)
+    return info.context.loaders.vehicles.load(unit.vehicle_id)
 
 
 def _custom_fields(root: strawberry.Parent[Any]) -> Any:
@@ -60,11 +60,11 @@ def _as_text(value: Any) -> str | None:
 
 
 async def _vehicles_of_units(context: Context, units: list[models.TelematicsUnit]) -> list[Any]:
-    return await context.loaders.vehicles.many([unit.vehicle_id for unit in units])
+    return await context.loaders.vehicles.load_many([unit.vehicle_id for unit in units])
 
 
 async def _latest_states(context: Context, vehicles: list[models.Vehicle]) -> list[Any]:
-    return await context.loaders.latest_states.many([vehicle.vehicle_id for vehicle in vehicles])
+    return await context.loaders.latest_states.load_many([vehicle.vehicle_id for vehicle in vehicles])
 
 
 async def _has_next(context: Context, connections: list[Connection[Any]]) -> list[bool]:
@@ -78,7 +78,7 @@ async def _has_previous(context: Context, connections: list[Connection[Any]]) ->
 def _latest_state(root: strawberry.Parent[Any], info: Info) -> Any:
     vehicle: models.Vehicle = root
     if vehicle.latest_state is UNSET:
-        return info.context.loaders.latest_states.one(vehicle.vehicle_id)
+        return info.context.loaders.latest_states.load(vehicle.vehicle_id)
     return vehicle.latest_state
 
 

@@ -19,9 +19,9 @@ class AnyValue:
     """A value that is not known: of any size that is allowed, null or empty, and equal to nothing but itself."""
 
 
-Read = tuple[Any, ...]
+UpstreamRequest = tuple[Any, ...]
 # How an operation reads the fleet's first pages, without a search.
-SCAN: Read = (None, None, None, False)
+SCAN: UpstreamRequest = (None, None, None, False)
 
 
 class UpstreamCalls:
@@ -35,7 +35,7 @@ class UpstreamCalls:
         self._limits = limits
         self._page_size = page_size
         self._vehicles: set[object] = set()
-        self._pages: dict[Read, int] = {}
+        self._pages: dict[UpstreamRequest, int] = {}
 
     def total(self) -> int:
         """The number of calls."""
@@ -120,7 +120,7 @@ class UpstreamCalls:
     def _scan(self) -> None:
         self._add_pages(SCAN, self._limits.walk_pages_max)
 
-    def _add_pages(self, read: Read, pages: int) -> None:
+    def _add_pages(self, read: UpstreamRequest, pages: int) -> None:
         self._pages[read] = max(self._pages.get(read, 0), min(pages, self._limits.walk_pages_max))
 
 

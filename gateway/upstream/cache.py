@@ -1,7 +1,7 @@
-"""The cache: for each principal, what the fleet API answered, for as long as that counts.
+"""The cache: responses of the fleet API for each principal, for as long as they are fresh, or usable when stale.
 
-`Cache` looks up, `Filling` (below the single flight) stores; both over a store that holds entries by key. Keys start
-with the caller's principal, so no caller can be given what another was. 401, 403 and 429 are never kept.
+`CacheReader` looks up, `CacheWriter` (below coalescing) stores; both use a store of entries by key. Keys start with the
+caller's principal, so no caller can get the response to another. 401, 403 and 429 are never stored.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from msgspec import Struct
 
+from gateway.concurrency.deadline import Deadline
 from gateway.errors import (
     RateLimited,
     UpstreamForbidden,
@@ -21,15 +22,24 @@ from gateway.errors import (
     UpstreamUnauthenticated,
     UpstreamUnavailable,
 )
-from gateway.upstream.bounded_memory import BoundedMemoryCache
+from gateway.upstream.coalescing import retrieve_exception
 from gateway.upstream.endpoints import NOT_KEPT, Endpoint, Lifetime
-from gateway.upstream.fetching import Clock, Layer, ManyFetcher, Patience, Read, Reply, Steps, UpstreamCall, Used
-from gateway.upstream.pages import MEMORY_FACTOR, Packed, Part
-from gateway.upstream.single_flight import look_at_error
+from gateway.upstream.memory_store import BoundedMemoryCache
+from gateway.upstream.pages import MEMORY_FACTOR, PageItemRef, RawValue
+from gateway.upstream.requests import (
+    CacheUse,
+    Clock,
+    Layer,
+    ManyFetcher,
+    Steps,
+    UpstreamCall,
+    UpstreamRequest,
+    UpstreamResponse,
+)
 
 T = TypeVar("T")
 
-PACKED = (Part, Packed)
+UNDECODED = (PageItemRef, RawValue)
 # What an entry takes in memory beside its value, in bytes.
 OVERHEAD = 600
 # How long a refresh in the background may take.
@@ -53,7 +63,7 @@ def age_of(entry: Entry[Any], lifetime: Lifetime, at: float) -> Age:
 
     An entry from the future is dead: the clock was set back, and how old it is nobody knows.
     """
-    if entry.ends_at is not None and at >= entry.ends_at:
+    if entry.token_expires_at is not None and at >= entry.token_expires_at:
         return Age.DEAD
     age = at - entry.stored_at
     if not lifetime.fresh or age < 0:
@@ -66,19 +76,19 @@ def age_of(entry: Entry[Any], lifetime: Lifetime, at: float) -> Age:
 
 
 class Entry(Struct, Generic[T], gc=False):
-    """An answer that is kept; `body` is its length as JSON in bytes, `ends_at` when its token expires.
+    """A stored response; `body` is its length as JSON in bytes, `token_expires_at` when its token expires.
 
-    The value of a part of a larger answer, which is kept, too, is a `Part`: the vehicle where its page is still there.
-    That of a small answer is `Packed`. There may be a hundred thousand of them, which the collector need not know: they
-    hold no circles.
+    The value of an item of a stored page is a `PageItemRef`, which has its vehicle while the page exists; that of a
+    small response is a `RawValue`. There may be a hundred thousand entries, which the garbage collector need not track:
+    they are in no reference cycles.
     """
 
     value: T | None
     stored_at: float
     body: int
     etag: str | None = None
-    ends_at: float | None = None
-    came_as: bytes | None = None  # what a value was unpacked from
+    token_expires_at: float | None = None
+    raw: bytes | None = None  # what a value was unpacked from
 
     @property
     def size(self) -> int:
@@ -86,30 +96,30 @@ class Entry(Struct, Generic[T], gc=False):
         memory = getattr(self.value, "memory", None)
         return OVERHEAD + (int(self.body * MEMORY_FACTOR) if memory is None else memory(self.body))
 
-    def unpacked(self, view: type | None = None) -> Entry[Any] | None:
+    def decoded_value(self, mask: type | None = None) -> Entry[Any] | None:
         """The entry with its value in place of a part, or of what is packed; None where that is gone.
 
         A vehicle that is packed is decoded in the form of the view.
         """
         packed = self.value
-        if not isinstance(packed, PACKED):
+        if not isinstance(packed, UNDECODED):
             return self
-        value = packed.unpacked(view)
+        value = packed.decoded_value(mask)
         if value is None:
             return None
-        body = packed.body if isinstance(packed, Packed) else None
-        return Entry(value, self.stored_at, self.body, self.etag, self.ends_at, body)
+        body = packed.body if isinstance(packed, RawValue) else None
+        return Entry(value, self.stored_at, self.body, self.etag, self.token_expires_at, body)
 
     @property
     def is_there(self) -> bool:
         """Whether the whole that it may be a part of is there."""
-        return not isinstance(self.value, Part) or self.value.page() is not None
+        return not isinstance(self.value, PageItemRef) or self.value.page() is not None
 
-    def reply(self) -> Reply[T]:
-        return Reply(self.value, self.body, self.etag, body=self.came_as)
+    def reply(self) -> UpstreamResponse[T]:
+        return UpstreamResponse(self.value, self.body, self.etag, body=self.raw)
 
 
-class Held(NamedTuple):
+class CacheHit(NamedTuple):
     """A fresh answer that was at hand; since when it is known and until when it is fresh, in epoch seconds."""
 
     value: Any
@@ -117,7 +127,7 @@ class Held(NamedTuple):
     fresh_until: float
 
 
-class Made(NamedTuple):
+class Dependency(NamedTuple):
     """An entry that something was made of."""
 
     key: str
@@ -125,7 +135,7 @@ class Made(NamedTuple):
     stored_at: float
 
 
-class Standing(NamedTuple):
+class Freshness(NamedTuple):
     """Since when something is known and until when it is fresh, in epoch seconds."""
 
     stored_at: float
@@ -135,17 +145,17 @@ class Standing(NamedTuple):
 class Store(Protocol):
     """Holds entries by key; may forget any at any time, and never fails.
 
-    `view` is the form that vehicles are needed in; some may be whole.
+    `mask` is the form that vehicles are needed in; some may be whole.
     """
 
-    def peek_packed(self, key: str) -> Entry[Any] | None: ...
+    def peek_undecoded(self, key: str) -> Entry[Any] | None: ...
 
     def peek(self, key: str) -> Entry[Any] | None: ...
 
-    async def get(self, key: str, model: type[T], view: type | None = None) -> Entry[T] | None: ...
+    async def get(self, key: str, model: type[T], mask: type | None = None) -> Entry[T] | None: ...
 
     async def get_many(
-        self, keys: Sequence[str], model: type[T], view: type | None = None
+        self, keys: Sequence[str], model: type[T], mask: type | None = None
     ) -> list[Entry[T] | None]: ...
 
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None: ...
@@ -159,22 +169,22 @@ class MemoryStore:
     def __init__(self, cache: BoundedMemoryCache) -> None:
         self._cache = cache
 
-    def peek_packed(self, key: str) -> Entry[Any] | None:
+    def peek_undecoded(self, key: str) -> Entry[Any] | None:
         """What is there without waiting, in the form that it is kept in."""
         entry: Entry[Any] | None = self._cache.peek(key)
         return entry
 
-    def peek(self, key: str, view: type | None = None) -> Entry[Any] | None:
+    def peek(self, key: str, mask: type | None = None) -> Entry[Any] | None:
         """The same as `get`."""
-        entry = self.peek_packed(key)
-        return None if entry is None else entry.unpacked(view)
+        entry = self.peek_undecoded(key)
+        return None if entry is None else entry.decoded_value(mask)
 
-    async def get(self, key: str, model: type[T], view: type | None = None) -> Entry[T] | None:
-        return self.peek(key, view)
+    async def get(self, key: str, model: type[T], mask: type | None = None) -> Entry[T] | None:
+        return self.peek(key, mask)
 
-    async def get_many(self, keys: Sequence[str], model: type[T], view: type | None = None) -> list[Entry[T] | None]:
+    async def get_many(self, keys: Sequence[str], model: type[T], mask: type | None = None) -> list[Entry[T] | None]:
         entries = self._cache.peek_each(keys)
-        return [None if entry is None else entry.unpacked(view) for entry in entries] if any(entries) else entries
+        return [None if entry is None else entry.decoded_value(mask) for entry in entries] if any(entries) else entries
 
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None:
         for key, entry, _ in entries:
@@ -187,12 +197,12 @@ class MemoryStore:
 class _Known(NamedTuple, Generic[T]):
     """What the store knew of a read: a reply that counts, else the read to make and what to fall back on."""
 
-    reply: Reply[T] | None
-    read: Read[T]
+    reply: UpstreamResponse[T] | None
+    read: UpstreamRequest[T]
     fallback: Entry[T] | None
 
 
-class Cache:
+class CacheReader:
     """Answers a read from the store if what is there counts, else reads and lets what lies below keep it."""
 
     def __init__(self, following: ManyFetcher, store: Store, clock: Clock) -> None:
@@ -201,10 +211,10 @@ class Cache:
         self._clock = clock
         self._refreshing: dict[str, asyncio.Task[Any]] = {}
 
-    async def fetch(self, read: Read[T]) -> Reply[T]:
+    async def fetch(self, read: UpstreamRequest[T]) -> UpstreamResponse[T]:
         if not read.endpoint.idempotent:
             return await self._following.fetch(read)
-        known = self._known(read, await self._store.get(read.key, read.endpoint.model, read.view), self._clock())
+        known = self._known(read, await self._store.get(read.key, read.endpoint.model, read.mask), self._clock())
         if known.reply is not None:
             return known.reply
         try:
@@ -216,7 +226,9 @@ class Cache:
         self._note((read,), (reply,))
         return reply
 
-    async def fetch_all(self, reads: Sequence[Read[T]], at_a_time: int) -> list[Reply[T] | BaseException]:
+    async def fetch_all(
+        self, reads: Sequence[UpstreamRequest[T]], at_a_time: int
+    ) -> list[UpstreamResponse[T] | BaseException]:
         """The reply or the error of each of a request's reads, in order; at most so many are under way at a time.
 
         They are of one endpoint.
@@ -225,7 +237,7 @@ class Cache:
             return []
         if not reads[0].endpoint.idempotent:
             return await self._following.fetch_all(reads, at_a_time)
-        entries = await self._store.get_many([read.key for read in reads], reads[0].endpoint.model, reads[0].view)
+        entries = await self._store.get_many([read.key for read in reads], reads[0].endpoint.model, reads[0].mask)
         if not any(entries):
             outcomes = await self._following.fetch_all(reads, at_a_time)
             self._note(reads, outcomes)
@@ -239,11 +251,11 @@ class Cache:
         made = iter(outcomes)
         return [self._covered(each, next(made)) if each.reply is None else each.reply for each in known]
 
-    async def held(self, reads: Sequence[Read[T]]) -> list[Reply[T] | None]:
+    async def held(self, reads: Sequence[UpstreamRequest[T]]) -> list[UpstreamResponse[T] | None]:
         """What is there and fresh, for each read in its place."""
         if not reads:
             return []
-        entries = await self._store.get_many([read.key for read in reads], reads[0].endpoint.model, reads[0].view)
+        entries = await self._store.get_many([read.key for read in reads], reads[0].endpoint.model, reads[0].mask)
         at = self._clock()
         return [
             self._hit(read, entry, stale=False)
@@ -252,7 +264,7 @@ class Cache:
             for read, entry in zip(reads, entries, strict=True)
         ]
 
-    def at_hand(self, key: str, endpoint: Endpoint[Any]) -> Held | None:
+    def fresh_entry(self, key: str, endpoint: Endpoint[Any]) -> CacheHit | None:
         """A fresh answer that needs no waiting."""
         entry = self._store.peek(key)
         if entry is None:
@@ -260,37 +272,37 @@ class Cache:
         lifetime = endpoint.lifetime_of(entry.value)
         if age_of(entry, lifetime, self._clock()) is not Age.FRESH:
             return None
-        return Held(entry.value, entry.stored_at, entry.stored_at + lifetime.fresh)
+        return CacheHit(entry.value, entry.stored_at, entry.stored_at + lifetime.fresh)
 
-    def made_of(self, reads: Sequence[Used]) -> list[Made] | None:
+    def dependencies_of(self, reads: Sequence[CacheUse]) -> list[Dependency] | None:
         """The entries that hold what was read; None where one has gone, or been replaced, since it was used."""
         made = []
         for key, endpoint, at in reads:
-            entry = self._store.peek_packed(key)
+            entry = self._store.peek_undecoded(key)
             if entry is None or entry.stored_at > at:
                 return None
-            made.append(Made(key, endpoint, entry.stored_at))
+            made.append(Dependency(key, endpoint, entry.stored_at))
         return made
 
-    def standing_of(self, made: Sequence[Made]) -> Standing | None:
+    def freshness_of(self, made: Sequence[Dependency]) -> Freshness | None:
         """How fresh something is that was made of entries, if all of them are the same still, and fresh."""
         now, oldest, fresh_until = self._clock(), inf, inf
         for key, endpoint, stored_at in made:
-            entry = self._store.peek_packed(key)
+            entry = self._store.peek_undecoded(key)
             if entry is None or entry.stored_at != stored_at or not entry.is_there:
                 return None
             lifetime = endpoint.lifetime_of(entry.value)
             if age_of(entry, lifetime, now) is not Age.FRESH:
                 return None
             oldest, fresh_until = min(oldest, stored_at), min(fresh_until, stored_at + lifetime.fresh)
-        return Standing(oldest, fresh_until) if made else None
+        return Freshness(oldest, fresh_until) if made else None
 
     async def settle(self) -> None:
         """Waits for the refreshes under way."""
         if self._refreshing:
             await asyncio.wait([*self._refreshing.values()])
 
-    def _known(self, read: Read[T], entry: Entry[T] | None, at: float) -> _Known[T]:
+    def _known(self, read: UpstreamRequest[T], entry: Entry[T] | None, at: float) -> _Known[T]:
         if entry is None or read.afresh:
             return _Known(None, read, None)
         age = age_of(entry, read.endpoint.lifetime_of(entry.value), at)
@@ -302,42 +314,50 @@ class Cache:
             return _Known(self._hit(read, entry, stale=True), again, None)
         return _Known(None, again, None if age is Age.DEAD else entry)
 
-    def _covered(self, known: _Known[T], outcome: Reply[T] | BaseException) -> Reply[T] | BaseException:
+    def _covered(
+        self, known: _Known[T], outcome: UpstreamResponse[T] | BaseException
+    ) -> UpstreamResponse[T] | BaseException:
         """What came of a read that was made, or what is there in place of an outage."""
         if known.fallback is not None and isinstance(outcome, OUTAGES):
             return self._hit(known.read, known.fallback, stale=True)
         return outcome
 
-    def _note(self, reads: Sequence[Read[T]], outcomes: Sequence[Reply[T] | BaseException]) -> None:
+    def _note(
+        self, reads: Sequence[UpstreamRequest[T]], outcomes: Sequence[UpstreamResponse[T] | BaseException]
+    ) -> None:
         """Tells the request's tally of the replies among the outcomes of its reads; of equal lifetimes once."""
-        at, tally, endpoint = self._clock(), reads[0].errand.tally, reads[0].endpoint
-        for is_negative in {outcome.value is None for outcome in outcomes if type(outcome) is Reply}:
+        at, stats, endpoint = self._clock(), reads[0].scope.stats, reads[0].endpoint
+        for is_negative in {outcome.value is None for outcome in outcomes if type(outcome) is UpstreamResponse}:
             lifetime = (endpoint.missing or NOT_KEPT) if is_negative else endpoint.lifetime
-            tally.used(at, at + lifetime.fresh, stale=False)
-        if tally.reads is not None:
+            stats.used(at, at + lifetime.fresh, stale=False)
+        if stats.reads is not None:
             pairs = zip(reads, outcomes, strict=True)
-            tally.reads += [Used(read.key, read.endpoint, at) for read, outcome in pairs if isinstance(outcome, Reply)]
+            stats.reads += [
+                CacheUse(read.key, read.endpoint, at)
+                for read, outcome in pairs
+                if isinstance(outcome, UpstreamResponse)
+            ]
 
-    def _hit(self, read: Read[T], entry: Entry[T], *, stale: bool) -> Reply[T]:
-        lifetime, tally = read.endpoint.lifetime_of(entry.value), read.errand.tally
-        tally.cache_hits += 1
-        tally.used(entry.stored_at, entry.stored_at + lifetime.fresh, stale=stale)
-        if tally.reads is not None:
-            tally.reads.append(Used(read.key, read.endpoint, entry.stored_at))
+    def _hit(self, read: UpstreamRequest[T], entry: Entry[T], *, stale: bool) -> UpstreamResponse[T]:
+        lifetime, stats = read.endpoint.lifetime_of(entry.value), read.scope.stats
+        stats.cache_hits += 1
+        stats.used(entry.stored_at, entry.stored_at + lifetime.fresh, stale=stale)
+        if stats.reads is not None:
+            stats.reads.append(CacheUse(read.key, read.endpoint, entry.stored_at))
         return entry.reply()
 
-    def _refresh(self, read: Read[Any]) -> None:
+    def _refresh(self, read: UpstreamRequest[Any]) -> None:
         key = read.key
         if key in self._refreshing or len(self._refreshing) >= REFRESHES_MAX:
             return  # whoever is given it next, or after that, has it read again
         # Nobody waits for it, so nobody who leaves ends it.
-        refresh = asyncio.create_task(self._following.fetch(read.during(Patience.of(REFRESH_SECONDS))))
+        refresh = asyncio.create_task(self._following.fetch(read.during(Deadline.after(REFRESH_SECONDS))))
         self._refreshing[key] = refresh
         refresh.add_done_callback(lambda _: self._refreshing.pop(key))
-        refresh.add_done_callback(look_at_error)
+        refresh.add_done_callback(retrieve_exception)
 
 
-class Filling:
+class CacheWriter:
     """The layer that stores each reply, and its parts, before it is returned; after a write it drops stale entries."""
 
     def __init__(self, following: Layer, store: Store, clock: Clock) -> None:
@@ -367,21 +387,24 @@ class Filling:
             for key in call.read.invalidated():
                 yield self._store.drop(key)
 
-    def _entries(self, read: Read[T], reply: Reply[T]) -> list[tuple[str, Entry[Any], float]]:
+    def _entries(self, read: UpstreamRequest[T], reply: UpstreamResponse[T]) -> list[tuple[str, Entry[Any], float]]:
         if not read.endpoint.lifetime_of(reply.value).kept:
             return []
-        at, ends_at = self._clock(), read.caller.expires_at
-        value: Any = reply.value if reply.body is None else Packed(reply.body, read.endpoint.decode)
-        kept = [self._timed(read, Entry(value, at, reply.size, reply.etag, ends_at))]
+        at, token_expires_at = self._clock(), read.caller.expires_at
+        value: Any = reply.value if reply.body is None else RawValue(reply.body, read.endpoint.decode)
+        kept = [self._timed(read, Entry(value, at, reply.size, reply.etag, token_expires_at))]
         if reply.value is not None and read.parts is not None and kept[0][2] > 0:
-            parts = [self._timed(part, Entry(value, at, 0, None, ends_at)) for part, value in read.parts(reply.value)]
+            parts = [
+                self._timed(part, Entry(value, at, 0, None, token_expires_at))
+                for part, value in read.parts(reply.value)
+            ]
             # A part that goes in before the whole goes out before it.
             kept = [*parts, *kept]
         return [each for each in kept if each[2] > 0]
 
-    def _timed(self, read: Read[Any], entry: Entry[Any]) -> tuple[str, Entry[Any], float]:
+    def _timed(self, read: UpstreamRequest[Any], entry: Entry[Any]) -> tuple[str, Entry[Any], float]:
         return read.key, entry, self._kept(read, entry)
 
-    def _kept(self, read: Read[Any], entry: Entry[Any]) -> float:
+    def _kept(self, read: UpstreamRequest[Any], entry: Entry[Any]) -> float:
         seconds = read.endpoint.lifetime_of(entry.value).kept
-        return seconds if entry.ends_at is None else min(seconds, entry.ends_at - entry.stored_at)
+        return seconds if entry.token_expires_at is None else min(seconds, entry.token_expires_at - entry.stored_at)

@@ -11,10 +11,10 @@ from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
 from gateway.settings import CacheSettings, UpstreamSettings
+from gateway.upstream.field_masks import decode_masked
 from gateway.upstream.models import State, Vehicle, decoded
+from gateway.upstream.page_dedup import PageDeduplicator
 from gateway.upstream.pages import DecodedPages, VehiclePage
-from gateway.upstream.unchanged import UnchangedPages
-from gateway.upstream.views import viewed
 
 T = TypeVar("T")
 Parameters = tuple[tuple[str, str], ...]
@@ -91,7 +91,7 @@ class FleetEndpoints:
         unchanged_max = upstream.unchanged_bytes_max
         # What the cache keeps need not be kept for comparison, too.
         decoded_pages = DecodedPages()
-        unchanged = UnchangedPages(0 if pages_live.kept else unchanged_max, decoded_pages) if unchanged_max else None
+        unchanged = PageDeduplicator(0 if pages_live.kept else unchanged_max, decoded_pages) if unchanged_max else None
         decode = partial(_page, unchanged=unchanged, decoded_pages=decoded_pages)
         self.vehicles = Endpoint(upstream.vehicles_path, VehiclePage, decode, lifetime=pages_live)
         self.vehicle = Endpoint(
@@ -137,16 +137,16 @@ def _lifetime(cache: CacheSettings, name: str) -> Lifetime:
 
 
 def _page(
-    body: bytes, key: str, view: type | None, *, unchanged: UnchangedPages | None, decoded_pages: DecodedPages
+    body: bytes, key: str, mask: type | None, *, unchanged: PageDeduplicator | None, decoded_pages: DecodedPages
 ) -> VehiclePage:
     if unchanged is None:
-        return VehiclePage.of_body(body, view, decoded_pages)
-    return unchanged.page_of(key, body, view)
+        return VehiclePage.of_body(body, mask, decoded_pages)
+    return unchanged.page_of(key, body, mask)
 
 
-def _vehicle(body: bytes, _key: str, view: type | None) -> Vehicle:
-    return decoded(body, Vehicle) if view is None else viewed(body, view)
+def _vehicle(body: bytes, _key: str, mask: type | None) -> Vehicle:
+    return decoded(body, Vehicle) if mask is None else decode_masked(body, mask)
 
 
-def _state(body: bytes, _key: str, _view: type | None) -> State:
+def _state(body: bytes, _key: str, _mask: type | None) -> State:
     return decoded(body, State)  # type: ignore[no-any-return]

@@ -8,7 +8,7 @@ import time
 from typing import Any, Protocol, TypeVar
 
 from gateway.upstream.cache import Entry
-from gateway.upstream.fetching import Clock, Layer, Read, Reply, Steps, UpstreamCall
+from gateway.upstream.requests import Clock, Layer, Steps, UpstreamCall, UpstreamRequest, UpstreamResponse
 
 T = TypeVar("T")
 FIRST_LOOK = 0.005
@@ -30,7 +30,7 @@ class Leases(Protocol):
     async def shared(self, key: str, model: type[T]) -> Entry[T] | None: ...
 
 
-class Leased:
+class LeaseCoalescing:
     """Lets one process through for each read; when its lease ends without an entry, one other takes its place."""
 
     def __init__(self, following: Layer, leases: Leases, seconds: float, clock: Clock) -> None:
@@ -65,10 +65,10 @@ class Leased:
             if token:
                 yield self._leases.release(read.key, token)
 
-    async def _left_behind(self, read: Read[T], began: float) -> Reply[T] | None:
+    async def _left_behind(self, read: UpstreamRequest[T], began: float) -> UpstreamResponse[T] | None:
         """What another process has read since then."""
         entry = await self._leases.shared(read.key, read.endpoint.model)
         if entry is None or not began <= entry.stored_at <= self._clock() + SKEW:
             return None
-        read.tally.coalesced += 1
+        read.stats.coalesced += 1
         return entry.reply()

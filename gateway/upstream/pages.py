@@ -11,8 +11,8 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import msgspec
 from msgspec import Raw, Struct
 
+from gateway.upstream.field_masks import decode_masked, vehicle_mask
 from gateway.upstream.models import Cursors, Vehicle, decoded
-from gateway.upstream.views import vehicle_view, viewed
 
 V = TypeVar("V")
 # Stored pages that stay decoded.
@@ -28,7 +28,7 @@ PART_BYTES, PAGE_BYTES = 500, 200
 ITEMS_MAX = 10_000
 
 
-class Kept(NamedTuple):
+class Fragment(NamedTuple):
     """A part of an answer as JSON; `others` are the other pages it was made of, by token, as weak references.
 
     `key_bytes` is what its key takes: cursors are in it, which callers may make long.
@@ -65,8 +65,8 @@ _raws = msgspec.json.Decoder(_Raws)
 
 
 @lru_cache(1024)
-def _decoder(view: type) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(_Body[view])  # type: ignore[valid-type]
+def _decoder(mask: type) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(_Body[mask])  # type: ignore[valid-type]
 
 
 class VehiclePage:
@@ -106,17 +106,17 @@ class VehiclePage:
         self._recent = recent
         self._raws: list[Raw] | None = None
         # Parts of answers that were made of this page, beside the page itself and for as long.
-        self._kept: dict[Hashable, Kept] = {}
+        self._kept: dict[Hashable, Fragment] = {}
         self._room = self.room_in_all
 
     @classmethod
-    def of_body(cls, body: bytes, view: type[Vehicle] | None = None, recent: DecodedPages | None = None) -> VehiclePage:
+    def of_body(cls, body: bytes, mask: type[Vehicle] | None = None, recent: DecodedPages | None = None) -> VehiclePage:
         """The page of an answer's body; raises msgspec's errors where it is no list of vehicles with ids.
 
-        With a `view` the vehicles are decoded in that form at first, and so far as that goes they are checked. `recent`
+        With a `mask` the vehicles are decoded in that form at first, and so far as that goes they are checked. `recent`
         are the stored pages that stay decoded.
         """
-        form = view or Vehicle
+        form = mask or Vehicle
         try:
             read = _decoder(form).decode(body)
         except msgspec.ValidationError:
@@ -142,38 +142,38 @@ class VehiclePage:
             self._ids = [vehicle.vehicle_id for vehicle in (self._items if self._form else self.items_as(IDS))]
         return self._ids
 
-    def items_as(self, view: type[Vehicle] | None) -> Sequence[Vehicle]:
+    def items_as(self, mask: type[Vehicle] | None) -> Sequence[Vehicle]:
         """The vehicles in a form, or whole where they do not fit it."""
-        form = view or Vehicle
+        form = mask or Vehicle
         if self._form is not form:
             self.holds(form, self._decoded(form))
         return self._items
 
-    def vehicle(self, place: int, view: type[Vehicle] | None = None) -> Vehicle:
+    def vehicle(self, place: int, mask: type[Vehicle] | None = None) -> Vehicle:
         """One of the vehicles, in the form of the view, or whole."""
         if self._form is Vehicle:
             return self._items[place]  # type: ignore[no-any-return]
         if self._raws is None:
             self._raws = _raws.decode(self._body).items
         raw = bytes(self._raws[place])
-        return decoded(raw, Vehicle) if view is None else viewed(raw, view)
+        return decoded(raw, Vehicle) if mask is None else decode_masked(raw, mask)
 
     @property
     def body(self) -> bytes:
         """The answer as it came."""
         return self._body
 
-    def parts(self) -> list[Part]:
+    def parts(self) -> list[PageItemRef]:
         """The vehicles, each as a part of this page, which is to be stored."""
         self.stays()
         here = weakref.ref(self)
-        return [Part(here, place, vehicle_id) for place, vehicle_id in enumerate(self.ids)]
+        return [PageItemRef(here, place, vehicle_id) for place, vehicle_id in enumerate(self.ids)]
 
-    def kept(self, key: Hashable) -> Kept | None:
+    def kept(self, key: Hashable) -> Fragment | None:
         """A part of an answer that was kept, and the other pages it was made of."""
         return self._kept.get(key)
 
-    def keep(self, key: Hashable, part: Kept) -> None:
+    def keep(self, key: Hashable, part: Fragment) -> None:
         """Keeps a part of an answer, if its pages have so much room at all; the oldest go first."""
         self.forget(key)
         pages = part.pages(self)
@@ -236,7 +236,7 @@ class VehiclePage:
             return decoded(self.body, _Body[Vehicle]).items  # type: ignore[no-any-return]
 
 
-IDS = vehicle_view({})
+IDS = vehicle_mask({})
 
 
 class DecodedPages:
@@ -257,7 +257,7 @@ class DecodedPages:
             oldest.let_go()
 
 
-class Part(Struct, gc=False):
+class PageItemRef(Struct, gc=False):
     """A vehicle of a page, for as long as that lasts."""
 
     page: weakref.ref[VehiclePage]
@@ -268,13 +268,13 @@ class Part(Struct, gc=False):
         """Nothing: it shares the memory of its page."""
         return 0
 
-    def unpacked(self, view: type | None = None) -> Vehicle | None:
+    def decoded_value(self, mask: type | None = None) -> Vehicle | None:
         """The vehicle, in the form of the view, or whole, if its page is still there."""
         page = self.page()
-        return None if page is None else page.vehicle(self.place, view)
+        return None if page is None else page.vehicle(self.place, mask)
 
 
-class Packed(Struct, gc=False):
+class RawValue(Struct, gc=False):
     """An answer as it came, to be decoded when it is looked at: decoded it takes four times as much memory."""
 
     body: bytes
@@ -284,6 +284,6 @@ class Packed(Struct, gc=False):
         """What it takes in memory, in bytes."""
         return body
 
-    def unpacked(self, view: type | None = None) -> Any:
+    def decoded_value(self, mask: type | None = None) -> Any:
         """What it says; of a vehicle what the view has."""
-        return self.decode(self.body, "", view)
+        return self.decode(self.body, "", mask)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from gateway.concurrency.lru import LRU
 from gateway.settings import PacingSettings
-from gateway.upstream.fetching import Rate
+from gateway.upstream.requests import Rate
 
 SPAN_MAX = 3600.0
 # Seconds ahead at which a window can't end, nor a refusal: neither is taken for longer than an hour, and clocks differ.

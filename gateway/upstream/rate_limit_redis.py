@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from gateway.settings import PacingSettings
-from gateway.upstream.fetching import Rate
 from gateway.upstream.rate_limit import LocalRateLimiter
+from gateway.upstream.requests import Rate
 
 # `Window` of rate_limit.py as scripts, so that no two processes take the same call. A window expires some time after
 # its end, because the limit has to be known until the next one begins.

@@ -24,8 +24,8 @@ from redis.exceptions import RedisError
 from gateway.settings import RedisSettings, UpstreamSettings
 from gateway.telemetry import get_logger
 from gateway.upstream.cache import Entry, MemoryStore
+from gateway.upstream.coalescing import retrieve_exception
 from gateway.upstream.pages import IDS, DecodedPages, VehiclePage
-from gateway.upstream.single_flight import look_at_error
 
 T = TypeVar("T")
 log = get_logger("gateway.upstream")
@@ -61,7 +61,7 @@ class Stored(msgspec.Struct, Generic[T], array_like=True):
     stored_at: float
     body: int
     etag: str | None
-    ends_at: float | None
+    token_expires_at: float | None
 
 
 class RedisStore:
@@ -82,19 +82,19 @@ class RedisStore:
         self._decoded_pages = DecodedPages()
         self._decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
-    def peek_packed(self, key: str) -> Entry[Any] | None:
+    def peek_undecoded(self, key: str) -> Entry[Any] | None:
         """What memory has, in the form that it is kept in."""
-        return self._memory.peek_packed(key)
+        return self._memory.peek_undecoded(key)
 
     def peek(self, key: str) -> Entry[Any] | None:
         """What memory has."""
         return self._memory.peek(key)
 
-    async def get(self, key: str, model: type[T], view: type | None = None) -> Entry[T] | None:
-        return (await self.get_many([key], model, view))[0]
+    async def get(self, key: str, model: type[T], mask: type | None = None) -> Entry[T] | None:
+        return (await self.get_many([key], model, mask))[0]
 
-    async def get_many(self, keys: Sequence[str], model: type[T], view: type | None = None) -> list[Entry[T] | None]:
-        entries = await self._memory.get_many(keys, model, view)
+    async def get_many(self, keys: Sequence[str], model: type[T], mask: type | None = None) -> list[Entry[T] | None]:
+        entries = await self._memory.get_many(keys, model, mask)
         missing = [index for index, entry in enumerate(entries) if entry is None]
         if not missing:
             return entries
@@ -116,10 +116,10 @@ class RedisStore:
         await self._memory.put(entries)
         by_time: dict[float, list[tuple[str, bytes]]] = defaultdict(list)
         for key, held, kept in entries:
-            entry = held.unpacked()
+            entry = held.decoded_value()
             if entry is None:
                 continue
-            stored = Stored(entry.value, entry.stored_at, entry.body, entry.etag, entry.ends_at)
+            stored = Stored(entry.value, entry.stored_at, entry.body, entry.etag, entry.token_expires_at)
             by_time[kept].append((key, self._encoder.encode(stored)))
         for kept, pairs in by_time.items():
             await self._tried(self._redis.multi_set(pairs, ttl=float(kept)))
@@ -161,7 +161,7 @@ class RedisStore:
             return None
         # A command that is cancelled half way would take its connection with it: whoever leaves, it is finished.
         whole = asyncio.ensure_future(command)
-        whole.add_done_callback(look_at_error)
+        whole.add_done_callback(retrieve_exception)
         try:
             return await asyncio.shield(whole)
         except (RedisError, OSError, TimeoutError) as failed:
@@ -179,7 +179,7 @@ class RedisStore:
             stored = decoder.decode(body)
         except msgspec.MsgspecError:
             return None
-        return Entry(stored.value, stored.stored_at, stored.body, stored.etag, stored.ends_at)
+        return Entry(stored.value, stored.stored_at, stored.body, stored.etag, stored.token_expires_at)
 
     def _page(self, kind: type, stored: bytes) -> VehiclePage:
         assert kind is VehiclePage

@@ -16,14 +16,14 @@ from msgspec import Struct
 from gateway.errors import RateLimited, UpstreamError, UpstreamUnavailable
 from gateway.telemetry import get_logger
 from gateway.upstream.circuit import Circuit, is_outage
-from gateway.upstream.fetching import SEND, Clock, Rate, Read, Reply, Steps, UpstreamCall, Wait
-from gateway.upstream.http1 import Call, Connection, Parts, is_foreign
+from gateway.upstream.http.http1 import Call, Connection, Parts, is_foreign
+from gateway.upstream.http.transport import BROKEN, meaning_of
 from gateway.upstream.rate_limit import RateLimiter
+from gateway.upstream.requests import SEND, Clock, Rate, Steps, UpstreamCall, UpstreamRequest, UpstreamResponse, Wait
 from gateway.upstream.retry import RetryPolicy
-from gateway.upstream.transport import BROKEN, meaning_of
 
 T = TypeVar("T")
-Outcome = Reply[T] | BaseException
+Outcome = UpstreamResponse[T] | BaseException
 log = get_logger("gateway.upstream")
 
 
@@ -39,7 +39,7 @@ class Resilience:
 
     def steps(self, call: UpstreamCall[Any]) -> Steps:
         """All attempts of a call, unless the circuit is open."""
-        circuit, limiter, client = self.circuit, self._limiter, call.read.errand.caller.client
+        circuit, limiter, client = self.circuit, self._limiter, call.read.scope.caller.client
         if circuit.open_until is not None and (wait := circuit.wait(self._clock())) is not None:
             raise UpstreamUnavailable(retry_after=math.ceil(wait * 10) / 10)
         if not self._budget.is_full:
@@ -57,7 +57,9 @@ class Resilience:
                     yield from self._learn(client, failure)
                     # A write that failed may have been carried out, so it is not repeated.
                     is_idempotent = call.read.endpoint.idempotent
-                    delay = self._retries.delay(failed, failure, call.read.patience.left) if is_idempotent else None
+                    delay = (
+                        self._retries.delay(failed, failure, call.read.deadline.remaining) if is_idempotent else None
+                    )
                     if delay is None:
                         outage = is_outage(failure)
                         raise
@@ -70,9 +72,9 @@ class Resilience:
             if circuit.ended(self._clock(), outage=outage):
                 log.warning("circuit opened" if circuit.is_open else "circuit closed")
 
-    def _permission(self, client: str, read: Read[Any]) -> Steps:
+    def _permission(self, client: str, read: UpstreamRequest[Any]) -> Steps:
         """Waits until the rate limiter allows a request, or refuses it if that would be too late."""
-        remaining = read.patience.left
+        remaining = read.deadline.remaining
         wait = self._limiter.take(client, self._clock(), remaining)
         if not isinstance(wait, float):
             wait = yield wait
@@ -100,13 +102,13 @@ class Sender(Protocol):
     def sends_inline(self) -> bool:
         """Whether it can `begin`; else the request has to be sent in a task."""
 
-    def begin(self, read: Read[Any], call: Call) -> None:
+    def begin(self, read: UpstreamRequest[Any], call: Call) -> None:
         """Sends it without waiting; the call is told the answer."""
 
-    def reply_to(self, read: Read[T], parts: Parts) -> Reply[T]:
+    def reply_to(self, read: UpstreamRequest[T], parts: Parts) -> UpstreamResponse[T]:
         """The reply that an answer to such a call means."""
 
-    async def fetch(self, read: Read[T]) -> Reply[T]:
+    async def fetch(self, read: UpstreamRequest[T]) -> UpstreamResponse[T]:
         """Sends it and waits for the reply."""
 
 
@@ -116,10 +118,10 @@ class RunningCall(Struct, Generic[T], eq=False):
     `steps` and `reply` are not there from the beginning.
     """
 
-    read: Read[T]
+    read: UpstreamRequest[T]
     sender: Sender
     steps: Steps = None  # type: ignore[assignment] # set before it runs
-    reply: Reply[T] = None  # type: ignore[assignment] # set by SEND
+    reply: UpstreamResponse[T] = None  # type: ignore[assignment] # set by SEND
     task: asyncio.Task[None] | None = None
     connection: Connection | None = None
     ends: float = 0.0

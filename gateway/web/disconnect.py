@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 from starlette.types import Receive, Scope
 
 from gateway.asgi import ON_DISCONNECT, SLOTS
-from gateway.upstream.fetching import Patience
+from gateway.concurrency.deadline import Deadline
 
 
 class HeldSlot(Protocol):
@@ -44,7 +44,7 @@ class CancelOnDisconnect:
 
     __slots__ = ("_callbacks", "_deadline", "_listener", "_receive", "is_disconnected")
 
-    def __init__(self, scope: Scope, receive: Receive, deadline: Patience) -> None:
+    def __init__(self, scope: Scope, receive: Receive, deadline: Deadline) -> None:
         # The request will hold this object, so this object must not hold the request: that would be a cycle.
         self._callbacks: list[Callable[[], Any]] | None = scope.get("extensions", {}).get(ON_DISCONNECT)
         self._receive = receive if self._callbacks is None else None
@@ -71,7 +71,7 @@ class CancelOnDisconnect:
 
     def _cancel(self) -> None:
         self.is_disconnected = True
-        self._deadline.leave()
+        self._deadline.cancel()
 
     async def _listen(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":

@@ -12,8 +12,9 @@ import msgspec
 from graphql import ExecutionResult, GraphQLError
 from starlette.types import Receive, Scope
 
+from gateway.concurrency.deadline import Deadline
+from gateway.engine.document_limits import ExecutionLimits, LimitExceeded
 from gateway.engine.encoding import Encoder, ResponseSize
-from gateway.engine.limits import ExecutionLimits, LimitExceeded
 from gateway.errors import IssuerUnavailable, Overloaded, Unauthenticated
 from gateway.identity import Caller
 from gateway.overload.admission import Admission, Slot
@@ -26,7 +27,7 @@ from gateway.schema.execution import Execution
 from gateway.schema.loaders import Loaders
 from gateway.settings import Settings
 from gateway.upstream.client import FleetClient
-from gateway.upstream.fetching import Clock, Errand, Patience, Tally
+from gateway.upstream.requests import Clock, RequestScope, RequestStats
 from gateway.web.disconnect import CancelOnDisconnect, ClientDisconnected, release_when_sent
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_request import (
@@ -266,7 +267,7 @@ class GraphQLApp:
 
     async def _run(self, exchange: Exchange, request: PreparedRequest | None, params: GraphQLParams | None) -> Response:
         """Runs an operation in a slot, which is given back when the response has left."""
-        deadline = Patience(exchange.deadline)
+        deadline = Deadline(exchange.deadline)
         queue = self.admission.queue_of(exchange.caller)
         if not self.admission.try_acquire(queue):
             await self._wait_for_slot(queue, exchange, deadline)
@@ -280,7 +281,7 @@ class GraphQLApp:
             deadline.close()
             release_when_sent(exchange.scope, Slot(self.admission, queue))
 
-    async def _wait_for_slot(self, queue: str, exchange: Exchange, deadline: Patience) -> None:
+    async def _wait_for_slot(self, queue: str, exchange: Exchange, deadline: Deadline) -> None:
         if self.admission.is_full(queue):
             if exchange.caller is not None:
                 self.admission.remember_credentials(exchange.fields.get(b"authorization", b""), exchange.caller)
@@ -292,7 +293,7 @@ class GraphQLApp:
             deadline.close()
             raise
 
-    async def _executed(self, exchange: Exchange, request: PreparedRequest, deadline: Patience) -> Response:
+    async def _executed(self, exchange: Exchange, request: PreparedRequest, deadline: Deadline) -> Response:
         caller, cost = exchange.caller, None
         if exchange.cost_wish is not None:
             estimate = self._operations.cost_of(request)
@@ -318,25 +319,25 @@ class GraphQLApp:
             result = await _bounded(work)
         if client.is_disconnected:
             raise ClientDisconnected
-        tally = context.errand.tally if context is not None else Tally()
-        if caller is not None and (tally.accepted or tally.cache_hits):
+        stats = context.scope.stats if context is not None else RequestStats()
+        if caller is not None and (stats.accepted or stats.cache_hits):
             was_untrusted = self.admission.is_untrusted(caller)
             self.admission.trust(caller)
             if was_untrusted or not request.key:
                 self._operations.keep(request, caller)
-        response = self._rendered(self._result(result, tally, exchange, cost), exchange.media_type)
+        response = self._rendered(self._result(result, stats, exchange, cost), exchange.media_type)
         if self._responses is not None and caller is not None and not result.errors and cost is None:
-            self._cache.put(request, caller, tally, response.parts, self._running.client)
+            self._cache.put(request, caller, stats, response.parts, self._running.client)
         return response
 
-    def _context(self, caller: Caller, exchange: Exchange, deadline: Patience) -> Context:
-        tally = Tally()
+    def _context(self, caller: Caller, exchange: Exchange, deadline: Deadline) -> Context:
+        stats = RequestStats()
         if self._responses is not None:
-            tally.reads = []
-        errand = Errand(caller, tally, sound_traceparent(exchange.fields.get(b"traceparent")), deadline)
+            stats.reads = []
+        scope = RequestScope(caller, stats, sound_traceparent(exchange.fields.get(b"traceparent")), deadline)
         return Context(
-            errand,
-            Loaders(self._running.client, errand),
+            scope,
+            Loaders(self._running.client, scope),
             self._page_limits,
             exchange.request_id,
             self._settings.connections.nodes_max,
@@ -344,7 +345,7 @@ class GraphQLApp:
         )
 
     def _result(
-        self, result: ExecutionResult, tally: Tally, exchange: Exchange, cost: dict[str, int] | None
+        self, result: ExecutionResult, stats: RequestStats, exchange: Exchange, cost: dict[str, int] | None
     ) -> OperationResult:
         request_id = exchange.request_id
         if result.data is None and result.errors and not any(error.path for error in result.errors):
@@ -353,14 +354,14 @@ class GraphQLApp:
         extensions: dict[str, Any] = {}
         if cost is not None:
             extensions["cost"] = {
-                "upstreamCalls": tally.upstream_calls,
-                "cacheHits": tally.cache_hits,
-                "coalesced": tally.coalesced,
+                "upstreamCalls": stats.upstream_calls,
+                "cacheHits": stats.cache_hits,
+                "coalesced": stats.coalesced,
                 **cost,
             }
-        if cost is not None or tally.stale:
-            extensions["freshness"] = {"oldestAge": self._cache.age(tally), "stale": tally.stale}
-        fields = NO_STORE if errors else self._cache.freshness_of(tally, exchange.caller)
+        if cost is not None or stats.stale:
+            extensions["freshness"] = {"oldestAge": self._cache.age(stats), "stale": stats.stale}
+        fields = NO_STORE if errors else self._cache.headers_for(stats, exchange.caller)
         return OperationResult(ExecutionResult(result.data, errors or None, extensions or None), fields)
 
     def _rendered(self, told: OperationResult, media_type: str) -> Response:

@@ -14,15 +14,15 @@ import msgspec
 from graphql import GraphQLError, OperationDefinitionNode, OperationType
 from graphql.execution.values import VariableValues
 
+from gateway.engine.document_limits import DocumentLimits, LimitExceeded
 from gateway.engine.documents import BOUNDED_BYTES, INTROSPECTION, Document, Documents, Registrations, digest_of
-from gateway.engine.limits import DocumentLimits, LimitExceeded
 from gateway.engine.plans import BoundPlan, NotMade
 from gateway.engine.spacing import Spacing
 from gateway.engine.variables import VariablesInvalid
 from gateway.identity import Caller
 from gateway.overload.admission import Admission
 from gateway.schema.build import Schema
-from gateway.schema.connections import Place
+from gateway.schema.connections import FragmentKey
 from gateway.schema.cost import CostModel, OperationCost
 from gateway.schema.execution import Execution
 from gateway.schema.pagination import Limits
@@ -68,25 +68,25 @@ class PreparedRequest(NamedTuple):
     is_hash_alone: bool = False
     is_introspection: bool = False
     key: bytes = b""
-    fragment_keys: dict[str | None, Place | None] | None = None
+    fragment_keys: dict[str | None, FragmentKey | None] | None = None
 
     @property
     def size(self) -> int:
         """What it takes in memory with its key, in bytes."""
         return REMEMBERED_BYTES + DECODED_FACTOR * len(self.key) + FRAGMENT_KEY_BYTES * len(self.fragment_keys or ())
 
-    def fragment_key(self, fleet: str | None, execution: Execution, limits: Limits) -> Place | None:
+    def fragment_key(self, fleet: str | None, execution: Execution, limits: Limits) -> FragmentKey | None:
         """Where a fleet's fragment of the response may be cached; None if the response is more than one connection."""
         if self.plan is None:
             return None
         keys = self.fragment_keys
         if keys is None:
-            return execution.place_of(self.plan, limits, fleet)
+            return execution.fragment_key_of(self.plan, limits, fleet)
         if fleet not in keys:
             before = self.size
             if len(keys) >= FLEETS_MAX:
                 keys.clear()
-            keys[fleet] = execution.place_of(self.plan, limits, fleet)
+            keys[fleet] = execution.fragment_key_of(self.plan, limits, fleet)
             self.document.grow(self.size - before)
         return keys[fleet]
 

@@ -15,9 +15,9 @@ from gateway.concurrency.lru import LRU
 from gateway.identity import Caller
 from gateway.schema.execution import Execution
 from gateway.schema.pagination import Limits
-from gateway.upstream.cache import Made, Standing
+from gateway.upstream.cache import Dependency, Freshness
 from gateway.upstream.client import FleetClient
-from gateway.upstream.fetching import Clock, Tally
+from gateway.upstream.requests import Clock, RequestStats
 from gateway.web.operations import PreparedRequest
 from gateway.web.responses import Fields, Parts, freshness_fields
 
@@ -58,13 +58,13 @@ class ResponseCache:
         place = request.fragment_key(caller.fleet, self._execution, self._limits)
         if place is None:
             return None
-        held = client.page_at_hand(caller, place.token, None if place.token else place.search)
+        held = client.cached_page(caller, place.token, None if place.token else place.search)
         kept = held.value.kept(place.key) if held is not None else None
         if held is None or kept is None:
             return None
         stored_at, fresh_until = held.stored_at, held.fresh_until
         for token, page in kept.others:
-            other = client.page_at_hand(caller, token, None if token else place.search)
+            other = client.cached_page(caller, token, None if token else place.search)
             if other is None or other.value is not page():
                 return None
             stored_at, fresh_until = min(stored_at, other.stored_at), min(fresh_until, other.fresh_until)
@@ -75,19 +75,21 @@ class ResponseCache:
     def _whole(
         self, responses: WholeResponses, key: bytes, caller: Caller, client: FleetClient, *, takes_gzip: bool
     ) -> CachedResponse | None:
-        whole = responses.get((caller.principal, key), client.standing_of, takes_gzip=takes_gzip)
+        whole = responses.get((caller.principal, key), client.freshness_of, takes_gzip=takes_gzip)
         if whole is None:
             return None
         fields = self.freshness(whole.standing.stored_at, whole.standing.fresh_until, caller)
         return CachedResponse((whole.body,), fields + GZIP if whole.is_gzip else fields)
 
-    def put(self, request: PreparedRequest, caller: Caller, tally: Tally, parts: Parts, client: FleetClient) -> None:
+    def put(
+        self, request: PreparedRequest, caller: Caller, stats: RequestStats, parts: Parts, client: FleetClient
+    ) -> None:
         """Keeps a whole response without errors, while the entries that it was made of are cached."""
-        if self.responses is None or not request.key or tally.stale:
+        if self.responses is None or not request.key or stats.stale:
             return
-        made_of = client.made_of(tally.reads or ())
-        if made_of:
-            self.responses.put((caller.principal, request.key), b"".join(parts), made_of)
+        dependencies = client.dependencies_of(stats.reads or ())
+        if dependencies:
+            self.responses.put((caller.principal, request.key), b"".join(parts), dependencies)
 
     def freshness(self, stored_at: float, fresh_until: float, caller: Caller) -> Fields:
         """The headers for content of a time; no response outlives the token it was for. Times in epoch seconds."""
@@ -96,15 +98,15 @@ class ResponseCache:
             fresh_until = caller.expires_at
         return freshness_fields(int(max(0.0, now - stored_at)), max(0, int(fresh_until - now)))
 
-    def age(self, tally: Tally) -> float:
+    def age(self, stats: RequestStats) -> float:
         """How old the oldest part of a response is, in seconds."""
-        return 0.0 if tally.oldest is None else max(0.0, round(self._clock() - tally.oldest, 3))
+        return 0.0 if stats.oldest is None else max(0.0, round(self._clock() - stats.oldest, 3))
 
-    def freshness_of(self, tally: Tally, caller: Caller | None) -> Fields:
+    def headers_for(self, stats: RequestStats, caller: Caller | None) -> Fields:
         """The headers of a response that was just made."""
-        if caller is None or tally.oldest is None or tally.fresh_until is None or tally.stale:
-            return freshness_fields(int(self.age(tally)), 0)
-        return self.freshness(tally.oldest, tally.fresh_until, caller)
+        if caller is None or stats.oldest is None or stats.fresh_until is None or stats.stale:
+            return freshness_fields(int(self.age(stats)), 0)
+        return self.freshness(stats.oldest, stats.fresh_until, caller)
 
 
 def around(key: str, rendered: bytes | memoryview) -> Parts:
@@ -116,17 +118,17 @@ class Whole(NamedTuple):
     """A response's body, plain or as gzip, and how fresh it is."""
 
     body: bytes
-    standing: Standing
+    standing: Freshness
     is_gzip: bool
 
 
 class _Entry:
-    __slots__ = ("body", "gzip", "made_of")
+    __slots__ = ("body", "dependencies", "gzip")
 
-    def __init__(self, body: bytes, made_of: Sequence[Made]) -> None:
+    def __init__(self, body: bytes, dependencies: Sequence[Dependency]) -> None:
         self.body = body
         self.gzip: bytes | None = None
-        self.made_of = made_of
+        self.dependencies = dependencies
 
 
 class WholeResponses:
@@ -148,13 +150,13 @@ class WholeResponses:
         return len(self._entries)
 
     def get(
-        self, key: Key, standing_of: Callable[[Sequence[Made]], Standing | None], *, takes_gzip: bool
+        self, key: Key, freshness_of: Callable[[Sequence[Dependency]], Freshness | None], *, takes_gzip: bool
     ) -> Whole | None:
         """A body that is still valid."""
         entry = self._entries.get(key)
         if entry is None:
             return None
-        standing = standing_of(entry.made_of)
+        standing = freshness_of(entry.dependencies)
         if standing is None:
             self._entries.drop(key)
             return None
@@ -162,9 +164,9 @@ class WholeResponses:
             return Whole(self._compressed(entry), standing, is_gzip=True)
         return Whole(entry.body, standing, is_gzip=False)
 
-    def put(self, key: Key, body: bytes, made_of: Sequence[Made]) -> None:
+    def put(self, key: Key, body: bytes, dependencies: Sequence[Dependency]) -> None:
         """Keeps a body, if there is room for it at all."""
-        self._entries.put(key, _Entry(body, made_of))
+        self._entries.put(key, _Entry(body, dependencies))
 
     def _compressed(self, entry: _Entry) -> bytes:
         if entry.gzip is None:
@@ -177,5 +179,5 @@ class WholeResponses:
 
 
 def _size(key: Key, entry: _Entry) -> int:
-    dependencies = DEPENDENCY_BYTES * len(entry.made_of)
+    dependencies = DEPENDENCY_BYTES * len(entry.dependencies)
     return RESPONSE_BYTES + dependencies + len(key[1]) + len(entry.body) + len(entry.gzip or b"")

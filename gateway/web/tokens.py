@@ -10,6 +10,6 @@ from gateway.identity import Caller
 Identify = Callable[[str, float], Awaitable[Caller]]
 
 
-async def by_digest(token: str, _seconds: float = 0.0) -> Caller:
+async def opaque_caller(token: str, _seconds: float = 0.0) -> Caller:
     """The caller a token stands for when nothing of it is verified: each token is a principal of its own."""
     return Caller(token)

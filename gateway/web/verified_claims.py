@@ -55,7 +55,7 @@ class Keys(Protocol):
     async def renewed(self, seconds: float) -> KeySet | None: ...
 
 
-class VerifiedClaims:
+class JWTAuthenticator:
     """Callers by verified claims: all claims but times and the token's id make the principal, whatever the token.
 
     Verdicts hold for as long as the issuer's keys are the same.

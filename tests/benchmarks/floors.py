@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from gateway.server.config import ServerConfig
 from gateway.settings import Settings
-from gateway.upstream.http1 import Http1
+from gateway.upstream.http.http1 import Http1
 from tests.benchmarks.load import SERVED, pin
 from tests.benchmarks.made_fleet import vehicle_id
 

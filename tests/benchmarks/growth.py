@@ -143,7 +143,7 @@ def memory(mixed: int) -> None:
             wrk(f"{one.url}/graphql", ONCE_EACH_OF_TEN_THOUSAND, seconds=LONG, fleet=fleet.vehicles, limit=limit)
             rows.append(["10,000 vehicles read by id", "", f"{one.memory() / 1e6:.1f}"])
         with gateway(fleet.url) as one:
-            _walk(one.url, "token-0")
+            _scan(one.url, "token-0")
             rows.append(["10,000 vehicles read from lists", "", f"{one.memory() / 1e6:.1f}"])
             began, seen = time.monotonic(), []
             while (passed := time.monotonic() - began) < mixed:
@@ -151,7 +151,7 @@ def memory(mixed: int) -> None:
                     # By their ids vehicles are asked for by who walked them: others would keep as many again.
                     who = {"tokens": MIXED_PRINCIPALS} if operation.floor == "/page" else {"token": "token-0"}
                     wrk(f"{one.url}/graphql", operation.body, seconds=1, fleet=fleet.vehicles, **who)
-                _walk(one.url, "token-0")
+                _scan(one.url, "token-0")
                 seen.append(one.memory() / 1e6)
                 rows.append(["mixed run", f"{passed:.0f}", f"{seen[-1]:.1f}"])
     half = len(seen) // 2
@@ -162,7 +162,7 @@ def memory(mixed: int) -> None:
     )
 
 
-def _walk(url: str, token: str) -> None:
+def _scan(url: str, token: str) -> None:
     """Reads the whole fleet."""
     found, after = 0, None
     while True:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from gateway.engine.document_limits import LimitExceeded
 from gateway.engine.documents import Documents
-from gateway.engine.limits import LimitExceeded
 from gateway.schema.build import build_schema
 from gateway.settings import Settings
 from gateway.web.operations import document_limits_of

@@ -173,7 +173,7 @@ async def measure(pid: int, url: str, body: bytes, seconds: int, callers: int) -
     peak = await wrk(pid, url, body, seconds, callers)
     assert not peak.refused, "the peak is what is answered, not refused"
     await asyncio.sleep(1)
-    alone = await Probe(url, body, QUIET, 10).run(seconds)
+    immediate = await Probe(url, body, QUIET, 10).run(seconds)
     pause = FLOODING_CONNECTIONS / (TIMES * peak.good)
     flood, beside, flooding = await asyncio.gather(
         wrk(pid, url, body, seconds, FLOODING_CONNECTIONS + QUEUEING_CONNECTIONS, pause),
@@ -184,7 +184,7 @@ async def measure(pid: int, url: str, body: bytes, seconds: int, callers: int) -
     assert not flood.other, "a flood has answers and refusals, nothing else"
     refusing = flood.processor - flood.good * peak.processor / peak.good
     arrived = flood.good + flood.refused
-    ratio = statistics.median(beside.good) / statistics.median(alone.good) if beside.good and alone.good else 0
+    ratio = statistics.median(beside.good) / statistics.median(immediate.good) if beside.good and immediate.good else 0
     return [
         f"{peak.good:.0f}",
         f"{arrived / peak.good:.1f}",
@@ -192,7 +192,7 @@ async def measure(pid: int, url: str, body: bytes, seconds: int, callers: int) -
         f"{peak.processor:.0%}, {flood.processor:.0%}",
         f"{refusing / flood.refused * 1e6:.0f}" if flood.refused else "-",
         f"{at(flooding.refused, 0.5)}, {at(flooding.refused, 0.99)}",
-        f"{at(alone.good, 0.5)}, {at(alone.good, 0.99)}",
+        f"{at(immediate.good, 0.5)}, {at(immediate.good, 0.99)}",
         f"{at(beside.good, 0.5)}, {at(beside.good, 0.99)}",
         f"{ratio:.1f}",
         f"{len(beside.refused)} of {len(beside.good) + len(beside.refused)}",

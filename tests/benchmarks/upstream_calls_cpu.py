@@ -21,11 +21,12 @@ import uvloop
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from gateway.concurrency.deadline import Deadline
 from gateway.identity import Caller
 from gateway.settings import Settings
 from gateway.upstream.client import FleetClient
-from gateway.upstream.connect import connect
-from gateway.upstream.fetching import Errand, Patience, Tally
+from gateway.upstream.requests import RequestScope, RequestStats
+from gateway.upstream.stack import build_client
 from tests.benchmarks.made_fleet import made_fleet
 
 TOKEN = "fleet-token"
@@ -33,18 +34,18 @@ AT_A_TIME = {"vehicle": (1, 16, 240), "page": (1, 16)}
 READS_OF_ONE_REQUEST = 15
 
 
-async def spent(seconds: float, at_a_time: int, call: Callable[[Errand], Awaitable[object]]) -> float:
+async def spent(seconds: float, at_a_time: int, call: Callable[[RequestScope], Awaitable[object]]) -> float:
     """Microseconds of CPU time for each call while so many are under way."""
     calls, until = 0, time.perf_counter() + seconds
 
     async def keep_calling() -> None:
         nonlocal calls
         while time.perf_counter() < until:
-            errand = Errand(Caller(TOKEN, principal="one"), Tally(), patience=Patience.of(30))
+            scope = RequestScope(Caller(TOKEN, principal="one"), RequestStats(), deadline=Deadline.after(30))
             for _ in range(READS_OF_ONE_REQUEST if at_a_time > 1 else 1):
-                await call(errand)
+                await call(scope)
                 calls += 1
-            errand.patience.close()
+            scope.deadline.close()
 
     before = time.process_time()
     await asyncio.gather(*(keep_calling() for _ in range(at_a_time)))
@@ -57,16 +58,16 @@ async def measure(url: str, transports: list[str], rounds: int, seconds: float, 
         for transport in transports:
             upstream = {"url": url, "connections_max": 100} | ({"transport": transport} if transport != "-" else {})
             settings = Settings(upstream=upstream, cache={"enabled": False}, coalescing={"enabled": coalescing})
-            clients[transport] = await stack.enter_async_context(connect(settings))
-        errand = Errand(Caller(TOKEN, principal="one"), Tally())
-        ids = [vehicle.vehicle_id for vehicle in (await clients[transports[0]].vehicles(errand)).items]
+            clients[transport] = await stack.enter_async_context(build_client(settings))
+        scope = RequestScope(Caller(TOKEN, principal="one"), RequestStats())
+        ids = [vehicle.vehicle_id for vehicle in (await clients[transports[0]].vehicles(scope)).items]
         turn = 0
 
-        def vehicle(client: FleetClient) -> Callable[[Errand], Awaitable[object]]:
-            def call(errand: Errand) -> Awaitable[object]:
+        def vehicle(client: FleetClient) -> Callable[[RequestScope], Awaitable[object]]:
+            def call(scope: RequestScope) -> Awaitable[object]:
                 nonlocal turn
                 turn += 1
-                return client.vehicle(errand, ids[turn % len(ids)])
+                return client.vehicle(scope, ids[turn % len(ids)])
 
             return call
 

@@ -33,9 +33,9 @@ from gateway.schema.execution import Execution
 from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
 from gateway.telemetry import frames_only
-from gateway.upstream.fetching import Errand, Tally
 from gateway.upstream.models import StateProperty
 from gateway.upstream.pages import VehiclePage
+from gateway.upstream.requests import RequestScope, RequestStats
 
 SCHEMA = build_schema()
 PAGE = "{ vehicles { nodes { vehicleId tags } } }"
@@ -47,13 +47,13 @@ class Fleet:
     def __init__(self, *vehicles: dict[str, Any]) -> None:
         self._vehicles = vehicles
 
-    async def vehicles(self, errand: Errand, *, view: Any = None, **page: Any) -> VehiclePage:
-        return VehiclePage.of_body(msgspec.json.encode({"items": self._vehicles}), view)
+    async def vehicles(self, scope: RequestScope, *, mask: Any = None, **page: Any) -> VehiclePage:
+        return VehiclePage.of_body(msgspec.json.encode({"items": self._vehicles}), mask)
 
-    async def vehicles_by_id(self, errand: Errand, ids: list[str], *view: Any) -> dict[str, Any]:
+    async def vehicles_by_id(self, scope: RequestScope, ids: list[str], *mask: Any) -> dict[str, Any]:
         return dict.fromkeys(ids, UpstreamForbidden())
 
-    async def latest_states(self, errand: Errand, ids: list[str]) -> list[Any]:
+    async def latest_states(self, scope: RequestScope, ids: list[str]) -> list[Any]:
         return [{"ignition": StateProperty("ON")} for _ in ids]
 
 
@@ -68,8 +68,8 @@ def logged():
 
 async def answer(execution: Execution, text: str, *vehicles: dict[str, Any], **variables: Any) -> Any:
     document = Document(text, "", parse(text))
-    errand = Errand(Caller("token"), Tally())
-    context = Context(errand, Loaders(Fleet(*vehicles), errand), Limits(), "id")
+    scope = RequestScope(Caller("token"), RequestStats())
+    context = Context(scope, Loaders(Fleet(*vehicles), scope), Limits(), "id")
     result = await execution.of(document, None, variables, context, execution.prepared(document, None, variables))
     return msgspec.json.decode(msgspec.json.encode(result.data)), result.errors
 
@@ -116,8 +116,8 @@ async def test_a_bug_in_the_compiler_is_counted_and_logged(monkeypatch, logged):
     monkeypatch.setattr("gateway.engine.plans.compile_field", failing)
     document = Document(PAGE, "", parse(PAGE))
     for number in (1, 2):
-        errand = Errand(Caller("token"), Tally())
-        context = Context(errand, Loaders(Fleet({"id": "A", "tags": []}), errand), Limits(), "id")
+        scope = RequestScope(Caller("token"), RequestStats())
+        context = Context(scope, Loaders(Fleet({"id": "A", "tags": []}), scope), Limits(), "id")
         result = await execution.of(document, None, {}, context, execution.prepared(document, None, {}))
         assert result.data == {"vehicles": {"nodes": [{"vehicleId": "A", "tags": []}]}}
         assert execution.fallbacks.counts == {Fallback(BUG, "Query.vehicles"): number}
@@ -184,8 +184,8 @@ async def test_a_form_too_many_is_not_planned():
     execution, document = Execution(SCHEMA), Document(text, "", parse(text))
     for number in range(FORMS_MAX + 2):
         values = {flag: bool(number >> place & 1) for place, flag in enumerate(flags)}
-        errand = Errand(Caller("token"), Tally())
-        context = Context(errand, Loaders(Fleet({"id": "A"}), errand), Limits(), "id")
+        scope = RequestScope(Caller("token"), RequestStats())
+        context = Context(scope, Loaders(Fleet({"id": "A"}), scope), Limits(), "id")
         await execution.of(document, None, values, context, execution.prepared(document, None, values))
     assert execution.fallbacks.counts == {Fallback(NOT_PLANNED, "Query"): 2}
 

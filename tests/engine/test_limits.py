@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 from graphql import parse
 
-from gateway.engine.limits import DocumentLimits, LimitExceeded, check
+from gateway.engine.document_limits import DocumentLimits, LimitExceeded, check
 
 DEEP = "{ a { b ...F } } fragment F on T { c { d } }"
 # Of each: what is limited, a document, and how much of that it has.

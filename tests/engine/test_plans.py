@@ -10,9 +10,9 @@ from graphql import OperationDefinitionNode, build_schema, parse
 from graphql.execution.values import VariableValues
 
 from gateway.engine.arguments import arguments_of
+from gateway.engine.document_limits import ExecutionLimits, LimitExceeded
 from gateway.engine.documents import Document
 from gateway.engine.fallbacks import NOT_COMPILABLE, Fallback, NotCompilable, PlanFallbacks, UnexpectedValue
-from gateway.engine.limits import ExecutionLimits, LimitExceeded
 from gateway.engine.plans import FORMS_MAX, Engine, NotMade, PlanFailed, RootFieldLoader
 from gateway.engine.projection import ON, Types
 from gateway.engine.variables import VariablesInvalid
@@ -188,7 +188,7 @@ class States:
     def __init__(self) -> None:
         self.loaders = self.latest_states = self
 
-    async def many(self, ids: list[str]) -> list[None]:
+    async def load_many(self, ids: list[str]) -> list[None]:
         return [None] * len(ids)
 
 

@@ -21,10 +21,10 @@ from gateway.schema.global_ids import UnitKey, unit_global_id, vehicle_global_id
 from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
 from gateway.simulator import FleetPlan, Simulator, Switches
-from gateway.upstream.fetching import Errand, Tally
+from gateway.upstream.field_masks import decode_masked
 from gateway.upstream.models import StateProperty, Vehicle, decoded
 from gateway.upstream.pages import VehiclePage
-from gateway.upstream.views import viewed
+from gateway.upstream.requests import RequestScope, RequestStats
 from tests.effort import effort
 from tests.engine.documents_at_random import Documents
 
@@ -47,7 +47,7 @@ class OddClient:
         self._page_fails = dice.random() < 0.03
 
     async def vehicles(
-        self, errand: Errand, *, cursor: str | None = None, search: str | None = None, view: Any = None,
+        self, scope: RequestScope, *, cursor: str | None = None, search: str | None = None, mask: Any = None,
         afresh: bool = False,
     ) -> VehiclePage:  # fmt: skip
         start = int(cursor or 0)
@@ -58,19 +58,19 @@ class OddClient:
         cursors |= {"next": str(start + PAGE)} if start + PAGE < len(items) else {}
         cursors |= {"prev": str(start - PAGE)} if start else {}
         return VehiclePage.of_body(
-            msgspec.json.encode({"items": items[start : start + PAGE], "cursors": cursors}), view
+            msgspec.json.encode({"items": items[start : start + PAGE], "cursors": cursors}), mask
         )
 
-    async def vehicles_by_id(self, errand: Errand, ids: list[str], view: Any = None) -> dict[str, Any]:
+    async def vehicles_by_id(self, scope: RequestScope, ids: list[str], mask: Any = None) -> dict[str, Any]:
         known = {vehicle["id"]: msgspec.json.encode(vehicle) for vehicle in self._vehicles}
-        return {i: self._error() if i in self._failing else self._vehicle(known.get(i), view) for i in ids}
+        return {i: self._error() if i in self._failing else self._vehicle(known.get(i), mask) for i in ids}
 
-    def _vehicle(self, body: bytes | None, view: Any) -> Vehicle | None:
+    def _vehicle(self, body: bytes | None, mask: Any) -> Vehicle | None:
         if body is None:
             return None
-        return decoded(body, Vehicle) if view is None else viewed(body, view)
+        return decoded(body, Vehicle) if mask is None else decode_masked(body, mask)
 
-    async def latest_states(self, errand: Errand, ids: list[str]) -> list[Any]:
+    async def latest_states(self, scope: RequestScope, ids: list[str]) -> list[Any]:
         return [self._error() if i in self._failing else {"ignition": StateProperty("ON")} for i in ids]
 
 
@@ -122,8 +122,8 @@ def arguments_of(dice: random.Random) -> dict[str, list[str]]:
 
 
 async def answer(execution: Execution, document: Document, variables: dict[str, Any], client: OddClient) -> Any:
-    errand = Errand(Caller("token"), Tally())
-    context = Context(errand, Loaders(client, errand), Limits(page_default=5, page_max=50), "id")
+    scope = RequestScope(Caller("token"), RequestStats())
+    context = Context(scope, Loaders(client, scope), Limits(page_default=5, page_max=50), "id")
     result = await execution.of(document, None, variables, context, execution.prepared(document, None, variables))
     told = [presented(error, "id") for error in result.errors or ()]
     assert not [error for error in told if (error.extensions or {})["code"] == "INTERNAL"]

@@ -9,7 +9,7 @@ from graphql import build_schema, get_variable_values, parse
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.engine.limits import LimitExceeded
+from gateway.engine.document_limits import LimitExceeded
 from gateway.engine.variables import ERRORS_MAX, Coercion, VariablesInvalid, flags_of
 
 SCHEMA = build_schema("""

@@ -19,10 +19,10 @@ INTERVAL = 0.02
 REQUEST = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
-def answers(port: int, patience: float) -> bool:
+def answers(port: int, deadline: float) -> bool:
     try:
-        with socket.create_connection(("127.0.0.1", port), timeout=patience) as connection:
-            connection.settimeout(patience)
+        with socket.create_connection(("127.0.0.1", port), timeout=deadline) as connection:
+            connection.settimeout(deadline)
             connection.sendall(REQUEST)
             return connection.recv(65536).startswith(b"HTTP/1.1 200 ")
     except OSError:

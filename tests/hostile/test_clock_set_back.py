@@ -11,20 +11,20 @@ from gateway.app import create_app
 from gateway.errors import RateLimited, UpstreamUnavailable
 from gateway.settings import BreakerSettings, PacingSettings, RedisSettings, RetrySettings, Settings, UpstreamSettings
 from gateway.simulator import Simulator, Switches
-from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.cache import Entry, MemoryStore
 from gateway.upstream.circuit import Circuit
-from gateway.upstream.fetching import Rate
-from gateway.upstream.lease import SKEW, Leased
+from gateway.upstream.coalescing import Uncoalesced
+from gateway.upstream.lease import SKEW, LeaseCoalescing
+from gateway.upstream.memory_store import BoundedMemoryCache
 from gateway.upstream.models import Vehicle
 from gateway.upstream.rate_limit import LocalRateLimiter
 from gateway.upstream.rate_limit_redis import RedisRateLimiter
 from gateway.upstream.redis_store import RedisStore
+from gateway.upstream.requests import Rate
 from gateway.upstream.resilience import Resilience
 from gateway.upstream.retry import RetryPolicy
-from gateway.upstream.single_flight import OwnFlight
 from tests.gateways import PLANS, TOKENS
-from tests.upstream.fakes import Clock, FakeFetcher, Sending, calls_over, errand, vehicle_read
+from tests.upstream.fakes import Clock, FakeFetcher, Sending, calls_over, scope, vehicle_read
 
 QUERY = "{ vehicles(first: 3) { nodes { vehicleId } } }"
 YEAR = 365 * 86400.0
@@ -92,7 +92,7 @@ async def test_who_waits_for_another_process_takes_what_it_has_just_read(ahead, 
         async def shared(self, key, model):
             return Entry(Vehicle(vehicle_id="left"), clock() + ahead, 10)
 
-    await OwnFlight(Leased(Sending(), Leases(), 5.0, clock), fleet).fetch(vehicle_read())
+    await Uncoalesced(LeaseCoalescing(Sending(), Leases(), 5.0, clock), fleet).fetch(vehicle_read())
     assert fleet.total == (0 if taken else 1)
 
 
@@ -107,8 +107,8 @@ async def test_a_client_is_not_held_back_for_as_long_as_the_clock_is_behind(redi
     )
     limiter = RedisRateLimiter(settings, store) if shared else LocalRateLimiter(settings)
     calls = calls_over(fleet, clock, limiter=limiter)
-    by = errand()
-    by.patience.deadline = time.monotonic() + 1
+    by = scope()
+    by.deadline.at = time.monotonic() + 1
     for told in (
         limiter.update(by.caller.client, Rate(10, 0, clock() + 60)), limiter.block(by.caller.client, clock() + 60)
     ):  # fmt: skip
@@ -131,7 +131,7 @@ async def test_the_circuit_does_not_stay_open_for_as_long_as_the_clock_is_behind
         LocalRateLimiter(PacingSettings()),
         clock,
     )
-    circuit, calls = resilience.circuit, OwnFlight(resilience, fleet)
+    circuit, calls = resilience.circuit, Uncoalesced(resilience, fleet)
 
     async def fail(times: int) -> None:
         fleet.failure = UpstreamUnavailable()

@@ -17,7 +17,7 @@ from gateway.engine.documents import Documents, digest_of
 from gateway.schema.build import build_schema
 from gateway.schema.execution import Execution
 from gateway.schema.pagination import Limits
-from gateway.upstream.pages import Kept, VehiclePage
+from gateway.upstream.pages import Fragment, VehiclePage
 from tests.benchmarks.hostile_documents import SHAPES
 from tests.gateways import serving
 from tests.hostile.attacked import INVENTED_BUSY_MAX, MEMORY_MAX, VALID_BUSY_MAX, AttackedGateway, code_of
@@ -127,7 +127,7 @@ def test_parts_of_answers_count_with_their_cursors():
     """However long callers make them, and however little the parts say, they take no more than a page has room for."""
     page = VehiclePage([])
     for number in range(200):
-        page.keep(number, Kept(b"[]", (), 900))
+        page.keep(number, Fragment(b"[]", (), 900))
     assert page.bytes_taken <= len(page.body) + page.room_in_all
     assert [page.kept(number) is not None for number in (0, 198, 199)] == [False, False, True]
 
@@ -137,8 +137,8 @@ def test_a_forgotten_plan_is_gone_at_once():
     execution, documents = Execution(SCHEMA), Documents(SCHEMA.core)
     document, page = documents.read("{ vehicles { nodes { id } } }"), VehiclePage([])
     prepared = execution.prepared(document, None, {})
-    place = execution.place_of(prepared, Limits(), None)
-    page.keep(place.key, Kept(b"[]", ()))
+    place = execution.fragment_key_of(prepared, Limits(), None)
+    page.keep(place.key, Fragment(b"[]", ()))
     names = weakref.ref(prepared.plan.only.projection.complete)
     gc.disable()
     try:

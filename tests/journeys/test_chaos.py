@@ -79,16 +79,16 @@ async def call_on_and_on(url: str, token: str, heard: Heard) -> None:
     limits = httpx.Limits(max_keepalive_connections=0)  # a killed worker's connections are gone
     async with httpx.AsyncClient(base_url=url, limits=limits) as http:
         while heard.go_on():
-            patience = dice.choice([0.02, 0.1, PATIENT, PATIENT])
+            deadline = dice.choice([0.02, 0.1, PATIENT, PATIENT])
             try:
                 response = await http.post(
                     "/graphql",
                     json={"query": dice.choice(QUERIES)},
                     headers={"Authorization": f"Bearer {token}"},
-                    timeout=patience,
+                    timeout=deadline,
                 )
             except httpx.TimeoutException:
-                heard.unanswered += patience == PATIENT
+                heard.unanswered += deadline == PATIENT
             except httpx.TransportError:
                 pass  # its worker was killed
             else:

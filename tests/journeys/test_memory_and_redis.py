@@ -10,9 +10,9 @@ import httpx
 
 from gateway.settings import Settings
 from gateway.simulator import Client, FleetPlan, Simulator, Switches
-from gateway.upstream.connect import connect
-from gateway.upstream.fetching import Errand, Tally
-from tests.upstream.fakes import errand
+from gateway.upstream.requests import RequestScope, RequestStats
+from gateway.upstream.stack import build_client
+from tests.upstream.fakes import scope
 
 MEGABYTE = 2**20
 
@@ -25,12 +25,12 @@ async def test_memory_stays_within_its_bound_and_is_steady():
     for number in range(300):
         simulator.accept(f"principal-{number}", "T7K2M#one")
     settings = Settings(upstream={"url": "http://fleet.test"}, cache={"bytes_max": 8 * MEGABYTE})
-    async with connect(settings, httpx.ASGITransport(simulator.app)) as client:
+    async with build_client(settings, httpx.ASGITransport(simulator.app)) as client:
 
         async def read(principals: range) -> int:
             """Reads two pages for each, and one vehicle; gives the bytes that are allocated then."""
             for number in principals:
-                by = Errand(errand(f"principal-{number}").caller, Tally())
+                by = RequestScope(scope(f"principal-{number}").caller, RequestStats())
                 page = await client.vehicles(by)
                 await client.vehicles(by, cursor=page.cursors.next)
                 await client.vehicle(by, page.items[7].vehicle_id)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
-from gateway.upstream.fetching import Read
+from gateway.upstream.requests import UpstreamRequest
 from tests.effort import effort
 from tests.gateway_process import GatewayProcess
 from tests.gateways import joined
@@ -104,7 +104,7 @@ async def soak(simulator: Simulator, rounds: int, seed: int, **slices: Any) -> i
         return await crowd(post, tokens, ids, rounds, seed)
 
 
-def without_principal(read: Read[Any]) -> str:
+def without_principal(read: UpstreamRequest[Any]) -> str:
     """The deliberate bug: everyone's reads have one key."""
     return "\0".join((read.path, *(text for pair in read.parameters for text in pair)))
 
@@ -124,14 +124,14 @@ async def test_a_crowd_over_redis(redis):
 @pytest.mark.parametrize("slices", [{}, {"cache": {"enabled": False}}], ids=["cache", "single flight alone"])
 async def test_a_key_without_the_principal_would_be_found(monkeypatch, slices):
     """With the bug in place the crowd sees each other's answers, through the cache and through shared flights."""
-    monkeypatch.setattr(Read, "key", property(without_principal))
+    monkeypatch.setattr(UpstreamRequest, "key", property(without_principal))
     with pytest.raises(AssertionError, match="was given what"):
         await soak(simulated([Fault("latency", seconds=0.01)]), rounds=3, seed=3, **slices)
 
 
 async def test_a_key_without_the_principal_would_be_found_in_redis(monkeypatch, redis):
     """The same bug, seen through Redis by a gateway whose own memory is empty."""
-    monkeypatch.setattr(Read, "key", property(without_principal))
+    monkeypatch.setattr(UpstreamRequest, "key", property(without_principal))
     with pytest.raises(AssertionError, match="was given what"):
         await soak(simulated([]), rounds=3, seed=4, redis={"url": redis.url})
 

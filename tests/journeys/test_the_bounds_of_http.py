@@ -423,11 +423,11 @@ def test_who_reads_nothing_is_given_up(server):
     deaf.connection.sendall(large * 400)
     open_ones = one.server.server_state.connections
     assert waits_until(lambda: len(open_ones) == 2)
-    read, alone = 0, 0
-    while alone < 3:
+    read, immediate = 0, 0
+    while immediate < 3:
         read += len(slow.connection.recv(1 << 18))
         time.sleep(0.05)
-        alone += len(open_ones) == 1
+        immediate += len(open_ones) == 1
         assert read < 25_000_000, "the deaf one is still there"
     assert len(slow.connection.recv(1)) == 1
     for talk in (slow, deaf):

@@ -8,18 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.concurrency.deadline import Deadline
 from gateway.errors import Overloaded
 from gateway.identity import Caller
 from gateway.overload.admission import TRUSTED_MAX, UNTRUSTED, Admission, Slot
 from gateway.overload.cpu_monitor import monitor
 from gateway.settings import LimitSettings
-from gateway.upstream.fetching import Patience
 
 SMALL = LimitSettings(concurrency=4, queue=6, principal_concurrency=2, principal_queue=4)
 
 
 async def waiting_for(admission: Admission, principal: str, seconds: float = 5) -> asyncio.Task[None]:
-    task = asyncio.create_task(admission.acquire(principal, Patience.of(seconds)))
+    task = asyncio.create_task(admission.acquire(principal, Deadline.after(seconds)))
     await asyncio.sleep(0)
     return task
 
@@ -54,8 +54,8 @@ async def test_who_is_beyond_the_bounds_is_sent_away_at_once():
     assert (admission.running, admission.waiting) == (2, 4)
     assert admission.is_full("flood")
     with pytest.raises(Overloaded):
-        await admission.acquire("flood", Patience.of(5))
-    await admission.acquire("quiet", Patience.of(5))
+        await admission.acquire("flood", Deadline.after(5))
+    await admission.acquire("quiet", Deadline.after(5))
     assert admission.running == 3
     for task in tasks:
         task.cancel()
@@ -64,11 +64,11 @@ async def test_who_is_beyond_the_bounds_is_sent_away_at_once():
 async def test_places_are_given_in_turn_between_principals():
     """When places come free, a principal with one waiting is not behind all of a flood's."""
     admission = Admission(LimitSettings(concurrency=1, queue=10, principal_concurrency=1, principal_queue=5))
-    await admission.acquire("first", Patience.of(5))
+    await admission.acquire("first", Deadline.after(5))
     order = []
 
     async def run(name: str) -> None:
-        await admission.acquire(name, Patience.of(5))
+        await admission.acquire(name, Deadline.after(5))
         order.append(name)
         admission.release(name)
 
@@ -83,13 +83,13 @@ async def test_places_are_given_in_turn_between_principals():
 async def test_a_full_queue_has_room_for_who_has_fewer_waiting():
     """Who has less than their share may wait although others fill the queue; none of those is sent away for it."""
     admission = Admission(LimitSettings(concurrency=1, queue=4, principal_concurrency=1, principal_queue=4))
-    await admission.acquire("first", Patience.of(5))
+    await admission.acquire("first", Deadline.after(5))
     flood = [await waiting_for(admission, "flood") for _ in range(4)]
     quiet = [await waiting_for(admission, "quiet")]
     assert admission.waiting == 5
     for who in ("flood", "quiet"):
         with pytest.raises(Overloaded):
-            await admission.acquire(who, Patience.of(5))
+            await admission.acquire(who, Deadline.after(5))
     assert not any(task.done() for task in [*flood, *quiet])
     for task in [*flood, *quiet]:
         task.cancel()
@@ -98,9 +98,9 @@ async def test_a_full_queue_has_room_for_who_has_fewer_waiting():
 async def test_who_waits_past_the_deadline_is_sent_away():
     """A place that does not come in time is refused, and the queue forgets who waited."""
     admission = Admission(LimitSettings(concurrency=1))
-    await admission.acquire("a", Patience.of(5))
+    await admission.acquire("a", Deadline.after(5))
     with pytest.raises(Overloaded):
-        await admission.acquire("a", Patience.of(0.01))
+        await admission.acquire("a", Deadline.after(0.01))
     assert admission.waiting == 0
     admission.release("a")
     assert admission.running == 0
@@ -124,7 +124,7 @@ async def test_no_place_is_lost_or_given_twice(steps):  # noqa: C901 - one story
 
     for name, step in steps:
         if step == "enter":
-            waiting.append((name, asyncio.create_task(admission.acquire(name, Patience.of(60)))))
+            waiting.append((name, asyncio.create_task(admission.acquire(name, Deadline.after(60)))))
         elif step == "leave" and name in inside:
             inside.remove(name)
             admission.release(name)
@@ -147,7 +147,7 @@ async def test_while_the_processor_is_the_bound_fewer_run_at_a_time():
     """Busy, places go down to one; idle, they come back, and those who wait are let in."""
     admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
     for principal in "baaa":
-        await admission.acquire(principal, Patience.of(5))
+        await admission.acquire(principal, Deadline.after(5))
     for _ in range(10):
         admission.adapt(1.0)
     waiting = [await waiting_for(admission, "a") for _ in range(2)]
@@ -165,7 +165,7 @@ async def test_places_come_back_quickly_when_the_processor_has_time_left(busy, l
     limits = LimitSettings(concurrency=64, principal_concurrency=64, busy=0.9)
     admission = Admission(limits)
     for principal in "ba":
-        await admission.acquire(principal, Patience.of(5))
+        await admission.acquire(principal, Deadline.after(5))
     for _ in range(10):
         admission.adapt(1.0)
     for _ in range(15):
@@ -192,10 +192,10 @@ async def test_who_leaves_the_queue_gives_up_the_place_in_it():
     admission = Admission(SMALL)
     for _ in range(2):
         assert admission.try_acquire("a")
-    patience = Patience.of(5)
-    waiting = asyncio.create_task(admission.acquire("a", patience))
+    deadline = Deadline.after(5)
+    waiting = asyncio.create_task(admission.acquire("a", deadline))
     await asyncio.sleep(0)
-    patience.leave()
+    deadline.cancel()
     with pytest.raises(Overloaded):
         await waiting
     assert (admission.running, admission.waiting) == (2, 0)
@@ -204,7 +204,7 @@ async def test_who_leaves_the_queue_gives_up_the_place_in_it():
 async def test_who_was_refused_is_refused_until_a_quarter_of_the_queue_is_gone():
     """A place that comes free does not let a flood through; a quarter of the queue does."""
     admission = Admission(LimitSettings(concurrency=1, queue=8, principal_concurrency=1, principal_queue=8))
-    await admission.acquire("flood", Patience.of(5))
+    await admission.acquire("flood", Deadline.after(5))
     waiting = [await waiting_for(admission, "flood") for _ in range(8)]
     shut = []
     for _ in range(4):
@@ -224,7 +224,7 @@ async def test_a_processor_that_is_shared_counts_as_busy_too(monkeypatch, tmp_pa
     monkeypatch.setattr("gateway.overload.cpu_monitor.INTERVAL", 0.02)
     admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
     for principal in "baaa":
-        await admission.acquire(principal, Patience.of(5))
+        await admission.acquire(principal, Deadline.after(5))
     watching = asyncio.create_task(monitor(admission.adapt))
     for second in range(1, 101):
         await asyncio.sleep(0.001)
@@ -238,7 +238,7 @@ async def test_a_processor_that_is_shared_counts_as_busy_too(monkeypatch, tmp_pa
 async def test_who_was_refused_is_known_by_their_credentials():
     """After an introduction a flood is told from its credentials alone; nobody else is taken for it."""
     admission = Admission(LimitSettings(concurrency=1, principal_queue=1))
-    await admission.acquire("flood", Patience.of(5))
+    await admission.acquire("flood", Deadline.after(5))
     waiting = await waiting_for(admission, "flood")
     caller = Caller("one", principal="flood")
     admission.remember_credentials(b"Bearer one", caller)
@@ -259,7 +259,7 @@ async def test_strangers_leave_places_to_those_who_are_known():
     tasks = [await waiting_for(admission, line) for line in made_up]
     assert (admission.running, admission.waiting) == (3, 6)
     assert admission.is_full(admission.queue_of(Caller("one more")))
-    await admission.acquire("known", Patience.of(5))
+    await admission.acquire("known", Deadline.after(5))
     second = await waiting_for(admission, "known")
     assert (admission.running, admission.waiting) == (4, 7)
     admission.release(made_up[0])

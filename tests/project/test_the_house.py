@@ -16,7 +16,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 from gateway import __version__, errors
-from gateway.engine import limits
+from gateway.engine import document_limits as limits
 from gateway.schema.build import print_sdl
 from gateway.web.explorer import GRAPHIQL
 

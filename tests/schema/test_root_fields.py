@@ -29,10 +29,10 @@ from gateway.schema.types import TelematicsUnit, Vehicle
 from gateway.schema.upstream_calls import UpstreamCalls
 from gateway.settings import LimitSettings
 from gateway.upstream import models
-from gateway.upstream.fetching import Errand, Tally
+from gateway.upstream.field_masks import decode_masked, vehicle_mask
 from gateway.upstream.models import decoded
 from gateway.upstream.pages import VehiclePage
-from gateway.upstream.views import vehicle_view, viewed
+from gateway.upstream.requests import RequestScope, RequestStats
 
 
 def test_the_table_has_each_root_field():
@@ -51,15 +51,15 @@ def test_a_root_field_that_is_missing_from_the_table_fails_at_start():
 class OnePage:
     """A fleet of one page."""
 
-    async def vehicles(self, errand: Errand, *, view: Any = None, **page: Any) -> VehiclePage:
-        return VehiclePage.of_body(b'{"items": [{"id": "A", "tags": ["x"]}, {"id": "B"}]}', view)
+    async def vehicles(self, scope: RequestScope, *, mask: Any = None, **page: Any) -> VehiclePage:
+        return VehiclePage.of_body(b'{"items": [{"id": "A", "tags": ["x"]}, {"id": "B"}]}', mask)
 
-    async def latest_states(self, errand: Errand, ids: list[str]) -> list[Any]:
+    async def latest_states(self, scope: RequestScope, ids: list[str]) -> list[Any]:
         return [None] * len(ids)
 
 
 async def load_first(context: Context, calls: list[RootFieldCall]) -> list[Any]:
-    page = await context.loaders.page(None, view=calls[0].field_mask)
+    page = await context.loaders.page(None, mask=calls[0].field_mask)
     return [page.items_as(calls[0].field_mask)[0]] * len(calls)
 
 
@@ -76,7 +76,7 @@ async def test_a_new_root_field_takes_a_declaration_and_an_entry():
     schema = Schema(query=MoreQuery, types=[Vehicle, TelematicsUnit], config=CONFIG)
     with pytest.raises(LookupError, match="firstVehicle"):
         CostModel(schema.core, Limits(), 100, LimitSettings())
-    entry = RootField(load_first, vehicle_view, cost=lambda calls, *_: calls.add_connection({}, ()))
+    entry = RootField(load_first, vehicle_mask, cost=lambda calls, *_: calls.add_connection({}, ()))
     table = {**ROOT_FIELDS, "firstVehicle": entry}
     text = "{ firstVehicle { vehicleId tags } }"
     document = Document(text, "", parse(text))
@@ -86,8 +86,8 @@ async def test_a_new_root_field_takes_a_declaration_and_an_entry():
         execution = Execution(schema, projection=compiled, root_fields=table)
         plan = execution.prepared(document, None, {})
         assert (plan is not None) == compiled
-        errand = Errand(Caller("token"), Tally())
-        context = Context(errand, Loaders(OnePage(), errand), Limits(), "id")
+        scope = RequestScope(Caller("token"), RequestStats())
+        context = Context(scope, Loaders(OnePage(), scope), Limits(), "id")
         result = await execution.of(document, None, {}, context, plan)
         assert msgspec.json.encode(result.data) == b'{"firstVehicle":{"vehicleId":"A","tags":["x"]}}'
         assert result.errors is None
@@ -138,25 +138,27 @@ class SmallFleet:
         self.reads: list[tuple[Any, ...]] = []
 
     async def vehicles(
-        self, errand: Errand, *, cursor: str | None, search: str | None, view: Any, afresh: bool
+        self, scope: RequestScope, *, cursor: str | None, search: str | None, mask: Any, afresh: bool
     ) -> VehiclePage:
-        self.reads.append(("page", search, view is None))
-        return VehiclePage.of_body(msgspec.json.encode({"items": FLEET}), view)
+        self.reads.append(("page", search, mask is None))
+        return VehiclePage.of_body(msgspec.json.encode({"items": FLEET}), mask)
 
-    async def vehicles_by_id(self, errand: Errand, ids: list[str], view: Any = None) -> dict[str, Any]:
-        self.reads.append((*ids, view is None))
+    async def vehicles_by_id(self, scope: RequestScope, ids: list[str], mask: Any = None) -> dict[str, Any]:
+        self.reads.append((*ids, mask is None))
         known = {vehicle["id"]: msgspec.json.encode(vehicle) for vehicle in FLEET}
-        decode = (lambda body: decoded(body, models.Vehicle)) if view is None else (lambda body: viewed(body, view))
+        decode = (
+            (lambda body: decoded(body, models.Vehicle)) if mask is None else (lambda body: decode_masked(body, mask))
+        )
         return {one: decode(known[one]) if one in known else None for one in ids}
 
-    async def latest_states(self, errand: Errand, ids: list[str]) -> list[Any]:
+    async def latest_states(self, scope: RequestScope, ids: list[str]) -> list[Any]:
         return [None] * len(ids)
 
 
 async def answer(text: str, *, compiled: bool = True, **context: Any) -> tuple[Any, list[str], Any]:
     execution, document, fleet = Execution(SCHEMA, projection=compiled), Document(text, "", parse(text)), SmallFleet()
-    errand = Errand(Caller("token"), Tally())
-    values = Context(errand, Loaders(fleet, errand), Limits(), "id", **context)
+    scope = RequestScope(Caller("token"), RequestStats())
+    values = Context(scope, Loaders(fleet, scope), Limits(), "id", **context)
     result = await execution.of(document, None, {}, values, execution.prepared(document, None, {}))
     codes = [error.original_error.code for error in result.errors or ()]
     return msgspec.json.decode(msgspec.json.encode(result.data)), codes, fleet.reads
@@ -231,8 +233,8 @@ def test_only_a_connection_has_a_fragment_key(text, place):
     """The key says where the connection begins, and differs by what is selected of which connection."""
     execution = Execution(SCHEMA)
     document = Document(text, "", parse(text))
-    found = execution.place_of(execution.prepared(document, None, {}), Limits(), None)
+    found = execution.fragment_key_of(execution.prepared(document, None, {}), Limits(), None)
     assert (None if found is None else found[:2]) == place
     if found is not None:
         other = Document(text.replace("id", "id more: id"), "", parse(text.replace("id", "id more: id")))
-        assert execution.place_of(execution.prepared(other, None, {}), Limits(), None).key != found.key
+        assert execution.fragment_key_of(execution.prepared(other, None, {}), Limits(), None).key != found.key

@@ -10,13 +10,22 @@ from typing import Any
 from gateway.identity import Caller
 from gateway.settings import CacheSettings, Settings, UpstreamSettings
 from gateway.upstream.circuit import Circuit
+from gateway.upstream.coalescing import Uncoalesced
 from gateway.upstream.endpoints import FleetEndpoints
-from gateway.upstream.fetching import SEND, Errand, Read, Reply, Steps, Tally, UpstreamCall, now
 from gateway.upstream.models import Vehicle
 from gateway.upstream.rate_limit import LocalRateLimiter, RateLimiter
+from gateway.upstream.requests import (
+    SEND,
+    RequestScope,
+    RequestStats,
+    Steps,
+    UpstreamCall,
+    UpstreamRequest,
+    UpstreamResponse,
+    now,
+)
 from gateway.upstream.resilience import Resilience
 from gateway.upstream.retry import RetryPolicy
-from gateway.upstream.single_flight import OwnFlight
 
 
 def endpoints_that_live(fresh: float, revalidating: float, if_error: float, missing: float) -> FleetEndpoints:
@@ -52,9 +61,9 @@ class FakeFetcher:
 
     sends_inline = False
 
-    def __init__(self, answer: Callable[[Read[Any]], Any] | None = None) -> None:
+    def __init__(self, answer: Callable[[UpstreamRequest[Any]], Any] | None = None) -> None:
         self.calls: Counter[str] = Counter()
-        self.reads: list[Read[Any]] = []
+        self.reads: list[UpstreamRequest[Any]] = []
         self.failure: Exception | None = None
         self.gate: asyncio.Event | None = None
         self._answer = answer or (lambda read: Vehicle(vehicle_id=f"{read.caller.principal[:6]} {read.path}"))
@@ -65,7 +74,7 @@ class FakeFetcher:
     def total(self) -> int:
         return sum(self.calls.values())
 
-    async def fetch(self, read: Read[Any]) -> Reply[Any]:
+    async def fetch(self, read: UpstreamRequest[Any]) -> UpstreamResponse[Any]:
         self.calls[read.path] += 1
         self.reads.append(read)
         if self.gate is not None:
@@ -74,25 +83,28 @@ class FakeFetcher:
             raise self.failure
         if read.known is not None and read.known.etag == self.etag is not None:
             return read.known
-        return Reply(self._answer(read), 1000, self.etag, body=self.body)
+        return UpstreamResponse(self._answer(read), 1000, self.etag, body=self.body)
 
 
 def calls_over(
     fleet: Any, clock: Callable[[], float] = now, *, limiter: RateLimiter | None = None, **slices: Any
-) -> OwnFlight:
+) -> Uncoalesced:
     """Calls of a fake fleet API with resilience as it is set; without rate limiter, retries and circuit by default."""
     settings = {"breaker": {"enabled": False}, "retry": {"attempts": 1}, "pacing": {"enabled": False}} | slices
     chosen = Settings(**settings)
     limiter = limiter or LocalRateLimiter(chosen.pacing)
-    return OwnFlight(Resilience(Circuit(chosen.breaker), RetryPolicy(chosen.retry), limiter, clock), fleet)
+    return Uncoalesced(Resilience(Circuit(chosen.breaker), RetryPolicy(chosen.retry), limiter, clock), fleet)
 
 
-def errand(token: str = "alice", expires_at: float | None = None) -> Errand:
-    return Errand(Caller(token, expires_at=expires_at), Tally())
+def scope(token: str = "alice", expires_at: float | None = None) -> RequestScope:
+    return RequestScope(Caller(token, expires_at=expires_at), RequestStats())
 
 
 def vehicle_read(
-    vehicle_id: str = "A", by: Errand | None = None, endpoints: FleetEndpoints = ENDPOINTS, view: type | None = None
-) -> Read[Vehicle]:
+    vehicle_id: str = "A",
+    by: RequestScope | None = None,
+    endpoints: FleetEndpoints = ENDPOINTS,
+    mask: type | None = None,
+) -> UpstreamRequest[Vehicle]:
     """The read of one vehicle."""
-    return Read.of(by or errand(), endpoints.vehicle, item_id=vehicle_id, view=view)
+    return UpstreamRequest.of(by or scope(), endpoints.vehicle, item_id=vehicle_id, mask=mask)

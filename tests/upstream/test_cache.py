@@ -14,14 +14,14 @@ from gateway.errors import (
     UpstreamUnauthenticated,
     UpstreamUnavailable,
 )
-from gateway.upstream.bounded_memory import BoundedMemoryCache
-from gateway.upstream.cache import REFRESHES_MAX, Cache, Entry, Filling, MemoryStore
-from gateway.upstream.fetching import Read
+from gateway.upstream.cache import REFRESHES_MAX, CacheReader, CacheWriter, Entry, MemoryStore
+from gateway.upstream.coalescing import SingleFlight
+from gateway.upstream.field_masks import decode_full, vehicle_mask
+from gateway.upstream.memory_store import BoundedMemoryCache
 from gateway.upstream.models import Vehicle
 from gateway.upstream.pages import VehiclePage
-from gateway.upstream.single_flight import SingleFlight
-from gateway.upstream.views import vehicle_view, whole
-from tests.upstream.fakes import ENDPOINTS, Clock, FakeFetcher, Sending, endpoints_that_live, errand, vehicle_read
+from gateway.upstream.requests import UpstreamRequest
+from tests.upstream.fakes import ENDPOINTS, Clock, FakeFetcher, Sending, endpoints_that_live, scope, vehicle_read
 
 
 class Stack:
@@ -32,10 +32,10 @@ class Stack:
         self.clock = Clock()
         self.memory = BoundedMemoryCache(**{"entries_max": 100, "bytes_max": 2**20, **bounds})
         store = MemoryStore(self.memory)
-        filling = Filling(Sending(), store, self.clock)
-        self.cache = Cache(SingleFlight(filling, self.fleet), store, self.clock)
+        filling = CacheWriter(Sending(), store, self.clock)
+        self.cache = CacheReader(SingleFlight(filling, self.fleet), store, self.clock)
 
-    async def fetch(self, read: Read[Vehicle]) -> str | None:
+    async def fetch(self, read: UpstreamRequest[Vehicle]) -> str | None:
         value = (await self.cache.fetch(read)).value
         return value.vehicle_id if value is not None else None
 
@@ -48,14 +48,14 @@ async def test_a_fresh_answer_is_not_asked_for_again():
     stack.clock.time += 9
     await stack.fetch(read)
     assert stack.fleet.total == 1
-    assert (read.tally.cache_hits, read.tally.stale, read.tally.oldest) == (1, False, 1_000_000)
+    assert (read.stats.cache_hits, read.stats.stale, read.stats.oldest) == (1, False, 1_000_000)
 
 
 async def test_no_caller_sees_what_another_may_see():
     """Equal reads of two tokens are two answers."""
     stack = Stack()
-    mine = await stack.fetch(vehicle_read(by=errand("alice")))
-    theirs = await stack.fetch(vehicle_read(by=errand("bob")))
+    mine = await stack.fetch(vehicle_read(by=scope("alice")))
+    theirs = await stack.fetch(vehicle_read(by=scope("bob")))
     assert mine != theirs
     assert stack.fleet.total == 2
 
@@ -67,12 +67,12 @@ async def test_a_stale_answer_is_given_while_it_is_read_again():
     stack.clock.time += 12
     stale = vehicle_read()
     await stack.fetch(stale)
-    assert stale.tally.stale
+    assert stale.stats.stale
     await stack.cache.settle()
     assert stack.fleet.total == 2
     again = vehicle_read()
     await stack.fetch(again)
-    assert not again.tally.stale
+    assert not again.stats.stale
     assert stack.fleet.total == 2
 
 
@@ -86,7 +86,7 @@ async def test_what_is_stale_is_read_again_once_and_not_all_in_one_moment():
     for vehicle_id in everything * 2:
         stale = vehicle_read(vehicle_id)
         assert await stack.fetch(stale) is not None
-        assert stale.tally.stale
+        assert stale.stats.stale
     await stack.cache.settle()
     assert stack.fleet.total == len(everything) + REFRESHES_MAX
     for vehicle_id in everything:
@@ -104,13 +104,13 @@ async def test_a_refresh_goes_on_when_its_caller_has_left():
     stale = vehicle_read()
     await stack.fetch(stale)
     await asyncio.sleep(0.01)  # it has begun
-    stale.errand.patience.leave()
+    stale.scope.deadline.cancel()
     await asyncio.sleep(0)
     stack.fleet.gate.set()
     await stack.cache.settle()
     again = vehicle_read()
     await stack.fetch(again)
-    assert not again.tally.stale
+    assert not again.stats.stale
 
 
 @pytest.mark.parametrize("outage", [UpstreamUnavailable(), UpstreamTimeout(), RateLimited()])
@@ -122,7 +122,7 @@ async def test_a_stale_answer_is_better_than_an_outage(outage):
     stack.clock.time += 60
     read = vehicle_read()
     assert await stack.fetch(read) == before
-    assert read.tally.stale
+    assert read.stats.stale
     stack.clock.time += 60
     with pytest.raises(type(outage)):
         await stack.fetch(vehicle_read())
@@ -169,23 +169,23 @@ async def test_what_does_not_exist_is_known_for_a_while():
 async def test_no_entry_outlives_its_token():
     """At the verified expiry of its token an entry is gone, stale or not."""
     stack = Stack()
-    await stack.fetch(vehicle_read(by=errand(expires_at=1_000_004)))
+    await stack.fetch(vehicle_read(by=scope(expires_at=1_000_004)))
     stack.clock.time += 5
     stack.fleet.failure = UpstreamUnavailable()
     with pytest.raises(UpstreamUnavailable):
-        await stack.fetch(vehicle_read(by=errand(expires_at=1_000_900)))
+        await stack.fetch(vehicle_read(by=scope(expires_at=1_000_900)))
 
 
 async def test_a_page_answers_for_its_vehicles():
     """The vehicles of a list page are known by id without another call."""
-    by = errand()
+    by = scope()
     page = VehiclePage(items=[Vehicle(vehicle_id="A"), Vehicle(vehicle_id="B")])
     stack = Stack(FakeFetcher(lambda read: page))
 
     def items(answer):
         return ((vehicle_read(part.vehicle_id, by), part) for part in answer.parts())
 
-    await stack.cache.fetch(Read.of(by, ENDPOINTS.vehicles, parts=items))
+    await stack.cache.fetch(UpstreamRequest.of(by, ENDPOINTS.vehicles, parts=items))
     assert await stack.fetch(vehicle_read("B")) == "B"
     assert [reply is not None for reply in await stack.cache.held([vehicle_read("A"), vehicle_read("C")])] == [
         True,
@@ -200,13 +200,13 @@ async def test_a_vehicle_at_hand_is_decoded_as_it_is_needed():
     fleet = FakeFetcher()
     fleet.body = body
     stack = Stack(fleet)
-    view = vehicle_view({"status": None})
+    mask = vehicle_mask({"status": None})
     await stack.fetch(vehicle_read())
-    read = vehicle_read(view=view)
+    read = vehicle_read(mask=mask)
     for reply in (await stack.cache.fetch(read), *await stack.cache.fetch_all([read], 1)):
-        assert isinstance(reply.value, view)
+        assert isinstance(reply.value, mask)
         assert reply.value.status == "ACTIVE"
-        assert whole(reply.value).tags == ["blue"]
+        assert decode_full(reply.value).tags == ["blue"]
     assert (await stack.cache.fetch(vehicle_read())).value.tags == ["blue"]
     assert fleet.total == 1
 
@@ -263,4 +263,4 @@ async def test_many_at_once_share_one_call():
     stack.fleet.gate.set()
     assert len(set(await asyncio.gather(*fetches))) == 1
     assert stack.fleet.total == 1
-    assert sum(read.tally.coalesced for read in reads) == 49
+    assert sum(read.stats.coalesced for read in reads) == 49

@@ -19,10 +19,10 @@ from gateway.errors import (
 )
 from gateway.settings import BreakerSettings, RetrySettings
 from gateway.upstream.circuit import Circuit
-from gateway.upstream.fetching import SEND, Rate, Reply
+from gateway.upstream.coalescing import Uncoalesced
+from gateway.upstream.requests import SEND, Rate, UpstreamResponse
 from gateway.upstream.resilience import Resilience
 from gateway.upstream.retry import RetryPolicy
-from gateway.upstream.single_flight import OwnFlight
 from tests.upstream.fakes import Clock, Sending, vehicle_read
 
 RATE = Rate(10, 5, 1_000_060.0)
@@ -60,7 +60,7 @@ class Steps:
         self.layer = Resilience(self.circuit, self.retries, self.limiter, self.clock)
         read = vehicle_read()
         self.call = SimpleNamespace(
-            read=SimpleNamespace(errand=read.errand, endpoint=read.endpoint, patience=SimpleNamespace(left=10))
+            read=SimpleNamespace(scope=read.scope, endpoint=read.endpoint, deadline=SimpleNamespace(remaining=10))
         )
 
     def begin(self):
@@ -78,7 +78,7 @@ async def slept(wait) -> float:
 def test_a_plain_call_sends_once_and_counts_as_a_success(rate):
     """It has one step; the rate of its reply goes to the limiter, and the circuit counts it."""
     steps = Steps()
-    steps.call.reply = Reply("answer", rate=rate)
+    steps.call.reply = UpstreamResponse("answer", rate=rate)
     assert list(steps.begin()) == [SEND]
     assert steps.limiter.told == ([] if rate is None else [("update", rate)])
     assert [(second.calls, second.failed) for second in steps.circuit._recent] == [(1, 0)]
@@ -89,7 +89,7 @@ async def test_what_the_limiter_has_to_wait_for_is_a_step():
     limiter = Limiter(wait=asyncio.sleep(0))
     limiter.pending = asyncio.sleep(0)
     steps = Steps(limiter)
-    steps.call.reply = Reply("answer", rate=RATE)
+    steps.call.reply = UpstreamResponse("answer", rate=RATE)
     running = steps.begin()
     assert next(running) is limiter.wait
     assert running.send(0.0) is SEND
@@ -175,7 +175,7 @@ def test_each_read_saves_for_retries_once_the_budget_is_not_full():
     while steps.retries.budget.spend():
         pass
     for _ in range(4):
-        steps.call.reply = Reply("answer")
+        steps.call.reply = UpstreamResponse("answer")
         assert not steps.retries.budget.spend()
         list(steps.begin())
     assert steps.retries.budget.spend()
@@ -194,7 +194,7 @@ def test_an_open_circuit_refuses_without_a_step():
         next(steps.begin())
     assert refused.value.retry_after == 0.3
     steps.clock.time += 0.25
-    steps.call.reply = Reply("answer")
+    steps.call.reply = UpstreamResponse("answer")
     with structlog.testing.capture_logs() as logs:
         assert list(steps.begin()) == [SEND]
     assert [log["event"] for log in logs] == ["circuit closed"]
@@ -225,11 +225,11 @@ class ByHand:
     def reply_to(self, read, parts):
         if isinstance(parts[2], Exception):
             raise parts[2]
-        return Reply(parts[2])
+        return UpstreamResponse(parts[2])
 
     async def fetch(self, read):
         await self.gate.wait()
-        return Reply("fetched")
+        return UpstreamResponse("fetched")
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ class ByHand:
 async def test_an_answer_completes_the_call_in_its_turn(answer, is_its):
     """Reply or failure, it is there without a task; the connection is told whether the answer can be the call's."""
     sender = ByHand()
-    flights = OwnFlight(Sending(), sender)
+    flights = Uncoalesced(Sending(), sender)
     flight = flights.flight_of(vehicle_read())
     assert (flight.done(), len(flights)) == (False, 1)
     assert sender.calls[0].set_result((200, {}, answer)) is is_its
@@ -263,7 +263,7 @@ async def test_an_answer_completes_the_call_in_its_turn(answer, is_its):
 )
 async def test_a_request_that_cannot_be_sent_fails_at_once(broken, outcome):
     """The call is complete before it is waited for, and others of its batch start."""
-    flights = OwnFlight(Sending(), ByHand(broken=broken))
+    flights = Uncoalesced(Sending(), ByHand(broken=broken))
     outcomes = await flights.fetch_all([vehicle_read(name) for name in "ABC"], 1)
     assert [type(each) for each in outcomes] == [outcome] * 3
     assert len(flights) == 0
@@ -272,7 +272,7 @@ async def test_a_request_that_cannot_be_sent_fails_at_once(broken, outcome):
 async def test_a_lost_connection_is_told_as_our_error():
     """What the transport raises never reaches the waiters."""
     sender = ByHand()
-    flight = OwnFlight(Sending(), sender).flight_of(vehicle_read())
+    flight = Uncoalesced(Sending(), sender).flight_of(vehicle_read())
     sender.calls[0].set_exception(OSError())
     assert type(flight.outcome) is UpstreamUnavailable
 
@@ -280,7 +280,7 @@ async def test_a_lost_connection_is_told_as_our_error():
 async def test_a_transport_that_has_to_wait_is_awaited_in_a_task():
     """The task ends with the reply, and nothing refers to it any more."""
     sender = ByHand(inline=False)
-    flights = OwnFlight(Sending(), sender)
+    flights = Uncoalesced(Sending(), sender)
     flight = flights.flight_of(vehicle_read())
     assert flight.task is not None
     sender.gate.set()
@@ -310,7 +310,7 @@ class Cleaning:
 async def test_a_cancelled_call_takes_its_last_steps(inline, turns):
     """However early it is cancelled, and whether it runs inline or in a task; its connection is closed."""
     layer, sender = Cleaning(), ByHand(inline=inline)
-    flights = OwnFlight(layer, sender)
+    flights = Uncoalesced(layer, sender)
     flight = flights.flight_of(vehicle_read())
     closed = []
     if inline:
@@ -329,7 +329,7 @@ async def test_a_failure_in_a_task_takes_the_last_steps():
     """The layers see it where they wait."""
     layer, sender = Cleaning(), ByHand(inline=False)
     sender.fetch = failing
-    flights = OwnFlight(layer, sender)
+    flights = Uncoalesced(layer, sender)
     with pytest.raises(UpstreamTimeout):
         await flights.fetch(vehicle_read())
     assert layer.cleaned == 1

@@ -10,23 +10,23 @@ import pytest
 
 from gateway.errors import GatewayError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from gateway.settings import CacheSettings, Settings, UpstreamSettings
-from gateway.upstream.bounded_memory import BoundedMemoryCache
-from gateway.upstream.cache import Cache, Filling, MemoryStore
-from gateway.upstream.connect import connect
+from gateway.upstream.cache import CacheReader, CacheWriter, MemoryStore
+from gateway.upstream.coalescing import SingleFlight
 from gateway.upstream.endpoints import NOT_KEPT, Endpoint, FleetEndpoints, Lifetime
-from gateway.upstream.fetching import Read, Reply
-from gateway.upstream.lease import Leased
+from gateway.upstream.http.transport import HttpTransport
+from gateway.upstream.lease import LeaseCoalescing
+from gateway.upstream.memory_store import BoundedMemoryCache
 from gateway.upstream.models import Cursors, Vehicle
 from gateway.upstream.pages import VehiclePage
-from gateway.upstream.single_flight import SingleFlight
-from gateway.upstream.transport import HttpTransport
-from tests.upstream.fakes import ENDPOINTS, Clock, FakeFetcher, Sending, calls_over, errand, vehicle_read
+from gateway.upstream.requests import UpstreamRequest, UpstreamResponse
+from gateway.upstream.stack import build_client
+from tests.upstream.fakes import ENDPOINTS, Clock, FakeFetcher, Sending, calls_over, scope, vehicle_read
 from tests.upstream.test_transports import CLOSE, TRANSPORTS, coded
 
 TAG = Endpoint(
     "/vehicles/{id}/tags",
     dict,
-    lambda body, key, view: {"body": body.decode()},
+    lambda body, key, mask: {"body": body.decode()},
     method="POST",
     success=frozenset((200, 204)),
     idempotent=False,
@@ -34,9 +34,9 @@ TAG = Endpoint(
 )
 
 
-def write(vehicle_id: str = "JQ7RP", by: Any = None, body: bytes = b'{"tag": "blue"}') -> Read[dict]:
+def write(vehicle_id: str = "JQ7RP", by: Any = None, body: bytes = b'{"tag": "blue"}') -> UpstreamRequest[dict]:
     """A request that is not idempotent."""
-    return Read.of(by or errand(), TAG, item_id=vehicle_id, body=body)
+    return UpstreamRequest.of(by or scope(), TAG, item_id=vehicle_id, body=body)
 
 
 @pytest.mark.parametrize(
@@ -51,9 +51,9 @@ def write(vehicle_id: str = "JQ7RP", by: Any = None, body: bytes = b'{"tag": "bl
 )
 def test_an_id_stands_in_the_path(path, vehicle_id, expected):
     """Wherever the path has `{id}`, percent-encoded."""
-    endpoint = Endpoint(path, dict, lambda body, key, view: {})
+    endpoint = Endpoint(path, dict, lambda body, key, mask: {})
     assert endpoint.paths([vehicle_id]) == [expected]
-    assert Read.of(errand(), endpoint, item_id=vehicle_id).path == expected
+    assert UpstreamRequest.of(scope(), endpoint, item_id=vehicle_id).path == expected
 
 
 def test_the_settings_name_paths_and_parameters():
@@ -214,7 +214,7 @@ async def test_a_write_passes_the_whole_stack_once(recorder, transport, coalesci
     settings = Settings(
         upstream={"url": url, "transport": transport}, retry={"pause": 0.001}, coalescing={"enabled": coalescing}
     )
-    async with connect(settings) as client:
+    async with build_client(settings) as client:
         replies = await asyncio.gather(*(client._fetcher.fetch(write()) for _ in range(3)))
         assert [reply.value for reply in replies] == [{"body": "{}"}] * 3
         await asyncio.sleep(0.01)
@@ -245,23 +245,23 @@ class Stack:
     def __post_init__(self) -> None:
         self.memory = BoundedMemoryCache(entries_max=100, bytes_max=2**20)
         store, clock = MemoryStore(self.memory), Clock()
-        filling = Filling(Sending(), store, clock)
-        leased = filling if self.leases is None else Leased(filling, self.leases, 1, clock)
-        self.cache = Cache(SingleFlight(leased, self.fleet), store, clock)
+        filling = CacheWriter(Sending(), store, clock)
+        leased = filling if self.leases is None else LeaseCoalescing(filling, self.leases, 1, clock)
+        self.cache = CacheReader(SingleFlight(leased, self.fleet), store, clock)
 
 
 async def test_equal_writes_are_each_made():
     """Nothing of a write is shared, kept or leased, alone or in a batch, also while an equal one is under way."""
     stack = Stack(FakeFetcher(lambda read: {}), NoLeases())
     stack.fleet.gate = asyncio.Event()
-    by = errand()
+    by = scope()
     calls = [asyncio.create_task(stack.cache.fetch(write(by=by))) for _ in range(2)]
     batch = asyncio.create_task(stack.cache.fetch_all([write(by=by), write(by=by)], 2))
     await asyncio.sleep(0.01)
     assert stack.fleet.total == 4
     stack.fleet.gate.set()
     assert [reply.value for reply in [*await asyncio.gather(*calls), *await batch]] == [{}] * 4
-    assert (by.tally.cache_hits, by.tally.coalesced, by.tally.fresh_until) == (0, 0, None)
+    assert (by.stats.cache_hits, by.stats.coalesced, by.stats.fresh_until) == (0, 0, None)
     assert len(stack.memory) == 0
     await stack.cache.fetch(write(by=by))
     assert stack.fleet.total == 5
@@ -273,14 +273,14 @@ async def test_a_write_drops_what_it_may_have_changed(failure):
     stack = Stack(FakeFetcher(lambda read: {} if read.endpoint is TAG else Vehicle(vehicle_id=read.item_id)))
     reads = [("A", "alice"), ("B", "alice"), ("A", "bob")]
     for vehicle_id, name in reads:
-        await stack.cache.fetch(vehicle_read(vehicle_id, errand(name)))
+        await stack.cache.fetch(vehicle_read(vehicle_id, scope(name)))
     stack.fleet.failure = failure
     try:
-        outcome: object = await stack.cache.fetch(write("A", errand("alice")))
+        outcome: object = await stack.cache.fetch(write("A", scope("alice")))
     except GatewayError as failed:
         outcome = failed
-    assert outcome is failure or isinstance(outcome, Reply)
+    assert outcome is failure or isinstance(outcome, UpstreamResponse)
     stack.fleet.failure = None
     for vehicle_id, name in reads:
-        await stack.cache.fetch(vehicle_read(vehicle_id, errand(name)))
+        await stack.cache.fetch(vehicle_read(vehicle_id, scope(name)))
     assert (stack.fleet.calls["/vehicles/A"], stack.fleet.calls["/vehicles/B"]) == (3, 1)

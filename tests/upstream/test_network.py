@@ -15,13 +15,13 @@ import pytest
 
 from gateway.errors import UpstreamUnavailable
 from gateway.settings import UpstreamSettings
-from gateway.upstream import network
-from gateway.upstream.fetching import Read, Reply
+from gateway.upstream.http import network
+from gateway.upstream.http.network import UpstreamMisconfigured, check, proxy_of, tls_context
+from gateway.upstream.http.transport import HttpTransport
 from gateway.upstream.models import Vehicle
-from gateway.upstream.network import UpstreamMisconfigured, check, proxy_of, tls_context
-from gateway.upstream.transport import HttpTransport
+from gateway.upstream.requests import UpstreamRequest, UpstreamResponse
 from tests.upstream.certificates import Certificate, certificate, server_context
-from tests.upstream.fakes import errand, vehicle_read
+from tests.upstream.fakes import scope, vehicle_read
 from tests.upstream.http2_server import Http2Server
 from tests.upstream.proxy import ForwardProxy
 from tests.upstream.test_transports import PLAIN, SILENT, TRANSPORTS, Server
@@ -49,9 +49,9 @@ def client_certificate(tmp_path_factory) -> Certificate:
     return certificate(tmp_path_factory.mktemp("client"), "gateway")
 
 
-def read(vehicle_id: str = "JQ7RP") -> Read[Vehicle]:
+def read(vehicle_id: str = "JQ7RP") -> UpstreamRequest[Vehicle]:
     """A read of one vehicle."""
-    return vehicle_read(vehicle_id, errand("secret-token"))
+    return vehicle_read(vehicle_id, scope("secret-token"))
 
 
 @contextlib.asynccontextmanager
@@ -285,7 +285,7 @@ async def test_a_cancelled_call_does_no_harm_to_its_http2_connection(server_cert
             left = calls.pop(dice.choice((0, 0, 3)))
             left.cancel()
             outcomes = await asyncio.gather(left, *calls, return_exceptions=True)
-            assert {type(outcome) for outcome in outcomes[1:]} == {Reply}
+            assert {type(outcome) for outcome in outcomes[1:]} == {UpstreamResponse}
         assert len(server.streams) == 1
         await asyncio.sleep(0.1)
         assert transport._httpx._shared_calls == set()

@@ -11,16 +11,17 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from gateway.concurrency.deadline import Deadline
 from gateway.errors import Problem, RateLimited
 from gateway.identity import Caller
 from gateway.settings import PacingSettings, RedisSettings, UpstreamSettings
-from gateway.upstream.bounded_memory import BoundedMemoryCache
 from gateway.upstream.cache import MemoryStore
-from gateway.upstream.fetching import Errand, Patience, Rate, Read, Reply, Tally
+from gateway.upstream.coalescing import Uncoalesced
+from gateway.upstream.memory_store import BoundedMemoryCache
 from gateway.upstream.rate_limit import LocalRateLimiter, Window
 from gateway.upstream.rate_limit_redis import RedisRateLimiter
 from gateway.upstream.redis_store import RedisStore
-from gateway.upstream.single_flight import OwnFlight
+from gateway.upstream.requests import Rate, RequestScope, RequestStats, UpstreamRequest, UpstreamResponse
 from tests.upstream.fakes import Clock, calls_over, vehicle_read
 
 SETTINGS = PacingSettings()
@@ -45,14 +46,14 @@ class Limited:
             failure = RateLimited(Problem(429), retry_after=self.ends - self.clock())
             failure.rate = rate
             raise failure
-        return Reply("answer", rate=rate)
+        return UpstreamResponse("answer", rate=rate)
 
 
-def by(token: str, seconds: float = 0.001) -> Errand:
-    return Errand(Caller(token), Tally(), patience=Patience.of(seconds))
+def by(token: str, seconds: float = 0.001) -> RequestScope:
+    return RequestScope(Caller(token), RequestStats(), deadline=Deadline.after(seconds))
 
 
-async def made(calls: OwnFlight, read: Read[Any]) -> Reply[Any]:
+async def made(calls: Uncoalesced, read: UpstreamRequest[Any]) -> UpstreamResponse[Any]:
     """What comes of a call; only the rate limiter looks at its deadline."""
     flight = calls.flight_of(read)
     if flight.outcome is None:

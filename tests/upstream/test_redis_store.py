@@ -9,14 +9,14 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.settings import RedisSettings, UpstreamSettings
-from gateway.upstream.bounded_memory import BoundedMemoryCache
-from gateway.upstream.cache import Cache, Entry, Filling, MemoryStore
-from gateway.upstream.fetching import now
-from gateway.upstream.lease import Leased
+from gateway.upstream.cache import CacheReader, CacheWriter, Entry, MemoryStore
+from gateway.upstream.coalescing import SingleFlight
+from gateway.upstream.lease import LeaseCoalescing
+from gateway.upstream.memory_store import BoundedMemoryCache
 from gateway.upstream.models import StateProperty, Vehicle
 from gateway.upstream.redis_store import RedisStore, digest_of_answers
-from gateway.upstream.single_flight import SingleFlight
-from tests.upstream.fakes import FakeFetcher, Sending, errand, vehicle_read
+from gateway.upstream.requests import now
+from tests.upstream.fakes import FakeFetcher, Sending, scope, vehicle_read
 
 
 class Worker:
@@ -25,8 +25,8 @@ class Worker:
     def __init__(self, url: str, fleet: FakeFetcher, lease: float = 2.0, **settings: float) -> None:
         memory = MemoryStore(BoundedMemoryCache(entries_max=100, bytes_max=2**20))
         self.store = RedisStore(RedisSettings(url=url, **{"timeout": 2.0, **settings}), UpstreamSettings(), memory)
-        leased = Leased(Filling(Sending(), self.store, now), self.store, lease, now)
-        self.cache = Cache(SingleFlight(leased, fleet), self.store, now)
+        leased = LeaseCoalescing(CacheWriter(Sending(), self.store, now), self.store, lease, now)
+        self.cache = CacheReader(SingleFlight(leased, fleet), self.store, now)
 
 
 @pytest.fixture
@@ -49,11 +49,11 @@ async def test_one_process_reads_for_all(workers):
 async def test_redis_holds_no_token_and_keys_begin_with_the_principal(workers, redis):
     """Keys are namespace, format, upstream, principal and digest; neither keys nor values hold a token."""
     _, one, _ = workers
-    await one.cache.fetch(vehicle_read(by=errand("a-very-secret-token")))
+    await one.cache.fetch(vehicle_read(by=scope("a-very-secret-token")))
     async with Redis.from_url(redis.url) as client:
         keys = await client.keys("*")
         everything = b"".join(keys + [await client.get(key) for key in keys])
-    principal = errand("a-very-secret-token").caller.principal
+    principal = scope("a-very-secret-token").caller.principal
     upstream = digest_of_answers(UpstreamSettings())
     assert [key.split(b":")[:4] for key in keys] == [[b"gateway", b"3", upstream.encode(), principal.encode()]]
     assert b"secret" not in everything
@@ -62,8 +62,8 @@ async def test_redis_holds_no_token_and_keys_begin_with_the_principal(workers, r
 async def test_principals_are_apart_in_redis_too(workers):
     """Another caller's equal read is not answered from the first one's entry."""
     fleet, one, two = workers
-    mine = await one.cache.fetch(vehicle_read(by=errand("alice")))
-    theirs = await two.cache.fetch(vehicle_read(by=errand("bob")))
+    mine = await one.cache.fetch(vehicle_read(by=scope("alice")))
+    theirs = await two.cache.fetch(vehicle_read(by=scope("bob")))
     assert mine.value != theirs.value
     assert fleet.total == 2
 

@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from gateway.concurrency.deadline import Deadline
 from gateway.errors import (
     GatewayError,
     RateLimited,
@@ -21,15 +22,15 @@ from gateway.errors import (
 )
 from gateway.settings import Settings, UpstreamSettings
 from gateway.upstream.circuit import Circuit
-from gateway.upstream.connect import connect
-from gateway.upstream.fetching import Errand, Patience, Reply, Tally
+from gateway.upstream.coalescing import SingleFlight
+from gateway.upstream.http.transport import HttpTransport
 from gateway.upstream.models import Vehicle
 from gateway.upstream.rate_limit import LocalRateLimiter
+from gateway.upstream.requests import RequestScope, RequestStats, UpstreamResponse
 from gateway.upstream.resilience import RunningCall
 from gateway.upstream.retry import Budget
-from gateway.upstream.single_flight import SingleFlight
-from gateway.upstream.transport import HttpTransport
-from tests.upstream.fakes import Sending, errand, vehicle_read
+from gateway.upstream.stack import build_client
+from tests.upstream.fakes import Sending, scope, vehicle_read
 from tests.upstream.test_transports import CLOSE, OK, PAUSE, PLAIN, Server
 
 
@@ -44,7 +45,7 @@ async def client_of(*answers, **slices):
     async with server.listening() as url:
         slices = {"cache": {"enabled": False}, "retry": {"pause": 0.001, "attempts": 3}} | slices
         upstream = {"url": url, **slices.pop("upstream", {})}
-        async with connect(Settings(upstream=upstream, **slices)) as client:
+        async with build_client(Settings(upstream=upstream, **slices)) as client:
             yield client, server
 
 
@@ -65,11 +66,11 @@ def tasks(monkeypatch):
 async def test_a_call_that_only_sends_takes_no_task(tasks):
     """One by one and many together: a plain 200 completes in the turn in which it arrives."""
     async with client_of([PLAIN]) as (client, server):
-        by = errand()
+        by = scope()
         assert (await client.vehicle(by, "JQ7RP")).vehicle_id == "JQ7RP"
         ids = ["AAAAA", "BBBBB", "CCCCC"]
         assert [vehicle.vehicle_id for vehicle in (await client.vehicles_by_id(by, ids)).values()] == ids
-        assert (tasks, by.tally.upstream_calls, len(server.heads), client.under_way()) == ([], 4, 4, 0)
+        assert (tasks, by.stats.upstream_calls, len(server.heads), client.under_way()) == ([], 4, 4, 0)
 
 
 async def test_a_plain_200_takes_the_steps_of_every_layer(monkeypatch):
@@ -87,9 +88,9 @@ async def test_a_plain_200_takes_the_steps_of_every_layer(monkeypatch):
         monkeypatch.setattr(kind, name, noted)
     limit = b"X-Rate-Limit-Limit: 9\r\nX-Rate-Limit-Remaining: 5\r\nX-Rate-Limit-Reset: %d\r\n" % (time.time() + 60)
     async with client_of(told("503 Slow Down"), told("200 OK", b'{"id":"JQ7RP"}', limit)) as (client, _):
-        assert await client.vehicle(errand(), "JQ7RP") is not None  # Its retry makes room in the budget.
+        assert await client.vehicle(scope(), "JQ7RP") is not None  # Its retry makes room in the budget.
         del seen[:]
-        assert await client.vehicle(errand(), "JQ7RP") is not None
+        assert await client.vehicle(scope(), "JQ7RP") is not None
     assert seen == ["save", "knows", "begin", "ended"]
 
 
@@ -103,7 +104,7 @@ async def test_another_layer_takes_part_in_every_call(transport):
         def steps(self, call):
             Around.calls += 1
             yield from Sending().steps(call)
-            call.reply = Reply("changed")
+            call.reply = UpstreamResponse("changed")
 
     async with Server([PLAIN], names=True).listening() as url:
         http = HttpTransport(UpstreamSettings(url=url, transport=transport))
@@ -130,17 +131,17 @@ async def test_another_layer_takes_part_in_every_call(transport):
 async def test_failures_are_sent_as_often_as_their_kind_allows(answer, calls, outcome, tasks):
     """What is retryable is sent three times, all else once; only what waits for a retry takes a task."""
     async with client_of(answer) as (client, server):
-        by = errand()
+        by = scope()
         (came,) = await asyncio.gather(client.vehicle(by, "JQ7RP"), return_exceptions=True)
         assert came is None if outcome is None else type(came) is outcome
-        assert (by.tally.upstream_calls, len(server.heads), len(tasks)) == (calls, calls, calls > 1)
+        assert (by.stats.upstream_calls, len(server.heads), len(tasks)) == (calls, calls, calls > 1)
         assert client.under_way() == 0
 
 
 async def test_a_retry_makes_up_for_a_failure():
     """The second attempt's answer is the call's."""
     async with client_of(told("502 Bad Gateway"), [PLAIN]) as (client, server):
-        assert isinstance(await client.vehicle(errand(), "JQ7RP"), Vehicle)
+        assert isinstance(await client.vehicle(scope(), "JQ7RP"), Vehicle)
         assert len(server.heads) == 2
 
 
@@ -150,11 +151,11 @@ async def test_an_outage_opens_the_circuit_and_an_answer_closes_it():
     async with client_of(*[told("500 Internal Server Error")] * 3, [PLAIN], **settings) as (client, server):
         for _ in range(5):
             with pytest.raises(UpstreamUnavailable):
-                await client.vehicle(errand(), "JQ7RP")
+                await client.vehicle(scope(), "JQ7RP")
         assert len(server.heads) == 3
         await asyncio.sleep(0.25)
         for _ in range(3):
-            assert await client.vehicle(errand(), "JQ7RP") is not None
+            assert await client.vehicle(scope(), "JQ7RP") is not None
         assert len(server.heads) == 6
 
 
@@ -165,7 +166,7 @@ async def test_a_call_is_counted_once(transport):
     limit = b"X-Rate-Limit-Limit: 100\r\nX-Rate-Limit-Remaining: 5\r\nX-Rate-Limit-Reset: %d\r\n" % reset
     settings = {"upstream": {"transport": transport}, "pacing": {"reserve": 3, "share": 0}}
     async with client_of(told("200 OK", b'{"id":"JQ7RP"}', limit), [PLAIN], **settings) as (client, server):
-        by = Errand(errand().caller, Tally(), patience=Patience.of(5))
+        by = RequestScope(scope().caller, RequestStats(), deadline=Deadline.after(5))
         for _ in range(3):
             assert await client.vehicle(by, "JQ7RP") is not None
         with pytest.raises(RateLimited):
@@ -178,8 +179,8 @@ async def test_a_client_s_limit_is_learnt_and_kept():
     reset = int(time.time()) + 2
     limit = b"X-Rate-Limit-Limit: 10\r\nX-Rate-Limit-Remaining: 0\r\nX-Rate-Limit-Reset: %d\r\n" % reset
     async with client_of(told("200 OK", b'{"id":"JQ7RP"}', limit), [PLAIN]) as (client, server):
-        assert await client.vehicle(errand(), "JQ7RP") is not None
-        assert await client.vehicle(errand(), "JQ7RP") is not None
+        assert await client.vehicle(scope(), "JQ7RP") is not None
+        assert await client.vehicle(scope(), "JQ7RP") is not None
         assert time.time() >= reset
         assert len(server.heads) == 2
 
@@ -191,7 +192,7 @@ async def test_who_leaves_costs_no_connection(coalescing):
     async with client_of([OK, PLAIN[len(OK) :]], **slices) as (client, _):
         dice = random.Random(7)
         for _ in range(4):
-            reads = [asyncio.create_task(client.vehicle(errand(), f"V{number:04}")) for number in range(60)]
+            reads = [asyncio.create_task(client.vehicle(scope(), f"V{number:04}")) for number in range(60)]
             for left in dice.sample(reads, 40):
                 await asyncio.sleep(dice.choice((0, 0, 0.001)))
                 left.cancel()
@@ -199,19 +200,19 @@ async def test_who_leaves_costs_no_connection(coalescing):
             assert sum(isinstance(outcome, Vehicle) for outcome in outcomes) >= 20
             assert all(isinstance(outcome, (Vehicle, asyncio.CancelledError)) for outcome in outcomes)
         assert client.under_way() == 0
-        assert await client.vehicle(errand(), "VLAST") is not None
+        assert await client.vehicle(scope(), "VLAST") is not None
 
 
 async def test_who_has_no_time_left_is_told_and_leaves_nothing_under_way():
     """At the deadline the call is given up, with its connection."""
     async with client_of([PAUSE], [PLAIN]) as (client, server):
-        by = Errand(errand().caller, Tally(), patience=Patience.of(0.1))
+        by = RequestScope(scope().caller, RequestStats(), deadline=Deadline.after(0.1))
         with pytest.raises(GatewayError) as late:
             await client.vehicle(by, "JQ7RP")
         assert late.value.code == "DEADLINE_EXCEEDED"
         await asyncio.sleep(0.01)
         assert client.under_way() == 0
-        assert await client.vehicle(errand(), "JQ7RP") is not None
+        assert await client.vehicle(scope(), "JQ7RP") is not None
         assert server.connections == 2
 
 
@@ -219,22 +220,22 @@ async def test_what_is_too_late_or_too_large_fails():
     """The transport's bounds end in the errors of the gateway."""
     async with client_of([PAUSE], upstream={"read_timeout": 0.1}, retry={"attempts": 1}) as (client, _):
         with pytest.raises(UpstreamTimeout):
-            await client.vehicle(errand(), "JQ7RP")
+            await client.vehicle(scope(), "JQ7RP")
     async with client_of(told("200 OK", b" " * 5000), upstream={"response_bytes_max": 1024}) as (client, _):
         with pytest.raises(UpstreamInvalidResponse):
-            await client.vehicle(errand(), "JQ7RP")
+            await client.vehicle(scope(), "JQ7RP")
 
 
 async def test_a_call_leaves_nothing_to_the_collector():
     """Nothing of it is in a circle."""
     async with client_of([PLAIN]) as (client, _):
-        await client.vehicles_by_id(errand(), ["AAAAA", "BBBBB"])
+        await client.vehicles_by_id(scope(), ["AAAAA", "BBBBB"])
         while gc.collect():
             pass
         gc.disable()
         try:
-            await client.vehicles_by_id(errand(), ["AAAAA", "BBBBB"])
-            await client.vehicle(errand(), "AAAAA")
+            await client.vehicles_by_id(scope(), ["AAAAA", "BBBBB"])
+            await client.vehicle(scope(), "AAAAA")
             assert gc.collect() == 0
         finally:
             gc.enable()

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.concurrency.deadline import Deadline
 from gateway.errors import (
     RateLimited,
     UpstreamForbidden,
@@ -20,7 +21,7 @@ from gateway.errors import (
 )
 from gateway.identity import Caller
 from gateway.settings import RetrySettings
-from gateway.upstream.fetching import Errand, Patience, Reply, Tally
+from gateway.upstream.requests import RequestScope, RequestStats, UpstreamResponse
 from gateway.upstream.retry import Budget, RetryPolicy
 from tests.upstream.fakes import calls_over, vehicle_read
 
@@ -40,7 +41,7 @@ class Failing:
         self.calls += 1
         if self.failures:
             raise self.failures.pop(0)
-        return Reply("answer")
+        return UpstreamResponse("answer")
 
 
 @pytest.mark.parametrize("failure", [UpstreamUnavailable, UpstreamTimeout, RateLimited])
@@ -80,7 +81,7 @@ async def test_the_upstreams_wait_is_kept():
 async def test_nothing_is_tried_past_the_deadline():
     """A wait that would end after the deadline is not begun: the failure is told at once."""
     fleet = Failing(RateLimited(retry_after=60))
-    hurried = Errand(Caller("alice"), Tally(), patience=Patience.of(5))
+    hurried = RequestScope(Caller("alice"), RequestStats(), deadline=Deadline.after(5))
     began = time.monotonic()
     with pytest.raises(RateLimited) as failed:
         await calls_over(fleet, retry=QUICK).fetch(vehicle_read(by=hurried))

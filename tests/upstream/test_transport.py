@@ -24,16 +24,16 @@ from gateway.errors import (
 from gateway.identity import Caller
 from gateway.settings import CacheSettings, UpstreamSettings
 from gateway.upstream.client import FleetClient
+from gateway.upstream.coalescing import Uncoalesced
 from gateway.upstream.endpoints import FleetEndpoints
-from gateway.upstream.fetching import Errand, Read, Tally
-from gateway.upstream.single_flight import OwnFlight
-from gateway.upstream.transport import WAIT_MAX, HttpTransport, rate_of, wait_of
+from gateway.upstream.http.transport import WAIT_MAX, HttpTransport, rate_of, wait_of
+from gateway.upstream.requests import RequestScope, RequestStats, UpstreamRequest
 from tests.upstream.fakes import Sending
 
 SETTINGS = UpstreamSettings(url="http://fleet.test/", response_bytes_max=2048)
-ERRAND = Errand(Caller("secret-token"), Tally())
+ERRAND = RequestScope(Caller("secret-token"), RequestStats())
 ENDPOINTS = FleetEndpoints(SETTINGS, CacheSettings())
-READ = Read.of(ERRAND, ENDPOINTS.vehicle, item_id="JQ7RP")
+READ = UpstreamRequest.of(ERRAND, ENDPOINTS.vehicle, item_id="JQ7RP")
 
 
 def transport_over(answer: httpx.Response | Exception, settings: UpstreamSettings = SETTINGS) -> HttpTransport:
@@ -252,7 +252,7 @@ async def test_callers_who_leave_do_not_use_up_connections(kind):
     server = await asyncio.start_server(slow, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     http = HttpTransport(UpstreamSettings(url=f"http://127.0.0.1:{port}", transport=kind, connections_max=2))
-    transport = OwnFlight(Sending(), http)
+    transport = Uncoalesced(Sending(), http)
     for _ in range(20):
         calls = [asyncio.create_task(transport.fetch(READ)) for _ in range(10)]
         await asyncio.sleep(0.005)
@@ -291,7 +291,7 @@ IMPOSSIBLE += ["\u2025", "\uff0f", "a\u200bb", "a" * 257, "a+b", "a,b", "a&b", "
 async def test_what_no_id_can_be_is_never_sent(impossible):
     """It is no vehicle, alone or among others, and has no state; nothing is asked for it."""
     transport = transport_over(httpx.Response(404))
-    client = FleetClient(OwnFlight(Sending(), transport), SETTINGS, ENDPOINTS)
+    client = FleetClient(Uncoalesced(Sending(), transport), SETTINGS, ENDPOINTS)
     assert await client.vehicle(ERRAND, impossible) is None
     assert await client.vehicles_by_id(ERRAND, [impossible]) == {impossible: None}
     assert await client.latest_states(ERRAND, [impossible]) == [None]
@@ -302,7 +302,7 @@ async def test_what_no_id_can_be_is_never_sent(impossible):
 async def test_what_an_id_could_be_is_asked_for(possible):
     """Ids are opaque: whatever does no harm in a path is sent."""
     transport = transport_over(httpx.Response(404))
-    assert await FleetClient(OwnFlight(Sending(), transport), SETTINGS, ENDPOINTS).vehicle(ERRAND, possible) is None
+    assert await FleetClient(Uncoalesced(Sending(), transport), SETTINGS, ENDPOINTS).vehicle(ERRAND, possible) is None
     assert len(transport.requests) == 1
 
 

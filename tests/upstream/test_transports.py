@@ -18,10 +18,10 @@ import uvloop
 from gateway.errors import UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
 from gateway.identity import Caller
 from gateway.settings import UpstreamSettings
-from gateway.upstream.fetching import Errand, Read, Tally
+from gateway.upstream.coalescing import Uncoalesced
+from gateway.upstream.http.transport import HttpTransport
 from gateway.upstream.models import Vehicle
-from gateway.upstream.single_flight import OwnFlight
-from gateway.upstream.transport import HttpTransport
+from gateway.upstream.requests import RequestScope, RequestStats, UpstreamRequest
 from tests.upstream.fakes import ENDPOINTS, Sending
 
 TRANSPORTS = ("builtin", "httpx")
@@ -35,14 +35,16 @@ SILENT = 0.07  # seconds after which either transport has a connection serve its
 Step = bytes | object
 
 
-def read(vehicle_id: str = "JQ7RP", token: str = "secret-token") -> Read[Vehicle]:
+def read(vehicle_id: str = "JQ7RP", token: str = "secret-token") -> UpstreamRequest[Vehicle]:
     endpoint = replace(ENDPOINTS.vehicle, id_of=lambda vehicle: vehicle_id if vehicle.vehicle_id == "JQ7RP" else "")
-    return Read.of(Errand(Caller(token), Tally()), endpoint, item_id=vehicle_id)
+    return UpstreamRequest.of(RequestScope(Caller(token), RequestStats()), endpoint, item_id=vehicle_id)
 
 
-def unchecked(token: str = "secret-token") -> Read[Vehicle]:
+def unchecked(token: str = "secret-token") -> UpstreamRequest[Vehicle]:
     """A read whose answer does not show whether it is its own."""
-    return Read.of(Errand(Caller(token), Tally()), replace(ENDPOINTS.vehicle, id_of=None), item_id="JQ7RP")
+    return UpstreamRequest.of(
+        RequestScope(Caller(token), RequestStats()), replace(ENDPOINTS.vehicle, id_of=None), item_id="JQ7RP"
+    )
 
 
 class Server:
@@ -352,7 +354,7 @@ def test_an_answer_of_another_vehicle_is_invalid(run):
 @pytest.mark.parametrize("run", ["builtin"], indirect=True)
 def test_a_connection_changes_hands_only_after_silence(run, monkeypatch):
     """The same principal's next vehicle is read at once; for another's, and what shows no id, it has to be silent."""
-    monkeypatch.setattr("gateway.upstream.http1.QUIET", 60)
+    monkeypatch.setattr("gateway.upstream.http.http1.QUIET", 60)
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         for _ in range(3):
@@ -452,7 +454,7 @@ def test_callers_who_leave_at_any_time_cost_no_connection(run):
     """Hundreds of calls over three connections, cancelled at random: the rest get their own answers, and so do the next."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
-        flights = OwnFlight(Sending(), transport)
+        flights = Uncoalesced(Sending(), transport)
         dice = random.Random(7)
         kept = 0
         for _ in range(6):
@@ -529,7 +531,9 @@ async def test_nothing_can_be_slipped_into_a_request(name):
             with pytest.raises(UpstreamUnavailable):
                 await transport.fetch(read(token=token))
         with pytest.raises(UpstreamUnavailable):
-            await transport.fetch(Read.of(Errand(Caller("t"), Tally()), replace(ENDPOINTS.vehicle, path="/a b")))
+            await transport.fetch(
+                UpstreamRequest.of(RequestScope(Caller("t"), RequestStats()), replace(ENDPOINTS.vehicle, path="/a b"))
+            )
         assert server.heads == []
         await transport.fetch(read())
         assert server.heads[0].lower().count(b"\r\nhost: ") == 1

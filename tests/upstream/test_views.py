@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from gateway.upstream.field_masks import COMPUTED_FROM, PARTS, check_computed, decode_masked, vehicle_mask
 from gateway.upstream.models import StateProperty, Vehicle, decoded
-from gateway.upstream.views import COMPUTED_FROM, PARTS, check_computed, vehicle_view, viewed
 
 STATUS = {"value": "A", "modified_at": "2024-05-14T08:41:12Z"}
 VEHICLE = {
@@ -43,10 +43,10 @@ def members_of(model: type) -> list[str]:
 @pytest.mark.parametrize("member", members_of(Vehicle))
 def test_a_member_alone_is_as_in_the_whole_vehicle(member):
     """A view of one member has its value, computed members included, and the vehicle's id."""
-    whole, view = decoded(BODY, Vehicle), viewed(BODY, vehicle_view({member: None}))
+    whole, mask = decoded(BODY, Vehicle), decode_masked(BODY, vehicle_mask({member: None}))
     assert getattr(whole, member) is not None
-    assert getattr(view, member) == getattr(whole, member)
-    assert (view.vehicle_id, view.fleet_id) == (whole.vehicle_id, whole.fleet_id)
+    assert getattr(mask, member) == getattr(whole, member)
+    assert (mask.vehicle_id, mask.fleet_id) == (whole.vehicle_id, whole.fleet_id)
 
 
 @pytest.mark.parametrize(
@@ -55,14 +55,14 @@ def test_a_member_alone_is_as_in_the_whole_vehicle(member):
 )
 def test_a_member_of_a_part_is_as_in_the_whole_vehicle(part, member):
     """A view of one member of a part has its value, which may be computed from members that are not asked for."""
-    whole, view = decoded(BODY, Vehicle), viewed(BODY, vehicle_view({part: {member: None}}))
+    whole, mask = decoded(BODY, Vehicle), decode_masked(BODY, vehicle_mask({part: {member: None}}))
     assert getattr(getattr(whole, part), member) is not None
-    assert getattr(getattr(view, part), member) == getattr(getattr(whole, part), member)
+    assert getattr(getattr(mask, part), member) == getattr(getattr(whole, part), member)
 
 
 def test_a_property_of_the_state_is_as_in_the_whole_vehicle():
     """A view of the state holds the properties that are asked for, and no others."""
-    state = viewed(BODY, vehicle_view({"latest_state": {"ignition": None, "speed": None}})).latest_state
+    state = decode_masked(BODY, vehicle_mask({"latest_state": {"ignition": None, "speed": None}})).latest_state
     assert state.get("ignition") == StateProperty("ON", "2024-05-14T08:41:12Z")
     assert state.get("speed") is None
 

@@ -5,8 +5,8 @@ import asyncio
 import pytest
 
 from gateway.asgi import ON_DISCONNECT
+from gateway.concurrency.deadline import Deadline
 from gateway.errors import DeadlineExceeded
-from gateway.upstream.fetching import Patience
 from gateway.web.disconnect import CancelOnDisconnect, ClientDisconnected
 
 
@@ -39,11 +39,11 @@ def server(request):
 
 async def test_the_waits_of_a_caller_who_leaves_end(server):
     """What was waited for ends as ClientDisconnected, and nothing more is begun."""
-    patience = Patience()
+    deadline = Deadline()
 
     async def work():
-        with CancelOnDisconnect(server.scope, server.receive, patience):
-            await patience.wait(asyncio.get_running_loop().create_future())
+        with CancelOnDisconnect(server.scope, server.receive, deadline):
+            await deadline.wait(asyncio.get_running_loop().create_future())
 
     working = asyncio.create_task(work())
     await asyncio.sleep(0)
@@ -52,13 +52,13 @@ async def test_the_waits_of_a_caller_who_leaves_end(server):
     with pytest.raises(ClientDisconnected):
         await working
     with pytest.raises(DeadlineExceeded):
-        patience.check()
+        deadline.check()
 
 
 async def test_what_was_done_before_they_left_is_not_undone(server):
     """Work that ends in spite of it ends as ever; that they left is known."""
-    patience = Patience()
-    with CancelOnDisconnect(server.scope, server.receive, patience) as there:
+    deadline = Deadline()
+    with CancelOnDisconnect(server.scope, server.receive, deadline) as there:
         await server.caller_leaves()
     assert there.is_disconnected
 
@@ -67,7 +67,7 @@ async def test_a_failure_is_itself_while_the_caller_is_there(server):
     """Only what fails after they left is their leaving."""
     with (
         pytest.raises(ValueError, match="wrong"),
-        CancelOnDisconnect(server.scope, server.receive, Patience()) as there,
+        CancelOnDisconnect(server.scope, server.receive, Deadline()) as there,
     ):
         raise ValueError("wrong")
     assert not there.is_disconnected
@@ -77,7 +77,7 @@ async def test_a_cancelled_operation_stays_cancelled_though_the_caller_left(serv
     """A server that stops is not taken for a caller who left."""
 
     async def work():
-        with CancelOnDisconnect(server.scope, server.receive, Patience()):
+        with CancelOnDisconnect(server.scope, server.receive, Deadline()):
             await nothing_comes()
 
     working = asyncio.create_task(work())
@@ -92,7 +92,7 @@ async def test_nobody_listens_any_more_when_the_work_is_done():
     """The task that listened ends with the work."""
     server = Server(extends=False)
     before = asyncio.all_tasks()
-    with CancelOnDisconnect(server.scope, server.receive, Patience()):
+    with CancelOnDisconnect(server.scope, server.receive, Deadline()):
         await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert asyncio.all_tasks() == before

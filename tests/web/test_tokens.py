@@ -14,8 +14,8 @@ from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from gateway.errors import IssuerUnavailable, Unauthenticated
 from gateway.settings import OidcSettings
-from gateway.upstream.issuer import Issuer
-from gateway.web.verified_claims import VerifiedClaims
+from gateway.web.jwks import JWKSClient
+from gateway.web.verified_claims import JWTAuthenticator
 from tests.issuer import ISSUER, FakeIssuer
 
 
@@ -24,9 +24,9 @@ def issuer() -> FakeIssuer:
     return FakeIssuer()
 
 
-def verifier(issuer: FakeIssuer, **settings: object) -> VerifiedClaims:
+def verifier(issuer: FakeIssuer, **settings: object) -> JWTAuthenticator:
     oidc = OidcSettings(issuer=ISSUER, audience="fleet", **settings)
-    return VerifiedClaims(oidc, Issuer(oidc, httpx.MockTransport(issuer.handle)))
+    return JWTAuthenticator(oidc, JWKSClient(oidc, httpx.MockTransport(issuer.handle)))
 
 
 async def test_a_new_token_of_the_same_client_is_the_same_principal(issuer):
@@ -207,8 +207,8 @@ async def test_a_stop_ends_the_fetch_under_way():
         raise AssertionError
 
     oidc = OidcSettings(issuer=ISSUER)
-    keys = Issuer(oidc, httpx.MockTransport(silent))
-    waiting = asyncio.create_task(VerifiedClaims(oidc, keys)("a.b.c"))
+    keys = JWKSClient(oidc, httpx.MockTransport(silent))
+    waiting = asyncio.create_task(JWTAuthenticator(oidc, keys)("a.b.c"))
     await asyncio.sleep(0.01)
     await keys.close()
     with pytest.raises(IssuerUnavailable):

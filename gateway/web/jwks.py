@@ -35,7 +35,7 @@ HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
 BROKEN = (httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError, OSError, ValueError, RecursionError)
 
 
-class Issuer:
+class JWKSClient:
     """Has the keys ready; they are renewed after `keys_ttl` seconds, or earlier for a token that names another key."""
 
     def __init__(self, settings: OidcSettings, network: httpx.AsyncBaseTransport | None = None) -> None:

@@ -30,14 +30,14 @@ from gateway.errors import (
 )
 from gateway.settings import UpstreamSettings
 from gateway.upstream.endpoints import Parameters
-from gateway.upstream.fetching import Rate, Read, Reply
-from gateway.upstream.http1 import Call, Http1, Parts
-from gateway.upstream.inflate import Fields, inflated
+from gateway.upstream.http.http1 import Call, Http1, Parts
+from gateway.upstream.http.inflate import Fields, inflated
+from gateway.upstream.http.network import check
 from gateway.upstream.models import ProblemBody
-from gateway.upstream.network import check
+from gateway.upstream.requests import Rate, UpstreamRequest, UpstreamResponse
 
 if TYPE_CHECKING:
-    from gateway.upstream.httpx_transport import HttpxTransport
+    from gateway.upstream.http.httpx_transport import HttpxTransport
 
 T = TypeVar("T")
 # What tests put in place of the network.
@@ -82,9 +82,9 @@ class HttpTransport:
         self._httpx = _httpx_transport(settings, network) if self._http1 is None else None
         self.sends_inline = self._http1 is not None
 
-    async def fetch(self, read: Read[T]) -> Reply[T]:
+    async def fetch(self, read: UpstreamRequest[T]) -> UpstreamResponse[T]:
         target = _target_of(read)
-        read.tally.upstream_calls += 1
+        read.stats.upstream_calls += 1
         made = partial(self.reply_to, read)
         try:
             if self._httpx is not None:
@@ -92,25 +92,27 @@ class HttpTransport:
                 return await self._httpx.send(read.endpoint.method, target, headers, read.body, made)
             assert self._http1 is not None
             request = self._http1.request(read.endpoint.method, target, self._prepared_for(read), read.body)
-            reply: Reply[T] = await self._http1.asked(request, read.caller.principal, made, checked=read.shows_itself)
+            reply: UpstreamResponse[T] = await self._http1.asked(
+                request, read.caller.principal, made, checked=read.shows_itself
+            )
         except BROKEN as broken:
             raise meaning_of(broken) from broken
         return reply
 
-    def begin(self, read: Read[Any], call: Call) -> None:
+    def begin(self, read: UpstreamRequest[Any], call: Call) -> None:
         """Makes a call without waiting: it is told what comes of it; raises one of BROKEN, or UpstreamRejected."""
         assert self._http1 is not None
-        target, errand = _target_of(read), read.errand
-        errand.tally.upstream_calls += 1
-        is_plain = errand.traceparent is None and read.known is None
-        prepared = errand.caller.head(self._rendered) if is_plain else self._prepared_for(read)
+        target, scope = _target_of(read), read.scope
+        scope.stats.upstream_calls += 1
+        is_plain = scope.traceparent is None and read.known is None
+        prepared = scope.caller.head(self._rendered) if is_plain else self._prepared_for(read)
         call.head = self._http1.request(read.endpoint.method, target, prepared, read.body)
-        call.line = errand.caller.principal
+        call.line = scope.caller.principal
         if read.shows_itself:
             call.at_once = call.line
         self._http1.begin(call)
 
-    def reply_to(self, read: Read[T], parts: Parts) -> Reply[T]:
+    def reply_to(self, read: UpstreamRequest[T], parts: Parts) -> UpstreamResponse[T]:
         """What an answer says, given as it came; raises our errors."""
         status, fields, body = parts
         names = _telling(tuple(fields))
@@ -123,12 +125,12 @@ class HttpTransport:
             raise UpstreamInvalidResponse(_problem_of(status, httpx.Headers(fields), b""))
         if status != 200 and status not in read.endpoint.success:
             return self._unusual(read, status, fields, body)
-        read.tally.accepted = True
+        read.stats.accepted = True
         value = self._decoded(read, body)
         endpoint = read.endpoint
         if read.item_id is not None and endpoint.id_of is not None and endpoint.id_of(value) != read.item_id:
             raise UpstreamInvalidResponse(Problem(status))
-        reply = Reply(value, len(body), body=body if endpoint.stays_encoded else None)
+        reply = UpstreamResponse(value, len(body), body=body if endpoint.stays_encoded else None)
         if names:
             etag, flow_id = names.get(b"etag"), names.get(FLOW_ID_BYTES)
             # One that is not plain text could not be sent back.
@@ -137,13 +139,13 @@ class HttpTransport:
             reply.rate = rate_of(httpx.Headers(fields)) if b"x-rate-limit-limit" in names else None
         return reply
 
-    def _unusual(self, read: Read[T], status: int, fields: Fields, body: bytes) -> Reply[T]:
+    def _unusual(self, read: UpstreamRequest[T], status: int, fields: Fields, body: bytes) -> UpstreamResponse[T]:
         headers = httpx.Headers(fields)
         if status == 304 and read.known is not None:
-            read.tally.accepted = True
+            read.stats.accepted = True
             return msgspec.structs.replace(read.known, rate=rate_of(headers))
         if status == 404 and read.endpoint.missing is not None:
-            return Reply(None, len(body), flow_id=sound_flow_id(headers.get(FLOW_ID)), rate=rate_of(headers))
+            return UpstreamResponse(None, len(body), flow_id=sound_flow_id(headers.get(FLOW_ID)), rate=rate_of(headers))
         raise failure_of(status, headers, body)
 
     async def close(self) -> None:
@@ -152,19 +154,19 @@ class HttpTransport:
             if transport is not None:
                 await transport.aclose()
 
-    def _headers_of(self, read: Read[Any]) -> dict[str, str]:
+    def _headers_of(self, read: UpstreamRequest[Any]) -> dict[str, str]:
         headers = {**self._headers, "Authorization": read.caller.authorization()}
-        if read.errand.traceparent is not None:
-            headers["traceparent"] = read.errand.traceparent
+        if read.scope.traceparent is not None:
+            headers["traceparent"] = read.scope.traceparent
         if read.known is not None and read.known.etag is not None:
             headers["If-None-Match"] = read.known.etag
         return headers
 
-    def _prepared_for(self, read: Read[Any]) -> bytes:
+    def _prepared_for(self, read: UpstreamRequest[Any]) -> bytes:
         """The headers of a read; what all reads of a request have in common is made once."""
-        errand = read.errand
-        if errand.traceparent is None and read.known is None:
-            return errand.caller.head(self._rendered)
+        scope = read.scope
+        if scope.traceparent is None and read.known is None:
+            return scope.caller.head(self._rendered)
         assert self._http1 is not None
         return self._http1.prepared(self._headers_of(read))
 
@@ -172,9 +174,9 @@ class HttpTransport:
         assert self._http1 is not None
         return self._http1.prepared({**self._headers, "Authorization": bearer})
 
-    def _decoded(self, read: Read[T], body: bytes) -> T:
+    def _decoded(self, read: UpstreamRequest[T], body: bytes) -> T:
         try:
-            return read.endpoint.decode(body, read.key, read.view)
+            return read.endpoint.decode(body, read.key, read.mask)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as unreadable:
             raise UpstreamInvalidResponse(Problem(200)) from unreadable
 
@@ -188,7 +190,7 @@ def meaning_of(broken: Exception) -> UpstreamError:
     return UpstreamUnavailable()
 
 
-def _target_of(read: Read[Any]) -> str:
+def _target_of(read: UpstreamRequest[Any]) -> str:
     if not read.parameters:
         if len(read.path) > TARGET_MAX:
             raise UpstreamRejected(TOO_LONG)
@@ -213,7 +215,7 @@ def _telling(names: tuple[bytes, ...]) -> Mapping[bytes, bytes]:
 
 
 def _httpx_transport(settings: UpstreamSettings, network: Network | None) -> HttpxTransport:
-    from gateway.upstream.httpx_transport import HttpxTransport  # noqa: PLC0415 - httpcore, which `builtin` never needs
+    from gateway.upstream.http.httpx_transport import HttpxTransport  # noqa: PLC0415 - httpcore, which `builtin` never needs
 
     return HttpxTransport(settings, network)
 

@@ -14,12 +14,13 @@ import httpx
 import pytest
 import uvloop
 
+from gateway.concurrency.deadline import Deadline
 from gateway.errors import GatewayError
 from gateway.identity import Caller
 from gateway.settings import Settings
 from gateway.upstream.client import FleetClient
-from gateway.upstream.connect import connect
-from gateway.upstream.fetching import Errand, Patience, Tally
+from gateway.upstream.requests import RequestScope, RequestStats
+from gateway.upstream.stack import build_client
 from tests.effort import effort
 from tests.gateway_process import GatewayProcess
 from tests.upstream.unruly import PAGE, UnrulyFleet
@@ -41,7 +42,7 @@ class Asked:
         self.seen = seen
         self.kind = dice.choice(KINDS)
         self.ids = [f"V{dice.randrange(10**9)}" for _ in range(dice.choice((1, 1, 4)))]
-        self.patience = dice.choice((0.005, 5, 5, 5))
+        self.deadline = dice.choice((0.005, 5, 5, 5))
         self.leaves_after = dice.choice((0, 0.001, 0.003)) if dice.random() < 0.03 else None
 
     def expected(self) -> list[Any]:
@@ -70,23 +71,23 @@ class Asked:
 
 
 async def ask(client: FleetClient, asked: Asked) -> None:
-    errand = Errand(Caller(asked.name), Tally(), patience=Patience.of(asked.patience))
+    scope = RequestScope(Caller(asked.name), RequestStats(), deadline=Deadline.after(asked.deadline))
     try:
         if asked.kind == "vehicle":
-            call = client.vehicles_by_id(errand, asked.ids)
+            call = client.vehicles_by_id(scope, asked.ids)
             came = list((await asked.unless_it_leaves(asyncio.ensure_future(call))).values())
         elif asked.kind == "page":
-            page = client.vehicles(errand, search=asked.ids[0])
+            page = client.vehicles(scope, search=asked.ids[0])
             came = list((await asked.unless_it_leaves(asyncio.ensure_future(page))).items)
         else:
-            states = client.latest_states(errand, asked.ids)
+            states = client.latest_states(scope, asked.ids)
             came = await asked.unless_it_leaves(asyncio.ensure_future(states))
             came = [state["door"].value if isinstance(state, dict) and state else state for state in came]
     except (GatewayError, asyncio.CancelledError) as failure:
         asked.failed(failure)
         return
     finally:
-        errand.patience.close()
+        scope.deadline.close()
     asked.was_given([(v.vehicle_id, v.vehicle_model_id) if hasattr(v, "vehicle_id") else v for v in came])
 
 
@@ -100,7 +101,7 @@ async def crowd(url: str, answers: int, **upstream: object) -> Counter[str]:
         retry={"attempts": 2, "pause": 0.001},
     )
     seen: Counter[str] = Counter()
-    async with connect(settings) as client:
+    async with build_client(settings) as client:
 
         async def keep_asking(name: str, number: int) -> None:
             dice = random.Random(f"{name} {number}")

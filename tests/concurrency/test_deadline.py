@@ -6,16 +6,17 @@ import asyncio
 
 import pytest
 
+from gateway.concurrency.deadline import Deadline
 from gateway.errors import DeadlineExceeded
 from gateway.identity import Caller
-from gateway.upstream.fetching import Errand, Patience, Tally
-from gateway.upstream.single_flight import OwnFlight, SingleFlight
+from gateway.upstream.coalescing import SingleFlight, Uncoalesced
+from gateway.upstream.requests import RequestScope, RequestStats
 from tests.upstream.fakes import FakeFetcher, Sending, vehicle_read
 
 
-def hurried(seconds: float | None) -> Errand:
-    patience = Patience() if seconds is None else Patience.of(seconds)
-    return Errand(Caller("alice"), Tally(), patience=patience)
+def hurried(seconds: float | None) -> RequestScope:
+    deadline = Deadline() if seconds is None else Deadline.after(seconds)
+    return RequestScope(Caller("alice"), RequestStats(), deadline=deadline)
 
 
 class HeldUp(FakeFetcher):
@@ -34,7 +35,7 @@ class HeldUp(FakeFetcher):
             raise
 
 
-@pytest.mark.parametrize("kind", [SingleFlight, OwnFlight])
+@pytest.mark.parametrize("kind", [SingleFlight, Uncoalesced])
 async def test_the_deadline_ends_the_wait_and_the_call(kind):
     """Past the deadline the read fails, and the call that nobody waits for any more is cancelled."""
     fleet = HeldUp()
@@ -64,14 +65,14 @@ async def test_a_caller_who_leaves_ends_all_of_its_waits():
     """Leaving ends each read that is under way and keeps new ones from beginning."""
     fleet = HeldUp()
     flights = SingleFlight(Sending(), fleet)
-    errand = hurried(None)
-    reads = [asyncio.create_task(flights.fetch(vehicle_read(name, by=errand))) for name in "AB"]
+    scope = hurried(None)
+    reads = [asyncio.create_task(flights.fetch(vehicle_read(name, by=scope))) for name in "AB"]
     await asyncio.sleep(0.001)
-    errand.patience.leave()
+    scope.deadline.cancel()
     results = await asyncio.gather(*reads, return_exceptions=True)
     assert [type(result) for result in results] == [DeadlineExceeded] * 2
     with pytest.raises(DeadlineExceeded):
-        await flights.fetch(vehicle_read("C", by=errand))
+        await flights.fetch(vehicle_read("C", by=scope))
     await flights.settle()
     assert (fleet.total, fleet.cancelled) == (2, 2)
 
@@ -83,7 +84,7 @@ async def test_who_comes_after_a_cancelled_call_has_one_of_its_own():
     leaving = hurried(None)
     first = asyncio.create_task(flights.fetch(vehicle_read(by=leaving)))
     await asyncio.sleep(0.001)
-    leaving.patience.leave()
+    leaving.deadline.cancel()
     await asyncio.gather(first, return_exceptions=True)
     second = asyncio.create_task(flights.fetch(vehicle_read(by=hurried(None))))
     await asyncio.sleep(0.001)

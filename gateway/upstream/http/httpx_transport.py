@@ -20,8 +20,8 @@ import httpx
 
 from gateway.settings import UpstreamSettings
 from gateway.telemetry import get_logger
-from gateway.upstream.http1 import DISTRUST, FAREWELL, HEAD_BYTES_MAX, ODD, Parts, is_foreign
-from gateway.upstream.network import Proxy, proxy_of, tls_context
+from gateway.upstream.http.http1 import DISTRUST, FAREWELL, HEAD_BYTES_MAX, ODD, Parts, is_foreign
+from gateway.upstream.http.network import Proxy, proxy_of, tls_context
 
 T = TypeVar("T")
 log = get_logger("gateway.upstream")

@@ -11,14 +11,14 @@ EXPLORE_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Walked:
+class ScanProgress:
     """How far a walk has come: pages read, and how many of the ids it set out for it has found."""
 
     pages: int = 0
     found: int = 0
 
 
-def walk_on(missing: int, page_size: int, fleet_size: int | None, walked: Walked = Walked()) -> bool:
+def should_scan(missing: int, page_size: int, fleet_size: int | None, walked: ScanProgress = ScanProgress()) -> bool:
     """Whether to read the next page of a walk rather than each missing id on its own.
 
     `missing` ids are still to be found, `fleet_size` is the number of vehicles where it is known.

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
-from gateway.upstream.single_flight import look_at_error
+from gateway.upstream.coalescing import retrieve_exception
 
 V = TypeVar("V")
 Outcomes = dict[str, V | BaseException]
@@ -17,7 +17,7 @@ Outcomes = dict[str, V | BaseException]
 ReadMany = Callable[[list[str]], Awaitable[Sequence[V | BaseException]]]
 
 
-class Batches(Generic[V]):
+class DataLoader(Generic[V]):
     """The values of keys, for one request."""
 
     def __init__(self, read: ReadMany[V]) -> None:
@@ -26,17 +26,17 @@ class Batches(Generic[V]):
         self._next: asyncio.Future[Outcomes[V]] | None = None
         self._wanted: dict[str, None] = {}
 
-    async def one(self, key: str, *, alone: bool = False) -> V:
+    async def load(self, key: str, *, immediate: bool = False) -> V:
         """The value of a key; raises its error."""
-        (value,) = await self.many((key,), alone=alone)
+        (value,) = await self.load_many((key,), immediate=immediate)
         if isinstance(value, BaseException):
             raise value
         return value
 
-    async def many(self, keys: Sequence[str], *, alone: bool = False) -> list[V | BaseException]:
-        """Values by key, in order, errors in their places; read now if they are `alone`: if no other will be wanted."""
+    async def load_many(self, keys: Sequence[str], *, immediate: bool = False) -> list[V | BaseException]:
+        """Values by key, in order, errors in their places; with `immediate` they are read at once, not with others."""
         known = self._batch_of
-        if alone and not known:
+        if immediate and not known:
             batch: asyncio.Future[Outcomes[V]] = asyncio.get_running_loop().create_future()
             known.update(dict.fromkeys(keys, batch))
             await _fill(batch, list(known), self._read)
@@ -65,7 +65,7 @@ class Batches(Generic[V]):
         batch, self._next = self._next, None
         assert batch is not None
         reading = asyncio.get_running_loop().create_task(_fill(batch, list(self._wanted), self._read))
-        reading.add_done_callback(look_at_error)
+        reading.add_done_callback(retrieve_exception)
 
 
 async def _fill(batch: asyncio.Future[Outcomes[V]], keys: list[str], read: ReadMany[V]) -> None:

@@ -12,7 +12,7 @@ from gateway.upstream.models import Vehicle
 from gateway.upstream.pages import DecodedPages, VehiclePage
 
 
-class UnchangedPages:
+class PageDeduplicator:
     """The last page of each read, by its key, as long as somebody holds it: itself the latest, in `bytes_max` bytes."""
 
     def __init__(self, bytes_max: int, decoded: DecodedPages | None = None) -> None:
@@ -22,11 +22,11 @@ class UnchangedPages:
         # What the cache holds need not be held here, too.
         self._held: weakref.WeakValueDictionary[str, VehiclePage] = weakref.WeakValueDictionary()
 
-    def page_of(self, key: str, body: bytes, view: type[Vehicle] | None) -> VehiclePage:
+    def page_of(self, key: str, body: bytes, mask: type[Vehicle] | None) -> VehiclePage:
         """The page of an answer's body: the same one where that has not changed; raises as `VehiclePage.of_body`."""
         page = self._held.get(key)
         if page is None or page.body != body:
-            page = VehiclePage.of_body(body, view, self._decoded)
+            page = VehiclePage.of_body(body, mask, self._decoded)
             page.stays()
             self._held[key] = page
         self._latest.put(key, (page, page.bytes_taken))

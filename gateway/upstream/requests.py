@@ -1,10 +1,9 @@
-"""What is read (`Read`), what comes back (`Reply`) and the one-method protocol of everything in between."""
+"""Requests to the fleet API, their responses, and the protocols of the layers in between."""
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 import time
 from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +13,14 @@ from typing import Any, Final, Generic, Literal, NamedTuple, Protocol, TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
-from gateway.errors import DeadlineExceeded
+from gateway.concurrency.deadline import Deadline
 from gateway.identity import Caller
 from gateway.upstream.endpoints import Endpoint, Parameters
 
 T = TypeVar("T")
 
 
-class Used(NamedTuple):
+class CacheUse(NamedTuple):
     """A read whose answer was used, by its key, and when that was known, in epoch seconds."""
 
     key: str
@@ -30,7 +29,7 @@ class Used(NamedTuple):
 
 
 @dataclass(slots=True)
-class Tally:
+class RequestStats:
     """What one request has cost so far, and how old its oldest part is; `reads` are noted where somebody asks.
 
     `accepted` says that the fleet API has answered, so the caller's token is one of its own.
@@ -43,7 +42,7 @@ class Tally:
     fresh_until: float | None = None
     stale: bool = False
     accepted: bool = False
-    reads: list[Used] | None = None
+    reads: list[CacheUse] | None = None
 
     def used(self, stored_at: float, fresh_until: float, *, stale: bool) -> None:
         """Notes a part of the answer: since when it is known and until when it is fresh, in epoch seconds."""
@@ -54,96 +53,19 @@ class Tally:
         self.stale = self.stale or stale
 
 
-class Patience:
-    """How long someone waits: until `deadline` (seconds of `time.monotonic`; None: for ever), or until they leave."""
-
-    __slots__ = ("_ended", "_timer", "_waiting", "deadline")
-
-    def __init__(self, deadline: float | None = None) -> None:
-        self.deadline = deadline
-        self._ended = False
-        self._waiting: set[asyncio.Future[None]] | None = None
-        self._timer: asyncio.TimerHandle | None = None
-
-    @classmethod
-    def of(cls, seconds: float) -> Patience:
-        """A patience that ends so many seconds from now."""
-        return cls(time.monotonic() + seconds)
-
-    @property
-    def left(self) -> float:
-        """Seconds that are left; infinite without a deadline, never below zero."""
-        return math.inf if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-
-    def extend(self, to: float | None) -> None:
-        """Waits at least until `to`."""
-        self.deadline = None if self.deadline is None or to is None else max(self.deadline, to)
-
-    def leave(self) -> None:
-        """Ends every wait: nobody is there any more to hear what comes of it."""
-        self._ended = True
-        for waiting in self._waiting or ():
-            if not waiting.done():
-                waiting.set_result(None)
-
-    def check(self) -> None:
-        """Raises DeadlineExceeded if it has ended: nothing more need be begun."""
-        if self._ended or not self.left:
-            raise DeadlineExceeded
-
-    async def wait(self, work: asyncio.Future[T]) -> T:
-        """What becomes of some work, which is not cancelled by this; raises DeadlineExceeded at the deadline."""
-        if not work.done():
-            # A future of its own: a task that waits for the work itself would cancel it when it is cancelled.
-            told = asyncio.get_running_loop().create_future()
-
-            def done(_: asyncio.Future[T]) -> None:
-                if not told.done():
-                    told.set_result(None)
-
-            work.add_done_callback(done)
-            try:
-                await self.wait_for_own(told)
-            finally:
-                if not work.done():
-                    work.remove_done_callback(done)
-            if not work.done():
-                raise DeadlineExceeded
-        return work.result()
-
-    async def wait_for_own(self, told: asyncio.Future[None]) -> None:
-        """Waits until a future has its result, which nobody else waits for; at the end of this it is given one."""
-        if self._ended or told.done():
-            return
-        if self._timer is None and self.deadline is not None:
-            self._timer = asyncio.get_running_loop().call_later(self.left, self.leave)
-        if self._waiting is None:
-            self._waiting = set()
-        self._waiting.add(told)
-        try:
-            await told
-        finally:
-            self._waiting.discard(told)
-
-    def close(self) -> None:
-        """Forgets the deadline's timer; the request is over."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-
 @dataclass(slots=True)
-class Errand:
+class RequestScope:
     """On whose behalf a request reads, at what cost so far, for how long, in which trace (W3C `traceparent`).
 
-    `unforeseen` counts the reads that were no part of its price; many of them are made in turn.
+    `unpriced_calls` counts the reads that were no part of its price; many of them are made in turn.
     """
 
     caller: Caller
-    tally: Tally
+    stats: RequestStats
     traceparent: str | None = None
-    patience: Patience = field(default_factory=Patience)
-    unforeseen: int = 0
-    in_turn: asyncio.Lock | None = None
+    deadline: Deadline = field(default_factory=Deadline)
+    unpriced_calls: int = 0
+    one_at_a_time: asyncio.Lock | None = None
 
 
 # A path as long as this needs no digest; no digest begins with a slash.
@@ -163,51 +85,51 @@ def key_of(caller: Caller, digest: str) -> str:
     return f"{caller.principal}:{digest}"
 
 
-class Read(Struct, Generic[T], eq=False):
+class UpstreamRequest(Struct, Generic[T], eq=False):
     """One request to an endpoint for one caller, with a `body` where its method takes one.
 
-    Of equal `key`s the answers are equal. `item_id` is the id of the item in the path. `view` is the form it is needed
+    Of equal `key`s the answers are equal. `item_id` is the id of the item in the path. `mask` is the form it is needed
     in at first, `parts` which other reads its answer holds, `known` an older answer; what is read `afresh` is not
-    answered by what is kept. `patience` is the errand's until the read is part of something that others wait for, too.
+    answered by what is kept. `deadline` is the errand's until the read is part of something that others wait for, too.
     """
 
-    errand: Errand
+    scope: RequestScope
     endpoint: Endpoint[T]
     path: str
     key: str
-    patience: Patience
-    view: type | None = None
+    deadline: Deadline
+    mask: type | None = None
     item_id: str | None = None
     parameters: Parameters = ()
-    parts: Callable[[T], Iterable[tuple[Read[Any], Any]]] | None = None
-    known: Reply[T] | None = None
+    parts: Callable[[T], Iterable[tuple[UpstreamRequest[Any], Any]]] | None = None
+    known: UpstreamResponse[T] | None = None
     afresh: bool = False
     body: bytes = b""
 
     @classmethod
     def of(
         cls,
-        errand: Errand,
+        scope: RequestScope,
         endpoint: Endpoint[T],
         *,
         parameters: Parameters = (),
-        parts: Callable[[T], Iterable[tuple[Read[Any], Any]]] | None = None,
-        view: type | None = None,
+        parts: Callable[[T], Iterable[tuple[UpstreamRequest[Any], Any]]] | None = None,
+        mask: type | None = None,
         item_id: str | None = None,
         body: bytes = b"",
-    ) -> Read[T]:
+    ) -> UpstreamRequest[T]:
         """The request to an endpoint with parameters, for the item with an id where its path holds one."""
         path = endpoint.path if item_id is None else endpoint.paths([item_id])[0]
-        key = key_of(errand.caller, digest_of(path, parameters))
-        return cls(errand, endpoint, path, key, errand.patience, view, item_id, parameters, parts, body=body)
+        key = key_of(scope.caller, digest_of(path, parameters))
+        return cls(scope, endpoint, path, key, scope.deadline, mask, item_id, parameters, parts, body=body)
 
     @property
     def caller(self) -> Caller:
-        return self.errand.caller
+        return self.scope.caller
 
     @property
-    def tally(self) -> Tally:
-        return self.errand.tally
+    def stats(self) -> RequestStats:
+        return self.scope.stats
 
     @property
     def shows_itself(self) -> bool:
@@ -220,20 +142,24 @@ class Read(Struct, Generic[T], eq=False):
         paths = [path for endpoint in self.endpoint.invalidates for path in endpoint.paths(ids)]
         return [key_of(self.caller, digest_of(path)) for path in paths]
 
-    def having(self, known: Reply[T]) -> Read[T]:
+    def having(self, known: UpstreamResponse[T]) -> UpstreamRequest[T]:
         """The same read by one who has an older answer, and needs another only if that has changed."""
         return replace(self, known=known)
 
-    def during(self, patience: Patience) -> Read[T]:
+    def during(self, deadline: Deadline) -> UpstreamRequest[T]:
         """The same read with a patience of its own."""
-        return replace(self, patience=patience)
+        return replace(self, deadline=deadline)
 
 
-def reads_of(errand: Errand, endpoint: Endpoint[T], ids: Sequence[str], view: type | None = None) -> list[Read[T]]:
+def requests_of(
+    scope: RequestScope, endpoint: Endpoint[T], ids: Sequence[str], mask: type | None = None
+) -> list[UpstreamRequest[T]]:
     """The reads of items by their ids, made together."""
-    start, patience = key_of(errand.caller, ""), errand.patience
+    start, deadline = key_of(scope.caller, ""), scope.deadline
     return [
-        Read(errand, endpoint, path, start + (path if len(path) <= PATH_MAX else digest_of(path)), patience, view, i)
+        UpstreamRequest(
+            scope, endpoint, path, start + (path if len(path) <= PATH_MAX else digest_of(path)), deadline, mask, i
+        )
         for path, i in zip(endpoint.paths(ids), ids, strict=True)
     ]
 
@@ -246,7 +172,7 @@ class Rate(NamedTuple):
     reset: float
 
 
-class Reply(Struct, Generic[T], gc=False):
+class UpstreamResponse(Struct, Generic[T], gc=False):
     """A decoded answer; `value` is None where the upstream says 404. `size` is the body's length in bytes.
 
     `body` is there where it may be kept in place of the value.
@@ -276,8 +202,8 @@ Steps = Generator[Wait, Any, None]
 class UpstreamCall(Protocol[T]):
     """A read under way, and its reply as soon as there is one."""
 
-    read: Read[T]
-    reply: Reply[T]
+    read: UpstreamRequest[T]
+    reply: UpstreamResponse[T]
 
 
 class Layer(Protocol):
@@ -290,9 +216,11 @@ class Layer(Protocol):
 class ManyFetcher(Protocol):
     """Takes a read to its reply, or raises one of our errors; or many, at most so many at a time, in order."""
 
-    async def fetch(self, read: Read[T]) -> Reply[T]: ...
+    async def fetch(self, read: UpstreamRequest[T]) -> UpstreamResponse[T]: ...
 
-    async def fetch_all(self, reads: Sequence[Read[T]], at_a_time: int) -> list[Reply[T] | BaseException]: ...
+    async def fetch_all(
+        self, reads: Sequence[UpstreamRequest[T]], at_a_time: int
+    ) -> list[UpstreamResponse[T] | BaseException]: ...
 
 
 Clock = Callable[[], float]

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
+from gateway.concurrency.deadline import Deadline
 from gateway.errors import DeadlineExceeded
-from gateway.upstream.fetching import Layer, Patience, Read, Reply
+from gateway.upstream.requests import Layer, UpstreamRequest, UpstreamResponse
 from gateway.upstream.resilience import Outcome, RunningCall, Sender
 
 T = TypeVar("T")
@@ -34,13 +35,13 @@ class Flight(RunningCall[T], Generic[T], eq=False, kw_only=True):
             self.completion = asyncio.get_running_loop().create_future()
         return self.completion
 
-    def join(self, patience: Patience) -> None:
+    def join(self, deadline: Deadline) -> None:
         """Adds a waiter."""
         self.waiters += 1
-        if patience is not self.read.patience:
+        if deadline is not self.read.deadline:
             if not self.is_shared:
-                self.is_shared, self.read.patience = True, Patience(self.read.patience.deadline)
-            self.read.patience.extend(patience.deadline)
+                self.is_shared, self.read.deadline = True, Deadline(self.read.deadline.at)
+            self.read.deadline.extend(deadline.at)
 
     def leave(self) -> None:
         """Removes a waiter."""
@@ -77,7 +78,7 @@ class Batch(Protocol):
         """A flight is complete."""
 
 
-class OwnFlight:
+class Uncoalesced:
     """Every read has a flight of its own: the stack without coalescing."""
 
     def __init__(self, layer: Layer, sender: Sender) -> None:
@@ -88,25 +89,25 @@ class OwnFlight:
     def __len__(self) -> int:
         return len(self._others)
 
-    async def fetch(self, read: Read[T]) -> Reply[T]:
+    async def fetch(self, read: UpstreamRequest[T]) -> UpstreamResponse[T]:
         """The reply of a read."""
         (outcome,) = await self.fetch_all((read,), 1)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
-    async def fetch_all(self, reads: Sequence[Read[T]], at_a_time: int) -> list[Outcome[T]]:
+    async def fetch_all(self, reads: Sequence[UpstreamRequest[T]], at_a_time: int) -> list[Outcome[T]]:
         """The reply or the error of each of a request's reads, in order; at most so many are under way at a time."""
         if not reads:
             return []
-        patience = reads[0].patience
+        deadline = reads[0].deadline
         try:
-            patience.check()
+            deadline.check()
         except DeadlineExceeded as ended:
             return [ended] * len(reads)
-        batch = _Batch(self, reads, at_a_time, patience)
+        batch = _Batch(self, reads, at_a_time, deadline)
         try:
-            await patience.wait_for_own(batch.whole)
+            await deadline.wait_event(batch.whole)
             is_late = batch.is_under_way
         finally:
             batch.leave()
@@ -115,7 +116,7 @@ class OwnFlight:
             return [late if outcome is None else outcome for outcome in batch.outcomes]
         return batch.outcomes  # type: ignore[return-value] # all are there
 
-    def flight_of(self, read: Read[T]) -> Flight[T]:
+    def flight_of(self, read: UpstreamRequest[T]) -> Flight[T]:
         """The flight that a read starts or joins; it may be complete."""
         flight = Flight(read, self._sender, flights=self)
         flight.steps = self._layer.steps(flight)
@@ -136,7 +137,7 @@ class OwnFlight:
         return [*self._others]
 
 
-class SingleFlight(OwnFlight):
+class SingleFlight(Uncoalesced):
     """Equal reads share a flight: all get its reply, or its error."""
 
     def __init__(self, layer: Layer, sender: Sender) -> None:
@@ -146,7 +147,7 @@ class SingleFlight(OwnFlight):
     def __len__(self) -> int:
         return len(self._flights) + len(self._others)
 
-    def flight_of(self, read: Read[T]) -> Flight[T]:
+    def flight_of(self, read: UpstreamRequest[T]) -> Flight[T]:
         """The flight that a read starts or joins; it may be complete."""
         if not read.endpoint.idempotent:
             return super().flight_of(read)
@@ -154,7 +155,7 @@ class SingleFlight(OwnFlight):
         known: Flight[T] | None = self._flights.get(key)
         if known is not None:
             if not known.abandoned:
-                read.errand.tally.coalesced += 1
+                read.scope.stats.coalesced += 1
                 return known
             self._others.add(known)
         flight = self._flights[key] = Flight(read, self._sender, flights=self)
@@ -176,9 +177,11 @@ class SingleFlight(OwnFlight):
 class _Batch(Generic[T]):
     """The reads of one request; when a flight completes, the next read starts."""
 
-    def __init__(self, flights: OwnFlight, reads: Sequence[Read[T]], at_a_time: int, patience: Patience) -> None:
+    def __init__(
+        self, flights: Uncoalesced, reads: Sequence[UpstreamRequest[T]], at_a_time: int, deadline: Deadline
+    ) -> None:
         self._flights = flights
-        self._patience = patience
+        self._patience = deadline
         # Those that have not started, the next one last.
         self._left = list(enumerate(reads))[::-1]
         # The indices of the reads of each flight under way: equal reads share one.
@@ -227,13 +230,13 @@ class _Batch(Generic[T]):
                 continue
             self._indices[flight] = [index]
             flight.batches += (self,)
-            if flight.waiters or read.patience is not self._patience:
+            if flight.waiters or read.deadline is not self._patience:
                 flight.join(self._patience)
             else:
                 flight.waiters = 1
 
 
-def look_at_error(call: asyncio.Future[Any]) -> None:
+def retrieve_exception(call: asyncio.Future[Any]) -> None:
     """Marks an error as seen, because the loop would report it as lost where nobody waits for it any more."""
     if not call.cancelled():
         call.exception()

@@ -28,8 +28,8 @@ from gateway.concurrency.loop_tick import TickBatch
 from gateway.errors import UpstreamInvalidResponse
 from gateway.settings import UpstreamSettings
 from gateway.telemetry import get_logger
-from gateway.upstream.inflate import Fields
-from gateway.upstream.network import tls_context
+from gateway.upstream.http.inflate import Fields
+from gateway.upstream.http.network import tls_context
 
 log = get_logger("gateway.upstream")
 
@@ -54,7 +54,7 @@ ODD = "The request holds what no request may."
 OK = 200
 Parts = tuple[int, Fields, bytes]
 # What an answer is made into where it arrives; raises our errors.
-Made = Callable[[Parts], Any]
+Decode = Callable[[Parts], Any]
 
 
 class Call(Protocol):
@@ -87,7 +87,7 @@ class _Awaited:
 
     __slots__ = ("at_once", "connection", "ends", "future", "gives_up", "head", "line", "made")
 
-    def __init__(self, future: asyncio.Future[Any], head: bytes, line: str, made: Made | None, checked: bool) -> None:  # noqa: FBT001
+    def __init__(self, future: asyncio.Future[Any], head: bytes, line: str, made: Decode | None, checked: bool) -> None:  # noqa: FBT001
         self.line = line
         self.future = future
         self.head = head
@@ -170,13 +170,13 @@ class Http1:
         call.ends = now + self._ends_after
         if self._idle and not self._queue:
             newest = self._idle.popitem()[0]
-            if newest.at_once_for == call.at_once:
+            if newest.reusable_for == call.at_once:
                 newest.ask(call, now)
                 return
             self._idle[newest] = None
         self._wait_for_connection(call, loop, now)
 
-    async def asked(self, head: bytes, line: str = "", made: Made | None = None, *, checked: bool = False) -> Any:
+    async def asked(self, head: bytes, line: str = "", made: Decode | None = None, *, checked: bool = False) -> Any:
         """Status, header fields and body of an answer as it came, past httpx's objects, or what is `made` of them.
 
         `line` says where to wait, `checked` whether `made` refuses another call's answer with status 200.
@@ -210,7 +210,7 @@ class Http1:
     def free(self, connection: Connection, now: float) -> None:
         """A connection can take the next call."""
         call = self._queue.peek() if self._queue else None
-        if call is not None and (connection.at_once_for == call.at_once or connection.silent_at <= now):
+        if call is not None and (connection.reusable_for == call.at_once or connection.silent_at <= now):
             self._queue.pop()
             connection.ask(call, now)
         elif self._closed:
@@ -249,7 +249,7 @@ class Http1:
         """
         if call.at_once:
             for connection in reversed(self._idle):
-                if connection.at_once_for == call.at_once:
+                if connection.reusable_for == call.at_once:
                     return connection
                 if connection.silent_at <= now:
                     break
@@ -408,7 +408,7 @@ class Connection(asyncio.Protocol):
         # Whether it has had a call; and from when it may serve any call, and at once those of which principal.
         self.has_served = False
         self.silent_at = 0.0
-        self.at_once_for: str | None = None
+        self.reusable_for: str | None = None
         self.lost: asyncio.Future[None] = loop.create_future()
 
     def ask(self, call: Call, now: float) -> None:
@@ -430,7 +430,7 @@ class Connection(asyncio.Protocol):
         if transport.is_closing():  # and uvloop has not yet told so
             self._move_on()
             return
-        if call.at_once != self.at_once_for and self._arrived.poll(0):
+        if call.at_once != self.reusable_for and self._arrived.poll(0):
             # Perhaps only TLS's own; the loop reads it, and then this is tried again.
             self._pool.requests.add(self, self.loop)
             return
@@ -563,7 +563,7 @@ class Connection(asyncio.Protocol):
         if is_its and self._lasts and now >= self._pool.trusts_from:
             self.has_served = True
             self.silent_at = now + QUIET
-            self.at_once_for = (call.at_once or None) if self._status == OK else None
+            self.reusable_for = (call.at_once or None) if self._status == OK else None
             self._due = now + self._expiry
             self._pool.free(self, now)
         else:

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from gateway.errors import UpstreamUnavailable
-from gateway.upstream.single_flight import SingleFlight
-from tests.upstream.fakes import FakeFetcher, Sending, errand, vehicle_read
+from gateway.upstream.coalescing import SingleFlight
+from tests.upstream.fakes import FakeFetcher, Sending, scope, vehicle_read
 
 
 async def test_followers_get_the_error_too():
@@ -44,7 +44,7 @@ async def test_flights_are_not_shared_between_principals():
     """Two callers who ask the same at the same time are two calls."""
     fleet = FakeFetcher()
     flights = SingleFlight(Sending(), fleet)
-    replies = await asyncio.gather(*(flights.fetch(vehicle_read(by=errand(name))) for name in ("alice", "bob")))
+    replies = await asyncio.gather(*(flights.fetch(vehicle_read(by=scope(name))) for name in ("alice", "bob")))
     assert replies[0].value != replies[1].value
     assert fleet.total == 2
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 from gateway.concurrency.lru import LRU
-from gateway.lean_imports import without
+from gateway.import_blocking import blocked
 
-with without("redis"):  # seven megabytes that only `redis_store` needs
+with blocked("redis"):  # seven megabytes that only `redis_store` needs
     from aiocache import SimpleMemoryCache
 
 

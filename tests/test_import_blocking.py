@@ -8,12 +8,12 @@ from importlib import import_module
 
 import pytest
 
-from gateway.lean_imports import without
+from gateway.import_blocking import blocked
 
 
 def test_a_package_is_out_of_reach_in_the_block_alone():
     """What was not imported can't be there, and can afterwards; what was imported before stays."""
-    with without("sched"), without("sys"):
+    with blocked("sched"), blocked("sys"):
         with pytest.raises(ImportError):
             import_module("sched")
         assert import_module("sys") is sys

@@ -78,9 +78,9 @@ def check_computed(computed_from: Mapping[type, Mapping[str, tuple[str, ...]]]) 
 check_computed(COMPUTED_FROM)
 
 
-def vehicle_view(needs: Needs) -> type[Vehicle]:
+def vehicle_mask(needs: Needs) -> type[Vehicle]:
     """The view of vehicles that has what is needed, and ids in any case."""
-    return _view(Vehicle, frozen(needs))  # type: ignore[no-any-return]
+    return _mask(Vehicle, frozen(needs))  # type: ignore[no-any-return]
 
 
 def frozen(needs: Needs | None) -> Frozen | None:
@@ -89,7 +89,7 @@ def frozen(needs: Needs | None) -> Frozen | None:
 
 
 @lru_cache(VIEWS_MAX)
-def _view(model: type, needs: Frozen) -> Any:
+def _mask(model: type, needs: Frozen) -> Any:
     computed_from = COMPUTED_FROM.get(model, {})
     inner = dict(needs)
     wanted = {*ALWAYS.get(model, ()), *(part for name in inner for part in computed_from.get(name, (name,)))}
@@ -108,17 +108,17 @@ def _view(model: type, needs: Frozen) -> Any:
     )
 
 
-def viewed(body: bytes, view: type[Vehicle]) -> Vehicle:
+def decode_masked(body: bytes, mask: type[Vehicle]) -> Vehicle:
     """A vehicle in a view, or whole where it does not fit that; raises msgspec's errors where it is none."""
     try:
-        vehicle: Any = _decoder(view).decode(body)
+        vehicle: Any = _decoder(mask).decode(body)
     except msgspec.ValidationError:
         return decoded(body, Vehicle)  # type: ignore[no-any-return]
     vehicle.body = body
     return vehicle  # type: ignore[no-any-return]
 
 
-def whole(vehicle: Any) -> Vehicle:
+def decode_full(vehicle: Any) -> Vehicle:
     """A vehicle with all that the answer said of it; raises UpstreamInvalidResponse where that can't be read."""
     if type(vehicle) is Vehicle:
         return vehicle
@@ -129,8 +129,8 @@ def whole(vehicle: Any) -> Vehicle:
 
 
 @lru_cache(VIEWS_MAX)
-def _decoder(view: type[Vehicle]) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(view)
+def _decoder(mask: type[Vehicle]) -> msgspec.json.Decoder[Any]:
+    return msgspec.json.Decoder(mask)
 
 
 def _is_worked_on(model: type, needs: Mapping[str, Frozen | None]) -> bool:
@@ -148,7 +148,7 @@ def _member(
     if known.name in strict:
         return known.name, str, field(name=known.encode_name)
     if within is not None and known.name in PARTS:
-        kind = Optional[_view(PARTS[known.name], within)]  # noqa: UP045 - made at run time
+        kind = Optional[_mask(PARTS[known.name], within)]  # noqa: UP045 - made at run time
     elif within is not None and known.name == "latest_state":
         kind = Union[_state(within), UnsetType, None]  # noqa: UP007 - as above
     default = field(name=known.encode_name) if known.required else field(default=known.default, name=known.encode_name)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def without(name: str) -> Iterator[None]:
+def blocked(name: str) -> Iterator[None]:
     """Makes the import of a package fail within the block, unless it is already imported.
 
     `None` in `sys.modules` has that effect.

@@ -7,26 +7,28 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from gateway.settings import CacheSettings, Settings
-from gateway.upstream.bounded_memory import BoundedMemoryCache
-from gateway.upstream.cache import Cache, Filling, MemoryStore, Store
+from gateway.upstream.cache import CacheReader, CacheWriter, MemoryStore, Store
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.client import FleetClient
+from gateway.upstream.coalescing import SingleFlight, Uncoalesced
 from gateway.upstream.endpoints import FleetEndpoints
-from gateway.upstream.fetching import Clock, Layer, now
-from gateway.upstream.lease import Leased
+from gateway.upstream.http.transport import HttpTransport, Network
+from gateway.upstream.lease import LeaseCoalescing
+from gateway.upstream.memory_store import BoundedMemoryCache
 from gateway.upstream.rate_limit import LocalRateLimiter, RateLimiter
 from gateway.upstream.rate_limit_redis import RedisRateLimiter
+from gateway.upstream.requests import Clock, Layer, now
 from gateway.upstream.resilience import Resilience
 from gateway.upstream.retry import RetryPolicy
-from gateway.upstream.single_flight import OwnFlight, SingleFlight
-from gateway.upstream.transport import HttpTransport, Network
 
 if TYPE_CHECKING:
     from gateway.upstream.redis_store import RedisStore
 
 
 @asynccontextmanager
-async def connect(settings: Settings, network: Network | None = None, clock: Clock = now) -> AsyncIterator[FleetClient]:
+async def build_client(
+    settings: Settings, network: Network | None = None, clock: Clock = now
+) -> AsyncIterator[FleetClient]:
     """A client over the configured stack; leaving it waits for the calls under way and closes all connections."""
     async with AsyncExitStack() as closing:
         endpoints = FleetEndpoints(settings.upstream, settings.cache)
@@ -37,14 +39,14 @@ async def connect(settings: Settings, network: Network | None = None, clock: Clo
         store: Store | None = None
         if settings.cache.enabled:
             store = redis or _memory_of(settings.cache)
-            layer = Filling(layer, store, clock)
+            layer = CacheWriter(layer, store, clock)
         if redis is not None and settings.cache.enabled and settings.coalescing.enabled:
-            layer = Leased(layer, redis, settings.coalescing.lease, clock)
-        flights = (SingleFlight if settings.coalescing.enabled else OwnFlight)(layer, transport)
+            layer = LeaseCoalescing(layer, redis, settings.coalescing.lease, clock)
+        flights = (SingleFlight if settings.coalescing.enabled else Uncoalesced)(layer, transport)
         closing.push_async_callback(flights.settle)
         cache = None
         if store is not None:
-            cache = Cache(flights, store, clock)
+            cache = CacheReader(flights, store, clock)
             closing.push_async_callback(cache.settle)
         client = FleetClient(
             cache or flights,

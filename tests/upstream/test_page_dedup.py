@@ -10,11 +10,11 @@ import pytest
 
 from gateway.settings import Settings
 from gateway.simulator import Simulator, Switches
-from gateway.upstream.connect import connect
+from gateway.upstream.page_dedup import PageDeduplicator
 from gateway.upstream.pages import IDS
-from gateway.upstream.unchanged import UnchangedPages
+from gateway.upstream.stack import build_client
 from tests.gateways import PLANS, TOKENS
-from tests.upstream.fakes import Clock, errand
+from tests.upstream.fakes import Clock, scope
 
 ROOM = 100_000
 HERE = "alice:vehicles"
@@ -27,7 +27,7 @@ def body(brand: str = "VW", vehicles: int = 3) -> bytes:
 
 def test_a_page_that_came_again_is_the_same_with_all_that_was_made_of_it():
     """Decoded once, however often it comes, and in whatever form it is wanted then."""
-    pages = UnchangedPages(ROOM)
+    pages = PageDeduplicator(ROOM)
     first = pages.page_of(HERE, body(), None)
     assert pages.page_of(HERE, body(), IDS) is first
     assert [vehicle.master_data.brand for vehicle in first.items] == ["VW"] * 3
@@ -35,7 +35,7 @@ def test_a_page_that_came_again_is_the_same_with_all_that_was_made_of_it():
 
 def test_a_page_that_has_changed_is_another_and_then_is_the_known_one():
     """A byte makes it another; only the last one is known."""
-    pages = UnchangedPages(ROOM)
+    pages = PageDeduplicator(ROOM)
     old = pages.page_of(HERE, body("VW"), None)
     new = pages.page_of(HERE, body("BMW"), None)
     assert [vehicle.master_data.brand for vehicle in new.items] == ["BMW"] * 3
@@ -46,7 +46,7 @@ def test_a_page_that_has_changed_is_another_and_then_is_the_known_one():
 
 def test_what_one_caller_or_place_was_answered_is_not_known_for_another():
     """Neither another principal nor another target finds it."""
-    pages = UnchangedPages(ROOM)
+    pages = PageDeduplicator(ROOM)
     page = pages.page_of(HERE, body(), None)
     assert pages.page_of("bob:vehicles", body(), None) is not page
     assert pages.page_of("alice:another page", body(), None) is not page
@@ -54,7 +54,7 @@ def test_what_one_caller_or_place_was_answered_is_not_known_for_another():
 
 def test_no_more_is_kept_than_may_be_and_the_least_recently_read_goes_first():
     """What was read again stays; what was not makes room."""
-    pages = UnchangedPages(2 * len(body()))
+    pages = PageDeduplicator(2 * len(body()))
     kept = {name: weakref.ref(pages.page_of(name, body(), None)) for name in ("alice", "bob")}
     assert pages.page_of("alice", body(), None) is kept["alice"]()
     kept["eve"] = weakref.ref(pages.page_of("eve", body(), None))
@@ -63,7 +63,7 @@ def test_no_more_is_kept_than_may_be_and_the_least_recently_read_goes_first():
 
 def test_what_is_too_large_is_found_while_others_hold_it():
     """It costs nothing then, and it goes with them."""
-    pages = UnchangedPages(10)
+    pages = PageDeduplicator(10)
     held = pages.page_of(HERE, body(), None)
     assert pages.page_of(HERE, body(), None) is held
     gone = weakref.ref(held)
@@ -78,8 +78,8 @@ async def test_where_nothing_may_be_kept_nothing_is(bytes_max, same):
     settings = Settings(
         upstream={"url": "http://fleet.test", "unchanged_bytes_max": bytes_max}, cache={"enabled": False}
     )
-    async with connect(settings, httpx.ASGITransport(simulator.app)) as client:
-        by = errand(TOKENS["alice"])
+    async with build_client(settings, httpx.ASGITransport(simulator.app)) as client:
+        by = scope(TOKENS["alice"])
         assert (await client.vehicles(by) is await client.vehicles(by)) is same
 
 
@@ -87,8 +87,8 @@ async def test_with_a_cache_what_has_aged_and_comes_again_is_held_once():
     """A page that is read again after its time, and has not changed, is the one that was kept."""
     simulator, time = Simulator(PLANS, Switches(rate_limit_requests=0)), Clock()
     settings = Settings(upstream={"url": "http://fleet.test"}, cache={"vehicles_stale_while_revalidate": 0})
-    async with connect(settings, httpx.ASGITransport(simulator.app), time) as client:
-        by = errand(TOKENS["alice"])
+    async with build_client(settings, httpx.ASGITransport(simulator.app), time) as client:
+        by = scope(TOKENS["alice"])
         page = await client.vehicles(by)
         time.time += 3600
         assert await client.vehicles(by) is page
