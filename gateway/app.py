@@ -20,7 +20,7 @@ from gateway.overload.load_shedding import LoadShedder
 from gateway.schema.build import build_schema
 from gateway.schema.cost import CostModel
 from gateway.schema.pagination import Limits
-from gateway.settings import ConnectionSettings, OidcSettings, Settings
+from gateway.settings import OidcSettings, PaginationSettings, Settings
 from gateway.telemetry import RequestLog, configure_logs, failures_logged
 from gateway.upstream.http.transport import Network
 from gateway.upstream.requests import Clock, now
@@ -42,13 +42,13 @@ def create_app(
     GraphiQL shows `demo_token`, so it must be a token of the simulator.
     """
     explorer = Explorer(demo_token) if settings.http.graphiql else None
-    schema, limits = build_schema(), limits_of(settings.connections)
+    schema, limits = build_schema(), limits_of(settings.pagination)
     graphql = GraphQLApp(
         schema,
         settings,
         CostModel(schema.core, limits, settings.upstream.page_size, settings.limits),
         explorer=explorer,
-        trusted=read_manifest(Path(settings.graphql.manifest)) if settings.graphql.manifest else None,
+        trusted=read_manifest(Path(settings.graphql.trusted_documents)) if settings.graphql.trusted_documents else None,
         clock=clock,
     )
     log = RequestLog(settings.log)
@@ -86,7 +86,7 @@ def create_app(
         starlette,
         log,
         shedder,
-        hosts=AllowedHosts(_names(settings.http.hosts)),
+        hosts=AllowedHosts(_names(settings.http.allowed_hosts)),
         cors_origins=_names(settings.http.cors_origins),
     )
 
@@ -125,9 +125,9 @@ async def identify_by(settings: OidcSettings, network: Network | None) -> AsyncI
         await issuer.close()
 
 
-def limits_of(settings: ConnectionSettings) -> Limits:
+def limits_of(settings: PaginationSettings) -> Limits:
     """The connection limits of the settings."""
-    return Limits(settings.page_default, settings.page_max, settings.walk_pages_max, settings.empty_pages_max)
+    return Limits(settings.page_default, settings.page_max, settings.scan_pages_max, settings.empty_pages_max)
 
 
 def _names(text: str) -> tuple[str, ...]:

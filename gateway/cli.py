@@ -60,9 +60,9 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 def serve(host: Host = None, port: Port = None, workers: Workers = None, upstream_url: UpstreamUrl = None) -> None:
     """Serve GraphQL over the fleet API."""
     settings = _settings({"host": host, "port": port, "workers": workers, "upstream.url": upstream_url})
-    if settings.graphql.manifest:
+    if settings.graphql.trusted_documents:
         try:
-            read_manifest(Path(settings.graphql.manifest))
+            read_manifest(Path(settings.graphql.trusted_documents))
         except ManifestInvalid as invalid:  # printed here: later errors are logged without their messages
             typer.echo(f"{variable_of('graphql.manifest')}: {invalid}", err=True)
             raise typer.Exit(2) from None

@@ -140,7 +140,7 @@ class UpstreamSettings(Slice):
     page_size: int = Field(
         default=100, ge=1, le=1000, description="Vehicles per upstream page, independent of `first`."
     )
-    unchanged_bytes_max: int = Field(
+    page_dedup_bytes_max: int = Field(
         default=33_554_432,
         ge=0,
         description="Bytes of memory for page de-duplication, per process, if the cache is off: a page with the same "
@@ -162,12 +162,12 @@ class UpstreamSettings(Slice):
     )
 
 
-class ConnectionSettings(Slice):
+class PaginationSettings(Slice):
     """Relay connections: page sizes and limits of scans."""
 
     page_default: int = Field(default=50, ge=1, description="Edges if neither `first` nor `last` is given.")
     page_max: int = Field(default=500, ge=1, description="Maximum of `first` and `last`; larger values are errors.")
-    walk_pages_max: int = Field(default=100, ge=1, description="Upstream pages that one field may read.")
+    scan_pages_max: int = Field(default=100, ge=1, description="Upstream pages that one field may read.")
     empty_pages_max: int = Field(
         default=10, ge=1, description="Consecutive empty upstream pages until paging is considered broken."
     )
@@ -204,14 +204,14 @@ class CacheSettings(Slice):
         default=300, ge=0, description="Seconds after that in which it is served stale if the fleet API fails."
     )
     negative_ttl: float = Field(default=10, ge=0, description="Seconds for which a 404 is cached.")
-    answers: bool = Field(
+    responses: bool = Field(
         default=False,
         description="Whether whole responses are cached, for as long as the data in them is fresh.",
     )
-    answers_bytes_max: int = Field(
+    responses_bytes_max: int = Field(
         default=64 * 2**20, ge=2**16, description="Bytes of memory for cached responses, per process."
     )
-    answers_gzip: bool = Field(
+    responses_gzip: bool = Field(
         default=False, description="Whether responses are also cached compressed with gzip, for clients that accept it."
     )
     prefetch: bool = Field(default=False, description="Whether the next page of a connection is read in advance.")
@@ -235,7 +235,7 @@ class RedisSettings(Slice):
     timeout: float = Field(
         default=0.1, gt=0, description="Seconds until a command is given up and the gateway goes on without Redis."
     )
-    pause: float = Field(default=1.0, ge=0, description="Seconds after a failure in which Redis is not used.")
+    cooldown: float = Field(default=1.0, ge=0, description="Seconds after a failure in which Redis is not used.")
     connections_max: int = Field(default=50, ge=1, description="Connections to Redis, per process.")
     namespace: str = Field(default="gateway", description="Prefix of all keys.")
 
@@ -244,14 +244,14 @@ class RetrySettings(Slice):
     """Retries of reads that failed with a transient error (network, 5xx, 429)."""
 
     attempts: int = Field(default=3, ge=1, description="Attempts per read, including the first; 1 turns retries off.")
-    pause: float = Field(
+    backoff: float = Field(
         default=0.1, ge=0, description="Backoff before the first retry in seconds; doubled for each further retry."
     )
-    pause_max: float = Field(
+    backoff_max: float = Field(
         default=2.0, ge=0, description="Maximum backoff in seconds. Random jitter shortens each backoff by up to half."
     )
-    share: float = Field(default=0.1, ge=0, le=1, description="Retry budget: retries as a share of all reads.")
-    reserve: float = Field(
+    budget_ratio: float = Field(default=0.1, ge=0, le=1, description="Retry budget: retries as a share of all reads.")
+    budget_burst: float = Field(
         default=10, ge=1, description="Retries that the budget can accumulate, which is also the initial budget."
     )
 
@@ -275,14 +275,16 @@ class BreakerSettings(Slice):
 
     enabled: bool = Field(default=True, description="Whether the circuit breaker is on.")
     window: float = Field(default=10, gt=0, description="Sliding window in seconds in which failures are counted.")
-    failures: int = Field(
+    failure_threshold: int = Field(
         default=10, ge=1, description="Minimum number of failures in the window that opens the circuit."
     )
-    share: float = Field(
+    failure_rate: float = Field(
         default=0.5, ge=0, le=1, description="Minimum share of failed calls in the window that opens the circuit."
     )
-    pause: float = Field(default=1, gt=0, description="Seconds until the first probe; doubled after each failed probe.")
-    pause_max: float = Field(default=30, gt=0, description="Maximum of seconds until a probe.")
+    open_seconds: float = Field(
+        default=1, gt=0, description="Seconds until the first probe; doubled after each failed probe."
+    )
+    open_seconds_max: float = Field(default=30, gt=0, description="Maximum of seconds until a probe.")
 
 
 class LimitSettings(Slice):
@@ -318,14 +320,14 @@ class LimitSettings(Slice):
     response_bytes: int = Field(default=16 * 2**20, ge=1024, description="Bytes of a response before compression.")
     concurrency: int = Field(default=64, ge=1, description="Concurrent operations, per process.")
     queue: int = Field(default=256, ge=0, description="Queued operations, per process.")
-    busy: float = Field(
+    cpu_threshold: float = Field(
         default=0.9, gt=0, description="CPU utilisation above which the number of concurrent operations is reduced."
     )
     principal_concurrency: int = Field(
         default=32, ge=1, description="Concurrent operations of one principal, per process."
     )
     principal_queue: int = Field(default=224, ge=0, description="Queued operations of one principal, per process.")
-    refusals: float = Field(
+    rejection_cpu_share: float = Field(
         default=0.12,
         gt=0,
         le=1,
@@ -341,19 +343,19 @@ class OidcSettings(Slice):
         default=None, description="OpenID Connect issuer of the tokens, exactly as in `iss`."
     )
     audience: str | None = Field(default=None, description="Required `aud` claim; if unset, any audience is accepted.")
-    keys_url: HttpUrl | None = Field(default=None, description="URL of the issuer's JWKS; if unset, it is discovered.")
-    keys_ttl: float = Field(
+    jwks_uri: HttpUrl | None = Field(default=None, description="URL of the issuer's JWKS; if unset, it is discovered.")
+    jwks_ttl: float = Field(
         default=3600,
         gt=0,
         description="Seconds after which the issuer's keys are refreshed in the background.",
     )
-    keys_stale_if_error: float = Field(
+    jwks_stale_if_error: float = Field(
         default=86_400,
         ge=0,
         description="Seconds after that in which the old keys are used if the issuer fails. After that, requests get "
         "503.",
     )
-    keys_pause: float = Field(
+    jwks_cooldown: float = Field(
         default=10,
         ge=0,
         description="Minimum seconds between two fetches of the keys. A token with an unknown key is rejected "
@@ -387,7 +389,7 @@ class GraphQLSettings(Slice):
         default="authenticated",
         description="Who may use introspection and federation's `_service`: anyone, clients with a token, or nobody.",
     )
-    manifest: str | None = Field(
+    trusted_documents: str | None = Field(
         default=None,
         description="File with trusted documents in Relay's or Apollo's format; if set, no other documents are "
         "executed.",
@@ -416,13 +418,13 @@ class HttpSettings(Slice):
     request_timeout: float = Field(
         default=30, gt=0, description="Seconds until a request must have arrived completely; after that it gets 408."
     )
-    reading_timeout: float = Field(
+    slow_reader_timeout: float = Field(
         default=30,
         gt=0,
         description="Seconds that a client may take to read a response in addition to the time that "
         "`reading_rate_min` allows; after that the connection is closed.",
     )
-    reading_rate_min: float = Field(
+    slow_reader_rate_min: float = Field(
         default=65536,
         gt=0,
         description="Minimum average rate at which a client must read a response, in bytes per second.",
@@ -456,7 +458,7 @@ class HttpSettings(Slice):
         description="Comma-separated addresses and networks of proxies, such as 10.0.0.0/8. During a request their "
         "connections count for the client in `X-Forwarded-For`, otherwise for no address.",
     )
-    arriving_bytes_max: int = Field(
+    inflight_body_bytes_max: int = Field(
         default=64 * 2**20,
         ge=0,
         description="Bytes of request bodies that are still arriving, per process; above that a body over 64 KiB gets "
@@ -472,7 +474,7 @@ class HttpSettings(Slice):
         description="Seconds that an idle connection stays open when the process stops, in case a request is on its "
         "way.",
     )
-    hosts: HostPatterns = Field(
+    allowed_hosts: HostPatterns = Field(
         default="",
         description="Comma-separated host names that requests may use, such as api.example.com or *.example.com, in "
         "any case and with any port; if empty, all are allowed. The health endpoints allow all.",
@@ -514,7 +516,7 @@ class Settings(BaseSettings):
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     workers: int = Field(default=1, ge=1, description="Number of worker processes.")
     upstream: UpstreamSettings = UpstreamSettings()
-    connections: ConnectionSettings = ConnectionSettings()
+    pagination: PaginationSettings = PaginationSettings()
     cache: CacheSettings = CacheSettings()
     coalescing: CoalescingSettings = CoalescingSettings()
     redis: RedisSettings = RedisSettings()

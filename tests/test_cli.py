@@ -101,7 +101,7 @@ def test_settings_tell_their_value_and_where_it_came_from():
     ).stdout
     assert "GATEWAY_PORT=9000  [command line]" in listed
     assert "GATEWAY_UPSTREAM_PAGE_SIZE=50  [environment]" in listed
-    assert "GATEWAY_CONNECTIONS_PAGE_MAX=500  [default]" in listed
+    assert "GATEWAY_PAGINATION_PAGE_MAX=500  [default]" in listed
     assert "GATEWAY_REDIS_URL=********  [environment]" in listed
     assert "hunter2" not in listed
 

@@ -66,10 +66,10 @@ class Admission:
         time when it has time to spare.
         """
         limits = self._settings
-        if utilization > limits.busy:
+        if utilization > limits.cpu_threshold:
             self._slots = max(SLOTS_MIN, min(self._slots, self._running) * (1 - SLOTS_LOST))
         else:
-            more = self._slots * SLOTS_REGAINED if utilization < limits.busy * LOW_WATER else 0
+            more = self._slots * SLOTS_REGAINED if utilization < limits.cpu_threshold * LOW_WATER else 0
             self._slots = min(limits.concurrency, self._slots + max(1, more))
         self._admit_waiting()
 

@@ -36,7 +36,7 @@ class LoadShedder:
         self._admission = admission
         self.rejection = rejection
         self.count = count
-        self.throttle = RejectionThrottle(limits.refusals, limits.busy)
+        self.throttle = RejectionThrottle(limits.rejection_cpu_share, limits.cpu_threshold)
         self._requests: LRU[int, str] = LRU(REQUESTS_MAX)
 
     def should_reject(self, headers: list[tuple[bytes, bytes]]) -> str | None:

@@ -89,7 +89,7 @@ class Limits:
 
     page_default: int = 50
     page_max: int = 500
-    walk_pages_max: int = 100
+    scan_pages_max: int = 100
     empty_pages_max: int = 10
 
 
@@ -229,8 +229,8 @@ class Walk(Generic[N]):
         """The page of a token."""
         if (known := self._pages.get(token)) is not None:
             return known
-        if len(self._pages) >= self.limits.walk_pages_max:
-            raise WalkLimitExceeded(self.limits.walk_pages_max)
+        if len(self._pages) >= self.limits.scan_pages_max:
+            raise WalkLimitExceeded(self.limits.scan_pages_max)
         page = yield Ask(token, argument)
         self._pages[token] = page
         return page

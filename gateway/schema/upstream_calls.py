@@ -81,7 +81,7 @@ class UpstreamCalls:
         first, last, after, before = arguments
         is_backward = first is None and (last is not None or (bool(before) and not after))
         if is_backward and after and before:
-            return is_backward, self._limits.walk_pages_max  # only all that lies between them tells its end
+            return is_backward, self._limits.scan_pages_max  # only all that lies between them tells its end
         size = slice_size((first, last), self._limits)
         pages = -(-max(size, 1) // self._page_size)
         if after or before:
@@ -118,10 +118,10 @@ class UpstreamCalls:
             self._vehicles.add(key)
 
     def _scan(self) -> None:
-        self._add_pages(SCAN, self._limits.walk_pages_max)
+        self._add_pages(SCAN, self._limits.scan_pages_max)
 
     def _add_pages(self, read: UpstreamRequest, pages: int) -> None:
-        self._pages[read] = max(self._pages.get(read, 0), min(pages, self._limits.walk_pages_max))
+        self._pages[read] = max(self._pages.get(read, 0), min(pages, self._limits.scan_pages_max))
 
 
 def slice_size(given: Collection[Any], limits: Limits) -> int:

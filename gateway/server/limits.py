@@ -26,7 +26,7 @@ class ServerLimits:
         self.header_bytes_max = http.header_bytes_max
         self.request_timeout = http.request_timeout
         self.shutdown_idle_timeout = http.shutdown_idle_timeout
-        self.inflight_body_bytes_max = http.arriving_bytes_max
+        self.inflight_body_bytes_max = http.inflight_body_bytes_max
         # Of all bodies that are not complete yet, and of all requests that wait for an earlier response.
         self.inflight_body_bytes = 0
         self.pipelined_bytes = 0

@@ -40,8 +40,8 @@ class UnreadResponses:
     def __init__(self, settings: HttpSettings, closed: ClosedConnections) -> None:
         self._bytes_max = settings.unsent_bytes_max
         self._principal_bytes_max = settings.principal_unsent_bytes_max
-        self._grace = settings.reading_timeout
-        self._rate = settings.reading_rate_min
+        self._grace = settings.slow_reader_timeout
+        self._rate = settings.slow_reader_rate_min
         self._closed = closed
         self._unread: dict[asyncio.Transport, Unread] = {}
         self._of: dict[str, dict[Unread, None]] = {}

@@ -64,7 +64,7 @@ class Circuit:
         if self._opened_at <= at < self.open_until:
             return self.open_until - at
         if self._probing:
-            return self._settings.pause
+            return self._settings.open_seconds
         self._probing = True
         return None
 
@@ -96,7 +96,9 @@ class Circuit:
     def _failed(self, second: _Second, at: float) -> bool:
         second.failed += 1
         failed, calls = sum(each.failed for each in self._recent), sum(each.calls for each in self._recent)
-        if not self._settings.enabled or failed < max(self._settings.failures, self._settings.share * calls):
+        if not self._settings.enabled or failed < max(
+            self._settings.failure_threshold, self._settings.failure_rate * calls
+        ):
             return False
         self._open(at)
         return True
@@ -112,9 +114,9 @@ class Circuit:
         return not self.is_open
 
     def _open(self, at: float) -> None:
-        longer = self._settings.pause * 2 ** min(self._openings, 10)
+        longer = self._settings.open_seconds * 2 ** min(self._openings, 10)
         self._opened_at = at
-        self.open_until = at + min(longer, self._settings.pause_max)
+        self.open_until = at + min(longer, self._settings.open_seconds_max)
         self._openings += 1
         self._recent.clear()
         self._second = _Second(-1)

@@ -88,7 +88,7 @@ class FleetEndpoints:
         self._names = upstream
         missing = _lifetime(cache, "negative")
         pages_live = _lifetime(cache, "vehicles")
-        unchanged_max = upstream.unchanged_bytes_max
+        unchanged_max = upstream.page_dedup_bytes_max
         # What the cache keeps need not be kept for comparison, too.
         decoded_pages = DecodedPages()
         unchanged = PageDeduplicator(0 if pages_live.kept else unchanged_max, decoded_pages) if unchanged_max else None

@@ -165,8 +165,8 @@ class RedisStore:
         try:
             return await asyncio.shield(whole)
         except (RedisError, OSError, TimeoutError) as failed:
-            self._left_alone_until = time.monotonic() + self._settings.pause
-            log.warning("redis left alone", seconds=self._settings.pause, kind=type(failed).__name__)
+            self._left_alone_until = time.monotonic() + self._settings.cooldown
+            log.warning("redis left alone", seconds=self._settings.cooldown, kind=type(failed).__name__)
             return None
 
     def _decoded(self, body: bytes | None, model: type[T]) -> Entry[T] | None:

@@ -44,7 +44,7 @@ class RetryPolicy:
     def __init__(self, settings: RetrySettings, jitter: Callable[[], float] = lambda: random.uniform(0.5, 1.0)) -> None:
         self._settings = settings
         self._jitter = jitter
-        self.budget = Budget(settings.share, settings.reserve)
+        self.budget = Budget(settings.budget_ratio, settings.budget_burst)
 
     def delay(self, failed: int, failure: Exception, remaining: float) -> float | None:
         """Seconds before the next attempt, or None if there is none.
@@ -59,5 +59,5 @@ class RetryPolicy:
     def backoff(self, failed: int, failure: UpstreamError) -> float:
         """Seconds to wait after so many failed attempts: what the fleet API asks for, or exponential backoff."""
         settings = self._settings
-        jittered: float = min(settings.pause_max, settings.pause * 2 ** (failed - 1)) * self._jitter()
-        return jittered if failure.retry_after is None else failure.retry_after + min(jittered, settings.pause)
+        jittered: float = min(settings.backoff_max, settings.backoff * 2 ** (failed - 1)) * self._jitter()
+        return jittered if failure.retry_after is None else failure.retry_after + min(jittered, settings.backoff)

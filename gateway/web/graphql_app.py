@@ -144,11 +144,11 @@ class GraphQLApp:
             settings.limits,
             self.admission,
             trusted=trusted,
-            nodes_max=settings.connections.nodes_max,
+            nodes_max=settings.pagination.nodes_max,
         )
         cache = settings.cache
-        responses = WholeResponses(bytes_max=cache.answers_bytes_max, gzip=cache.answers_gzip)
-        self._responses = responses if cache.enabled and cache.answers else None
+        responses = WholeResponses(bytes_max=cache.responses_bytes_max, gzip=cache.responses_gzip)
+        self._responses = responses if cache.enabled and cache.responses else None
         self._cache = ResponseCache(self._execution, costs.pagination, clock, self._responses)
         self._encoder = Encoder(_plain)
         self._scheduler = ResponseScheduler()
@@ -340,7 +340,7 @@ class GraphQLApp:
             Loaders(self._running.client, scope),
             self._page_limits,
             exchange.request_id,
-            self._settings.connections.nodes_max,
+            self._settings.pagination.nodes_max,
             self._settings.upstream.unit_search,
         )
 

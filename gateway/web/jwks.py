@@ -54,9 +54,9 @@ class JWKSClient:
         It is the same object for as long as the issuer publishes the same keys.
         """
         age = time.monotonic() - self._fetched_at
-        if age > self._settings.keys_ttl:
+        if age > self._settings.jwks_ttl:
             self._renew()
-            if age > self._settings.keys_ttl + self._settings.keys_stale_if_error:
+            if age > self._settings.jwks_ttl + self._settings.jwks_stale_if_error:
                 return None
         return self._keys
 
@@ -89,7 +89,7 @@ class JWKSClient:
         except (IssuerUnavailable, *BROKEN) as failed:
             log.warning("issuer keys not fetched", kind=type(failed).__name__, cached=self._keys is not None)
         finally:
-            self._next_fetch = time.monotonic() + self._settings.keys_pause
+            self._next_fetch = time.monotonic() + self._settings.jwks_cooldown
             self._fetch = None
 
     def _client(self) -> httpx.AsyncClient:
@@ -99,7 +99,7 @@ class JWKSClient:
         )
 
     async def _published_by(self, client: httpx.AsyncClient) -> list[Any]:
-        url = self._settings.keys_url
+        url = self._settings.jwks_uri
         if url is None:
             assert self._settings.issuer is not None
             discovery = self._settings.issuer.rstrip("/") + "/.well-known/openid-configuration"

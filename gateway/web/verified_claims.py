@@ -152,7 +152,7 @@ class JWTAuthenticator:
             names = frozenset()
             parts = {name: value for name, value in claims.items() if name not in OF_THE_TOKEN}
         # Gateways that share a Redis may take their keys from elsewhere.
-        trust = self._settings.keys_url or ""
+        trust = self._settings.jwks_uri or ""
         return principal_of("oidc", trust, canonical(sorted(names)), canonical(parts))
 
 

@@ -52,7 +52,7 @@ def ask(url: str) -> httpx.Response:
 def test_an_answer_from_the_future_is_not_given(gateway, answers):
     """What was read before the clock was set back is read again, also where whole answers are kept."""
     started, simulator, clock = gateway
-    url = started(cache={"answers": answers})
+    url = started(cache={"responses": answers})
     for _ in range(4):  # until all that can be kept is kept
         ask(url)
     assert simulator.requests.total == 1
@@ -126,7 +126,7 @@ async def test_the_circuit_does_not_stay_open_for_as_long_as_the_clock_is_behind
     """Set back, the clock makes a probe due, its success closes the circuit, and failures open it as ever."""
     clock, fleet = Clock(), FakeFetcher()
     resilience = Resilience(
-        Circuit(BreakerSettings(failures=5)),
+        Circuit(BreakerSettings(failure_threshold=5)),
         RetryPolicy(RetrySettings(attempts=1)),
         LocalRateLimiter(PacingSettings()),
         clock,

@@ -101,7 +101,7 @@ def named(tmp_path_factory):
     hosts = " API.Example.com:443, *.Example.org. ,bücher.example,[0:0:0:0:0:0:0:1],"
     with ExitStack() as stack:
         folder = tmp_path_factory.mktemp("named")
-        one = AttackedGateway(folder, lambda app: stack.enter_context(serving(app)), http_hosts=hosts)
+        one = AttackedGateway(folder, lambda app: stack.enter_context(serving(app)), http_allowed_hosts=hosts)
         stack.callback(one.stop)
         yield one
 
@@ -167,7 +167,7 @@ def test_no_redirect_is_made_of_what_a_caller_says(attacked, path):
 def test_hosts_are_checked_under_any_server(serve):
     """Another server than the gateway's own gets the same refusals: none, two, no name, another name, no redirect."""
     settings = Settings(
-        upstream={"url": serve(Simulator(PLANS).app)}, log={"level": "error"}, http={"hosts": "API.example.com"}
+        upstream={"url": serve(Simulator(PLANS).app)}, log={"level": "error"}, http={"allowed_hosts": "API.example.com"}
     )
     address = ("127.0.0.1", int(serve(create_app(settings)).rpartition(":")[2]))
 
@@ -195,4 +195,4 @@ def test_hosts_are_checked_under_any_server(serve):
 def test_a_name_that_no_request_can_have_fails_at_start(hosts):
     """A setting that would lock everybody out is refused with a sentence that says which name is wrong."""
     with pytest.raises(ValueError, match=re.escape(repr(hosts))):
-        Settings(http={"hosts": hosts})
+        Settings(http={"allowed_hosts": hosts})

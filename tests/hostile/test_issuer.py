@@ -75,9 +75,9 @@ class World:
             serve,
             oidc_issuer=ISSUER,
             oidc_audience="fleet",
-            oidc_keys_url=serve(self.issuer.app()) + "/keys",
-            oidc_keys_ttl=str(TTL),
-            oidc_keys_pause=str(PAUSE),
+            oidc_jwks_uri=serve(self.issuer.app()) + "/keys",
+            oidc_jwks_ttl=str(TTL),
+            oidc_jwks_cooldown=str(PAUSE),
             oidc_timeout=str(TIMEOUT),
         )
         stack.callback(self.attacked.stop)

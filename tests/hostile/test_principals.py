@@ -75,7 +75,7 @@ class World:
         settings = Settings(
             log={"level": "warning"},
             upstream={"url": serve(self.simulator.app)},
-            oidc={"issuer": ISSUER, "audience": "fleet", "keys_url": serve(self.issuer.app()) + "/keys", **oidc},
+            oidc={"issuer": ISSUER, "audience": "fleet", "jwks_uri": serve(self.issuer.app()) + "/keys", **oidc},
         )
         self.http = httpx.Client(base_url=serve(create_app(settings)))
 

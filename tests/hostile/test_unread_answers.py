@@ -24,7 +24,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedGateway]
     """A gateway that waits for readers but shortly."""
     with ExitStack() as stack:
         folder = tmp_path_factory.mktemp("attacked")
-        one = AttackedGateway(folder, lambda app: stack.enter_context(serving(app)), http_reading_timeout="1")
+        one = AttackedGateway(folder, lambda app: stack.enter_context(serving(app)), http_slow_reader_timeout="1")
         stack.callback(one.stop)
         yield one
 

@@ -129,7 +129,9 @@ def full(one: Served, seconds: float):
 @pytest.mark.parametrize("origins", ["", PAGE], ids=["one origin", "two origins"])
 def test_every_answer_names_what_it_depends_on(server, origins):
     """Answers and refusals of each kind name all of it in one line, whatever the Origin; only data may be kept."""
-    one = server(http={"cors_origins": origins, "hosts": "localhost", "header_bytes_max": 4096, "body_bytes_max": 1024})
+    one = server(
+        http={"cors_origins": origins, "allowed_hosts": "localhost", "header_bytes_max": 4096, "body_bytes_max": 1024}
+    )
     for origin in ((), (f"Origin: {PAGE}",), ("Origin: https://another.test",)):
         for expected, caching, first, given, body in ANSWERS:
             asked = request(first, *given, *origin, body=body)
@@ -180,7 +182,7 @@ def test_files_of_the_explorer_are_everybodys(server, origins, depends):
 
 def test_plain_and_compressed_answers_depend_on_the_same(server):
     """Whether an answer comes as gzip or not, it says that it might have come otherwise."""
-    one = server(cache={"answers": True, "answers_gzip": True}, graphql={"projection": True})
+    one = server(cache={"responses": True, "responses_gzip": True}, graphql={"projection": True})
     body = json.dumps(
         {"query": "{ vehicles(first: 50) { nodes { id vehicleId masterData { brand model } } } }"}
     ).encode()
@@ -204,7 +206,7 @@ def test_a_refusal_to_head_has_no_body(server):
 
 def test_what_is_asked_together_is_answered_in_order(server):
     """Requests of several callers in one piece: who is refused in turn is not overtaken by who comes behind."""
-    limits = FULL | {"refusals": 0.0004, "busy": 1e-9}
+    limits = FULL | {"rejection_cpu_share": 0.0004, "cpu_threshold": 1e-9}
     one = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
     with full(one, 2.0):
         for _ in range(4):

@@ -150,8 +150,8 @@ async def test_after_the_chaos_all_is_at_rest(redis, tmp_path, serve):
         cache_vehicle_ttl="0.5",
         cache_vehicles_stale_while_revalidate="0",
         cache_vehicle_stale_while_revalidate="0",
-        breaker_pause="0.2",
-        breaker_pause_max="1",
+        breaker_open_seconds="0.2",
+        breaker_open_seconds_max="1",
     )
     try:
         await asyncio.to_thread(gateway.wait_until_ready)

@@ -125,7 +125,7 @@ async def test_a_fault_has_its_documented_answer_in_every_shape(simulated, fault
             "response_bytes_max": 2**20,
         },
         cache={"enabled": False},
-        retry={"attempts": 2, "pause": 0.01},
+        retry={"attempts": 2, "backoff": 0.01},
         pacing={"enabled": False},
         limits={"deadline": 5},
     )
@@ -215,7 +215,7 @@ async def test_a_fleet_api_that_takes_no_connection_is_unavailable():
     """Where nobody listens, the code is that of an outage, and what needs no fleet API stays."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    app = create_app(Settings(upstream={"url": url}, retry={"pause": 0.01}))
+    app = create_app(Settings(upstream={"url": url}, retry={"backoff": 0.01}))
     headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
     async with (
         app.lifespan(),
@@ -232,7 +232,10 @@ async def test_when_the_outage_ends_so_do_its_errors(simulated):
     simulator, url = simulated
     simulator.faults.rules[:] = [Fault("outage")]
     settings = Settings(
-        upstream={"url": url}, cache={"enabled": False}, retry={"attempts": 1}, breaker={"failures": 3, "pause": 0.1}
+        upstream={"url": url},
+        cache={"enabled": False},
+        retry={"attempts": 1},
+        breaker={"failure_threshold": 3, "open_seconds": 0.1},
     )
     app = create_app(settings)
     headers = {"Authorization": f"Bearer {TOKENS['alice']}"}

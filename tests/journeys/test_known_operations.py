@@ -86,7 +86,7 @@ async def test_with_a_manifest_only_its_operations_run(start, tmp_path, form):
     """Named by any of the usual parameters, or sent as they stand; everything else is refused, introspection too."""
     file = tmp_path / "manifest.json"
     file.write_text(json.dumps(MANIFESTS[form]))
-    gateway = await start(graphql__manifest=str(file))
+    gateway = await start(graphql__trusted_documents=str(file))
     digest = digest_of(QUERY)
     for body in ({"documentId": digest}, {"doc_id": digest}, {"extensions": persisted(digest)}, {"query": QUERY}):
         assert await send(gateway, **body) == JQ7RP

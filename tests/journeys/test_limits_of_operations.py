@@ -274,7 +274,7 @@ async def test_while_the_fleet_api_is_slow_what_is_kept_is_given_as_stale(start)
 async def test_an_outage_is_met_by_the_breaker_and_ends(start):
     """After enough failures nothing more is sent; when the fleet API is back a probe finds out and all is well."""
     now = [1_000_000.0]
-    gateway = await start(clock=lambda: now[0], breaker__failures=5)
+    gateway = await start(clock=lambda: now[0], breaker__failure_threshold=5)
     gateway.fault("outage")
     for number in range(20):
         answer = await gateway.ask(f'{{ vehicle(id: "V{number}") {{ vehicleId }} }}')
@@ -290,7 +290,9 @@ async def test_an_outage_is_met_by_the_breaker_and_ends(start):
 async def test_while_the_circuit_is_open_what_is_kept_is_given_as_stale(start):
     """An open breaker costs what is kept nothing but its freshness, and sends nothing to the fleet API."""
     now = [1_000_000.0]
-    gateway = await start(cache__enabled=True, clock=lambda: now[0], breaker__failures=5, breaker__pause=60)
+    gateway = await start(
+        cache__enabled=True, clock=lambda: now[0], breaker__failure_threshold=5, breaker__open_seconds=60
+    )
     await gateway.data('{ vehicle(id: "K3WX8") { vehicleId } }')
     now[0] += 100
     gateway.fault("outage")

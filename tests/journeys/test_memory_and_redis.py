@@ -53,7 +53,7 @@ async def test_memory_stays_within_its_bound_and_is_steady():
 
 async def test_redis_is_killed_and_restarted_under_load(start, redis):
     """Over HTTP, with Redis gone and back in mid-load, no request fails."""
-    gateway = await start(cache__enabled=True, cache__vehicles_ttl=0.01, redis__url=redis.url, redis__pause=0.1)
+    gateway = await start(cache__enabled=True, cache__vehicles_ttl=0.01, redis__url=redis.url, redis__cooldown=0.1)
     ended, answers = asyncio.Event(), []
 
     async def load(size: int) -> None:

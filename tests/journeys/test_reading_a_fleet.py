@@ -147,7 +147,7 @@ async def test_two_units_of_one_id_are_told_apart_by_their_makers(gateway):
 
 async def test_the_walk_for_a_unit_is_bounded(start):
     """Beyond the configured pages a unit is not looked for, and the error says so."""
-    gateway = await start(connections__walk_pages_max=2)
+    gateway = await start(pagination__scan_pages_max=2)
     answer = await gateway.ask('{ telematicsUnit(id: "none") { id } vehicle(id: "JQ7RP") { vehicleId } }')
     assert answer["data"] == {"telematicsUnit": None, "vehicle": {"vehicleId": "JQ7RP"}}
     assert answer["errors"][0]["extensions"] == {"code": "WALK_LIMIT_EXCEEDED", "retryable": False, "maximumPages": 2}

@@ -163,7 +163,7 @@ def test_every_answer_is_hardened(server):
 )
 def test_hosts_are_checked_where_they_are_set(server, host, path, status):
     """Another name in Host is 421 with a code; health is told to all."""
-    gateway = server(http={"hosts": "api.example.com, *.example.org"})
+    gateway = server(http={"allowed_hosts": "api.example.com, *.example.org"})
     response = httpx.get(gateway.url + path, headers={"Host": host})
     assert response.status_code == status
     if status == 421:
@@ -296,7 +296,10 @@ def test_who_floods_is_sent_away_on_a_connection_that_stays_usable(server):
 def test_a_flood_is_sent_away_at_a_pace_and_in_order(server):
     """Beyond so many a second refusals come later, each of them; what is asked behind one is answered behind it."""
     queue = {"concurrency": 1, "queue": 1, "principal_concurrency": 1, "principal_queue": 1}
-    limits = queue | {"refusals": 0.0004, "busy": 1e-9}  # a refusal costs a hundredth of a second's share or more
+    limits = queue | {
+        "rejection_cpu_share": 0.0004,
+        "cpu_threshold": 1e-9,
+    }  # a refusal costs a hundredth of a second's share or more
     one = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
     one.simulator.faults.rules = [Fault("latency", seconds=2.5)]
     busy, talk, other = [Talk(one) for _ in range(2)], Talk(one), Talk(one)
@@ -416,7 +419,7 @@ def test_empty_lines_keep_no_connection_open(server):
 
 def test_who_reads_nothing_is_given_up(server):
     """A caller who asks on and on and never reads loses the connection; one who reads slowly keeps it."""
-    one = server(http={"reading_timeout": 1}, cache={"vehicles_ttl": 600})
+    one = server(http={"slow_reader_timeout": 1}, cache={"vehicles_ttl": 600})
     large = question(b'{"query": "{ vehicles(first: 500) { nodes { vehicleId masterData { vin brand model } } } }"}')
     slow, deaf = Talk(one), Talk(one)
     slow.connection.sendall(large * 400)
@@ -468,7 +471,7 @@ def test_where_no_connection_is_idle_one_more_is_refused(server):
 
 def test_bodies_on_their_way_have_a_limit_together(server):
     """Beyond it a large body is refused, small ones are not, and what never arrived is given back."""
-    one = server(http={"arriving_bytes_max": 300_000})
+    one = server(http={"inflight_body_bytes_max": 300_000})
     padded = question(QUESTION + b" " * 200_000)
     held = [Talk(one) for _ in range(2)]
     held[0].connection.sendall(padded[:-1])

@@ -28,10 +28,10 @@ IMPATIENT = {
     "upstream_total_timeout": "0.3",
     "upstream_response_bytes_max": str(2**20),
     "log_level": "debug",
-    "retry_pause": "0.01",
+    "retry_backoff": "0.01",
     "limits_deadline": "1",
-    "breaker_pause": "0.001",  # open, and half open for the next request
-    "breaker_pause_max": "0.001",
+    "breaker_open_seconds": "0.001",  # open, and half open for the next request
+    "breaker_open_seconds_max": "0.001",
 }
 Ask = Callable[[str, object], Awaitable[object]]
 
@@ -123,8 +123,8 @@ async def test_no_verified_token_is_ever_told(redis, tmp_path, serve):
         redis_url=redis.url,
         oidc_issuer=ISSUER,
         oidc_audience="fleet",
-        oidc_keys_url=serve(issuer.app()) + "/keys",
-        oidc_keys_pause="0",
+        oidc_jwks_uri=serve(issuer.app()) + "/keys",
+        oidc_jwks_cooldown="0",
         **IMPATIENT,
     )
     gateway.wait_until_ready()

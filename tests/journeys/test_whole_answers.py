@@ -45,7 +45,7 @@ async def world(start):
     lives |= {f"cache__{name}_stale_while_revalidate": 0 for name in ("vehicles", "vehicle", "latest_state")}
     # Only the response of an operation with a plan is kept whole.
     kept = await start(
-        simulator=simulator, clock=clock, cache__enabled=True, cache__answers=True, cache__answers_gzip=True,
+        simulator=simulator, clock=clock, cache__enabled=True, cache__responses=True, cache__responses_gzip=True,
         graphql__projection=True, **lives,
     )  # fmt: skip
     return World(kept, await start(simulator=simulator), clock)

@@ -162,7 +162,7 @@ async def test_while_the_processor_is_the_bound_fewer_run_at_a_time():
 @pytest.mark.parametrize(("busy", "least", "most"), [(0.85, 16, 17), (0.5, 45, 64)])
 async def test_places_come_back_quickly_when_the_processor_has_time_left(busy, least, most):
     """One by one while it is nearly busy; most of them where something else is waited for."""
-    limits = LimitSettings(concurrency=64, principal_concurrency=64, busy=0.9)
+    limits = LimitSettings(concurrency=64, principal_concurrency=64, cpu_threshold=0.9)
     admission = Admission(limits)
     for principal in "ba":
         await admission.acquire(principal, Deadline.after(5))

@@ -32,7 +32,7 @@ SCHEMA = build_schema().core
 MODEL = CostModel(SCHEMA, Limits(), 100, LimitSettings())
 VEHICLES = [vehicle_global_id(vehicle_id) for vehicle_id in "ABC"]
 UNIT = unit_global_id("INVERS", "CLOUDBOXX", "1")
-SCAN = Limits().walk_pages_max
+SCAN = Limits().scan_pages_max
 
 
 def operation_of(query: str) -> tuple[Any, OperationDefinitionNode]:
@@ -210,7 +210,7 @@ def test_a_field_whose_arguments_do_not_fit_reads_nothing():
 
 def test_a_walk_is_bounded():
     """A slice takes no more pages than one may read."""
-    model = CostModel(SCHEMA, Limits(walk_pages_max=4), 10, LimitSettings())
+    model = CostModel(SCHEMA, Limits(scan_pages_max=4), 10, LimitSettings())
     assert cost("{ vehicles(first: 500) { nodes { id } } }", model).upstream_calls == 4
     assert cost("{ telematicsUnit(id: 1) { id } }", model).upstream_calls == 4
 
@@ -359,7 +359,7 @@ MORE = "$m: Int!, $c: String, $d: String!, $s: String, $any: _Any!, $all: [_Any!
 @given(
     st.randoms(use_true_random=False),
     VALUES,
-    st.builds(Limits, page_default=st.integers(1, 500), page_max=st.integers(1, 500), walk_pages_max=st.integers(1, 9)),
+    st.builds(Limits, page_default=st.integers(1, 500), page_max=st.integers(1, 500), scan_pages_max=st.integers(1, 9)),
     st.integers(1, 200),
 )
 def test_no_variables_cost_more_than_the_worst_case(dice, values, limits, page_size):

@@ -21,7 +21,7 @@ from gateway.schema.cursors import Position
 from gateway.schema.pagination import Limits, Page, Slice, Steps, Window, read_slice
 
 R = TypeVar("R")
-LIMITS = Limits(page_default=5, page_max=200, walk_pages_max=500, empty_pages_max=3)
+LIMITS = Limits(page_default=5, page_max=200, scan_pages_max=500, empty_pages_max=3)
 
 
 @dataclass
@@ -320,7 +320,7 @@ def test_a_page_that_leads_back_to_itself_ends_in_an_error():
 def test_a_walk_is_bounded():
     """A field that would read more pages than its limit is refused."""
     with pytest.raises(WalkLimitExceeded):
-        ask(Upstream([f"v{i}" for i in range(100)], 1), Window(first=50), Limits(page_max=100, walk_pages_max=20))
+        ask(Upstream([f"v{i}" for i in range(100)], 1), Window(first=50), Limits(page_max=100, scan_pages_max=20))
 
 
 def test_the_tail_without_a_last_cursor_is_refused():

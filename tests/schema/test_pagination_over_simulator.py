@@ -11,7 +11,7 @@ from gateway.schema.pagination import Limits, Page, Window, read_slice
 from gateway.simulator import CursorRefused, Fleet, Switches, list_page
 from tests.schema.test_pagination import Answer, by_the_specification, drive
 
-LIMITS = Limits(page_default=5, page_max=500, walk_pages_max=500, empty_pages_max=10)
+LIMITS = Limits(page_default=5, page_max=500, scan_pages_max=500, empty_pages_max=10)
 
 switches = st.builds(
     Switches,

@@ -78,7 +78,7 @@ async def test_an_answer_that_is_alone_may_be_larger_than_the_bound():
 
 async def test_a_body_behind_its_head_counts():
     """It is in memory, and its caller has read nothing of it."""
-    unread, _ = bounded(reading_timeout=0.05, reading_rate_min=10 * KIB)
+    unread, _ = bounded(slow_reader_timeout=0.05, slow_reader_rate_min=10 * KIB)
     wire = Wire(1 * KIB)
     unread.hold(wire, "a", asyncio.get_running_loop(), to_come=99 * KIB)
     assert unread.bytes == 100 * KIB
@@ -88,7 +88,7 @@ async def test_a_body_behind_its_head_counts():
 
 async def test_who_reads_below_the_least_rate_is_closed():
     """A byte now and then gains nothing; the rate does."""
-    unread, closed = bounded(reading_timeout=0.05, reading_rate_min=100 * KIB)
+    unread, closed = bounded(slow_reader_timeout=0.05, slow_reader_rate_min=100 * KIB)
     trickling, fair = held(unread, "a", 100 * KIB, 100 * KIB)
     for _ in range(15):
         await asyncio.sleep(0.02)

@@ -55,8 +55,8 @@ class Steps:
 
     def __init__(self, limiter: Limiter | None = None, attempts: int = 1, **breaker: object) -> None:
         self.clock, self.limiter = Clock(), limiter or Limiter()
-        self.circuit = Circuit(BreakerSettings(**{"failures": 1, **breaker}))
-        self.retries = RetryPolicy(RetrySettings(attempts=attempts, pause=1, share=0.25), lambda: 1.0)
+        self.circuit = Circuit(BreakerSettings(**{"failure_threshold": 1, **breaker}))
+        self.retries = RetryPolicy(RetrySettings(attempts=attempts, backoff=1, budget_ratio=0.25), lambda: 1.0)
         self.layer = Resilience(self.circuit, self.retries, self.limiter, self.clock)
         read = vehicle_read()
         self.call = SimpleNamespace(
@@ -157,7 +157,7 @@ async def test_what_a_failure_has_to_wait_for_is_a_step():
 async def test_retries_are_sent_after_their_delays():
     """Attempt, delay, attempt: the circuit counts the outcome of all of them as one."""
     steps = Steps(attempts=3)
-    steps.retries._settings = RetrySettings(attempts=3, pause=0.02)
+    steps.retries._settings = RetrySettings(attempts=3, backoff=0.02)
     running = steps.begin()
     assert next(running) is SEND
     assert 0.01 < await slept(running.throw(UpstreamTimeout())) < 1
@@ -183,7 +183,7 @@ def test_each_read_saves_for_retries_once_the_budget_is_not_full():
 
 def test_an_open_circuit_refuses_without_a_step():
     """The refusal names the wait in tenths of a second; a probe is sent when it is over."""
-    steps = Steps(pause=1)
+    steps = Steps(open_seconds=1)
     running = steps.begin()
     next(running)
     with structlog.testing.capture_logs() as logs, pytest.raises(UpstreamUnavailable):

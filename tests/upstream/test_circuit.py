@@ -19,7 +19,7 @@ from gateway.settings import BreakerSettings
 from gateway.upstream.circuit import Circuit, is_outage
 from tests.upstream.fakes import Clock, FakeFetcher, calls_over, vehicle_read
 
-SETTINGS = {"failures": 5, "pause": 1, "pause_max": 8}
+SETTINGS = {"failure_threshold": 5, "open_seconds": 1, "open_seconds_max": 8}
 
 
 class World:
@@ -163,7 +163,7 @@ class Timeline:
     """A circuit, and the calls that end at the times that a test names; failures count within ten seconds."""
 
     def __init__(self, **settings: object) -> None:
-        defaults = {"window": 10, "failures": 4, "share": 0.5, "pause": 2, "pause_max": 5}
+        defaults = {"window": 10, "failure_threshold": 4, "failure_rate": 0.5, "open_seconds": 2, "open_seconds_max": 5}
         self.circuit = Circuit(BreakerSettings(**{**defaults, **settings}))
 
     def end(self, *calls: tuple[float, bool | None]) -> list[bool]:

@@ -110,7 +110,7 @@ def test_a_page_is_decoded_once_where_it_has_not_changed():
     body = b'{"items": [{"id": "A"}]}'
     decode = FleetEndpoints(UpstreamSettings(), CacheSettings(enabled=False)).vehicles.decode
     assert decode(body, "alice:1", None) is decode(body, "alice:1", None)
-    decode = FleetEndpoints(UpstreamSettings(unchanged_bytes_max=0), CacheSettings(enabled=False)).vehicles.decode
+    decode = FleetEndpoints(UpstreamSettings(page_dedup_bytes_max=0), CacheSettings(enabled=False)).vehicles.decode
     assert decode(body, "alice:1", None) is not decode(body, "alice:1", None)
 
 
@@ -202,7 +202,7 @@ async def test_a_write_is_never_made_twice(recorded, steps):
     await asyncio.sleep(0.01)
     recorder.steps = steps
     with pytest.raises((UpstreamUnavailable, UpstreamTimeout)):
-        await calls_over(transport, retry={"attempts": 3, "pause": 0.001}).fetch(write())
+        await calls_over(transport, retry={"attempts": 3, "backoff": 0.001}).fetch(write())
     assert len(recorder.requests) == 2
 
 
@@ -212,7 +212,7 @@ async def test_a_write_passes_the_whole_stack_once(recorder, transport, coalesci
     """Through all that a client has around its transport, a write is sent once, whatever becomes of it."""
     server, url = recorder
     settings = Settings(
-        upstream={"url": url, "transport": transport}, retry={"pause": 0.001}, coalescing={"enabled": coalescing}
+        upstream={"url": url, "transport": transport}, retry={"backoff": 0.001}, coalescing={"enabled": coalescing}
     )
     async with build_client(settings) as client:
         replies = await asyncio.gather(*(client._fetcher.fetch(write()) for _ in range(3)))

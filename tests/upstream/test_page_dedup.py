@@ -76,7 +76,7 @@ async def test_where_nothing_may_be_kept_nothing_is(bytes_max, same):
     """Zero bytes turn it off: each page is decoded by itself."""
     simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
     settings = Settings(
-        upstream={"url": "http://fleet.test", "unchanged_bytes_max": bytes_max}, cache={"enabled": False}
+        upstream={"url": "http://fleet.test", "page_dedup_bytes_max": bytes_max}, cache={"enabled": False}
     )
     async with build_client(settings, httpx.ASGITransport(simulator.app)) as client:
         by = scope(TOKENS["alice"])

@@ -139,7 +139,7 @@ async def test_entries_expire_in_redis(redis):
 async def test_a_dead_redis_never_costs_an_answer(redis):
     """Killed and restarted under load, no read fails; afterwards Redis is used again."""
     fleet = FakeFetcher()
-    worker = Worker(redis.url, fleet, pause=0.1)
+    worker = Worker(redis.url, fleet, cooldown=0.1)
     failed, number = [], 0
 
     async def load() -> None:
@@ -177,7 +177,7 @@ async def test_a_slow_redis_costs_a_short_timeout_once():
 
     server = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    worker = Worker(f"redis://127.0.0.1:{port}/0", FakeFetcher(), timeout=0.1, pause=60)
+    worker = Worker(f"redis://127.0.0.1:{port}/0", FakeFetcher(), timeout=0.1, cooldown=60)
     began = time.monotonic()
     for number in range(100):
         assert (await worker.cache.fetch(vehicle_read(str(number)))).value is not None

@@ -43,7 +43,7 @@ async def client_of(*answers, **slices):
     """A client over a server that gives these answers; its retries pause for a moment only."""
     server = Server(*answers, names=True)
     async with server.listening() as url:
-        slices = {"cache": {"enabled": False}, "retry": {"pause": 0.001, "attempts": 3}} | slices
+        slices = {"cache": {"enabled": False}, "retry": {"backoff": 0.001, "attempts": 3}} | slices
         upstream = {"url": url, **slices.pop("upstream", {})}
         async with build_client(Settings(upstream=upstream, **slices)) as client:
             yield client, server
@@ -147,7 +147,7 @@ async def test_a_retry_makes_up_for_a_failure():
 
 async def test_an_outage_opens_the_circuit_and_an_answer_closes_it():
     """While it is open nothing is sent; an answer to the probe closes it."""
-    settings = {"retry": {"attempts": 1}, "breaker": {"failures": 3, "pause": 0.2}}
+    settings = {"retry": {"attempts": 1}, "breaker": {"failure_threshold": 3, "open_seconds": 0.2}}
     async with client_of(*[told("500 Internal Server Error")] * 3, [PLAIN], **settings) as (client, server):
         for _ in range(5):
             with pytest.raises(UpstreamUnavailable):

@@ -98,7 +98,7 @@ async def crowd(url: str, answers: int, **upstream: object) -> Counter[str]:
         cache={"enabled": False},
         coalescing={"enabled": False},
         breaker={"enabled": False},
-        retry={"attempts": 2, "pause": 0.001},
+        retry={"attempts": 2, "backoff": 0.001},
     )
     seen: Counter[str] = Counter()
     async with build_client(settings) as client:

@@ -25,7 +25,7 @@ from gateway.upstream.requests import RequestScope, RequestStats, UpstreamRespon
 from gateway.upstream.retry import Budget, RetryPolicy
 from tests.upstream.fakes import calls_over, vehicle_read
 
-QUICK = {"pause": 0.001, "pause_max": 0.002}
+QUICK = {"backoff": 0.001, "backoff_max": 0.002}
 
 
 class Failing:
@@ -123,12 +123,12 @@ def test_a_budget_never_gives_more_than_its_share_and_reserve(retried, share, re
 @given(st.integers(2, 30), st.floats(0.5, 1.0))
 def test_pauses_grow_up_to_their_bound(attempt, dice):
     """Backoff doubles, is cut by the dice, and never exceeds its bound."""
-    settings = RetrySettings(pause=0.1, pause_max=2.0)
+    settings = RetrySettings(backoff=0.1, backoff_max=2.0)
     pause = RetryPolicy(settings, lambda: dice).backoff(attempt - 1, UpstreamUnavailable())
     assert 0.05 <= pause <= 2.0
 
 
-POLICY = {"attempts": 3, "pause": 0.1, "pause_max": 0.5, "share": 0.1, "reserve": 2}
+POLICY = {"attempts": 3, "backoff": 0.1, "backoff_max": 0.5, "budget_ratio": 0.1, "budget_burst": 2}
 
 
 def policy(**settings: float) -> RetryPolicy:
@@ -163,7 +163,7 @@ def test_a_retry_needs_an_attempt_and_time(failed, remaining, delay):
 
 def test_a_retry_needs_a_failure_that_may_pass():
     """All others have none, and cost the budget nothing."""
-    one = policy(reserve=1)
+    one = policy(budget_burst=1)
     assert one.delay(1, UpstreamForbidden(), 9) is None
     assert one.delay(1, UpstreamTimeout(), 0.05) is None
     assert one.delay(3, UpstreamTimeout(), 9) is None

@@ -143,12 +143,12 @@ async def test_each_kind_of_key_verifies(issuer):
 
 async def test_rotated_keys_are_found(issuer):
     """A token under a new key makes the keys be fetched again; unknown keys can't make that happen often."""
-    identify = verifier(issuer, keys_pause=0)
+    identify = verifier(issuer, jwks_cooldown=0)
     await identify(issuer.token())
     issuer.rotate("two")
     await identify(issuer.token())
     assert issuer.fetches == 2
-    patient = verifier(issuer, keys_pause=60)
+    patient = verifier(issuer, jwks_cooldown=60)
     await patient(issuer.token())
     fetched = issuer.fetches
     unknown = RSAKey.generate_key(2048, {"kid": "unknown"})
@@ -161,7 +161,7 @@ async def test_rotated_keys_are_found(issuer):
 async def test_an_issuer_that_is_down_is_no_verdict_on_the_token(issuer):
     """Without keys no token can be judged; with keys, an outage is not noticed."""
     issuer.down = True
-    identify = verifier(issuer, keys_pause=0)
+    identify = verifier(issuer, jwks_cooldown=0)
     with pytest.raises(IssuerUnavailable):
         await identify(issuer.token())
     issuer.down = False
@@ -172,7 +172,7 @@ async def test_an_issuer_that_is_down_is_no_verdict_on_the_token(issuer):
 
 async def test_keys_end_when_the_issuer_has_failed_for_too_long(issuer):
     """Old keys are used while the issuer fails, for a bounded time; when it is back, so are they."""
-    identify = verifier(issuer, keys_ttl=0.05, keys_stale_if_error=0.15, keys_pause=0)
+    identify = verifier(issuer, jwks_ttl=0.05, jwks_stale_if_error=0.15, jwks_cooldown=0)
     token = issuer.token()
     await identify(token)
     issuer.down = True
@@ -188,7 +188,7 @@ async def test_keys_end_when_the_issuer_has_failed_for_too_long(issuer):
 
 async def test_a_token_ends_with_the_key_that_signed_it(issuer):
     """When the issuer withdraws a key, tokens under it are refused, also those that were verified before."""
-    identify = verifier(issuer, keys_ttl=0.05, keys_pause=0)
+    identify = verifier(issuer, jwks_ttl=0.05, jwks_cooldown=0)
     token = issuer.token()
     await identify(token)
     issuer.rotate("two")
@@ -232,11 +232,11 @@ async def test_a_signature_is_looked_at_once(issuer, monkeypatch):
 
 async def test_an_issuer_without_any_key_is_no_issuer(issuer):
     """An empty key set, or one without a usable key, counts as a fetch that failed, and replaces no keys."""
-    identify = verifier(issuer, keys_ttl=0.01, keys_pause=0)
+    identify = verifier(issuer, jwks_ttl=0.01, jwks_cooldown=0)
     token = issuer.token()
     for published in ([], [{"kty": "oct", "k": "c2VjcmV0", "kid": "one"}]):
         issuer.handle = lambda request, keys=published: httpx.Response(200, json={"jwks_uri": ISSUER, "keys": keys})
-        empty = verifier(issuer, keys_pause=0)
+        empty = verifier(issuer, jwks_cooldown=0)
         for _ in range(2):
             with pytest.raises(IssuerUnavailable):
                 await empty(token)
