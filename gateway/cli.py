@@ -25,8 +25,8 @@ from gateway.schema.build import build_schema, print_sdl
 from gateway.server.config import ServerConfig
 from gateway.server.open_files import allow_files
 from gateway.server.processes import Server, serve_with_workers
-from gateway.settings import LogSettings, Settings, knobs, unknown_variables, variable_of
-from gateway.simulator import FleetPlan, Simulator, Switches
+from gateway.settings import LogSettings, Settings, setting_infos, unknown_variables, variable_of
+from gateway.simulator import Behaviours, FleetPlan, Simulator
 from gateway.telemetry import configure_logs, get_logger
 from gateway.upstream.http.network import UpstreamMisconfigured, check
 
@@ -87,7 +87,7 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, upstrea
 @app.command()
 def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> None:
     """Serve GraphQL over a simulated fleet; needs no account and no network."""
-    simulator = Simulator([FleetPlan("T7K2M", vehicles)], Switches(rate_limit_requests=0))
+    simulator = Simulator([FleetPlan("T7K2M", vehicles)], Behaviours(rate_limit_requests=0))
     token = simulator.first_token(expires_in=DEMO_TOKEN_SECONDS)
     upstream = _in_background(simulator.app)
     settings = _settings({"host": host, "port": port, "upstream.url": upstream, "log.format": "text"})
@@ -173,8 +173,8 @@ def show_settings(
     options = {"host": host, "port": port, "workers": workers, "upstream.url": upstream_url}
     given = frozenset(variable_of(path) for path, value in options.items() if value is not None)
     settings = _settings(options)
-    for knob in knobs(settings, given=given):
-        typer.echo(f"{knob.variable}={_shown(knob.value)}  [{knob.source}]  {knob.help}")
+    for info in setting_infos(settings, given=given):
+        typer.echo(f"{info.variable}={_shown(info.value)}  [{info.source}]  {info.help}")
     for warning in _warnings(settings):
         typer.echo(f"warning: {warning}", err=True)
 

@@ -22,7 +22,7 @@ from gateway.hosts import host_pattern
 PREFIX = "GATEWAY_"
 
 
-class Slice(BaseModel):
+class SettingsGroup(BaseModel):
     """A group of settings. Unknown names are errors, and error messages never quote values."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
@@ -100,7 +100,7 @@ def host_patterns(names: str) -> str:
 HostPatterns = Annotated[str, AfterValidator(host_patterns)]
 
 
-class UpstreamSettings(Slice):
+class UpstreamSettings(SettingsGroup):
     """The fleet API: its URL, paths and parameters, and the transport's limits."""
 
     url: BaseUrl = Field(default="https://api.invers.com", description="Base URL of the fleet API.")
@@ -162,7 +162,7 @@ class UpstreamSettings(Slice):
     )
 
 
-class PaginationSettings(Slice):
+class PaginationSettings(SettingsGroup):
     """Relay connections: page sizes and limits of scans."""
 
     page_default: int = Field(default=50, ge=1, description="Edges if neither `first` nor `last` is given.")
@@ -174,7 +174,7 @@ class PaginationSettings(Slice):
     nodes_max: int = Field(default=1000, ge=1, description="Ids in `nodes(ids:)`; more are an error.")
 
 
-class CacheSettings(Slice):
+class CacheSettings(SettingsGroup):
     """The cache of upstream responses, separate for each principal."""
 
     enabled: bool = Field(default=True, description="Whether upstream responses are cached.")
@@ -217,7 +217,7 @@ class CacheSettings(Slice):
     prefetch: bool = Field(default=False, description="Whether the next page of a connection is read in advance.")
 
 
-class CoalescingSettings(Slice):
+class CoalescingSettings(SettingsGroup):
     """Equal concurrent reads of a principal share one upstream call."""
 
     enabled: bool = Field(default=True, description="Whether equal concurrent reads share one upstream call.")
@@ -228,7 +228,7 @@ class CoalescingSettings(Slice):
     )
 
 
-class RedisSettings(Slice):
+class RedisSettings(SettingsGroup):
     """Redis as a second cache tier that all processes share."""
 
     url: RedisUrl | None = Field(default=None, description="redis:// or rediss:// URL; if unset, only memory is used.")
@@ -240,7 +240,7 @@ class RedisSettings(Slice):
     namespace: str = Field(default="gateway", description="Prefix of all keys.")
 
 
-class RetrySettings(Slice):
+class RetrySettings(SettingsGroup):
     """Retries of reads that failed with a transient error (network, 5xx, 429)."""
 
     attempts: int = Field(default=3, ge=1, description="Attempts per read, including the first; 1 turns retries off.")
@@ -256,7 +256,7 @@ class RetrySettings(Slice):
     )
 
 
-class PacingSettings(Slice):
+class PacingSettings(SettingsGroup):
     """The client-side rate limiter, which follows the rate limits that the fleet API reports."""
 
     enabled: bool = Field(default=True, description="Whether upstream calls are rate-limited by the gateway.")
@@ -270,7 +270,7 @@ class PacingSettings(Slice):
     clients_max: int = Field(default=10_000, ge=1, description="Clients that are tracked, per process.")
 
 
-class BreakerSettings(Slice):
+class BreakerSettings(SettingsGroup):
     """The circuit breaker for outages of the fleet API. While it is open, calls fail at once or get stale data."""
 
     enabled: bool = Field(default=True, description="Whether the circuit breaker is on.")
@@ -287,7 +287,7 @@ class BreakerSettings(Slice):
     open_seconds_max: float = Field(default=30, gt=0, description="Maximum of seconds until a probe.")
 
 
-class LimitSettings(Slice):
+class LimitSettings(SettingsGroup):
     """Limits of operations and of the load of a process."""
 
     deadline: float = Field(
@@ -336,7 +336,7 @@ class LimitSettings(Slice):
     )
 
 
-class OidcSettings(Slice):
+class OidcSettings(SettingsGroup):
     """Verification of tokens. Without an issuer tokens are not verified, and each token is its own principal."""
 
     issuer: HttpUrl | None = Field(
@@ -382,7 +382,7 @@ class OidcSettings(Slice):
         return frozenset(name.strip() for name in self.principal_claims.split(",") if name.strip())
 
 
-class GraphQLSettings(Slice):
+class GraphQLSettings(SettingsGroup):
     """Introspection, trusted documents and execution."""
 
     introspection: Literal["public", "authenticated", "off"] = Field(
@@ -405,7 +405,7 @@ class GraphQLSettings(Slice):
     )
 
 
-class HttpSettings(Slice):
+class HttpSettings(SettingsGroup):
     """The HTTP server."""
 
     cors_origins: str = Field(
@@ -488,7 +488,7 @@ class HttpSettings(Slice):
         return proxies
 
 
-class LogSettings(Slice):
+class LogSettings(SettingsGroup):
     """Logs, which are written to standard error."""
 
     level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum level.")
@@ -531,7 +531,7 @@ class Settings(BaseSettings):
 
 
 @dataclass(frozen=True, slots=True)
-class Knob:
+class SettingInfo:
     """A setting as it is displayed; secrets, and parts of URLs that may be secrets, are masked."""
 
     path: str
@@ -547,9 +547,9 @@ def variable_of(path: str) -> str:
     return PREFIX + path.replace(".", "_").upper()
 
 
-def knobs(
+def setting_infos(
     settings: Settings, environ: Mapping[str, str] = os.environ, given: frozenset[str] = frozenset()
-) -> Iterator[Knob]:
+) -> Iterator[SettingInfo]:
     """All settings with values and sources; `given` are the variables that the command line sets."""
     for path, value, default, text in _leaves(settings):
         variable = variable_of(path)
@@ -557,7 +557,7 @@ def knobs(
             source: Literal["default", "environment", "command line"] = "command line"
         else:
             source = "environment" if variable in environ else "default"
-        yield Knob(path, variable, masked(value), default, text, source)
+        yield SettingInfo(path, variable, masked(value), default, text, source)
 
 
 def masked(value: object) -> object:

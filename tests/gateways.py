@@ -16,7 +16,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.server.config import ServerConfig
 from gateway.settings import Settings
-from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
+from gateway.simulator import Behaviours, Client, Fault, FleetPlan, Simulator
 from gateway.upstream.requests import Clock, now
 
 TOKENS = {name: f"token-of-{name}" for name in ("alice", "bob", "eve", "no-permission", "no-scope")}
@@ -75,19 +75,19 @@ Start = Callable[..., Any]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """What starts gateways, by `switches=…` and `upstream__page_size=…`; no cache, no retries unless asked for."""
+    """What starts gateways, by `behaviours=…` and `upstream__page_size=…`; no cache, no retries unless asked for."""
     async with AsyncExitStack() as stack:
 
         async def started(
-            *, switches: Switches | None = None, plans: tuple[FleetPlan, ...] = PLANS, simulator: Simulator | None = None,
-            clock: Clock = now, **knobs: Any,
+            *, behaviours: Behaviours | None = None, plans: tuple[FleetPlan, ...] = PLANS, simulator: Simulator | None = None,
+            clock: Clock = now, **setting_infos: Any,
         ) -> Gateway:  # fmt: skip
-            simulator = simulator or Simulator(plans, switches or Switches(rate_limit_requests=0))
+            simulator = simulator or Simulator(plans, behaviours or Behaviours(rate_limit_requests=0))
             slices: dict[str, dict[str, Any]] = {
                 "cache": {"enabled": False},
                 "retry": {"attempts": 1},
             }
-            for path, value in knobs.items():
+            for path, value in setting_infos.items():
                 part, _, name = path.partition("__")
                 slices.setdefault(part, {})[name] = value
             url = await stack.enter_async_context(joined(simulator, clock, **slices))

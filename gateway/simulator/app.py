@@ -24,10 +24,10 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from gateway.simulator.faults import Fault, Faults, rate_limit_headers, spoiled
+from gateway.simulator.behaviours import Behaviours
+from gateway.simulator.faults import Fault, Faults, corrupted, rate_limit_headers
 from gateway.simulator.fleet import Fleet, encoded
 from gateway.simulator.paging import CursorRefused, PageRequest, decode_cursor, encode_cursor, page_of
-from gateway.simulator.switches import Switches
 
 DOCUMENTS = "https://developers.invers.com"
 TITLES = {
@@ -145,8 +145,8 @@ class Counts:
 class Simulator:
     """Fleets, clients, tokens, switches, faults and counts; `app` serves them."""
 
-    def __init__(self, plans: Sequence[FleetPlan] = (FleetPlan(),), switches: Switches | None = None) -> None:
-        self.switches = switches or Switches()
+    def __init__(self, plans: Sequence[FleetPlan] = (FleetPlan(),), behaviours: Behaviours | None = None) -> None:
+        self.behaviours = behaviours or Behaviours()
         self.faults = Faults()
         self.requests = Counts()
         self.plans = list(plans)
@@ -157,13 +157,13 @@ class Simulator:
         for client, fleet in self.clients.values():
             if client.token is not None:
                 self._tokens[client.token] = (client, fleet, None)
-        self.app = _Doors(self, _application(self))
+        self.app = _Connection(self, _application(self))
 
     def token_for(self, client_id: str, expires_in: float | None = None) -> str:
         """A new access token of a client's; `expires_in` seconds, below zero for one that has expired."""
         client, fleet = self.clients[client_id]
         token = ".".join(secrets.token_urlsafe(n).replace("-", "a") for n in (24, 60, 32))
-        seconds = self.switches.token_seconds if expires_in is None else expires_in
+        seconds = self.behaviours.token_seconds if expires_in is None else expires_in
         self._tokens[token] = (client, fleet, time.time() + seconds)
         return token
 
@@ -200,7 +200,7 @@ class Simulator:
         return fleet
 
     def _take_from_window(self, request: Request, client_id: str) -> None:
-        limit, seconds = self.switches.rate_limit_requests, self.switches.rate_limit_seconds
+        limit, seconds = self.behaviours.rate_limit_requests, self.behaviours.rate_limit_seconds
         if not limit:
             return
         began, used = self._windows.get(client_id, (0.0, 0))
@@ -214,7 +214,7 @@ class Simulator:
         }
         request.state.headers.update(headers)
         if used >= limit:
-            if self.switches.rate_limit_form == "retry_after":
+            if self.behaviours.rate_limit_form == "retry_after":
                 request.state.headers.clear()
                 headers = {"Retry-After": str(int(began + seconds - now) + 1)}
             raise ProblemRaised("/problems/too-many-requests", "This client has sent too many requests.", headers)
@@ -222,7 +222,7 @@ class Simulator:
 
 def list_page(
     fleet: Fleet,
-    switches: Switches,
+    behaviours: Behaviours,
     *,
     limit: int | None = None,
     cursor: str | None = None,
@@ -232,21 +232,21 @@ def list_page(
     """The ids of a page and the members beside `items`; no I/O. Raises CursorRefused."""
     now = time.time() if now is None else now
     if cursor:
-        request = decode_cursor(cursor, fleet.fleet_id, switches, now)
+        request = decode_cursor(cursor, fleet.fleet_id, behaviours, now)
     else:
-        request = PageRequest(limit=limit or switches.default_limit, search=search, fleet=fleet.fleet_id)
-    ids, keys = fleet.found(request.search, switches)
-    span = page_of(keys, request, switches)
-    cursors = {name: encode_cursor(to, switches, now) if to else None for name, to in span.cursors.items()}
+        request = PageRequest(limit=limit or behaviours.default_limit, search=search, fleet=fleet.fleet_id)
+    ids, keys = fleet.found(request.search, behaviours)
+    span = page_of(keys, request, behaviours)
+    cursors = {name: encode_cursor(to, behaviours, now) if to else None for name, to in span.cursors.items()}
     shown = list(ids[span.start : span.end])
-    if switches.next_page_token:
+    if behaviours.next_page_token:
         return shown, {"next_page_token": cursors["next"]}
-    if switches.ends == "absent":
+    if behaviours.ends == "absent":
         cursors = {name: text for name, text in cursors.items() if text is not None}
     return shown, {"cursors": cursors}
 
 
-class _Doors:
+class _Connection:
     """Gives each request a flow id and the server's own `send`, which can hang up."""
 
     def __init__(self, simulator: Simulator, application: Starlette) -> None:
@@ -258,7 +258,7 @@ class _Doors:
             scope.setdefault("state", {}).update(
                 flow_id=str(uuid.uuid4()), simulator=self._simulator, send=send, client=None, headers={}
             )
-        with contextlib.suppress(_HungUp):
+        with contextlib.suppress(_ConnectionAborted):
             await self._application(scope, receive, send)
 
 
@@ -351,11 +351,11 @@ async def _strike_before(request: Request, simulator: Simulator, fault: Fault) -
     elif kind == "telematics_unit_error":
         raise ProblemRaised("/problems/telematics-unit/error", "The unit is busy.")
     elif kind == "rate_limit":
-        headers = rate_limit_headers(fault, simulator.switches.rate_limit_requests)
+        headers = rate_limit_headers(fault, simulator.behaviours.rate_limit_requests)
         raise ProblemRaised("/problems/too-many-requests", headers=headers)
     elif kind == "status":
         raise ProblemRaised(fault.type or "", fault.body or "", status=fault.status)
-    elif kind == "expired_cursor" and simulator.switches.cursor_parameter in request.query_params:
+    elif kind == "expired_cursor" and simulator.behaviours.cursor_parameter in request.query_params:
         raise ProblemRaised("/problems/validation-error", "The cursor has expired.")
     elif kind == "churn" and request.url.path == "/vehicles":
         _churn(simulator)
@@ -371,7 +371,7 @@ def _churn(simulator: Simulator) -> None:
 
 async def _strike_after(request: Request, response: Response, fault: Fault) -> Response:
     if fault.kind in ("malformed_json", "not_an_object", "wrong_types", "huge_body"):
-        body = spoiled(bytes(response.body), fault)
+        body = corrupted(bytes(response.body), fault)
         kept = {k: v for k, v in response.headers.items() if k != "content-length"}
         return Response(body, response.status_code, kept)
     if fault.kind in ("truncate", "stall"):
@@ -384,11 +384,11 @@ async def _strike_after(request: Request, response: Response, fault: Fault) -> R
             await asyncio.sleep(fault.seconds)
         await _hang_up(request)
     if fault.kind == "slow_body":
-        return _Dripping(response, fault.seconds)
+        return _SlowResponse(response, fault.seconds)
     return response
 
 
-class _Dripping(Response):
+class _SlowResponse(Response):
     """A response whose body comes in a hundred chunks, each after a wait."""
 
     def __init__(self, response: Response, seconds: float) -> None:
@@ -414,10 +414,10 @@ async def _hang_up(request: Request) -> None:
     if transport is None:
         raise ConnectionResetError("the simulator hung up")
     transport.abort()
-    raise _HungUp
+    raise _ConnectionAborted
 
 
-class _HungUp(Exception):
+class _ConnectionAborted(Exception):
     """Nothing is left to be said on this connection."""
 
 
@@ -458,20 +458,20 @@ async def _token(request: Request) -> Response:
     request.state.client = client_id
     token = simulator.token_for(client_id)
     return JSONResponse(
-        {"access_token": token, "token_type": "bearer", "expires_in": int(simulator.switches.token_seconds)}
+        {"access_token": token, "token_type": "bearer", "expires_in": int(simulator.behaviours.token_seconds)}
     )
 
 
 async def _vehicles(request: Request) -> Response:
     simulator: Simulator = request.state.simulator
-    fleet, switches = simulator.admit(request), simulator.switches
+    fleet, behaviours = simulator.admit(request), simulator.behaviours
     asked = request.query_params
-    cursor = asked.get("page_token" if switches.next_page_token else switches.cursor_parameter)
-    if cursor is not None and "limit" in asked and switches.limit_with_cursor == "refused":
+    cursor = asked.get("page_token" if behaviours.next_page_token else behaviours.cursor_parameter)
+    if cursor is not None and "limit" in asked and behaviours.limit_with_cursor == "refused":
         raise ProblemRaised("/problems/validation-error", "limit can't be combined with a cursor.")
-    limit = None if cursor is not None else _limit_of(asked.get("limit"), switches)
+    limit = None if cursor is not None else _limit_of(asked.get("limit"), behaviours)
     try:
-        ids, beside = list_page(fleet, switches, limit=limit, cursor=cursor, search=asked.get("q", ""))
+        ids, beside = list_page(fleet, behaviours, limit=limit, cursor=cursor, search=asked.get("q", ""))
     except CursorRefused as refused:
         raise ProblemRaised("/problems/validation-error", f"The cursor is {refused}.") from refused
     items = b",".join(_text_of(request, fleet, vehicle_id) for vehicle_id in ids)
@@ -479,21 +479,21 @@ async def _vehicles(request: Request) -> Response:
 
 
 def _text_of(request: Request, fleet: Fleet, vehicle_id: str) -> bytes:
-    switches: Switches = request.state.simulator.switches
-    text = fleet.text(vehicle_id, switches)
+    behaviours: Behaviours = request.state.simulator.behaviours
+    text = fleet.text(vehicle_id, behaviours)
     # Of two members of one name a decoder takes the last.
     return (
         text[:-1] + encoded({"vehicle_model_id": request.state.client}).replace(b"{", b",")
-        if switches.stamp_callers
+        if behaviours.stamp_callers
         else text
     )
 
 
-def _limit_of(text: str | None, switches: Switches) -> int:
+def _limit_of(text: str | None, behaviours: Behaviours) -> int:
     if text is None:
-        return switches.default_limit
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= switches.maximum_limit:
-        raise ProblemRaised("/problems/validation-error", f"limit must be between 1 and {switches.maximum_limit}.")
+        return behaviours.default_limit
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text) <= behaviours.maximum_limit:
+        raise ProblemRaised("/problems/validation-error", f"limit must be between 1 and {behaviours.maximum_limit}.")
     return int(text)
 
 
@@ -506,10 +506,10 @@ def _vehicle_of(request: Request, fleet: Fleet) -> str:
 
 async def _vehicle(request: Request) -> Response:
     simulator: Simulator = request.state.simulator
-    fleet, switches = simulator.admit(request), simulator.switches
+    fleet, behaviours = simulator.admit(request), simulator.behaviours
     vehicle_id = _vehicle_of(request, fleet)
-    headers = {"ETag": fleet.etag(vehicle_id)} if switches.etags else {}
-    if switches.etags and switches.not_modified and request.headers.get("If-None-Match") == headers["ETag"]:
+    headers = {"ETag": fleet.etag(vehicle_id)} if behaviours.etags else {}
+    if behaviours.etags and behaviours.not_modified and request.headers.get("If-None-Match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     return Response(_text_of(request, fleet, vehicle_id), headers=headers, media_type="application/json")
 
@@ -518,7 +518,7 @@ async def _latest_state(request: Request) -> Response:
     simulator: Simulator = request.state.simulator
     fleet = simulator.admit(request)
     return Response(
-        encoded(fleet.state(_vehicle_of(request, fleet), simulator.switches)), media_type="application/json"
+        encoded(fleet.state(_vehicle_of(request, fleet), simulator.behaviours)), media_type="application/json"
     )
 
 
@@ -545,12 +545,12 @@ async def _show_requests(request: Request) -> Response:
 async def _set_switches(request: Request) -> Response:
     simulator: Simulator = request.state.simulator
     if request.method == "PATCH":
-        wanted = msgspec.to_builtins(simulator.switches) | await request.json()
+        wanted = msgspec.to_builtins(simulator.behaviours) | await request.json()
         try:
-            simulator.switches = msgspec.convert(wanted, Switches)
+            simulator.behaviours = msgspec.convert(wanted, Behaviours)
         except msgspec.ValidationError as wrong:
             return JSONResponse({"error": str(wrong)}, 400)
-    return JSONResponse(msgspec.to_builtins(simulator.switches))
+    return JSONResponse(msgspec.to_builtins(simulator.behaviours))
 
 
 async def _set_faults(request: Request) -> Response:

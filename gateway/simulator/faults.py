@@ -72,7 +72,7 @@ def rate_limit_headers(fault: Fault, limit: int) -> dict[str, str]:
     return {"X-Rate-Limit-Limit": str(limit), "X-Rate-Limit-Remaining": "0", "X-Rate-Limit-Reset": str(reset)}
 
 
-def spoiled(body: bytes, fault: Fault) -> bytes:
+def corrupted(body: bytes, fault: Fault) -> bytes:
     """A body as the rule has it."""
     if fault.kind == "malformed_json":
         return body[: len(body) // 2] + b'"{[,' + body[len(body) // 2 :]

@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from gateway.simulator.switches import Switches
+from gateway.simulator.behaviours import Behaviours
 
 ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 ID_SPACE = 32**5
@@ -148,47 +148,47 @@ class Fleet:
             made = self._made[vehicle_id] = self._make(vehicle_id, self._index_at_birth[vehicle_id])
         return made
 
-    def text(self, vehicle_id: str, switches: Switches) -> bytes:
+    def text(self, vehicle_id: str, behaviours: Behaviours) -> bytes:
         """A vehicle as JSON."""
-        form = f"{switches.latest_state_in_list}{switches.extended_state}{switches.early_names}"
+        form = f"{behaviours.latest_state_in_list}{behaviours.extended_state}{behaviours.early_names}"
         text = self._texts.get((vehicle_id, form))
         if text is None:
             if len(self._texts) > KEPT_MAX:
                 self._texts.clear()
-            text = self._texts[vehicle_id, form] = encoded(self.shown(vehicle_id, switches))
+            text = self._texts[vehicle_id, form] = encoded(self.shown(vehicle_id, behaviours))
         return text
 
-    def shown(self, vehicle_id: str, switches: Switches) -> dict[str, Any]:
+    def shown(self, vehicle_id: str, behaviours: Behaviours) -> dict[str, Any]:
         """A vehicle as the switches have it shown."""
         vehicle = dict(self.vehicle(vehicle_id))
-        if switches.early_names and isinstance(vehicle.get("master_data"), dict):
+        if behaviours.early_names and isinstance(vehicle.get("master_data"), dict):
             data = dict(vehicle["master_data"])
             data["gear_box"] = "MANUAL_SHIFT" if data.pop("transmission", None) == "MANUAL" else "AUTOMATIC"
             vehicle["master_data"] = data
-        if switches.latest_state_in_list == "missing":
+        if behaviours.latest_state_in_list == "missing":
             vehicle.pop("latest_state", None)
         else:
             vehicle["latest_state"] = (
-                {} if switches.latest_state_in_list == "empty" else self.state(vehicle_id, switches)
+                {} if behaviours.latest_state_in_list == "empty" else self.state(vehicle_id, behaviours)
             )
         return vehicle
 
-    def state(self, vehicle_id: str, switches: Switches) -> dict[str, Any]:
+    def state(self, vehicle_id: str, behaviours: Behaviours) -> dict[str, Any]:
         """A vehicle's latest state."""
         state = dict(self.vehicle(vehicle_id)["latest_state"])
-        if switches.early_names and (level := state.pop("state_of_charge_or_fuel_level_in_percent", None)):
+        if behaviours.early_names and (level := state.pop("state_of_charge_or_fuel_level_in_percent", None)):
             state["fuel_level_in_percent"] = level
-        if switches.extended_state:
+        if behaviours.extended_state:
             roll = Roll(f"{vehicle_id} extended")
             state |= {name: {"timestamp": _time(roll), "value": make(roll)} for name, make in EXTENDED.items()}
         return state
 
-    def found(self, text: str, switches: Switches) -> tuple[Sequence[str], Sequence[int]]:
+    def found(self, text: str, behaviours: Behaviours) -> tuple[Sequence[str], Sequence[int]]:
         """Ids and keys of the vehicles that a search finds; all of them for an empty one."""
         if not text:
             return self.ids, self.keys
         sought = text.casefold()
-        hits = [n for n, vehicle_id in enumerate(self.ids) if sought in self._searched(vehicle_id, switches)]
+        hits = [n for n, vehicle_id in enumerate(self.ids) if sought in self._searched(vehicle_id, behaviours)]
         return [self.ids[n] for n in hits], [self.keys[n] for n in hits]
 
     def insert(self, at: int | None = None) -> str:
@@ -240,10 +240,10 @@ class Fleet:
         for known in [known for known in self._texts if known[0] == vehicle_id]:
             del self._texts[known]
 
-    def _searched(self, vehicle_id: str, switches: Switches) -> str:
+    def _searched(self, vehicle_id: str, behaviours: Behaviours) -> str:
         vehicle = self.vehicle(vehicle_id)
         data = vehicle.get("master_data") or {}
-        unit = (vehicle.get("telematics_unit") or {}).get("id") if switches.q_searches_units else None
+        unit = (vehicle.get("telematics_unit") or {}).get("id") if behaviours.q_searches_units else None
         words = [
             vehicle_id,
             unit,

@@ -1,10 +1,6 @@
-"""Pages of a list, as a pure function: `page_of(keys, request, switches)` tells where a page begins and ends and which
-cursors it has. `keys` are ascending integers, one an item; a keyset cursor holds one of them, an offset cursor an
-index.
+"""Pages of a list, as a pure function: `page_of(keys, request, behaviours)` cuts a page and makes its cursors.
 
-A boundary lies between two items. A cursor is base64 of JSON, such as `{"v":1,"c":{"d":"n","k":7,"l":100}}`: direction
-(f first, l last, n behind a boundary, p ahead of one, s itself, e an empty page on one), boundary, limit, and what else
-a list needs to go on.
+`keys` are ascending integers, one for each item; a keyset cursor holds one of them, an offset cursor an index.
 """
 
 from __future__ import annotations
@@ -19,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gateway.simulator.switches import Switches
+from gateway.simulator.behaviours import Behaviours
 
 MEMBERS = ("self", "first", "prev", "next", "last")
 
@@ -50,9 +46,9 @@ class PageSpan:
     cursors: dict[str, PageRequest | None]
 
 
-def page_of(keys: Sequence[int], request: PageRequest, switches: Switches) -> PageSpan:
+def page_of(keys: Sequence[int], request: PageRequest, behaviours: Behaviours) -> PageSpan:
     """The page that a request is for."""
-    keyset = switches.cursor_style == "keyset"
+    keyset = behaviours.cursor_style == "keyset"
 
     def index_of(boundary: int) -> int:
         return bisect_right(keys, boundary) if keyset else max(0, min(boundary, len(keys)))
@@ -71,16 +67,16 @@ def page_of(keys: Sequence[int], request: PageRequest, switches: Switches) -> Pa
         """The cursor across the boundary at an index, by way of an empty page if one lies on it."""
         # Both sides must agree on where a boundary is, so it is named by the item ahead of it.
         boundary = (keys[index - 1] if keyset else index) if index else boundary_at(0)
-        every = switches.empty_page_every
+        every = behaviours.empty_page_every
         has_empty = every and 0 < index < len(keys) and _chance(boundary, every) and request.direction != "e"
         return cursor("e" if has_empty else direction, boundary)
 
-    start, end = _span(len(keys), request, switches, index_of)
-    more = end < len(keys) or (switches.trailing_empty_page and end > start)
+    start, end = _span(len(keys), request, behaviours, index_of)
+    more = end < len(keys) or (behaviours.trailing_empty_page and end > start)
     following = over(end, "n") if more else None
-    if switches.endless_empty_pages:
+    if behaviours.endless_empty_pages:
         following = cursor("x", request.boundary + 1)
-    elif switches.cursor_loop and end > start:
+    elif behaviours.cursor_loop and end > start:
         following = cursor("n", boundary_at(start))
     return PageSpan(
         start,
@@ -88,19 +84,19 @@ def page_of(keys: Sequence[int], request: PageRequest, switches: Switches) -> Pa
         {
             "self": cursor("s", boundary_at(start), end - start),
             "first": cursor("f"),
-            "prev": over(start, "p") if start > 0 and switches.prev_cursor else None,
+            "prev": over(start, "p") if start > 0 and behaviours.prev_cursor else None,
             "next": following,
-            "last": cursor("l") if switches.last_cursor else None,
+            "last": cursor("l") if behaviours.last_cursor else None,
         },
     )
 
 
-def _span(total: int, request: PageRequest, switches: Switches, index_of: Any) -> tuple[int, int]:
+def _span(total: int, request: PageRequest, behaviours: Behaviours, index_of: Any) -> tuple[int, int]:
     limit = request.limit
     if (
-        switches.short_pages
+        behaviours.short_pages
         and limit > 1
-        and _chance(request.boundary * 31 + ord(request.direction[0]), switches.short_pages)
+        and _chance(request.boundary * 31 + ord(request.direction[0]), behaviours.short_pages)
     ):
         limit = max(1, limit * 2 // 3)
     if request.direction == "x":
@@ -110,7 +106,7 @@ def _span(total: int, request: PageRequest, switches: Switches, index_of: Any) -
     if request.direction == "l":
         tail = max(0, total - request.limit)
         head = max(0, total - 1) // request.limit * request.limit
-        return (tail if switches.last_page == "tail" else head), total
+        return (tail if behaviours.last_page == "tail" else head), total
     at: int = index_of(request.boundary)
     if request.direction == "n":
         return at, min(at + limit, total)
@@ -119,18 +115,18 @@ def _span(total: int, request: PageRequest, switches: Switches, index_of: Any) -
     return at, min(at + request.count, total)
 
 
-def encode_cursor(request: PageRequest, switches: Switches, now: float) -> str:
+def encode_cursor(request: PageRequest, behaviours: Behaviours, now: float) -> str:
     """The text of a cursor."""
     content: dict[str, Any] = {"d": request.direction, "k": request.boundary}
     content |= {"m": request.count} if request.direction == "s" else {}
     content |= {"q": request.search} if request.search else {}
-    content |= {"t": now} if switches.cursor_ttl else {}
-    content |= {"n": random.getrandbits(48)} if switches.cursor_tokens == "fresh" else {}
+    content |= {"t": now} if behaviours.cursor_ttl else {}
+    content |= {"n": random.getrandbits(48)} if behaviours.cursor_tokens == "fresh" else {}
     text = json.dumps({"v": 1, "c": {"f": request.fleet, **content, "l": request.limit}}, separators=(",", ":"))
     return base64.b64encode(text.encode()).decode()
 
 
-def decode_cursor(text: str, fleet: str, switches: Switches, now: float) -> PageRequest:
+def decode_cursor(text: str, fleet: str, behaviours: Behaviours, now: float) -> PageRequest:
     """What a cursor says; raises CursorRefused for one that is malformed, another fleet's or too old."""
     try:
         said = json.loads(base64.b64decode(text, validate=True))["c"]
@@ -145,11 +141,11 @@ def decode_cursor(text: str, fleet: str, switches: Switches, now: float) -> Page
         )
     except (binascii.Error, ValueError, KeyError, TypeError) as malformed:
         raise CursorRefused("malformed") from malformed
-    if request.direction not in tuple("flnpsex") or not 1 <= request.limit <= switches.maximum_limit:
+    if request.direction not in tuple("flnpsex") or not 1 <= request.limit <= behaviours.maximum_limit:
         raise CursorRefused("malformed")
     if request.fleet != fleet:
         raise CursorRefused("foreign")
-    if switches.cursor_ttl and now - request.issued_at > switches.cursor_ttl:
+    if behaviours.cursor_ttl and now - request.issued_at > behaviours.cursor_ttl:
         raise CursorRefused("expired")
     return request
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from gateway.app import create_app
 from gateway.settings import Settings
-from gateway.simulator import Simulator, Switches
+from gateway.simulator import Behaviours, Simulator
 from tests.clients.test_real_clients import node, packages
 from tests.gateways import PLANS, TOKENS
 from tests.programs import require
@@ -48,7 +48,7 @@ def page(serve, monkeypatch) -> str:
 
 def test_callers_who_share_a_browser_get_their_own_answers(serve, page):
     """By GET, as urql asks by itself: each caller gets their fleet, nobody gets 401, and who asks again is not asked for."""
-    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+    simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0))
     url = serve(simulator.app)
     gateway = Counted(create_app(Settings(upstream={"url": url}, http={"cors_origins": page}, log={"level": "error"})))
     cost = {**ALICE, "x-gateway-cost": "report"}

@@ -18,7 +18,7 @@ import pytest
 from gateway.app import create_app
 from gateway.schema.build import print_sdl
 from gateway.settings import Settings
-from gateway.simulator import Client, FleetPlan, Simulator, Switches
+from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 from gateway.web.explorer import GRAPHIQL
 from tests.programs import give_up, require
 
@@ -57,9 +57,9 @@ def node(script: str, *arguments: str) -> Any:
 class World:
     """A gateway and its simulator over real sockets."""
 
-    def __init__(self, serve: Any, vehicles: int = 250, **switches: Any) -> None:
+    def __init__(self, serve: Any, vehicles: int = 250, **behaviours: Any) -> None:
         plan = FleetPlan(vehicles=vehicles, clients=(Client("T7K2M#one", token="client-token"),))
-        self.simulator = Simulator([plan], Switches(rate_limit_requests=0, **switches))
+        self.simulator = Simulator([plan], Behaviours(rate_limit_requests=0, **behaviours))
         settings = Settings(upstream={"url": serve(self.simulator.app)}, log={"level": "error"})
         self.base = serve(create_app(settings, demo_token="client-token"))
         self.url = f"{self.base}/graphql"
@@ -96,12 +96,12 @@ def compiled(packages: None) -> None:
     ],
 )
 @pytest.mark.usefixtures("compiled")
-def test_real_clients_end_with_the_whole_fleet(serve, client, way, switches):
+def test_real_clients_end_with_the_whole_fleet(serve, client, way, behaviours):
     """Several pages, merged by the client's own store: every vehicle once, in order, and the walk ends.
 
     urql's relayPagination can't go backward from a page that has `after`, so its third way is left out.
     """
-    world = World(serve, **switches)
+    world = World(serve, **behaviours)
     assert node("walks.mjs", client, way, world.url, "client-token") == world.ids
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.simulator import Simulator, Switches
+from gateway.simulator import Behaviours, Simulator
 from tests.gateway_process import GatewayProcess
 from tests.gateways import PLANS, TOKENS, serving
 from tests.programs import require
@@ -19,7 +19,7 @@ PADDED = QUERY + " " * 100_000  # more than one piece
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
     """A served gateway's endpoint."""
-    with serving(Simulator(PLANS, Switches(rate_limit_requests=0)).app) as fleet:
+    with serving(Simulator(PLANS, Behaviours(rate_limit_requests=0)).app) as fleet:
         gateway = GatewayProcess(tmp_path_factory.mktemp("gateway"), upstream_url=fleet)
         gateway.wait_until_ready()
         yield f"{gateway.url}/graphql"

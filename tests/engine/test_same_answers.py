@@ -20,7 +20,7 @@ from gateway.schema.execution import Execution
 from gateway.schema.global_ids import UnitKey, unit_global_id, vehicle_global_id
 from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
-from gateway.simulator import FleetPlan, Simulator, Switches
+from gateway.simulator import Behaviours, FleetPlan, Simulator
 from gateway.upstream.field_masks import decode_masked
 from gateway.upstream.models import StateProperty, Vehicle, decoded
 from gateway.upstream.pages import VehiclePage
@@ -136,10 +136,10 @@ async def answer(execution: Execution, document: Document, variables: dict[str, 
 @pytest.fixture(scope="module")
 def sources():
     """Vehicles as the simulator's fleet API sends them, of every kind it has."""
-    switches = Switches(extended_state=True)
-    fleet = Simulator([FleetPlan("T7K2M", 40)], switches).fleets["T7K2M"]
-    shown = [fleet.shown(vehicle_id, switches) for vehicle_id in fleet.ids]
-    return [{**vehicle, "latest_state": fleet.state(vehicle["id"], switches)} for vehicle in shown]
+    behaviours = Behaviours(extended_state=True)
+    fleet = Simulator([FleetPlan("T7K2M", 40)], behaviours).fleets["T7K2M"]
+    shown = [fleet.shown(vehicle_id, behaviours) for vehicle_id in fleet.ids]
+    return [{**vehicle, "latest_state": fleet.state(vehicle["id"], behaviours)} for vehicle in shown]
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.simulator import Simulator, Switches
+from gateway.simulator import Behaviours, Simulator
 from tests.gateway_process import GatewayProcess
 from tests.gateways import PLANS, TOKENS
 
@@ -40,7 +40,7 @@ class AttackedGateway:
     """`gateway serve` as a process of its own over a simulator."""
 
     def __init__(self, folder: Path, serve, **environment: str) -> None:
-        self.simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+        self.simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0))
         settings = {"upstream_url": serve(self.simulator.app), "log_level": "warning", **environment}
         self.gateway = GatewayProcess(folder, **settings)
         self.gateway.wait_until_ready()

@@ -10,7 +10,7 @@ import pytest
 from gateway.app import create_app
 from gateway.errors import RateLimited, UpstreamUnavailable
 from gateway.settings import BreakerSettings, PacingSettings, RedisSettings, RetrySettings, Settings, UpstreamSettings
-from gateway.simulator import Simulator, Switches
+from gateway.simulator import Behaviours, Simulator
 from gateway.upstream.cache import Entry, MemoryStore
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.coalescing import Uncoalesced
@@ -33,7 +33,7 @@ YEAR = 365 * 86400.0
 @pytest.fixture
 def gateway(serve):
     """Starts gateways over one simulator and one clock, over sockets."""
-    simulator, clock = Simulator(PLANS, Switches(rate_limit_requests=0)), Clock()
+    simulator, clock = Simulator(PLANS, Behaviours(rate_limit_requests=0)), Clock()
     clock.time = time.time()
     upstream = {"url": serve(simulator.app)}
 

@@ -7,12 +7,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from gateway.simulator import Simulator, Switches
+from gateway.simulator import Behaviours, Simulator
 from tests.gateways import PLANS, serving
 from tests.hostile.attacked import VALID_BUSY_MAX, AttackedGateway
 from tests.hostile.documents import fields_times_nodes
 
-BODIES = fields_times_nodes(Simulator(PLANS, Switches()).fleets["T7K2M"].ids)
+BODIES = fields_times_nodes(Simulator(PLANS, Behaviours()).fleets["T7K2M"].ids)
 DEAR = ("60 aliases of 1000 ids", "types of 1000 ids", "60 aliases of 1000 ids and an error")
 
 

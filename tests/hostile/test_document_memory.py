@@ -13,15 +13,15 @@ from itertools import islice, product
 
 import pytest
 
+from benchmarks.hostile_documents import SHAPES
 from gateway.engine.documents import Documents, digest_of
 from gateway.schema.build import build_schema
 from gateway.schema.execution import Execution
 from gateway.schema.pagination import Limits
 from gateway.upstream.pages import Fragment, VehiclePage
-from tests.benchmarks.hostile_documents import SHAPES
 from tests.gateways import serving
 from tests.hostile.attacked import INVENTED_BUSY_MAX, MEMORY_MAX, VALID_BUSY_MAX, AttackedGateway, code_of
-from tests.journeys.test_reading_a_fleet import ALL_OF_A_VEHICLE
+from tests.journeys.test_queries import ALL_OF_A_VEHICLE
 
 SCHEMA = build_schema()
 WHOLE = f"{{ vehicles(first: 100) {{ edges {{ cursor node {{ {ALL_OF_A_VEHICLE} }} }} }} }}"

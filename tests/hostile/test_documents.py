@@ -6,12 +6,12 @@ import json
 
 import pytest
 
-from gateway.simulator import Simulator, Switches
+from gateway.simulator import Behaviours, Simulator
 from tests.gateways import PLANS
 from tests.hostile.attacked import INVENTED_BUSY_MAX, MEMORY_MAX, VALID_BUSY_MAX
 from tests.hostile.documents import bodies
 
-BODIES = bodies(Simulator(PLANS, Switches()).fleets["T7K2M"].ids)
+BODIES = bodies(Simulator(PLANS, Behaviours()).fleets["T7K2M"].ids)
 
 
 @pytest.mark.parametrize("token", ["x", "alice"], ids=["invented", "valid"])

@@ -15,7 +15,7 @@ from joserfc import jws
 from gateway.app import create_app
 from gateway.identity import principal_of
 from gateway.settings import Settings
-from gateway.simulator import Simulator, Switches
+from gateway.simulator import Behaviours, Simulator
 from gateway.web.verified_claims import canonical
 from tests.gateways import PLANS, serving
 from tests.issuer import ISSUER, FakeIssuer
@@ -69,7 +69,7 @@ class World:
     """A gateway over sockets that verifies tokens; each vehicle names the client that it was read for."""
 
     def __init__(self, serve, **oidc: str) -> None:
-        self.simulator = Simulator(PLANS, Switches(rate_limit_requests=0, stamp_callers=True))
+        self.simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0, stamp_callers=True))
         self.issuer = FakeIssuer()
         self.subject = ""
         settings = Settings(

@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from gateway.app import create_app
 from gateway.settings import Settings, UpstreamSettings
-from gateway.simulator import Client, FleetPlan, Simulator, Switches
+from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 from gateway.upstream.redis_store import HOW, digest_of_answers, digest_of_url
 
 TOKEN = "one-token-for-all"
@@ -17,7 +17,7 @@ QUERY = "{ vehicles(first: 3) { nodes { vehicleId fleetId } } }"
 
 def fleet(fleet_id: str, limit: int = 0) -> Simulator:
     plan = FleetPlan(fleet_id, 20, clients=(Client(f"{fleet_id}#one", token=TOKEN),))
-    return Simulator([plan], Switches(rate_limit_requests=limit))
+    return Simulator([plan], Behaviours(rate_limit_requests=limit))
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from gateway.simulator import Fault, Simulator, Switches
+from gateway.simulator import Behaviours, Fault, Simulator
 from tests.gateway_process import GatewayProcess
 from tests.gateways import PLANS, serving
 from tests.hostile.attacked import request
@@ -104,7 +104,7 @@ def test_nothing_that_was_accepted_is_lost(workers, to_all, tmp_path):
 @pytest.fixture(scope="module")
 def slow() -> Iterator[str]:
     """A fleet API that takes three seconds for each answer."""
-    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+    simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0))
     simulator.faults.rules.append(Fault("latency", seconds=3.0))
     with serving(simulator.app) as url:
         yield url

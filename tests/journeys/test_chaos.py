@@ -16,7 +16,7 @@ from typing import Any
 
 import httpx
 
-from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
+from gateway.simulator import Behaviours, Client, Fault, FleetPlan, Simulator
 from tests.effort import effort
 from tests.gateway_process import GatewayProcess
 
@@ -133,7 +133,7 @@ def check(data: dict[str, Any], there: list[str]) -> None:
 async def test_after_the_chaos_all_is_at_rest(redis, tmp_path, serve):
     """Callers were told the truth throughout; then queues, flights and memory are back, and each caller is answered."""
     clients = tuple(Client(f"T7K2M#{number}", token=token) for number, token in enumerate(CALLERS))
-    simulator = Simulator([FleetPlan("T7K2M", 1000, clients=clients)], Switches(rate_limit_requests=0))
+    simulator = Simulator([FleetPlan("T7K2M", 1000, clients=clients)], Behaviours(rate_limit_requests=0))
     gateway = GatewayProcess(
         tmp_path,
         workers="2",

@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from gateway.simulator import Simulator, Switches
+from gateway.simulator import Behaviours, Simulator
 from tests.effort import effort
 from tests.gateway_process import GatewayProcess
 from tests.gateways import PLANS, TOKENS, serving
@@ -30,7 +30,7 @@ WITH_SURROGATES = st.text(max_size=60)
 @pytest.fixture(scope="module")
 def served(tmp_path_factory):
     """`gateway serve` over a simulator; after all tests its log has no error, and its memory is bounded."""
-    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+    simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0))
     with serving(simulator.app) as upstream:
         gateway = GatewayProcess(tmp_path_factory.mktemp("fuzz"), upstream_url=upstream, limits_tokens="4000")
         try:

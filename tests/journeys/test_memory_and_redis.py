@@ -9,7 +9,7 @@ import tracemalloc
 import httpx
 
 from gateway.settings import Settings
-from gateway.simulator import Client, FleetPlan, Simulator, Switches
+from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 from gateway.upstream.requests import RequestScope, RequestStats
 from gateway.upstream.stack import build_client
 from tests.upstream.fakes import scope
@@ -20,7 +20,7 @@ MEGABYTE = 2**20
 async def test_memory_stays_within_its_bound_and_is_steady():
     """Far more is read than fits: what is really allocated stays within the bound, and does not creep."""
     simulator = Simulator(
-        [FleetPlan(vehicles=200, clients=(Client("T7K2M#one", token="x"),))], Switches(rate_limit_requests=0)
+        [FleetPlan(vehicles=200, clients=(Client("T7K2M#one", token="x"),))], Behaviours(rate_limit_requests=0)
     )
     for number in range(300):
         simulator.accept(f"principal-{number}", "T7K2M#one")

@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable
 import httpx
 from joserfc.jwk import RSAKey
 
-from gateway.simulator import Client, FleetPlan, Simulator, Switches
+from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 from tests.gateway_process import GatewayProcess
 from tests.issuer import ISSUER, FakeIssuer
-from tests.journeys.test_every_fault import FAULTS, SHAPES
+from tests.journeys.test_upstream_faults import FAULTS, SHAPES
 
 CANARY = "canary7f3a9"
 GOOD = f"{CANARY}-good.abc~def+x/y=="
@@ -56,7 +56,7 @@ async def test_no_token_is_ever_told(redis, tmp_path, serve):
         Client("T7K2M#no", token=FORBIDDEN, permissions=frozenset()),
         *(Client(f"T7K2M#{fault}", token=token) for fault, token in struck.items()),
     )
-    simulator = Simulator([FleetPlan("T7K2M", 250, clients=clients)], Switches(rate_limit_requests=0))
+    simulator = Simulator([FleetPlan("T7K2M", 250, clients=clients)], Behaviours(rate_limit_requests=0))
     gateway = GatewayProcess(tmp_path, upstream_url=serve(simulator.app), redis_url=redis.url, **IMPATIENT)
     gateway.wait_until_ready()
     told = []
@@ -107,7 +107,7 @@ async def test_no_token_is_ever_told(redis, tmp_path, serve):
 async def test_no_verified_token_is_ever_told(redis, tmp_path, serve):
     """Tokens of an issuer, sound and unsound, with the issuer up and down: no claim, payload or signature is anywhere."""
     clients = tuple(Client(f"T7K2M#{name}") for name in ("cl1", *FAULTS))
-    simulator = Simulator([FleetPlan("T7K2M", 250, clients=clients)], Switches(rate_limit_requests=0))
+    simulator = Simulator([FleetPlan("T7K2M", 250, clients=clients)], Behaviours(rate_limit_requests=0))
     issuer = FakeIssuer()
     issuer.down = True
     issued: list[str] = []

@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from gateway.errors import BackwardPagingUnsupported, CursorExpired, UpstreamInvalidResponse
 from gateway.schema.pagination import Limits, Page, Window, read_slice
-from gateway.simulator import CursorRefused, Fleet, Switches, list_page
+from gateway.simulator import Behaviours, CursorRefused, Fleet, list_page
 from tests.schema.test_pagination import Answer, by_the_specification, drive
 
 LIMITS = Limits(page_default=5, page_max=500, scan_pages_max=500, empty_pages_max=10)
 
-switches = st.builds(
-    Switches,
+behaviours = st.builds(
+    Behaviours,
     ends=st.sampled_from(["null", "absent"]),
     trailing_empty_page=st.booleans(),
     empty_page_every=st.sampled_from([0, 1, 2, 3]),
@@ -28,15 +28,15 @@ switches = st.builds(
 class Api:
     """Pages of a simulated fleet, as the gateway's connections read them."""
 
-    def __init__(self, fleet: Fleet, switches: Switches, page_size: int) -> None:
-        self.fleet, self.switches, self.page_size = fleet, switches, page_size
+    def __init__(self, fleet: Fleet, behaviours: Behaviours, page_size: int) -> None:
+        self.fleet, self.behaviours, self.page_size = fleet, behaviours, page_size
         self.reads = 0
         self.now = 0.0
 
     def page(self, token: str | None) -> Page[str]:
         self.reads += 1
         limit = None if token else self.page_size
-        ids, beside = list_page(self.fleet, self.switches, limit=limit, cursor=token, now=self.now)
+        ids, beside = list_page(self.fleet, self.behaviours, limit=limit, cursor=token, now=self.now)
         cursors = beside["cursors"]
         first = token is None or token == cursors.get("first")
         previous = None if first else cursors.get("prev")
@@ -73,7 +73,7 @@ class Api:
             window = Window(last=size, before=answer.positions[0])
 
 
-apis = st.builds(Api, st.builds(Fleet, st.just("T7K2M"), st.integers(0, 40)), switches, st.integers(1, 12))
+apis = st.builds(Api, st.builds(Fleet, st.just("T7K2M"), st.integers(0, 40)), behaviours, st.integers(1, 12))
 
 
 @given(apis, st.integers(1, 15))
@@ -86,7 +86,7 @@ def test_walks_both_ways_give_every_vehicle_once_in_order(api, size):
 @given(apis, st.integers(1, 15), st.integers(1, 15))
 def test_an_edge_has_one_cursor(api, size, other):
     """Where the upstream's cursors are stable, the same edge has the same cursor for every `first`."""
-    api.switches.cursor_tokens = "stable"
+    api.behaviours.cursor_tokens = "stable"
     assert api.walk(size)[1] == api.walk(other)[1]
 
 
@@ -131,7 +131,7 @@ def test_while_the_fleet_changes_no_vehicle_that_stays_is_skipped(api, size, for
 
 def test_every_edge_is_a_valid_after_and_before():
     """Not only page ends: from every single edge the walk goes on, in both directions."""
-    api = Api(Fleet("T7K2M", 60), Switches(), 7)
+    api = Api(Fleet("T7K2M", 60), Behaviours(), 7)
     ids, positions = api.walk(50)
     for index, position in enumerate(positions):
         assert api.ask(Window(first=5, after=position)).items == ids[index + 1 : index + 6]
@@ -141,7 +141,7 @@ def test_every_edge_is_a_valid_after_and_before():
 @pytest.mark.parametrize("trap", [{"endless_empty_pages": True}, {"cursor_loop": True}])
 def test_traps_end_in_an_error_after_few_reads(trap):
     """Empty pages for ever, or a page that leads to itself, are an error and not a hang."""
-    api = Api(Fleet("T7K2M", 30), Switches(**trap), 10)
+    api = Api(Fleet("T7K2M", 30), Behaviours(**trap), 10)
     with pytest.raises(UpstreamInvalidResponse):
         api.walk(25)
     assert api.reads < 20
@@ -150,14 +150,14 @@ def test_traps_end_in_an_error_after_few_reads(trap):
 def test_an_upstream_without_a_way_back_says_so():
     """Without `last` there is no tail; without `prev` there is no way back across a page."""
     with pytest.raises(BackwardPagingUnsupported):
-        Api(Fleet("T7K2M", 30), Switches(last_cursor=False), 10).walk_back(5)
+        Api(Fleet("T7K2M", 30), Behaviours(last_cursor=False), 10).walk_back(5)
     with pytest.raises(BackwardPagingUnsupported):
-        Api(Fleet("T7K2M", 30), Switches(prev_cursor=False), 10).walk_back(5)
+        Api(Fleet("T7K2M", 30), Behaviours(prev_cursor=False), 10).walk_back(5)
 
 
 def test_an_expired_upstream_cursor_is_refused_upstream():
     """A cursor kept too long is refused; what reads the pages turns that into CURSOR_EXPIRED."""
-    api = Api(Fleet("T7K2M", 30), Switches(cursor_ttl=60), 10)
+    api = Api(Fleet("T7K2M", 30), Behaviours(cursor_ttl=60), 10)
     position = api.ask(Window(first=15)).positions[-1]
     api.now = 61.0
     with pytest.raises(CursorRefused):

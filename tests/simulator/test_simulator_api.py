@@ -8,7 +8,7 @@ import uuid
 import httpx
 import pytest
 
-from gateway.simulator import Client, FleetPlan, Simulator, Switches
+from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ async def test_an_entity_tag_follows_management_data(api):
 @pytest.mark.parametrize("form", ["reset", "retry_after"])
 async def test_the_rate_limit_is_told_in_either_form(api, form):
     """Headers on every answer; beyond the limit 429 with the reset time, or with Retry-After alone."""
-    api.simulator.switches = Switches(rate_limit_requests=2, rate_limit_form=form)
+    api.simulator.behaviours = Behaviours(rate_limit_requests=2, rate_limit_form=form)
     assert (await api.get("/vehicles")).headers["X-Rate-Limit-Remaining"] == "1"
     await api.get("/vehicles")
     limited = await api.get("/vehicles")

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.simulator import CursorRefused, Fleet, Switches, list_page
+from gateway.simulator import Behaviours, CursorRefused, Fleet, list_page
 
-switches = st.builds(
-    Switches,
+behaviours = st.builds(
+    Behaviours,
     ends=st.sampled_from(["null", "absent"]),
     trailing_empty_page=st.booleans(),
     empty_page_every=st.sampled_from([0, 1, 2, 3]),
@@ -20,14 +20,14 @@ switches = st.builds(
 )
 
 
-@given(st.integers(0, 60), st.integers(1, 20), switches)
-def test_following_cursors_gives_every_item_once(size, limit, switches):
+@given(st.integers(0, 60), st.integers(1, 20), behaviours)
+def test_following_cursors_gives_every_item_once(size, limit, behaviours):
     """next from the start and prev from the last page give the whole list; self gives the same page again."""
     fleet = Fleet("T7K2M", size)
     forward, pages, cursor = [], 0, None
     while True:
-        ids, beside = list_page(fleet, switches, limit=limit, cursor=cursor, now=0)
-        assert list_page(fleet, switches, cursor=beside["cursors"]["self"], now=0)[0] == ids
+        ids, beside = list_page(fleet, behaviours, limit=limit, cursor=cursor, now=0)
+        assert list_page(fleet, behaviours, cursor=beside["cursors"]["self"], now=0)[0] == ids
         forward += ids
         last = beside["cursors"]["last"]
         cursor = beside["cursors"].get("next")
@@ -38,7 +38,7 @@ def test_following_cursors_gives_every_item_once(size, limit, switches):
     assert forward == fleet.ids
     back, cursor = [], last
     while cursor:
-        ids, beside = list_page(fleet, switches, cursor=cursor, now=0)
+        ids, beside = list_page(fleet, behaviours, cursor=cursor, now=0)
         back = ids + back
         cursor = beside["cursors"].get("prev")
     assert back == fleet.ids
@@ -47,14 +47,14 @@ def test_following_cursors_gives_every_item_once(size, limit, switches):
 def test_ends_are_null_or_absent():
     """The switch decides whether a missing neighbour is null or not there at all."""
     fleet = Fleet("T7K2M", 3)
-    assert list_page(fleet, Switches())[1]["cursors"]["next"] is None
-    assert "next" not in list_page(fleet, Switches(ends="absent"))[1]["cursors"]
+    assert list_page(fleet, Behaviours())[1]["cursors"]["next"] is None
+    assert "next" not in list_page(fleet, Behaviours(ends="absent"))[1]["cursors"]
 
 
 def test_tokens_are_stable_or_fresh():
     """The switch decides whether one page's cursors have one text."""
     fleet = Fleet("T7K2M", 30)
-    stable, fresh = Switches(), Switches(cursor_tokens="fresh")
+    stable, fresh = Behaviours(), Behaviours(cursor_tokens="fresh")
     assert list_page(fleet, stable, limit=10) == list_page(fleet, stable, limit=10)
     one, two = (list_page(fleet, fresh, limit=10)[1]["cursors"]["next"] for _ in range(2))
     assert one != two
@@ -64,25 +64,25 @@ def test_tokens_are_stable_or_fresh():
 @pytest.mark.parametrize("cursor", ["", "x", "e30=", "eyJ2IjoxLCJjIjp7fX0="])
 def test_what_is_no_cursor_is_refused(cursor):
     """Malformed cursors, other fleets' cursors and old ones are refused."""
-    fleet, switches = Fleet("T7K2M", 30), Switches(cursor_ttl=10)
+    fleet, behaviours = Fleet("T7K2M", 30), Behaviours(cursor_ttl=10)
     if cursor:
         with pytest.raises(CursorRefused):
-            list_page(fleet, switches, cursor=cursor)
-    good = list_page(fleet, switches, limit=10, now=0)[1]["cursors"]["next"]
+            list_page(fleet, behaviours, cursor=cursor)
+    good = list_page(fleet, behaviours, limit=10, now=0)[1]["cursors"]["next"]
     with pytest.raises(CursorRefused):
-        list_page(Fleet("EXFL29", 30, number=1), switches, cursor=good, now=0)
+        list_page(Fleet("EXFL29", 30, number=1), behaviours, cursor=good, now=0)
     with pytest.raises(CursorRefused):
-        list_page(fleet, switches, cursor=good, now=11)
+        list_page(fleet, behaviours, cursor=good, now=11)
 
 
 def test_a_keyset_cursor_survives_changes_and_an_offset_cursor_shifts():
     """After an insertion in front, a keyset page begins where it did, an offset page one earlier."""
     for style, shift in (("keyset", 0), ("offset", 1)):
-        fleet, switches = Fleet("T7K2M", 30), Switches(cursor_style=style)
-        second = list_page(fleet, switches, limit=10)[1]["cursors"]["next"]
-        before = list_page(fleet, switches, cursor=second)[0]
+        fleet, behaviours = Fleet("T7K2M", 30), Behaviours(cursor_style=style)
+        second = list_page(fleet, behaviours, limit=10)[1]["cursors"]["next"]
+        before = list_page(fleet, behaviours, cursor=second)[0]
         fleet.insert(0)
-        after = list_page(fleet, switches, cursor=second)[0]
+        after = list_page(fleet, behaviours, cursor=second)[0]
         assert after[shift] == before[0]
 
 

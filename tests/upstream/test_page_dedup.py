@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from gateway.settings import Settings
-from gateway.simulator import Simulator, Switches
+from gateway.simulator import Behaviours, Simulator
 from gateway.upstream.page_dedup import PageDeduplicator
 from gateway.upstream.pages import IDS
 from gateway.upstream.stack import build_client
@@ -74,7 +74,7 @@ def test_what_is_too_large_is_found_while_others_hold_it():
 @pytest.mark.parametrize(("bytes_max", "same"), [(0, False), (10_000_000, True)])
 async def test_where_nothing_may_be_kept_nothing_is(bytes_max, same):
     """Zero bytes turn it off: each page is decoded by itself."""
-    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+    simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0))
     settings = Settings(
         upstream={"url": "http://fleet.test", "page_dedup_bytes_max": bytes_max}, cache={"enabled": False}
     )
@@ -85,7 +85,7 @@ async def test_where_nothing_may_be_kept_nothing_is(bytes_max, same):
 
 async def test_with_a_cache_what_has_aged_and_comes_again_is_held_once():
     """A page that is read again after its time, and has not changed, is the one that was kept."""
-    simulator, time = Simulator(PLANS, Switches(rate_limit_requests=0)), Clock()
+    simulator, time = Simulator(PLANS, Behaviours(rate_limit_requests=0)), Clock()
     settings = Settings(upstream={"url": "http://fleet.test"}, cache={"vehicles_stale_while_revalidate": 0})
     async with build_client(settings, httpx.ASGITransport(simulator.app), time) as client:
         by = scope(TOKENS["alice"])

@@ -21,8 +21,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmarks.made_fleet import FleetProcess, vehicle_id
 from gateway.schema.global_ids import vehicle_global_id
-from tests.benchmarks.made_fleet import FleetProcess, vehicle_id
 from tests.gateway_process import GatewayProcess
 
 SERVED, LOADING = 0, 1  # processors

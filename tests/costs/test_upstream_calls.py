@@ -12,9 +12,9 @@ from typing import NamedTuple
 import pytest
 
 from gateway.schema.global_ids import vehicle_global_id
-from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
+from gateway.simulator import Behaviours, Client, Fault, FleetPlan, Simulator
 from tests.gateways import Gateway
-from tests.journeys.test_reading_a_fleet import ALL_OF_A_VEHICLE
+from tests.journeys.test_queries import ALL_OF_A_VEHICLE
 
 TOKENS = [f"token-{number}" for number in range(200)]
 ONE = TOKENS[0]
@@ -104,7 +104,7 @@ OPERATIONS = [
 async def test_upstream_calls(start, operation):
     """Each operation costs what the table says, cold and warm."""
     clients = tuple(Client(f"T7K2M#{number}", token=token) for number, token in enumerate(TOKENS))
-    simulator = Simulator([FleetPlan(vehicles=1000, clients=clients)], Switches(rate_limit_requests=0))
+    simulator = Simulator([FleetPlan(vehicles=1000, clients=clients)], Behaviours(rate_limit_requests=0))
     gateway = await start(simulator=simulator, cache__enabled=True)
     if operation.before is not None:
         await operation.before(gateway)

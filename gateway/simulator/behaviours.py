@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 
 
-class Switches(msgspec.Struct, forbid_unknown_fields=True):
+class Behaviours(msgspec.Struct, forbid_unknown_fields=True):
     """The open questions, each with the answer that is assumed unless a test asks for another."""
 
     # Paging: what a page's cursors look like.

@@ -15,7 +15,7 @@ from gateway.engine.documents import Documents
 from gateway.schema.build import build_schema
 from gateway.schema.execution import Execution
 from gateway.settings import Settings
-from gateway.simulator import Client, FleetPlan, Simulator, Switches
+from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 from gateway.upstream.pages import DECODED_MAX
 from gateway.web.explorer import examples
 
@@ -38,7 +38,7 @@ def test_what_is_documented_has_a_plan():
 async def test_a_plain_request_leaves_nothing_to_the_collector(cached):
     """What a request made is free when it is answered: nothing of it is in a circle."""
     simulator = Simulator(
-        [FleetPlan(vehicles=200, clients=(Client("T7K2M#1", token="token"),))], Switches(rate_limit_requests=0)
+        [FleetPlan(vehicles=200, clients=(Client("T7K2M#1", token="token"),))], Behaviours(rate_limit_requests=0)
     )
     settings = Settings(
         upstream={"url": "http://fleet.test"}, cache={"enabled": cached}, coalescing={"enabled": cached},
@@ -88,7 +88,7 @@ class Canned(httpx.AsyncBaseTransport):
 
     def __init__(self, simulator: Simulator) -> None:
         fleet = simulator.fleets["T7K2M"]
-        items = [fleet.shown(vehicle_id, Switches()) for vehicle_id in fleet.ids[:100]]
+        items = [fleet.shown(vehicle_id, Behaviours()) for vehicle_id in fleet.ids[:100]]
         self._body = json.dumps({"items": items, "cursors": {"next": "n"}}).encode()
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from benchmarks.made_fleet import made_fleet, vehicle_id
+from benchmarks.operations import OPERATIONS
 from gateway.app import create_app
 from gateway.settings import Settings
-from tests.benchmarks.made_fleet import made_fleet, vehicle_id
-from tests.benchmarks.operations import OPERATIONS
 from tests.gateways import Gateway
 
 FORWARD = """query($c: String) { vehicles(first: 60, after: $c) {

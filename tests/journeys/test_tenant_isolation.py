@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
+from gateway.simulator import Behaviours, Client, Fault, FleetPlan, Simulator
 from gateway.upstream.requests import UpstreamRequest
 from tests.effort import effort
 from tests.gateway_process import GatewayProcess
@@ -37,7 +37,7 @@ def simulated(faults: list[Fault]) -> Simulator:
         FleetPlan(fleet, 130, clients=tuple(Client(c) for c in CLIENTS if c.startswith(fleet)))
         for fleet in ("T7K2M", "EXFL29", "ZZTOP")
     ]
-    simulator = Simulator(plans, Switches(rate_limit_requests=0, stamp_callers=True))
+    simulator = Simulator(plans, Behaviours(rate_limit_requests=0, stamp_callers=True))
     simulator.faults.rules = faults
     return simulator
 

@@ -11,7 +11,7 @@ from graphql import GraphQLList, GraphQLNonNull, GraphQLObjectType, get_named_ty
 
 from gateway.schema.build import build_schema, without_federation
 from gateway.schema.global_ids import vehicle_global_id
-from gateway.simulator import Switches
+from gateway.simulator import Behaviours
 
 README = Path("README.md")
 QUERIES = sorted(Path("docs/queries").glob("*.graphql"))
@@ -36,9 +36,9 @@ ALL_OF_A_UNIT = everything("TelematicsUnit")
 
 @pytest.mark.parametrize("switches", [{}, {"extended_state": True}, {"early_names": True}, {"latest_state_in_list": "missing"},
                                       {"latest_state_in_list": "empty"}], ids=str)  # fmt: skip
-async def test_every_field_of_every_vehicle_answers_without_an_error(start, switches):
+async def test_every_field_of_every_vehicle_answers_without_an_error(start, behaviours):
     """All fields of the schema, over all simulated vehicles with all their oddities, by whatever the API's switches."""
-    gateway = await start(switches=Switches(rate_limit_requests=0, **switches))
+    gateway = await start(behaviours=Behaviours(rate_limit_requests=0, **behaviours))
     query = f"{{ vehicles(first: 300) {{ edges {{ cursor node {{ {ALL_OF_A_VEHICLE} }} }} nodes {{ id }} pageInfo {{ {everything('PageInfo')} }} }} }}"
     vehicles = (await gateway.data(query))["vehicles"]
     assert [edge["node"]["vehicleId"] for edge in vehicles["edges"]] == gateway.simulator.fleets["T7K2M"].ids
@@ -97,7 +97,7 @@ async def test_what_the_schema_does_not_know_is_told_raw(gateway):
 
 async def test_early_names_read_as_current_ones(start):
     """gear_box is the transmission and fuel_level_in_percent the state of charge or fuel level."""
-    gateway = await start(switches=Switches(early_names=True, rate_limit_requests=0))
+    gateway = await start(behaviours=Behaviours(early_names=True, rate_limit_requests=0))
     vehicle = (await gateway.data(f'{{ vehicle(id: "JQ7RP") {{ {ALL_OF_A_VEHICLE} }} }}'))["vehicle"]
     assert vehicle["masterData"]["transmission"] == "AUTOMATIC"
     assert vehicle["latestState"]["stateOfChargeOrFuelLevelInPercent"]["value"] == 71
@@ -155,7 +155,9 @@ async def test_the_walk_for_a_unit_is_bounded(start):
 
 async def test_a_unit_is_searched_for_where_the_upstream_can(start):
     """With unit search on, one filtered read finds a unit."""
-    gateway = await start(switches=Switches(q_searches_units=True, rate_limit_requests=0), upstream__unit_search=True)
+    gateway = await start(
+        behaviours=Behaviours(q_searches_units=True, rate_limit_requests=0), upstream__unit_search=True
+    )
     query = (
         '{ telematicsUnit(manufacturer: "SEGWAY", brand: "SEGWAY", id: "NBSG4C7B40647G5M") { vehicle { vehicleId } } }'
     )

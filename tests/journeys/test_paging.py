@@ -10,7 +10,7 @@ import pytest
 from gateway.app import create_app
 from gateway.schema.cursors import Position, encode_cursor, set_of
 from gateway.settings import Settings
-from gateway.simulator import Client, FleetPlan, Simulator, Switches
+from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 
 FORWARD = """query($n: Int, $c: String) { vehicles(first: $n, after: $c) {
   edges { cursor node { vehicleId } } pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }"""
@@ -21,7 +21,7 @@ BACKWARD = """query($n: Int, $c: String) { vehicles(last: $n, before: $c) {
 def test_ten_thousand_vehicles_both_ways_over_real_sockets(serve):
     """By 50 forward and back: every vehicle once, in order, at most two upstream reads a page, one cursor an edge."""
     plan = FleetPlan(vehicles=10_000, clients=(Client("T7K2M#cl1", token="token"),))
-    simulator = Simulator([plan], Switches(rate_limit_requests=0))
+    simulator = Simulator([plan], Behaviours(rate_limit_requests=0))
     settings = Settings(upstream={"url": serve(simulator.app)}, cache={"enabled": False}, log={"level": "error"})
     url = serve(create_app(settings)) + "/graphql"
     most = 0
@@ -210,10 +210,10 @@ async def test_a_forged_page_token_gets_nothing_but_an_error(gateway):
     ],
     ids=str,
 )
-async def test_whatever_the_upstream_pages_like_the_walk_is_whole(start, switches):
+async def test_whatever_the_upstream_pages_like_the_walk_is_whole(start, behaviours):
     """Both ways over two fleets' worth of pages, with each switch of the simulator."""
-    knobs = {"upstream__cursor_parameter": "page"} if "cursor_parameter" in switches else {}
-    gateway = await start(switches=Switches(rate_limit_requests=0, **switches), **knobs)
+    setting_infos = {"upstream__cursor_parameter": "page"} if "cursor_parameter" in behaviours else {}
+    gateway = await start(behaviours=Behaviours(rate_limit_requests=0, **behaviours), **setting_infos)
     for query, more, end in ((FORWARD, "hasNextPage", "endCursor"), (BACKWARD, "hasPreviousPage", "startCursor")):
         found, cursor = [], None
         while True:
@@ -229,7 +229,7 @@ async def test_whatever_the_upstream_pages_like_the_walk_is_whole(start, switche
 
 async def test_lists_with_page_tokens_are_walked_forward(start):
     """An upstream that answers next_page_token in place of cursors is walked, and says that it can't go back."""
-    gateway = await start(switches=Switches(rate_limit_requests=0, next_page_token=True))
+    gateway = await start(behaviours=Behaviours(rate_limit_requests=0, next_page_token=True))
     found, cursor = [], None
     while True:
         page = (await gateway.data(FORWARD, n=70, c=cursor))["vehicles"]
@@ -245,7 +245,7 @@ async def test_lists_with_page_tokens_are_walked_forward(start):
 @pytest.mark.parametrize("trap", [{"endless_empty_pages": True}, {"cursor_loop": True}], ids=str)
 async def test_paging_that_leads_nowhere_is_an_error(start, trap):
     """Endless empty pages and loops end in a coded error after a bounded number of reads."""
-    gateway = await start(switches=Switches(rate_limit_requests=0, **trap))
+    gateway = await start(behaviours=Behaviours(rate_limit_requests=0, **trap))
     answer = await gateway.ask(FORWARD, n=150)
     assert answer["errors"][0]["extensions"]["code"] == "UPSTREAM_INVALID_RESPONSE"
     assert gateway.simulator.requests.total < 20

@@ -1,4 +1,4 @@
-"""How the gateway bears more than it can carry: `uv run python tests/benchmarks/overload.py [--seconds 8]
+"""How the gateway bears more than it can carry: `uv run python benchmarks/overload.py [--seconds 8]
 [--operations far,large,aliases,page,cached]`.
 
 Gateway on one processor; `wrk`, a made-up fleet API and a prober on the other. First the peak: as many answers a second
@@ -26,9 +26,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.benchmarks.load import (
+from benchmarks.load import (
     CONNECTIONS,
     FORMS,
     LOADING,
@@ -40,8 +40,8 @@ from tests.benchmarks.load import (
     processor_seconds,
     table,
 )
-from tests.benchmarks.made_fleet import made_fleet
-from tests.benchmarks.operations import FIELDS, OPERATIONS
+from benchmarks.made_fleet import made_fleet
+from benchmarks.operations import FIELDS, OPERATIONS
 
 FLOODS, QUIET = ("flood-0", "flood-1"), "quiet"
 TIMES = 10

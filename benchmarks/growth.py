@@ -1,4 +1,4 @@
-"""What a request's cost grows with, and what it must not: `uv run python tests/benchmarks/growth.py
+"""What a request's cost grows with, and what it must not: `uv run python benchmarks/growth.py
 [--parts nodes,fleet,principals,entries,memory] [--seconds 2] [--rounds 3] [--mixed 180]`.
 
 Microseconds of the gateway's processor time a request: by the nodes of an answer, which may cost each the same; by the
@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.benchmarks.load import FORMS, LONG, Body, answer_of, gateway, heading, measured, prepare, table, warm_up, wrk
-from tests.benchmarks.made_fleet import FleetProcess, made_fleet
-from tests.benchmarks.operations import FIELDS, OPERATIONS
+from benchmarks.load import FORMS, LONG, Body, answer_of, gateway, heading, measured, prepare, table, warm_up, wrk
+from benchmarks.made_fleet import FleetProcess, made_fleet
+from benchmarks.operations import FIELDS, OPERATIONS
 from tests.gateway_process import GatewayProcess
 
 NODES = (10, 50, 100, 200, 500)

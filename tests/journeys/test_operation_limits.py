@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from gateway.simulator import Switches
+from gateway.simulator import Behaviours
 from tests.gateways import TOKENS
 
 DEEP = "{ vehicles { nodes { " + "telematicsUnit { vehicle { " * 8 + "id" + " } }" * 8 + " } } }"
@@ -309,7 +309,7 @@ async def test_while_the_circuit_is_open_what_is_kept_is_given_as_stale(start):
 async def test_states_that_lists_lack_stay_within_the_limit_of_calls(start, projection):
     """Beyond it they are errors in their places; what is kept takes no call, so asked again the answer gets whole."""
     gateway = await start(
-        switches=Switches(latest_state_in_list="missing", rate_limit_requests=0),
+        behaviours=Behaviours(latest_state_in_list="missing", rate_limit_requests=0),
         limits__upstream_calls=20,
         cache__enabled=True,
         cache__latest_state_ttl=600,

@@ -22,13 +22,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.load import SERVED, pin
+from benchmarks.made_fleet import vehicle_id
 from gateway.server.config import ServerConfig
 from gateway.settings import Settings
 from gateway.upstream.http.http1 import Http1
-from tests.benchmarks.load import SERVED, pin
-from tests.benchmarks.made_fleet import vehicle_id
 
 JSON = "application/json"
 

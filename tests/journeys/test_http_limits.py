@@ -16,7 +16,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.server.config import ServerConfig
 from gateway.settings import Settings
-from gateway.simulator import Fault, Simulator, Switches
+from gateway.simulator import Behaviours, Fault, Simulator
 from tests.gateway_process import GatewayProcess
 from tests.gateways import PLANS, TOKENS
 
@@ -25,7 +25,7 @@ class Served:
     """A gateway behind the server that `gateway serve` starts, and its simulator behind another."""
 
     def __init__(self, serve, **slices) -> None:
-        self.simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+        self.simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0))
         settings = Settings(upstream={"url": serve(self.simulator.app)}, port=0, log={"level": "error"}, **slices)
         listening = socket.create_server(("127.0.0.1", 0))
         self.address = listening.getsockname()

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from gateway.schema.global_ids import vehicle_global_id
-from gateway.simulator import Simulator, Switches
+from gateway.simulator import Behaviours, Simulator
 from tests.gateways import PLANS
 from tests.upstream.fakes import Clock
 
@@ -40,7 +40,7 @@ class World:
 
 @pytest.fixture
 async def world(start):
-    clock, simulator = Clock(), Simulator(PLANS, Switches(rate_limit_requests=0))
+    clock, simulator = Clock(), Simulator(PLANS, Behaviours(rate_limit_requests=0))
     lives = {f"cache__{name}_ttl": 10 for name in ("vehicles", "vehicle", "latest_state", "negative")}
     lives |= {f"cache__{name}_stale_while_revalidate": 0 for name in ("vehicles", "vehicle", "latest_state")}
     # Only the response of an operation with a plan is kept whole.

@@ -7,7 +7,7 @@ import pytest
 
 from gateway.app import create_app
 from gateway.settings import Settings
-from gateway.simulator import Fault, Simulator, Switches
+from gateway.simulator import Behaviours, Fault, Simulator
 from tests.gateways import PLANS, TOKENS
 
 VEHICLE = '{ vehicle(id: "JQ7RP") { vehicleId } }'
@@ -78,7 +78,7 @@ async def test_a_failed_read_is_an_error_at_its_field_and_the_rest_stays(gateway
 @pytest.mark.parametrize("fields", ["__typename", "mileageInKilometers { value }"])
 async def test_a_state_that_cannot_be_read_is_an_error_whatever_was_asked_of_it(start, fields):
     """Also where nothing but its type is."""
-    gateway = await start(switches=Switches(latest_state_in_list="missing", rate_limit_requests=0))
+    gateway = await start(behaviours=Behaviours(latest_state_in_list="missing", rate_limit_requests=0))
     gateway.fault("status", path="/latest-state$", times=None, status=403, type="/problems/missing-permissions")
     answer = await gateway.ask(f"{{ vehicles(first: 2) {{ nodes {{ vehicleId latestState {{ {fields} }} }} }} }}")
     assert [node["latestState"] for node in answer["data"]["vehicles"]["nodes"]] == [None, None]
@@ -98,7 +98,7 @@ async def test_members_of_wrong_types_cost_only_themselves(gateway):
 
 def socketed(serve, **upstream):
     """A gateway and its simulator over real sockets."""
-    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+    simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0))
     settings = Settings(
         upstream={"url": serve(simulator.app), **upstream}, retry={"attempts": 1}, log={"level": "error"}
     )
@@ -130,7 +130,7 @@ async def test_an_upstream_that_drips_is_given_up(serve):
 
 async def test_the_upstreams_own_rate_limit_is_told(start):
     """When the simulated limit is used up the answer is RATE_LIMITED with the seconds to wait."""
-    gateway = await start(switches=Switches(rate_limit_requests=2, rate_limit_seconds=60), pacing__enabled=False)
+    gateway = await start(behaviours=Behaviours(rate_limit_requests=2, rate_limit_seconds=60), pacing__enabled=False)
     for _ in range(2):
         await gateway.data(VEHICLE)
     answer = await gateway.ask(VEHICLE)

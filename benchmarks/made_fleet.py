@@ -1,5 +1,5 @@
 """A fleet API of any size that costs next to nothing, so that who asks it is measured and not what answers:
-`uv run python tests/benchmarks/made_fleet.py [--vehicles 1000000] [--latency 20] [--port 8100]`.
+`uv run python benchmarks/made_fleet.py [--vehicles 1000000] [--latency 20] [--port 8100]`.
 
 `GET /vehicles` with `limit` or `cursor`, `/vehicles/{id}`, and `/__stats`: the calls so far, `{"total": n}`. Every vehicle
 is the same one of the simulator's, about 1.8 kB, with a number in its ids, VIN and plate; none is held, so a million cost
@@ -29,9 +29,9 @@ import httptools
 import msgspec
 import uvloop
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from gateway.simulator import Client, FleetPlan, Simulator, Switches
+from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 
 VEHICLES_MAX = 1_000_000
 VEHICLE_BYTES = 1800
@@ -169,8 +169,8 @@ def made_fleet(vehicles: int, latency_ms: float = 0, processor: int | None = Non
 
 def _template() -> list[bytes]:
     """A vehicle, cut where its number goes."""
-    fleet = Simulator([FleetPlan(vehicles=200, clients=(Client("T7K2M#one"),))], Switches()).fleets["T7K2M"]
-    vehicles = [fleet.shown(one, Switches()) for one in fleet.ids]
+    fleet = Simulator([FleetPlan(vehicles=200, clients=(Client("T7K2M#one"),))], Behaviours()).fleets["T7K2M"]
+    vehicles = [fleet.shown(one, Behaviours()) for one in fleet.ids]
     usual = [one for one in vehicles if one.get("telematics_unit") and one.get("latest_state")]
     vehicle = min(usual, key=lambda one: abs(len(msgspec.json.encode(one)) - VEHICLE_BYTES))
     vehicle["id"] = "V@"

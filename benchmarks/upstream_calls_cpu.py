@@ -1,4 +1,4 @@
-"""CPU time of one upstream call through the whole stack: `uv run python tests/benchmarks/upstream_calls_cpu.py`.
+"""CPU time of one upstream call through the whole stack: `uv run python benchmarks/upstream_calls_cpu.py`.
 
 Microseconds of this process for each call, by transport, calls at a time and size of the answer, in interleaved rounds;
 the median of the rounds is told. Cache off, every call another read. A made-up fleet answers, or the fleet API that
@@ -19,15 +19,15 @@ from pathlib import Path
 
 import uvloop
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.made_fleet import made_fleet
 from gateway.concurrency.deadline import Deadline
 from gateway.identity import Caller
 from gateway.settings import Settings
 from gateway.upstream.client import FleetClient
 from gateway.upstream.requests import RequestScope, RequestStats
 from gateway.upstream.stack import build_client
-from tests.benchmarks.made_fleet import made_fleet
 
 TOKEN = "fleet-token"
 AT_A_TIME = {"vehicle": (1, 16, 240), "page": (1, 16)}

@@ -16,7 +16,7 @@ import pytest
 from gateway.app import create_app
 from gateway.asgi import ON_DISCONNECT, SLOTS, WHOLE_RESPONSE
 from gateway.settings import Settings
-from gateway.simulator import Client, FleetPlan, Simulator, Switches
+from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 
 PAGE = "query($n: Int) { vehicles(first: $n) { edges { cursor node { vehicleId lastContactAt } } } }", {"n": 50}
 VEHICLE = "query($id: ID!) { vehicle(id: $id) { vehicleId lastContactAt } }", {"id": "JQ7RP"}
@@ -135,7 +135,7 @@ async def bytes_of(app, form: Request) -> int:
 async def test_every_form_of_request_costs_about_the_same(operation, origins):
     """What a proxy, a router or a browser adds to a request makes it a few calls dearer, and answers are the same."""
     simulator = Simulator(
-        [FleetPlan(vehicles=100, clients=(Client("T7K2M#1", token="token"),))], Switches(rate_limit_requests=0)
+        [FleetPlan(vehicles=100, clients=(Client("T7K2M#1", token="token"),))], Behaviours(rate_limit_requests=0)
     )
     settings = Settings(
         upstream={"url": "http://fleet.test"}, cache={"vehicles_ttl": 600, "vehicle_ttl": 600},

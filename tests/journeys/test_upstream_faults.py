@@ -17,7 +17,7 @@ import pytest
 
 from gateway.app import create_app
 from gateway.settings import Settings
-from gateway.simulator import Fault, Simulator, Switches
+from gateway.simulator import Behaviours, Fault, Simulator
 from gateway.simulator.app import TITLES
 from gateway.simulator.faults import Kind
 from tests.gateways import PLANS, TOKENS, serving
@@ -94,7 +94,7 @@ def expected(fault: str, shape: Shape) -> str | None:
 @pytest.fixture(scope="module")
 def simulated():
     """A simulator that the module's gateways call over a real socket."""
-    simulator = Simulator(PLANS, Switches(rate_limit_requests=0))
+    simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0))
     with serving(simulator.app) as url:
         yield simulator, url
 

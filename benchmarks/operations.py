@@ -1,6 +1,6 @@
-"""The canonical operations, and what each costs beside a floor: `uv run python tests/benchmarks/operations.py
+"""The canonical operations, and what each costs beside a floor: `uv run python benchmarks/operations.py
 [--operations page,nodes] [--seconds 3] [--rounds 3]`, or, to see where the time goes,
-`uv run python tests/benchmarks/operations.py --profile page [--form uncached] [--flame page.svg]`.
+`uv run python benchmarks/operations.py --profile page [--form uncached] [--flame page.svg]`.
 
 One processor for whoever is measured, the other for the callers (`wrk`, sixteen connections, one token) and a made-up
 fleet. In each round every form of the gateway and both floors have their turn; the median of the rounds is told. A
@@ -22,14 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.benchmarks.floors import floor
-from tests.benchmarks.load import FORMS, Body, Cost, answer_of, gateway, heading, measured, prepare, table, warm_up, wrk
-from tests.benchmarks.made_fleet import MOVING, VIN, FleetProcess, made_fleet
-from tests.journeys.test_reading_a_fleet import ALL_OF_A_VEHICLE
+from benchmarks.floors import floor
+from benchmarks.load import FORMS, Body, Cost, answer_of, gateway, heading, measured, prepare, table, warm_up, wrk
+from benchmarks.made_fleet import MOVING, VIN, FleetProcess, made_fleet
+from tests.journeys.test_queries import ALL_OF_A_VEHICLE
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 LOOP = "the event loop itself"
 FIELDS = """id vehicleId status lastContactAt masterData { vin brand model licensePlate }
   latestState { mileageInKilometers { value } position { value { lat lon } timestamp } }"""

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from gateway.simulator import Switches
+from gateway.simulator import Behaviours
 
 PAGE = """query($first: Int, $after: String, $last: Int, $before: String) {
   vehicles(first: $first, after: $after, last: $last, before: $before) {
@@ -100,9 +100,9 @@ class Urql:
 @pytest.mark.parametrize(
     "switches", [{}, {"trailing_empty_page": True}, {"empty_page_every": 2, "short_pages": 2}], ids=str
 )
-async def test_every_client_ends_with_the_whole_list(start, client, way, switches):
+async def test_every_client_ends_with_the_whole_list(start, client, way, behaviours):
     """Forward, backward, and forward then backward from the middle: no page is dropped, none repeated, none empty."""
-    gateway = await start(switches=Switches(rate_limit_requests=0, **switches))
+    gateway = await start(behaviours=Behaviours(rate_limit_requests=0, **behaviours))
     ids = gateway.simulator.fleets["T7K2M"].ids
     store = client()
 

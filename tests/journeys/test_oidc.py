@@ -11,7 +11,7 @@ from gateway.app import create_app
 from gateway.engine.documents import digest_of
 from gateway.server.config import ServerConfig
 from gateway.settings import Settings
-from gateway.simulator import FleetPlan, Simulator, Switches
+from gateway.simulator import Behaviours, FleetPlan, Simulator
 from tests.gateways import served
 from tests.issuer import ISSUER, FakeIssuer
 
@@ -32,7 +32,7 @@ class Network(httpx.AsyncBaseTransport):
 
 @pytest.fixture
 async def world():
-    simulator, issuer = Simulator([FleetPlan(), FleetPlan("EXFL29")], Switches(rate_limit_requests=0)), FakeIssuer()
+    simulator, issuer = Simulator([FleetPlan(), FleetPlan("EXFL29")], Behaviours(rate_limit_requests=0)), FakeIssuer()
     settings = Settings(upstream={"url": "http://fleet.test"}, oidc={"issuer": ISSUER, "audience": "fleet"})
     app = create_app(settings, Network(simulator, issuer))
     async with served(ServerConfig(app, settings)) as url, httpx.AsyncClient(base_url=url) as http:

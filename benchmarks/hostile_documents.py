@@ -1,4 +1,4 @@
-"""CPU time that a document costs before it is run: `uv run python tests/benchmarks/hostile_documents.py`.
+"""CPU time that a document costs before it is run: `uv run python benchmarks/hostile_documents.py`.
 
 Milliseconds of this thread for parsing, limits and validation, by shape of document; each is as large as the default
 limits let it be, or is refused by them. The least of five.
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from gateway.engine.document_limits import LimitExceeded
 from gateway.engine.documents import Documents

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.simulator import Fault
 from tests.gateways import TOKENS
-from tests.journeys.test_the_bounds_of_http import QUESTION, Served, Talk, load_of, question, waits_until
+from tests.journeys.test_http_limits import QUESTION, Served, Talk, load_of, question, waits_until
 
 PAGE = "https://page.test"
 ALICE = f"Authorization: Bearer {TOKENS['alice']}"

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from gateway.simulator import Client, Fault, FleetPlan, Simulator, Switches
-from tests.journeys.test_reading_a_fleet import ALL_OF_A_VEHICLE
+from gateway.simulator import Behaviours, Client, Fault, FleetPlan, Simulator
+from tests.journeys.test_queries import ALL_OF_A_VEHICLE
 
 TOKENS = [f"token-{number}" for number in range(200)]
 CLIENTS = tuple(Client(f"T7K2M#{number}", token=token) for number, token in enumerate(TOKENS))
@@ -18,7 +18,7 @@ PAGE = "query($n: Int, $c: String) { vehicles(first: $n, after: $c) { nodes { ve
 @pytest.fixture
 async def gateway(start):
     """A gateway with its cache, over 1,000 vehicles in pages of 100."""
-    simulator = Simulator([FleetPlan(vehicles=1000, clients=CLIENTS)], Switches(rate_limit_requests=0))
+    simulator = Simulator([FleetPlan(vehicles=1000, clients=CLIENTS)], Behaviours(rate_limit_requests=0))
     return await start(simulator=simulator, cache__enabled=True)
 
 
@@ -74,7 +74,7 @@ async def test_an_invalid_operation_has_no_price(gateway):
 async def test_http_caches_are_told_how_old_an_answer_is(start):
     """Cache-Control and Age follow the oldest part; answers with errors are not to be stored."""
     time = [1_000_000.0]
-    simulator = Simulator([FleetPlan(vehicles=300, clients=CLIENTS[:1])], Switches(rate_limit_requests=0))
+    simulator = Simulator([FleetPlan(vehicles=300, clients=CLIENTS[:1])], Behaviours(rate_limit_requests=0))
     gateway = await start(simulator=simulator, cache__enabled=True, clock=lambda: time[0])
 
     async def headers(query: str) -> tuple[str, str | None]:
@@ -99,7 +99,7 @@ async def test_http_caches_are_told_how_old_an_answer_is(start):
 async def test_stale_answers_cover_an_outage_and_say_so(start):
     """While the fleet API is down, what is known is given, marked stale, until its bound."""
     time = [1_000_000.0]
-    simulator = Simulator([FleetPlan(vehicles=30, clients=CLIENTS[:1])], Switches(rate_limit_requests=0))
+    simulator = Simulator([FleetPlan(vehicles=30, clients=CLIENTS[:1])], Behaviours(rate_limit_requests=0))
     gateway = await start(simulator=simulator, cache__enabled=True, clock=lambda: time[0])
     query = "{ vehicles(first: 5) { nodes { id } } }"
     known = await gateway.data(query, by=TOKENS[0])
@@ -115,7 +115,7 @@ async def test_stale_answers_cover_an_outage_and_say_so(start):
 
 async def test_the_next_page_is_read_ahead_where_that_is_wished(start):
     """With prefetch on, the page after this one is there before it is asked for."""
-    simulator = Simulator([FleetPlan(vehicles=300, clients=CLIENTS[:1])], Switches(rate_limit_requests=0))
+    simulator = Simulator([FleetPlan(vehicles=300, clients=CLIENTS[:1])], Behaviours(rate_limit_requests=0))
     gateway = await start(simulator=simulator, cache__enabled=True, cache__prefetch=True)
     page = (await gateway.data(PAGE, by=TOKENS[0], n=99, c=None))["vehicles"]["pageInfo"]
     for _ in range(100):
@@ -129,7 +129,7 @@ async def test_the_next_page_is_read_ahead_where_that_is_wished(start):
 async def test_unchanged_vehicles_are_confirmed_not_sent_again(start):
     """A stale vehicle with an ETag is asked for conditionally: the fleet API answers 304."""
     time = [1_000_000.0]
-    simulator = Simulator([FleetPlan(vehicles=30, clients=CLIENTS[:1])], Switches(rate_limit_requests=0))
+    simulator = Simulator([FleetPlan(vehicles=30, clients=CLIENTS[:1])], Behaviours(rate_limit_requests=0))
     gateway = await start(simulator=simulator, cache__enabled=True, clock=lambda: time[0])
     query = '{ vehicle(id: "JQ7RP") { masterData { remark customName } } }'
     known = await gateway.data(query, by=TOKENS[0])
@@ -144,7 +144,7 @@ async def test_unchanged_vehicles_are_confirmed_not_sent_again(start):
 @pytest.mark.parametrize(("cache", "coalescing", "calls"), [(False, True, 1), (False, False, 20), (True, False, 20)])
 async def test_cache_and_coalescing_can_be_switched_off(start, cache, coalescing, calls):
     """Each is a setting of its own."""
-    simulator = Simulator([FleetPlan(vehicles=30, clients=CLIENTS[:1])], Switches(rate_limit_requests=0))
+    simulator = Simulator([FleetPlan(vehicles=30, clients=CLIENTS[:1])], Behaviours(rate_limit_requests=0))
     simulator.faults.rules = [Fault("latency", seconds=0.5)]
     gateway = await start(simulator=simulator, cache__enabled=cache, coalescing__enabled=coalescing)
     await asyncio.gather(*(gateway.data("{ vehicles(first: 5) { nodes { id } } }", by=TOKENS[0]) for _ in range(20)))
