@@ -144,7 +144,7 @@ class Http1:
         self._closed = False
 
     def prepared(self, fields: Mapping[str, str]) -> bytes:
-        """Header fields as `get` takes them, made once for many calls."""
+        """Header fields as `request` takes them, made once for many calls."""
         lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
         _check(lines, len(fields))
         return f"{self._rest}{lines}\r\n".encode("ascii")
