@@ -34,7 +34,17 @@ from graphql.pyutils import AwaitableOrValue, Path
 from gateway.engine.document_limits import LimitExceeded
 from gateway.engine.fallbacks import DEFERRED_FIELD, Fallback, PlanFallbacks
 from gateway.engine.projection import Budget, Details, Projection, Types, compile_field
+from gateway.library_internals import require_internals
 
+require_internals(
+    ExecutorThrowingOnIncremental,
+    "collect_subfields",
+    "complete_awaitable_value",
+    "complete_list_value",
+    "complete_object_value",
+    "execute_field",
+    "handle_field_error",
+)
 T = TypeVar("T")
 
 

@@ -23,9 +23,14 @@ from typing import Any
 import uvicorn
 from uvicorn.supervisors import multiprocess
 
+from gateway.library_internals import require_internals
 from gateway.server.config import ServerConfig
 from gateway.settings import Settings
 from gateway.telemetry import configure_logs, flush_logs, get_logger
+
+require_internals(uvicorn.Server, "capture_signals", "shutdown", "startup")
+require_internals(multiprocess.Process, "always_pong", "target", sets=("parent_conn",))
+require_internals(multiprocess.Multiprocess, "terminate_all", sets=("processes", "sockets"))
 
 # How often each process listens on a socket: so many connections are accepted in an iteration of the event loop.
 LISTENERS = 8

@@ -20,11 +20,53 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from gateway.asgi import ON_DISCONNECT, SLOTS, WHOLE_RESPONSE
 from gateway.errors import Overloaded
 from gateway.hosts import host_and_port
+from gateway.library_internals import require_internals
 from gateway.overload.load_shedding import LoadShedder
 from gateway.server.connection_limits import IDLE, UNASKED, UNREAD
 from gateway.server.limits import ServerLimits
 from gateway.web.disconnect import HeldSlot
 from gateway.web.responses import NOT_RETRYABLE, SECURITY_HEADERS, error_body
+
+require_internals(
+    HttpToolsProtocol,
+    "_start_asgi_task",
+    "_unset_keepalive_if_required",
+    "on_response_complete",
+    "send_400_response",
+    "timeout_keep_alive_handler",
+    sets=(
+        "app",
+        "client",
+        "cycle",
+        "expect_100_continue",
+        "flow",
+        "headers",
+        "loop",
+        "parser",
+        "pipeline",
+        "scope",
+        "timeout_keep_alive",
+        "timeout_keep_alive_task",
+        "transport",
+    ),
+)
+require_internals(
+    RequestResponseCycle,
+    sets=(
+        "body",
+        "default_headers",
+        "disconnected",
+        "expected_content_length",
+        "keep_alive",
+        "message_event",
+        "on_response",
+        "response_complete",
+        "response_started",
+        "scope",
+        "waiting_for_100_continue",
+    ),
+)
+require_internals(FlowControl, "pause_reading", "resume_reading", sets=("read_paused", "write_paused"))
 
 REASONS = {
     400: "Bad Request",

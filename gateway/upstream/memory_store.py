@@ -9,9 +9,12 @@ from typing import Any
 
 from gateway.concurrency.lru import LRU
 from gateway.import_blocking import blocked
+from gateway.library_internals import require_internals
 
 with blocked("redis"):  # seven megabytes that only `redis_store` needs
     from aiocache import SimpleMemoryCache
+
+require_internals(SimpleMemoryCache, "_clear", "_delete", "_get", "_multi_get", "_set")
 
 
 class BoundedMemoryCache(SimpleMemoryCache):  # type: ignore[misc]

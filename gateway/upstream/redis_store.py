@@ -21,6 +21,7 @@ from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import parse_url
 from redis.exceptions import RedisError
 
+from gateway.library_internals import require_internals
 from gateway.settings import RedisSettings, UpstreamSettings
 from gateway.telemetry import get_logger
 from gateway.upstream.cache import Entry, MemoryStore
@@ -213,6 +214,9 @@ def _parts_of(url: str) -> list[object]:
 
 def _digest(parts: object) -> str:
     return hashlib.blake2b(msgspec.msgpack.encode(parts), digest_size=8).hexdigest()
+
+
+require_internals(RedisCache, "_redlock_release", "build_key")
 
 
 def _redis_of(settings: RedisSettings, namespace: str) -> RedisCache:
