@@ -207,8 +207,8 @@ async def test_cost_is_exact_only_above_the_worst_case():
     cheap = await world.prepared(query=LIST)
     assert cheap.values is None
     assert world.operations.cost_of(cheap).upstream_calls >= 1
+    twice = "{ a: vehicles(first: 40) { nodes { id } } b: vehicles(first: 40) { nodes { id } } }"
     with pytest.raises(InvalidOperation) as exceeded:
-        twice = "{ a: vehicles(first: 40) { nodes { id } } b: vehicles(first: 40) { nodes { id } } }"
         await World(limits={"nodes": 50}).prepared(query=twice)
     assert exceeded.value.errors[0].extensions["limit"] == "nodes"
 

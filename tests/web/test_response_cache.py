@@ -1,0 +1,198 @@
+"""The response cache: what is sent again, how fresh that is, and what ends it."""
+
+from __future__ import annotations
+
+import gzip
+from types import SimpleNamespace
+
+import pytest
+
+from gateway.identity import Caller
+from gateway.upstream.cache import Freshness
+from gateway.upstream.requests import RequestStats
+from gateway.web.response_cache import (
+    COMPRESSED_FROM,
+    DEPENDENCY_BYTES,
+    RESPONSE_BYTES,
+    ResponseCache,
+    WholeResponses,
+    around,
+)
+
+FRESH = Freshness(100.0, 160.0)
+KEY = ("alice", b"request")
+BODY = b"x" * COMPRESSED_FROM
+
+
+def responses(bytes_max: int = 10**6, *, gzip: bool = True) -> WholeResponses:
+    return WholeResponses(bytes_max=bytes_max, gzip=gzip)
+
+
+def get(cache: WholeResponses, key=KEY, freshness=FRESH, *, takes_gzip: bool = False):
+    return cache.get(key, lambda dependencies: freshness, takes_gzip=takes_gzip)
+
+
+def test_a_body_is_returned_while_it_is_valid():
+    """To the principal and for the request it belongs to; once it is not valid it is gone."""
+    cache, seen = responses(), []
+    cache.put(KEY, BODY, ["dependency"])
+    whole = cache.get(KEY, lambda dependencies: (seen.append(dependencies), FRESH)[1], takes_gzip=False)
+    assert (whole.body, whole.standing, whole.is_gzip) == (
+        BODY, FRESH, False,
+    )  # fmt: skip
+    assert seen == [["dependency"]]
+    assert get(cache, ("bob", b"request")) is get(cache, ("alice", b"other")) is None
+    assert get(cache, freshness=None) is None
+    assert get(cache) is None
+    assert (len(cache), cache.bytes_used) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("size", "on", "takes_gzip", "is_gzip"),
+    [
+        (COMPRESSED_FROM, True, True, True),
+        (COMPRESSED_FROM - 1, True, True, False),
+        (COMPRESSED_FROM, False, True, False),
+        (COMPRESSED_FROM, True, False, False),
+    ],
+)
+def test_a_large_body_is_compressed_for_who_takes_that(size, on, takes_gzip, is_gzip):
+    """Once: the compressed body is kept and counted, too."""
+    cache = responses(gzip=on)
+    cache.put(KEY, BODY[:size], [])
+    before = cache.bytes_used
+    first, second = (get(cache, takes_gzip=takes_gzip) for _ in range(2))
+    assert first.is_gzip is is_gzip
+    assert second.body is first.body
+    assert (gzip.decompress(first.body) if is_gzip else first.body) == BODY[:size]
+    assert cache.bytes_used - before == (len(first.body) if is_gzip else 0)
+
+
+def test_the_least_recently_used_bodies_are_dropped():
+    """Each counts with its key, its body, and the entries that it depends on; one that is too large is not kept."""
+    one = RESPONSE_BYTES + DEPENDENCY_BYTES + len(KEY[1]) + len(BODY)
+    cache = responses(2 * one)
+    keys = [(name, KEY[1]) for name in "abc"]
+    for key in keys[:2]:
+        cache.put(key, BODY, ["dependency"])
+    assert cache.bytes_used == 2 * one
+    assert get(cache, keys[0])
+    cache.put(keys[2], BODY, ["dependency"])
+    assert [get(cache, key) is not None for key in keys] == [True, False, True]
+    cache.put(keys[0], BODY * 5, [])
+    assert [get(cache, key) is not None for key in keys] == [False, False, True]
+
+
+def cache_at(now: float, responses=None) -> ResponseCache:
+    return ResponseCache(None, None, lambda: now, responses)
+
+
+def fields_of(fields) -> dict[str, str]:
+    return {name.decode(): value.decode() for name, value in fields}
+
+
+@pytest.mark.parametrize(
+    ("now", "expires_at", "expected"),
+    [
+        (100.0, None, ("0", "private, max-age=60")),
+        (110.9, None, ("10", "private, max-age=59")),
+        (160.0, None, ("60", "private, max-age=0")),
+        (99.0, None, ("0", "private, max-age=61")),
+        (110.0, 120.0, ("10", "private, max-age=20")),
+        (110.0, 170.0, ("10", "private, max-age=60")),
+    ],
+)
+def test_freshness_ends_with_the_content_or_the_token(now, expires_at, expected):
+    """`max-age` counts from when the oldest part was new, and no response is fresh for longer than its token is valid."""
+    fields = fields_of(cache_at(now).freshness(100.0, 160.0, Caller("alice", expires_at=expires_at)))
+    assert (fields["age"], fields["cache-control"]) == expected
+
+
+def test_what_was_just_made_is_as_fresh_as_its_oldest_part():
+    """Without a caller, without data of the fleet, or with stale data it is fresh for no time."""
+    cache, alice, stats = cache_at(110.0), Caller("alice"), RequestStats()
+    assert cache.age(stats) == 0.0
+    assert fields_of(cache.headers_for(stats, alice))["cache-control"] == "private, max-age=0"
+    stats.used(100.0, 160.0, stale=False)
+    assert cache.age(stats) == 10.0
+    assert cache_at(90.0).age(stats) == 0.0
+    assert fields_of(cache.headers_for(stats, alice)) == {"age": "10", "cache-control": "private, max-age=60"}
+    assert fields_of(cache.headers_for(stats, None)) == {"age": "10", "cache-control": "private, max-age=0"}
+    stats.used(105.0, 170.0, stale=True)
+    assert fields_of(cache.headers_for(stats, alice)) == {"age": "10", "cache-control": "private, max-age=0"}
+
+
+@pytest.mark.parametrize(
+    ("key", "stale", "dependencies", "is_kept"),
+    [(b"k", False, ["d"], True), (b"", False, ["d"], False), (b"k", True, ["d"], False), (b"k", False, None, False)],
+)
+def test_a_whole_response_is_kept_while_its_entries_are_cached(key, stale, dependencies, is_kept):
+    """Only of a request that is remembered, and only if nothing in it is stale or has left the cache."""
+    cache = cache_at(110.0, responses())
+    client = SimpleNamespace(dependencies_of=lambda reads: dependencies, freshness_of=lambda known: FRESH)
+    request, alice = SimpleNamespace(key=key), Caller("alice")
+    cache.put(request, alice, RequestStats(stale=stale), (b"ab", memoryview(b"c")), client)
+    assert len(cache.responses) == is_kept
+    if is_kept:
+        found = cache.find(request, alice, client, takes_gzip=False)
+        assert b"".join(found.parts) == b"abc"
+        assert fields_of(found.fields) == {"age": "10", "cache-control": "private, max-age=60"}
+
+
+def test_compressed_responses_say_so():
+    """The header has the encoding."""
+    cache, alice = cache_at(110.0, responses()), Caller("alice")
+    client = SimpleNamespace(dependencies_of=lambda reads: ["d"], freshness_of=lambda known: FRESH)
+    request = SimpleNamespace(key=b"k")
+    cache.put(request, alice, RequestStats(), (BODY,), client)
+    found = cache.find(request, alice, client, takes_gzip=True)
+    assert fields_of(found.fields)["content-encoding"] == "gzip"
+    assert gzip.decompress(found.parts[0]) == BODY
+
+
+def test_a_fragment_is_the_data_of_one_field():
+    """What is around it is JSON."""
+    assert b"".join(around("v", b'{"a":1}')) == b'{"data":{"v":{"a":1}}}'
+
+
+def page(key: str, fragment) -> SimpleNamespace:
+    return SimpleNamespace(kept=lambda wanted: fragment if wanted == key else None)
+
+
+def found_with(pages: dict, others=(), token=None) -> object:
+    """What is found for a fragment on the page of a token that depends on others."""
+    fragment = SimpleNamespace(rendered=b"{}", others=others)
+    first = page("key", fragment)
+    hits = {token: (first, 100.0, 160.0), **pages}
+    asked = []
+
+    def cached_page(caller, token, search):
+        asked.append((token, search))
+        hit = hits.get(token)
+        return None if hit is None else SimpleNamespace(value=hit[0], stored_at=hit[1], fresh_until=hit[2])
+
+    request = SimpleNamespace(
+        key=b"k", plan=SimpleNamespace(plan=SimpleNamespace(keys=["v"])),
+        fragment_key=lambda fleet, execution, limits: SimpleNamespace(token=token, search="words", key="key"),
+    )  # fmt: skip
+    client = SimpleNamespace(cached_page=cached_page)
+    return cache_at(110.0).find(request, Caller("alice"), client, takes_gzip=False), asked
+
+
+def test_a_fragment_is_found_while_all_its_pages_are_cached():
+    """Its freshness is that of the oldest, and ends with the first; the search goes with a first page alone."""
+    second = object()
+    found, asked = found_with({"t": (second, 90.0, 150.0)}, [("t", lambda: second)])
+    assert b"".join(found.parts) == b'{"data":{"v":{}}}'
+    assert fields_of(found.fields) == {"age": "20", "cache-control": "private, max-age=60"}
+    assert asked == [(None, "words"), ("t", None)]
+    found, asked = found_with({}, token="t0")
+    assert found is not None
+    assert asked == [("t0", None)]
+
+
+@pytest.mark.parametrize("pages", [{}, {"t": (object(), 90.0, 150.0)}], ids=["gone", "another"])
+def test_a_fragment_ends_with_any_of_its_pages(pages):
+    """A page that is no longer cached, or was replaced, ends it."""
+    found, _ = found_with(pages, [("t", lambda: None)])
+    assert found is None
