@@ -40,7 +40,7 @@ HOW = frozenset(
         "transport",
         "http2",
         "ca_file",
-        "unchanged_bytes_max",
+        "page_dedup_bytes_max",
         "parallel_reads_max",
         "connect_timeout",
         "read_timeout",
@@ -216,7 +216,7 @@ def _digest(parts: object) -> str:
     return hashlib.blake2b(msgspec.msgpack.encode(parts), digest_size=8).hexdigest()
 
 
-require_internals(RedisCache, "_redlock_release", "build_key")
+require_internals(RedisCache, "_redlock_release")
 
 
 def _redis_of(settings: RedisSettings, namespace: str) -> RedisCache:

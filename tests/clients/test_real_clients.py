@@ -85,7 +85,7 @@ def compiled(packages: None) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("switches", [{}, {"trailing_empty_page": True}], ids=["plain", "trailing empty page"])
+@pytest.mark.parametrize("behaviours", [{}, {"trailing_empty_page": True}], ids=["plain", "trailing empty page"])
 @pytest.mark.parametrize(
     ("client", "way"),
     [

@@ -40,7 +40,7 @@ REFUSED = {
     "no host of the fleet API": ("UPSTREAM_URL", f"https:///{CANARY}"),
     "a space in a URL": ("UPSTREAM_URL", f"https://localhost/ {CANARY}"),
     "an issuer's password": ("OIDC_ISSUER", f"https://user:{CANARY}@localhost"),
-    "the keys' password": ("OIDC_KEYS_URL", f"https://user:{CANARY}@localhost/keys"),
+    "the keys' password": ("OIDC_JWKS_URI", f"https://user:{CANARY}@localhost/keys"),
     "no JSON": ("UPSTREAM", f'{{"url": "https://user:{CANARY}@localhost"'),
     "JSON of another kind": ("UPSTREAM", f'{{"url": ["{CANARY}"]}}'),
     "JSON with a name that is none": ("UPSTREAM", f'{{"{CANARY}": 1}}'),
@@ -63,7 +63,7 @@ def test_a_refused_setting_is_not_quoted(case, monkeypatch):
     ("name", "value", "shown"),
     [
         ("REDIS_URL", f"rediss://user:{CANARY}@localhost:6380/1?socket_timeout=1", "********"),
-        ("OIDC_KEYS_URL", f"https://localhost/keys?key={CANARY}", "https://localhost/keys?********"),
+        ("OIDC_JWKS_URI", f"https://localhost/keys?key={CANARY}", "https://localhost/keys?********"),
         ("OIDC_ISSUER", f"https://localhost/#{CANARY}", "https://localhost/#********"),
         ("UPSTREAM_VEHICLES_PATH", f"/vehicles?code={CANARY}", "/vehicles?********"),
         ("HTTP_CORS_ORIGINS", f"https://a.test,https://u:{CANARY},/#{CANARY}@b.test", "https://********@b.test"),

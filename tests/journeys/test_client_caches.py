@@ -98,7 +98,7 @@ class Urql:
 @pytest.mark.parametrize("client", [Relay, Apollo, Urql])
 @pytest.mark.parametrize("way", ["forward", "backward", "both"])
 @pytest.mark.parametrize(
-    "switches", [{}, {"trailing_empty_page": True}, {"empty_page_every": 2, "short_pages": 2}], ids=str
+    "behaviours", [{}, {"trailing_empty_page": True}, {"empty_page_every": 2, "short_pages": 2}], ids=str
 )
 async def test_every_client_ends_with_the_whole_list(start, client, way, behaviours):
     """Forward, backward, and forward then backward from the middle: no page is dropped, none repeated, none empty."""

@@ -196,7 +196,7 @@ async def test_a_forged_page_token_gets_nothing_but_an_error(gateway):
 
 
 @pytest.mark.parametrize(
-    "switches",
+    "behaviours",
     [
         {"trailing_empty_page": True},
         {"empty_page_every": 1},

@@ -34,7 +34,7 @@ ALL_OF_A_VEHICLE = everything("Vehicle")
 ALL_OF_A_UNIT = everything("TelematicsUnit")
 
 
-@pytest.mark.parametrize("switches", [{}, {"extended_state": True}, {"early_names": True}, {"latest_state_in_list": "missing"},
+@pytest.mark.parametrize("behaviours", [{}, {"extended_state": True}, {"early_names": True}, {"latest_state_in_list": "missing"},
                                       {"latest_state_in_list": "empty"}], ids=str)  # fmt: skip
 async def test_every_field_of_every_vehicle_answers_without_an_error(start, behaviours):
     """All fields of the schema, over all simulated vehicles with all their oddities, by whatever the API's switches."""
