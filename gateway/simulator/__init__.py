@@ -1,9 +1,9 @@
-"""A development twin of the fleet API, for the demo and the tests. It shares no code with the gateway."""
+"""A simulator of the fleet API for the demo and the tests. It shares no code with the gateway."""
 
 from gateway.simulator.app import Client, FleetPlan, Simulator, list_page
 from gateway.simulator.behaviours import Behaviours
 from gateway.simulator.faults import Fault
 from gateway.simulator.fleet import Fleet
-from gateway.simulator.paging import CursorRefused
+from gateway.simulator.paging import CursorRejected
 
-__all__ = ["Behaviours", "Client", "CursorRefused", "Fault", "Fleet", "FleetPlan", "Simulator", "list_page"]
+__all__ = ["Behaviours", "Client", "CursorRejected", "Fault", "Fleet", "FleetPlan", "Simulator", "list_page"]

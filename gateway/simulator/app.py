@@ -1,4 +1,4 @@
-"""The fleet API, pretended: the endpoints, who may call them, and what is counted. `/__simulator/…` steers it."""
+"""The simulated fleet API: endpoints, authorization and request counts. `/__simulator/…` controls it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from starlette.types import Receive, Scope, Send
 from gateway.simulator.behaviours import Behaviours
 from gateway.simulator.faults import Fault, Faults, corrupted, rate_limit_headers
 from gateway.simulator.fleet import Fleet, encoded
-from gateway.simulator.paging import CursorRefused, PageRequest, decode_cursor, encode_cursor, page_of
+from gateway.simulator.paging import CursorRejected, PageRequest, decode_cursor, encode_cursor, page_of
 
 DOCUMENTS = "https://developers.invers.com"
 TITLES = {
@@ -80,7 +80,7 @@ TEMPLATES = [
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """An API client; `token`, if given, is an access token of its that never expires."""
+    """An API client; `token`, if given, is an access token that never expires."""
 
     client_id: str
     secret: str = "secret"  # noqa: S105 - of a simulated client
@@ -91,7 +91,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class FleetPlan:
-    """A fleet to simulate, and who may call for it; without clients it gets one of each kind."""
+    """A fleet to simulate and its API clients; by default there is one client of each kind."""
 
     fleet_id: str = "T7K2M"
     vehicles: int = 1000
@@ -108,7 +108,7 @@ class FleetPlan:
 
 
 class ProblemRaised(Exception):
-    """An answer that is a problem."""
+    """A problem response."""
 
     def __init__(
         self, kind: str, detail: str = "", headers: dict[str, str] | None = None, status: int | None = None
@@ -119,7 +119,7 @@ class ProblemRaised(Exception):
 
 @dataclass(slots=True)
 class Counts:
-    """What was asked, by whom, and how it ended."""
+    """Counts of requests by path, client and status, and a log of the latest ones."""
 
     total: int = 0
     by_path: Counter[str] = field(default_factory=Counter)
@@ -143,7 +143,7 @@ class Counts:
 
 
 class Simulator:
-    """Fleets, clients, tokens, switches, faults and counts; `app` serves them."""
+    """Fleets, clients, tokens, behaviours, faults and counts; `app` is the ASGI application."""
 
     def __init__(self, plans: Sequence[FleetPlan] = (FleetPlan(),), behaviours: Behaviours | None = None) -> None:
         self.behaviours = behaviours or Behaviours()
@@ -160,7 +160,7 @@ class Simulator:
         self.app = _Connection(self, _application(self))
 
     def token_for(self, client_id: str, expires_in: float | None = None) -> str:
-        """A new access token of a client's; `expires_in` seconds, below zero for one that has expired."""
+        """A new access token of a client, valid for `expires_in` seconds; a negative number makes an expired one."""
         client, fleet = self.clients[client_id]
         token = ".".join(secrets.token_urlsafe(n).replace("-", "a") for n in (24, 60, 32))
         seconds = self.behaviours.token_seconds if expires_in is None else expires_in
@@ -168,16 +168,16 @@ class Simulator:
         return token
 
     def accept(self, token: str, client_id: str) -> None:
-        """Takes a token that somebody else has issued as one of a client's."""
+        """Accepts a token from another issuer as a client's."""
         self._tokens[token] = (*self.clients[client_id], None)
 
     def first_token(self, fleet_id: str | None = None, expires_in: float | None = None) -> str:
-        """A token of a fleet's first client."""
+        """A new token of the first client of a fleet."""
         plan = next(p for p in self.plans if fleet_id in (None, p.fleet_id))
         return self.token_for(plan.all_clients()[0].client_id, expires_in)
 
     def caller_of(self, request: Request) -> tuple[Client, Fleet]:
-        """Who asks, by the bearer token; raises the problems of 401 and 403."""
+        """The client and fleet of the bearer token. Raises the 401 problems."""
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
         if not token:
             raise ProblemRaised("/problems/missing-credentials")
@@ -189,7 +189,7 @@ class Simulator:
         return client, fleet
 
     def admit(self, request: Request) -> Fleet:
-        """The fleet that the caller may read; raises what stands in the way."""
+        """The fleet that the caller may read. Raises the problems of missing permissions and of the rate limit."""
         client, fleet = self.caller_of(request)
         wanted = request.headers.get("X-INVERS-Fleet-Id")
         if not client.scopes & {"vehicles", "vehicles.ro"} or wanted not in (None, fleet.fleet_id):
@@ -229,7 +229,7 @@ def list_page(
     search: str = "",
     now: float | None = None,
 ) -> tuple[list[str], dict[str, Any]]:
-    """The ids of a page and the members beside `items`; no I/O. Raises CursorRefused."""
+    """The ids of a page, and the other members of its body. Raises CursorRejected."""
     now = time.time() if now is None else now
     if cursor:
         request = decode_cursor(cursor, fleet.fleet_id, behaviours, now)
@@ -247,7 +247,7 @@ def list_page(
 
 
 class _Connection:
-    """Gives each request a flow id and the server's own `send`, which can hang up."""
+    """Adds a flow id to each request, and the server's own `send`, by which a fault closes the connection."""
 
     def __init__(self, simulator: Simulator, application: Starlette) -> None:
         self._simulator = simulator
@@ -270,7 +270,7 @@ def _application(simulator: Simulator) -> Starlette:
             Route("/vehicles/{id}", _counted(_vehicle)),
             Route("/vehicles/{id}/latest-state", _counted(_latest_state)),
             Route("/__simulator/requests", _show_requests, methods=["GET", "DELETE"]),
-            Route("/__simulator/switches", _set_switches, methods=["GET", "PATCH"]),
+            Route("/__simulator/behaviours", _set_behaviours, methods=["GET", "PATCH"]),
             Route("/__simulator/faults", _set_faults, methods=["GET", "PUT", "DELETE"]),
             Route("/__simulator/tokens", _mint_token, methods=["POST"]),
             Route("/__simulator/fleets", _show_fleets),
@@ -288,7 +288,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 def _counted(handler: Handler) -> Handler:
-    """An API endpoint: counted, struck by faults, every failure a problem, every answer with a flow id."""
+    """An API endpoint with request counts, faults, problem responses and flow ids."""
 
     async def endpoint(request: Request) -> Response:
         simulator: Simulator = request.state.simulator
@@ -300,7 +300,7 @@ def _counted(handler: Handler) -> Handler:
         counts.by_path[next((name for pattern, name in TEMPLATES if pattern.fullmatch(path)), path)] += 1
         status = 0
         try:
-            response = await _struck(request, handler)
+            response = await _with_faults(request, handler)
             status = response.status_code
             return response
         finally:
@@ -320,32 +320,32 @@ def _counted(handler: Handler) -> Handler:
     return endpoint
 
 
-async def _struck(request: Request, handler: Handler) -> Response:
+async def _with_faults(request: Request, handler: Handler) -> Response:
     simulator: Simulator = request.state.simulator
     try:
         client = simulator.caller_of(request)[0].client_id
     except ProblemRaised:
         client = None
-    struck = simulator.faults.striking(request.url.path, client)
+    faults = simulator.faults.matching(request.url.path, client)
     try:
-        for fault in struck:
-            await _strike_before(request, simulator, fault)
+        for fault in faults:
+            await _apply_before(request, simulator, fault)
         response = await handler(request)
     except ProblemRaised as problem:
         response = _problem(request, problem)
     response.headers.update(request.state.headers)
     response.headers["X-INVERS-Flow-ID"] = request.state.flow_id
-    for fault in struck:
-        response = await _strike_after(request, response, fault)
+    for fault in faults:
+        response = await _apply_after(request, response, fault)
     return response
 
 
-async def _strike_before(request: Request, simulator: Simulator, fault: Fault) -> None:
+async def _apply_before(request: Request, simulator: Simulator, fault: Fault) -> None:
     kind = fault.kind
     if kind == "latency":
         await asyncio.sleep(fault.seconds + random.uniform(0, fault.jitter))
     elif kind == "drop":
-        await _hang_up(request)
+        await _abort(request)
     elif kind == "outage":
         raise ProblemRaised("/problems/internal-server-error", status=503)
     elif kind == "telematics_unit_error":
@@ -369,11 +369,11 @@ def _churn(simulator: Simulator) -> None:
             fleet.insert(simulator.faults.below(len(fleet) + 1))
 
 
-async def _strike_after(request: Request, response: Response, fault: Fault) -> Response:
+async def _apply_after(request: Request, response: Response, fault: Fault) -> Response:
     if fault.kind in ("malformed_json", "not_an_object", "wrong_types", "huge_body"):
         body = corrupted(bytes(response.body), fault)
-        kept = {k: v for k, v in response.headers.items() if k != "content-length"}
-        return Response(body, response.status_code, kept)
+        headers = {k: v for k, v in response.headers.items() if k != "content-length"}
+        return Response(body, response.status_code, headers)
     if fault.kind in ("truncate", "stall"):
         send: Send = request.state.send
         await send({"type": "http.response.start", "status": response.status_code, "headers": response.raw_headers})
@@ -382,14 +382,14 @@ async def _strike_after(request: Request, response: Response, fault: Fault) -> R
         )
         if fault.kind == "stall":
             await asyncio.sleep(fault.seconds)
-        await _hang_up(request)
+        await _abort(request)
     if fault.kind == "slow_body":
         return _SlowResponse(response, fault.seconds)
     return response
 
 
 class _SlowResponse(Response):
-    """A response whose body comes in a hundred chunks, each after a wait."""
+    """A response whose body is sent in about a hundred chunks, with a delay before each."""
 
     def __init__(self, response: Response, seconds: float) -> None:
         super().__init__(bytes(response.body), response.status_code, dict(response.headers))
@@ -408,17 +408,17 @@ class _SlowResponse(Response):
             yield bytes(self.body[at : at + size])
 
 
-async def _hang_up(request: Request) -> None:
-    """Closes the connection under the server; where there is none (in-process calls) the caller sees an error."""
+async def _abort(request: Request) -> None:
+    """Aborts the connection. Without one, as in an in-process call, the caller gets an exception."""
     transport = getattr(getattr(request.state.send, "__self__", None), "transport", None)
     if transport is None:
-        raise ConnectionResetError("the simulator hung up")
+        raise ConnectionResetError("the simulator aborted the connection")
     transport.abort()
     raise _ConnectionAborted
 
 
 class _ConnectionAborted(Exception):
-    """Nothing is left to be said on this connection."""
+    """The connection of a request is aborted."""
 
 
 def _problem(request: Request, problem: ProblemRaised) -> Response:
@@ -442,19 +442,19 @@ def _problem(request: Request, problem: ProblemRaised) -> Response:
 async def _token(request: Request) -> Response:
     simulator: Simulator = request.state.simulator
 
-    def refused(error: str, description: str, status: int = 401) -> Response:
+    def oauth_error(error: str, description: str, status: int = 401) -> Response:
         return JSONResponse({"error": error, "error_description": description}, status)
 
     if request.query_params.get("grant_type") != "client_credentials":
-        return refused("unsupported_grant_type", "grant_type must be client_credentials.", 400)
+        return oauth_error("unsupported_grant_type", "grant_type must be client_credentials.", 400)
     try:
         scheme, _, packed = request.headers.get("Authorization", "").partition(" ")
         client_id, _, secret = base64.b64decode(packed, validate=True).decode().rpartition(":")
     except (binascii.Error, UnicodeDecodeError):
-        return refused("invalid_client", "The credentials can't be read.")
+        return oauth_error("invalid_client", "The credentials can't be read.")
     known = simulator.clients.get(client_id)
     if scheme.lower() != "basic" or known is None or not secrets.compare_digest(known[0].secret, secret):
-        return refused("invalid_client", "The credentials are wrong.")
+        return oauth_error("invalid_client", "The credentials are wrong.")
     request.state.client = client_id
     token = simulator.token_for(client_id)
     return JSONResponse(
@@ -465,23 +465,23 @@ async def _token(request: Request) -> Response:
 async def _vehicles(request: Request) -> Response:
     simulator: Simulator = request.state.simulator
     fleet, behaviours = simulator.admit(request), simulator.behaviours
-    asked = request.query_params
-    cursor = asked.get("page_token" if behaviours.next_page_token else behaviours.cursor_parameter)
-    if cursor is not None and "limit" in asked and behaviours.limit_with_cursor == "refused":
+    parameters = request.query_params
+    cursor = parameters.get("page_token" if behaviours.next_page_token else behaviours.cursor_parameter)
+    if cursor is not None and "limit" in parameters and behaviours.limit_with_cursor == "rejected":
         raise ProblemRaised("/problems/validation-error", "limit can't be combined with a cursor.")
-    limit = None if cursor is not None else _limit_of(asked.get("limit"), behaviours)
+    limit = None if cursor is not None else _limit_of(parameters.get("limit"), behaviours)
     try:
-        ids, beside = list_page(fleet, behaviours, limit=limit, cursor=cursor, search=asked.get("q", ""))
-    except CursorRefused as refused:
-        raise ProblemRaised("/problems/validation-error", f"The cursor is {refused}.") from refused
+        ids, members = list_page(fleet, behaviours, limit=limit, cursor=cursor, search=parameters.get("q", ""))
+    except CursorRejected as rejected:
+        raise ProblemRaised("/problems/validation-error", f"The cursor is {rejected}.") from rejected
     items = b",".join(_text_of(request, fleet, vehicle_id) for vehicle_id in ids)
-    return Response(b'{"items":[' + items + b"]," + encoded(beside)[1:], media_type="application/json")
+    return Response(b'{"items":[' + items + b"]," + encoded(members)[1:], media_type="application/json")
 
 
 def _text_of(request: Request, fleet: Fleet, vehicle_id: str) -> bytes:
     behaviours: Behaviours = request.state.simulator.behaviours
     text = fleet.text(vehicle_id, behaviours)
-    # Of two members of one name a decoder takes the last.
+    # Decoders use the last of two members with the same name.
     return (
         text[:-1] + encoded({"vehicle_model_id": request.state.client}).replace(b"{", b",")
         if behaviours.stamp_callers
@@ -542,7 +542,7 @@ async def _show_requests(request: Request) -> Response:
     return JSONResponse(simulator.requests.as_dict())
 
 
-async def _set_switches(request: Request) -> Response:
+async def _set_behaviours(request: Request) -> Response:
     simulator: Simulator = request.state.simulator
     if request.method == "PATCH":
         wanted = msgspec.to_builtins(simulator.behaviours) | await request.json()
@@ -567,10 +567,10 @@ async def _set_faults(request: Request) -> Response:
 
 async def _mint_token(request: Request) -> Response:
     simulator: Simulator = request.state.simulator
-    asked = await request.json()
-    if asked.get("client_id") not in simulator.clients:
+    body = await request.json()
+    if body.get("client_id") not in simulator.clients:
         return JSONResponse({"error": "no such client"}, 404)
-    return JSONResponse({"access_token": simulator.token_for(asked["client_id"], asked.get("expires_in"))})
+    return JSONResponse({"access_token": simulator.token_for(body["client_id"], body.get("expires_in"))})
 
 
 async def _show_fleets(request: Request) -> Response:
@@ -587,7 +587,7 @@ async def _show_fleets(request: Request) -> Response:
 
 
 def _fleet_of(request: Request) -> Fleet:
-    """The fleet a steering call names; it must have the vehicle, if one is named."""
+    """The fleet in the path of a control request; if the path has a vehicle, it must exist."""
     simulator: Simulator = request.state.simulator
     fleet = simulator.fleets.get(request.path_params["fleet"])
     vehicle_id = request.path_params.get("id")
@@ -601,8 +601,8 @@ async def _show_ids(request: Request) -> Response:
 
 
 async def _insert(request: Request) -> Response:
-    asked = await request.json() if await request.body() else {}
-    return JSONResponse({"id": _fleet_of(request).insert(asked.get("position"))}, 201)
+    body = await request.json() if await request.body() else {}
+    return JSONResponse({"id": _fleet_of(request).insert(body.get("position"))}, 201)
 
 
 async def _delete(request: Request) -> Response:

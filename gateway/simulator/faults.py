@@ -1,4 +1,4 @@
-"""Faults: rules that say which requests go wrong, how, and how often."""
+"""Faults: rules for which requests fail, how, and how often."""
 
 from __future__ import annotations
 
@@ -18,52 +18,51 @@ Kind = Literal[
 
 
 class Fault(msgspec.Struct, forbid_unknown_fields=True):
-    """One rule. `path` is a regular expression, `times` how often it strikes (null: for ever)."""
+    """A rule. `path` is a regular expression; `times` is the number of faults (null for no limit)."""
 
     kind: Kind
     path: str = ".*"
     probability: float = 1.0
     times: int | None = None
     client: str | None = None
-    # What the kinds need.
-    seconds: float = (
-        0.05  # latency: for the answer; stall: in its midst; slow_body: for each chunk; rate_limit: to wait
-    )
-    jitter: float = 0.0  # latency: up to so many seconds more
+    # Parameters of the kinds.
+    # latency: before the response; stall: in its middle; slow_body: before each chunk; rate_limit: until the reset
+    seconds: float = 0.05
+    jitter: float = 0.0  # latency: the maximum number of additional seconds
     status: int = 503  # status: any
-    type: str | None = None  # status: the problem's type; null: no problem object
-    body: str | None = None  # status: sent in place of a problem
+    type: str | None = None  # status: the problem's type; null for no problem object
+    body: str | None = None  # status: sent instead of a problem
     form: Literal["reset", "retry_after", "retry_after_date"] = "reset"  # rate_limit
     megabytes: float = 40.0  # huge_body
 
 
 class Faults:
-    """The rules in force, and the dice, which are seeded."""
+    """The active rules, with a seeded random number generator."""
 
     def __init__(self, seed: int = 1) -> None:
         self.rules: list[Fault] = []
-        self._dice = random.Random(seed)
+        self._random = random.Random(seed)
 
-    def striking(self, path: str, client: str | None) -> list[Fault]:
-        """The rules that strike this request; each that does has one time less."""
-        struck = []
+    def matching(self, path: str, client: str | None) -> list[Fault]:
+        """The rules for this request. Each counts one fault."""
+        matching = []
         for rule in self.rules:
             if rule.times == 0 or (rule.client and rule.client != client) or not re.search(rule.path, path):
                 continue
-            if rule.probability < 1 and self._dice.random() >= rule.probability:
+            if rule.probability < 1 and self._random.random() >= rule.probability:
                 continue
             if rule.times is not None:
                 rule.times -= 1
-            struck.append(rule)
-        return struck
+            matching.append(rule)
+        return matching
 
     def below(self, bound: int) -> int:
-        """A number from 0 up to a bound, from the same dice."""
-        return self._dice.randrange(bound)
+        """A random number from 0 up to, but not including, a bound."""
+        return self._random.randrange(bound)
 
 
 def rate_limit_headers(fault: Fault, limit: int) -> dict[str, str]:
-    """The headers of a 429 in the form that the rule names."""
+    """The headers of a 429 response in the form of the rule."""
     if fault.form == "retry_after":
         return {"Retry-After": str(max(0, round(fault.seconds)))}
     if fault.form == "retry_after_date":
@@ -73,7 +72,7 @@ def rate_limit_headers(fault: Fault, limit: int) -> dict[str, str]:
 
 
 def corrupted(body: bytes, fault: Fault) -> bytes:
-    """A body as the rule has it."""
+    """A response body, changed as the rule says."""
     if fault.kind == "malformed_json":
         return body[: len(body) // 2] + b'"{[,' + body[len(body) // 2 :]
     if fault.kind == "not_an_object":
@@ -86,7 +85,7 @@ def corrupted(body: bytes, fault: Fault) -> bytes:
 
 
 def _retyped(value: Any, depth: int) -> Any:
-    """Members of a wrong type here and there, ids left alone: who is meant stays clear."""
+    """The value with some members of a wrong type; ids are unchanged."""
     if isinstance(value, list):
         return [_retyped(item, depth) for item in value]
     if not isinstance(value, dict):

@@ -1,6 +1,7 @@
-"""A seeded fleet of any size, each vehicle made when it is first looked at; the first three are the documented ones.
+"""A seeded fleet of any size. Vehicles are created on first access; the first three are the documented examples.
 
-All of it is valid under the contract: any member but an id may be null or missing, members and enum values may be new.
+All data is valid under the contract: any member but an id may be null or missing, and members and enum values may be
+new.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from gateway.simulator.behaviours import Behaviours
 
 ALPHABET = "23456789ABCDEFGHJKLMNPQRSTUVWXYZ"
 ID_SPACE = 32**5
-VEHICLES_MAX = 2**20  # in a fleet, so that ids of 32 fleets never meet
-GAP = 2**64  # between the keys of neighbours, for what is inserted later
+VEHICLES_MAX = 2**20  # in a fleet, so that the ids of 32 fleets are distinct
+GAP = 2**64  # between neighbouring keys, for later insertions
 EPOCH = datetime(2024, 5, 14, 8, 0, tzinfo=UTC)
-KEPT_MAX = 50_000  # encoded vehicles
+CACHED_MAX = 50_000  # encoded vehicles
 
 MODELS = [
     # brand, model, form, fuel, unit brand, unit manufacturer, unit model
@@ -37,34 +38,34 @@ MODELS = [
     ("MAN", "TGE", "TRUCK", "DIESEL", "CLOUDBOXX", "INVERS", "CloudBoxx 4G"),
     ("INVERS", "Devkit 4G", "DEV_KIT", "ELECTRIC", "CLOUDBOXX", "INVERS", "CloudBoxx 4G"),
 ]
-TOWNS = ["SI", "B", "M", "HH", "K", "DO", "MÜ", "LÖ"]
+CITY_CODES = ["SI", "B", "M", "HH", "K", "DO", "MÜ", "LÖ"]
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
 INDICATORS = ["ON", "OFF", "OFF", "OFF", "SENSOR_FAILURE"]
 TWO_WHEELERS = ("MOPED", "KICK_SCOOTER")
-Roll = random.Random
+Random = random.Random
 
 
-def _number(low: float, high: float, digits: int | None = None) -> Callable[[Roll], Any]:
-    return lambda roll: roll.randint(int(low), int(high)) if digits is None else round(roll.uniform(low, high), digits)
+def _number(low: float, high: float, digits: int | None = None) -> Callable[[Random], Any]:
+    return lambda rng: rng.randint(int(low), int(high)) if digits is None else round(rng.uniform(low, high), digits)
 
 
-def _one_of(*values: Any) -> Callable[[Roll], Any]:
-    return lambda roll: roll.choice(values)
+def _one_of(*values: Any) -> Callable[[Random], Any]:
+    return lambda rng: rng.choice(values)
 
 
-def _place(roll: Roll) -> dict[str, float]:
-    return {"lat": round(roll.uniform(47.3, 54.9), 6), "lon": round(roll.uniform(6.0, 14.9), 6)}
+def _position(rng: Random) -> dict[str, float]:
+    return {"lat": round(rng.uniform(47.3, 54.9), 6), "lon": round(rng.uniform(6.0, 14.9), 6)}
 
 
-EVERYWHERE: dict[str, Callable[[Roll], Any]] = {
+EVERYWHERE: dict[str, Callable[[Random], Any]] = {
     "cellular_signal_quality": _number(0, 5),
     "driving_enabled": _one_of(True, False),
     "mileage_in_kilometers": _one_of(41873, 6120.4, 120034, 15.25),
-    "position": _place,
+    "position": _position,
     "remaining_range_in_kilometers": _number(5, 600),
     "state_of_charge_or_fuel_level_in_percent": _number(0, 100),
 }
-CARS: dict[str, Callable[[Roll], Any]] = {
+CARS: dict[str, Callable[[Random], Any]] = {
     "abs_status": _one_of("ENABLED", "DISABLED"),
     "adblue_level_in_percent": _number(0, 100, 1),
     "adblue_level_low_indicator": _one_of(*INDICATORS),
@@ -76,12 +77,12 @@ CARS: dict[str, Callable[[Roll], Any]] = {
     "central_lock": _one_of("LOCKED", "UNLOCKED"),
     "ignition": _one_of("ON", "OFF"),
 }
-BIKES: dict[str, Callable[[Roll], Any]] = {
+BIKES: dict[str, Callable[[Random], Any]] = {
     "center_stand_position": _one_of("UP", "DOWN"),
     "top_case_lock": _one_of("LOCKED", "UNLOCKED"),
     "top_case_lid": _one_of("OPEN", "CLOSED"),
 }
-EXTENDED: dict[str, Callable[[Roll], Any]] = {
+EXTENDED: dict[str, Callable[[Random], Any]] = {
     "doors_status": _one_of("OPEN", "CLOSED"),
     "windows_status": _one_of("OPEN", "CLOSED"),
     "vehicle_key_status": _one_of("INSERTED", "REMOVED"),
@@ -118,7 +119,7 @@ OPTIONAL = [
 
 
 class Fleet:
-    """The vehicles of one fleet in their order, by id and by page key."""
+    """The vehicles of one fleet in order, with their ids and page keys."""
 
     def __init__(self, fleet_id: str, size: int = 1000, seed: int = 1, number: int = 0) -> None:
         if not 0 <= size <= VEHICLES_MAX:
@@ -126,10 +127,10 @@ class Fleet:
         self.fleet_id = fleet_id
         self._seed = seed
         self._number = number
-        self._born = size
+        self._created = size
         self.ids: list[str] = [self._id_of(index) for index in range(size)]
         self.keys: list[int] = [(index + 1) * GAP for index in range(size)]
-        self._index_at_birth = {vehicle_id: index for index, vehicle_id in enumerate(self.ids)}
+        self._creation_index = {vehicle_id: index for index, vehicle_id in enumerate(self.ids)}
         self._made: dict[str, dict[str, Any]] = {}
         self._texts: dict[tuple[str, str], bytes] = {}
 
@@ -137,15 +138,15 @@ class Fleet:
         return len(self.ids)
 
     def __contains__(self, vehicle_id: str) -> bool:
-        return vehicle_id in self._index_at_birth
+        return vehicle_id in self._creation_index
 
     def vehicle(self, vehicle_id: str) -> dict[str, Any]:
-        """A vehicle as the API describes it; to be read, not written."""
+        """A vehicle, independent of behaviours. Callers must not change it."""
         made = self._made.get(vehicle_id)
         if made is None:
-            if len(self._made) > KEPT_MAX:
+            if len(self._made) > CACHED_MAX:
                 self._made.clear()
-            made = self._made[vehicle_id] = self._make(vehicle_id, self._index_at_birth[vehicle_id])
+            made = self._made[vehicle_id] = self._make(vehicle_id, self._creation_index[vehicle_id])
         return made
 
     def text(self, vehicle_id: str, behaviours: Behaviours) -> bytes:
@@ -153,13 +154,13 @@ class Fleet:
         form = f"{behaviours.latest_state_in_list}{behaviours.extended_state}{behaviours.early_names}"
         text = self._texts.get((vehicle_id, form))
         if text is None:
-            if len(self._texts) > KEPT_MAX:
+            if len(self._texts) > CACHED_MAX:
                 self._texts.clear()
             text = self._texts[vehicle_id, form] = encoded(self.shown(vehicle_id, behaviours))
         return text
 
     def shown(self, vehicle_id: str, behaviours: Behaviours) -> dict[str, Any]:
-        """A vehicle as the switches have it shown."""
+        """A vehicle as the behaviours show it."""
         vehicle = dict(self.vehicle(vehicle_id))
         if behaviours.early_names and isinstance(vehicle.get("master_data"), dict):
             data = dict(vehicle["master_data"])
@@ -179,12 +180,12 @@ class Fleet:
         if behaviours.early_names and (level := state.pop("state_of_charge_or_fuel_level_in_percent", None)):
             state["fuel_level_in_percent"] = level
         if behaviours.extended_state:
-            roll = Roll(f"{vehicle_id} extended")
-            state |= {name: {"timestamp": _time(roll), "value": make(roll)} for name, make in EXTENDED.items()}
+            rng = Random(f"{vehicle_id} extended")
+            state |= {name: {"timestamp": _time(rng), "value": make(rng)} for name, make in EXTENDED.items()}
         return state
 
     def found(self, text: str, behaviours: Behaviours) -> tuple[Sequence[str], Sequence[int]]:
-        """Ids and keys of the vehicles that a search finds; all of them for an empty one."""
+        """The ids and keys of the vehicles that a search finds; an empty search finds all."""
         if not text:
             return self.ids, self.keys
         sought = text.casefold()
@@ -192,48 +193,48 @@ class Fleet:
         return [self.ids[n] for n in hits], [self.keys[n] for n in hits]
 
     def insert(self, at: int | None = None) -> str:
-        """Adds a vehicle at a position, by default the end; gives its id."""
+        """Adds a vehicle at a position, by default at the end, and returns its id."""
         at = len(self.ids) if at is None else max(0, min(at, len(self.ids)))
-        ahead = self.keys[at - 1] if at else (self.keys[0] - 2 * GAP if self.keys else 0)
-        behind = self.keys[at] if at < len(self.keys) else ahead + 2 * GAP
-        if behind - ahead < 2:
+        preceding = self.keys[at - 1] if at else (self.keys[0] - 2 * GAP if self.keys else 0)
+        following = self.keys[at] if at < len(self.keys) else preceding + 2 * GAP
+        if following - preceding < 2:
             raise ValueError("no room for another vehicle at this position")
-        index, self._born = self._born, self._born + 1
+        index, self._created = self._created, self._created + 1
         vehicle_id = self._id_of(index)
-        self._index_at_birth[vehicle_id] = index
+        self._creation_index[vehicle_id] = index
         self.ids.insert(at, vehicle_id)
-        self.keys.insert(at, (ahead + behind) // 2)
+        self.keys.insert(at, (preceding + following) // 2)
         return vehicle_id
 
     def delete(self, vehicle_id: str) -> None:
-        """Takes a vehicle out of the fleet."""
+        """Removes a vehicle from the fleet."""
         at = self.ids.index(vehicle_id)
-        del self.ids[at], self.keys[at], self._index_at_birth[vehicle_id]
+        del self.ids[at], self.keys[at], self._creation_index[vehicle_id]
         self._forget(vehicle_id)
 
     def touch(self, vehicle_id: str) -> None:
-        """Telemetry: a state value changes, management data and ETag do not."""
+        """Changes a state value, but no management data, so the ETag stays the same."""
         vehicle = json.loads(json.dumps(self.vehicle(vehicle_id)))
         mileage = vehicle["latest_state"].get("mileage_in_kilometers", {"value": 0})
         vehicle["latest_state"]["mileage_in_kilometers"] = {
-            "timestamp": _written(datetime.now(UTC)),
+            "timestamp": _timestamp(datetime.now(UTC)),
             "value": (mileage.get("value") or 0) + 1,
         }
         self._forget(vehicle_id)
         self._made[vehicle_id] = vehicle
 
     def edit(self, vehicle_id: str, **master_data: Any) -> None:
-        """An edit: master data changes, and modified_at and the ETag with it."""
+        """Changes master data, modified_at and the ETag."""
         vehicle = json.loads(json.dumps(self.vehicle(vehicle_id)))
         vehicle["master_data"] = (vehicle.get("master_data") or {}) | (master_data or {"remark": "edited"})
-        vehicle["modified_at"] = _written(datetime.now(UTC), fraction=True)
+        vehicle["modified_at"] = _timestamp(datetime.now(UTC), fraction=True)
         self._forget(vehicle_id)
         self._made[vehicle_id] = vehicle
 
     def etag(self, vehicle_id: str) -> str:
         """A strong entity tag that changes with modified_at."""
-        said = f"{vehicle_id} {self.vehicle(vehicle_id).get('modified_at')}"
-        return f'"{hashlib.blake2b(said.encode(), digest_size=8).hexdigest()}"'
+        text = f"{vehicle_id} {self.vehicle(vehicle_id).get('modified_at')}"
+        return f'"{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"'
 
     def _forget(self, vehicle_id: str) -> None:
         self._made.pop(vehicle_id, None)
@@ -254,7 +255,7 @@ class Fleet:
     def _id_of(self, index: int) -> str:
         if self._number == 0 and index < len(examples()):
             return str(examples()[index]["id"])
-        if index % 97 == 96:  # once seen on a documentation page: ids are opaque
+        if index % 97 == 96:  # as in one documented example: ids are opaque
             return hashlib.blake2b(f"{self._number} {index}".encode(), digest_size=6).hexdigest()
         rest, text = (self._number * VEHICLES_MAX + index) * 11_184_811 % ID_SPACE, ""
         for _ in range(5):
@@ -267,8 +268,8 @@ class Fleet:
             vehicle = json.loads(json.dumps(examples()[index]))
             vehicle["fleet_id"] = vehicle["telematics_unit"]["fleet_id"] = self.fleet_id
             return vehicle  # type: ignore[no-any-return]
-        roll = Roll(f"{self._seed} {index}")
-        return _odd(_plain(vehicle_id, self.fleet_id, index, roll), index, roll)
+        rng = Random(f"{self._seed} {index}")
+        return _special_case(_plain(vehicle_id, self.fleet_id, index, rng), index, rng)
 
 
 EXAMPLE_IDS = frozenset(("JQ7RP", "K3WX8", "Z90BD"))
@@ -281,42 +282,42 @@ def examples() -> list[dict[str, Any]]:
 
 
 def encoded(value: Any) -> bytes:
-    """JSON as the API sends it."""
+    """The value as JSON in the form of the API."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def _written(moment: datetime, *, fraction: bool = False) -> str:
+def _timestamp(moment: datetime, *, fraction: bool = False) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S") + (f".{moment.microsecond // 1000:03d}Z" if fraction else "Z")
 
 
-def _time(roll: Roll, *, fraction: bool = False) -> str:
-    return _written(
-        EPOCH - timedelta(seconds=roll.randint(0, 10**7), milliseconds=roll.randint(0, 999)), fraction=fraction
+def _time(rng: Random, *, fraction: bool = False) -> str:
+    return _timestamp(
+        EPOCH - timedelta(seconds=rng.randint(0, 10**7), milliseconds=rng.randint(0, 999)), fraction=fraction
     )
 
 
-def _plain(vehicle_id: str, fleet_id: str, index: int, roll: Roll) -> dict[str, Any]:
-    """A vehicle with everything in place."""
+def _plain(vehicle_id: str, fleet_id: str, index: int, rng: Random) -> dict[str, Any]:
+    """A vehicle with all members."""
     brand, model, form, fuel, unit_brand, maker, unit_model = MODELS[index % len(MODELS)]
     two_wheeler = form in TWO_WHEELERS
     fraction = index % 5 == 0
     state = {
-        name: {"timestamp": _time(roll, fraction=fraction), "value": make(roll)}
+        name: {"timestamp": _time(rng, fraction=fraction), "value": make(rng)}
         for name, make in (EVERYWHERE | (BIKES if two_wheeler else CARS)).items()
-        if name in ("position", "mileage_in_kilometers") or roll.random() < 0.85
+        if name in ("position", "mileage_in_kilometers") or rng.random() < 0.85
     }
-    created = _time(roll)
+    created = _time(rng)
     return {
         "id": vehicle_id,
         "status": "CONNECTED_VEHICLE",
         "fleet_id": fleet_id,
-        "last_contact_at": _time(roll, fraction=fraction),
+        "last_contact_at": _time(rng, fraction=fraction),
         "created_at": created,
-        "modified_at": _time(roll),
-        "attached_at": _time(roll),
+        "modified_at": _time(rng),
+        "attached_at": _time(rng),
         "master_data": {
-            "vin": "".join(roll.choices(ALPHABET, k=17)),
-            "license_plate": f"{roll.choice(TOWNS)}-{''.join(roll.choices(LETTERS, k=2))} {roll.randint(1, 9999)}",
+            "vin": "".join(rng.choices(ALPHABET, k=17)),
+            "license_plate": f"{rng.choice(CITY_CODES)}-{''.join(rng.choices(LETTERS, k=2))} {rng.randint(1, 9999)}",
             "brand": brand,
             "model": model,
             "custom_name": f"{brand} {index} Station {index % 40}",
@@ -326,18 +327,18 @@ def _plain(vehicle_id: str, fleet_id: str, index: int, roll: Roll) -> dict[str, 
             "vehicle_type": form,
             "remark": None if index % 4 else "check tyres",
         },
-        "custom_fields": {"seats": str(1 + index % 7), "color": roll.choice(["black", "weiß", "grün"])},
-        "tags": roll.sample(["station_a", "station_b", "winter_tyres", "in_maintenance", "demo_night"], k=index % 3),
-        "life_status": {"value": "ONLINE" if index % 6 else "OFFLINE", "modified_at": _time(roll)},
-        "operation_status": {"value": "OPERATING" if index % 9 else "GARAGE", "modified_at": _time(roll)},
-        "rental_status": {"value": "IN_RENTAL" if index % 4 == 1 else "NOT_IN_RENTAL", "modified_at": _time(roll)},
+        "custom_fields": {"seats": str(1 + index % 7), "color": rng.choice(["black", "weiß", "grün"])},
+        "tags": rng.sample(["station_a", "station_b", "winter_tyres", "in_maintenance", "demo_night"], k=index % 3),
+        "life_status": {"value": "ONLINE" if index % 6 else "OFFLINE", "modified_at": _time(rng)},
+        "operation_status": {"value": "OPERATING" if index % 9 else "GARAGE", "modified_at": _time(rng)},
+        "rental_status": {"value": "IN_RENTAL" if index % 4 == 1 else "NOT_IN_RENTAL", "modified_at": _time(rng)},
         "setup_status": {
             "value": ("IN_PROGRESS", "FAILED")[index % 2] if index % 50 < 2 else "SUCCEEDED",
             "modified_at": created,
         },
         "capabilities": {"commands": COMMANDS[two_wheeler], "vehicle_state": sorted(name.upper() for name in state)},
         "telematics_unit": {
-            # Neighbours of different makers share a unit id: it is unique within one manufacturer only.
+            # Some neighbours of different manufacturers share a unit id, which is unique only per manufacturer.
             "id": hashlib.blake2b(
                 f"{fleet_id} {index // 2 if index % 22 in (6, 7) else index * 7919 + 1}".encode(), digest_size=8
             )
@@ -348,16 +349,16 @@ def _plain(vehicle_id: str, fleet_id: str, index: int, roll: Roll) -> dict[str, 
             "manufacturer": maker,
             "fleet_id": fleet_id,
             "created_at": created,
-            "modified_at": _time(roll),
+            "modified_at": _time(rng),
             "type": "RETROFIT" if unit_brand == "CLOUDBOXX" else "OEM",
         },
         "latest_state": state,
-        "vehicle_model_id": "".join(roll.choices(ALPHABET, k=26)),
+        "vehicle_model_id": "".join(rng.choices(ALPHABET, k=26)),
     }
 
 
-def _odd(vehicle: dict[str, Any], index: int, roll: Roll) -> dict[str, Any]:  # noqa: C901, PLR0912 - a list of oddities
-    """What the contract allows and clients forget: each kind of oddity on every so-manieth vehicle."""
+def _special_case(vehicle: dict[str, Any], index: int, rng: Random) -> dict[str, Any]:  # noqa: C901, PLR0912 - a list of special cases
+    """The vehicle with one of the special cases that the contract allows, by its index."""
     data, state = vehicle["master_data"], vehicle["latest_state"]
     kind = index % 48
     if kind < len(OPTIONAL):
@@ -381,7 +382,7 @@ def _odd(vehicle: dict[str, Any], index: int, roll: Roll) -> dict[str, Any]:  # 
         data |= {"fuel_type": "URANIUM", "transmission": "TELEPATHY", "vehicle_type": "SUBMARINE"}
         vehicle["telematics_unit"] |= {"brand": "ACME", "type": "BORROWED"}
         for name in ("life_status", "operation_status", "rental_status", "setup_status"):
-            vehicle[name] = {"value": "SOMETHING_NEW", "modified_at": _time(roll)}
+            vehicle[name] = {"value": "SOMETHING_NEW", "modified_at": _time(rng)}
         for name in (
             "central_lock",
             "ignition",
@@ -390,16 +391,16 @@ def _odd(vehicle: dict[str, Any], index: int, roll: Roll) -> dict[str, Any]:  # 
             "center_stand_position",
             "top_case_lid",
         ):
-            state[name] = {"timestamp": _time(roll), "value": "SOMETHING_NEW"}
+            state[name] = {"timestamp": _time(rng), "value": "SOMETHING_NEW"}
     elif kind == 22:
         state["fuel_level_in_percent"] = state.pop(
-            "state_of_charge_or_fuel_level_in_percent", {"timestamp": _time(roll), "value": 50}
+            "state_of_charge_or_fuel_level_in_percent", {"timestamp": _time(rng), "value": 50}
         )
     elif kind == 23:
         vehicle["custom_fields"] = {"seats": 4, "towbar": True, "payload": 1.5, "note": None, "name": "Ünïcödé 🚗"}
     elif kind == 24:
         values = ["text", 7, 1.25, False, {"a": [1, None]}, [1, 2], None]
-        state |= {f"new_property_{n}": {"timestamp": _time(roll), "value": value} for n, value in enumerate(values)}
+        state |= {f"new_property_{n}": {"timestamp": _time(rng), "value": value} for n, value in enumerate(values)}
     elif kind == 25:
         for found in state.values():
             found["value"] = None

@@ -1,6 +1,6 @@
-"""Pages of a list, as a pure function: `page_of(keys, request, behaviours)` cuts a page and makes its cursors.
+"""Pages of a list and their cursors, as the pure function `page_of(keys, request, behaviours)`.
 
-`keys` are ascending integers, one for each item; a keyset cursor holds one of them, an offset cursor an index.
+`keys` are ascending integers, one for each item. A keyset cursor contains a key, an offset cursor an index.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from gateway.simulator.behaviours import Behaviours
 MEMBERS = ("self", "first", "prev", "next", "last")
 
 
-class CursorRefused(Exception):
-    """A cursor that this list does not take (any more)."""
+class CursorRejected(Exception):
+    """A cursor is malformed, foreign or expired."""
 
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """What a cursor says: direction, boundary, limit, number of items (for `s`), search, fleet, time of issue."""
+    """The content of a cursor: direction, boundary, limit, number of items (for `s`), search, fleet and issue time."""
 
     direction: str = "f"
     boundary: int = 0
@@ -39,7 +39,7 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class PageSpan:
-    """A page: items from `start` up to `end`, and its cursors, None at the ends."""
+    """A page: the indexes of its items, from `start` up to `end`, and its cursors, which are None at the ends."""
 
     start: int
     end: int
@@ -47,7 +47,7 @@ class PageSpan:
 
 
 def page_of(keys: Sequence[int], request: PageRequest, behaviours: Behaviours) -> PageSpan:
-    """The page that a request is for."""
+    """The page of a request."""
     keyset = behaviours.cursor_style == "keyset"
 
     def index_of(boundary: int) -> int:
@@ -63,9 +63,9 @@ def page_of(keys: Sequence[int], request: PageRequest, behaviours: Behaviours) -
     def cursor(direction: str, boundary: int = 0, count: int = 0) -> PageRequest:
         return replace(request, direction=direction, boundary=boundary, count=count)
 
-    def over(index: int, direction: str) -> PageRequest:
-        """The cursor across the boundary at an index, by way of an empty page if one lies on it."""
-        # Both sides must agree on where a boundary is, so it is named by the item ahead of it.
+    def across(index: int, direction: str) -> PageRequest:
+        """The cursor across the boundary at an index, to its empty page if it has one."""
+        # The item before a boundary identifies it, so that both directions agree.
         boundary = (keys[index - 1] if keyset else index) if index else boundary_at(0)
         every = behaviours.empty_page_every
         has_empty = every and 0 < index < len(keys) and _chance(boundary, every) and request.direction != "e"
@@ -73,7 +73,7 @@ def page_of(keys: Sequence[int], request: PageRequest, behaviours: Behaviours) -
 
     start, end = _span(len(keys), request, behaviours, index_of)
     more = end < len(keys) or (behaviours.trailing_empty_page and end > start)
-    following = over(end, "n") if more else None
+    following = across(end, "n") if more else None
     if behaviours.endless_empty_pages:
         following = cursor("x", request.boundary + 1)
     elif behaviours.cursor_loop and end > start:
@@ -84,7 +84,7 @@ def page_of(keys: Sequence[int], request: PageRequest, behaviours: Behaviours) -
         {
             "self": cursor("s", boundary_at(start), end - start),
             "first": cursor("f"),
-            "prev": over(start, "p") if start > 0 and behaviours.prev_cursor else None,
+            "prev": across(start, "p") if start > 0 and behaviours.prev_cursor else None,
             "next": following,
             "last": cursor("l") if behaviours.last_cursor else None,
         },
@@ -127,26 +127,26 @@ def encode_cursor(request: PageRequest, behaviours: Behaviours, now: float) -> s
 
 
 def decode_cursor(text: str, fleet: str, behaviours: Behaviours, now: float) -> PageRequest:
-    """What a cursor says; raises CursorRefused for one that is malformed, another fleet's or too old."""
+    """The content of a cursor. Raises CursorRejected if it is malformed, of another fleet or expired."""
     try:
-        said = json.loads(base64.b64decode(text, validate=True))["c"]
+        content = json.loads(base64.b64decode(text, validate=True))["c"]
         request = PageRequest(
-            said["d"],
-            int(said["k"]),
-            int(said["l"]),
-            int(said.get("m", 0)),
-            said.get("q", ""),
-            said["f"],
-            said.get("t", 0.0),
+            content["d"],
+            int(content["k"]),
+            int(content["l"]),
+            int(content.get("m", 0)),
+            content.get("q", ""),
+            content["f"],
+            content.get("t", 0.0),
         )
     except (binascii.Error, ValueError, KeyError, TypeError) as malformed:
-        raise CursorRefused("malformed") from malformed
+        raise CursorRejected("malformed") from malformed
     if request.direction not in tuple("flnpsex") or not 1 <= request.limit <= behaviours.maximum_limit:
-        raise CursorRefused("malformed")
+        raise CursorRejected("malformed")
     if request.fleet != fleet:
-        raise CursorRefused("foreign")
+        raise CursorRejected("foreign")
     if behaviours.cursor_ttl and now - request.issued_at > behaviours.cursor_ttl:
-        raise CursorRefused("expired")
+        raise CursorRejected("expired")
     return request
 
 

@@ -1,4 +1,4 @@
-"""The mapping of Relay's arguments onto upstream pages, against the specification's own algorithm on a list."""
+"""Relay pagination over upstream pages, compared with the specification's algorithm on a list."""
 
 from __future__ import annotations
 
@@ -65,16 +65,16 @@ class Upstream:
 
 def drive(steps: Steps[str, R], read: Callable[[str | None], Page[str]]) -> R:
     try:
-        ask = next(steps)
+        request = next(steps)
         while True:
-            ask = steps.send(read(ask.token))
+            request = steps.send(read(request.token))
     except StopIteration as done:
         return done.value
 
 
 @dataclass
-class Answer:
-    """A slice with all its promises kept, and the cursors of its edges."""
+class SliceResult:
+    """A slice with its page info and the positions of its edges."""
 
     items: list[str]
     positions: list[Position]
@@ -82,9 +82,9 @@ class Answer:
     has_previous: bool
 
 
-def ask(upstream: Upstream, window: Window, limits: Limits = LIMITS) -> Answer:
+def slice_of(upstream: Upstream, window: Window, limits: Limits = LIMITS) -> SliceResult:
     cut: Slice[str] = drive(read_slice(window, limits), upstream.page)
-    return Answer(
+    return SliceResult(
         [edge.node for edge in cut.edges],
         [edge.position for edge in cut.edges],
         drive(cut.has_next(), upstream.page),
@@ -93,15 +93,15 @@ def ask(upstream: Upstream, window: Window, limits: Limits = LIMITS) -> Answer:
 
 
 def cursors_of(upstream: Upstream) -> dict[str, Position]:
-    """The cursor of every edge, from a walk."""
+    """The position of every edge, from a scan."""
     found: dict[str, Position] = {}
     window = Window(first=50)
     while True:
-        answer = ask(upstream, window)
-        found.update(zip(answer.items, answer.positions, strict=True))
-        if not answer.has_next:
+        result = slice_of(upstream, window)
+        found.update(zip(result.items, result.positions, strict=True))
+        if not result.has_next:
             return found
-        window = Window(first=50, after=answer.positions[-1])
+        window = Window(first=50, after=result.positions[-1])
 
 
 def by_the_specification(items: list[str], first: int | None, after: str | None, last: int | None, before: str | None):
@@ -133,69 +133,69 @@ sizes = st.none() | st.integers(0, 12)
 
 
 @given(upstreams(), sizes, sizes, st.data())
-def test_every_combination_of_arguments_gives_what_the_specification_says(upstream, first, last, data):
-    """first, last, after and before in any mix give the specification's edges and page info."""
+def test_every_combination_of_arguments_matches_the_specification(upstream, first, last, data):
+    """For any first, last, after and before, edges and page info are those of the specification."""
     if first is None and last is None:
         first = 3
     cursors = cursors_of(upstream)
-    places = st.none() | (st.sampled_from(upstream.items) if upstream.items else st.none())
-    after, before = data.draw(places), data.draw(places)
+    cursor_items = st.none() | (st.sampled_from(upstream.items) if upstream.items else st.none())
+    after, before = data.draw(cursor_items), data.draw(cursor_items)
     window = Window(first, cursors[after] if after else None, last, cursors[before] if before else None)
-    answer = ask(upstream, window)
-    assert (answer.items, answer.has_next, answer.has_previous) == by_the_specification(
+    result = slice_of(upstream, window)
+    assert (result.items, result.has_next, result.has_previous) == by_the_specification(
         upstream.items, first, after, last, before
     )
 
 
 @pytest.mark.parametrize("size", [0, 1, 99, 100, 101, 1000])
 @pytest.mark.parametrize("first", [1, 2, 3, 7, 50, 100, 101])
-def test_a_walk_gives_every_item_once_with_the_cursor_it_always_has(size, first):
-    """Walks with any page size give the same ids in the same order under the same cursors."""
+def test_a_scan_returns_every_item_once_with_its_only_cursor(size, first):
+    """Scans with any page size return the same ids in the same order with the same cursors."""
     upstream = Upstream([f"v{i}" for i in range(size)], page_size=100)
     items, positions, window = [], [], Window(first=first)
     while True:
-        answer = ask(upstream, window)
-        items += answer.items
-        positions += answer.positions
-        if not answer.has_next:
+        result = slice_of(upstream, window)
+        items += result.items
+        positions += result.positions
+        if not result.has_next:
             break
-        assert answer.items
-        window = Window(first=first, after=answer.positions[-1])
+        assert result.items
+        window = Window(first=first, after=result.positions[-1])
     assert items == upstream.items
-    whole = ask(upstream, Window(first=size), Limits(page_max=size)).positions
+    whole = slice_of(upstream, Window(first=size), Limits(page_max=size)).positions
     assert positions == whole
     assert len(set(positions)) == size
 
 
 @given(upstreams(), st.integers(1, 9))
-def test_a_backward_walk_gives_every_item_once_in_order(upstream, last):
-    """Backward from the end by any size the whole list comes together, and no page is empty."""
+def test_a_backward_scan_returns_every_item_once_in_order(upstream, last):
+    """Backward slices of any size add up to the whole list, and none is empty."""
     items: list[str] = []
     window = Window(last=last)
     while True:
-        answer = ask(upstream, window)
-        items = answer.items + items
-        if not answer.has_previous:
+        result = slice_of(upstream, window)
+        items = result.items + items
+        if not result.has_previous:
             break
-        assert answer.items
-        window = Window(last=last, before=answer.positions[0])
+        assert result.items
+        window = Window(last=last, before=result.positions[0])
     assert items == upstream.items
 
 
 def test_a_page_costs_at_most_two_reads():
-    """Forward by 50 over pages of 100, each GraphQL page costs at most two upstream reads, page info included."""
+    """Each slice of 50 over pages of 100 needs at most two upstream reads, including its page info."""
     upstream = Upstream([f"v{i}" for i in range(1000)], page_size=100)
     window = Window(first=50)
     for _ in range(20):
         upstream.reads.clear()
-        answer = ask(upstream, window)
+        result = slice_of(upstream, window)
         assert len(upstream.reads) <= 2
-        window = Window(first=50, after=answer.positions[-1])
-    assert not answer.has_next
+        window = Window(first=50, after=result.positions[-1])
+    assert not result.has_next
 
 
-def test_promises_are_not_looked_up_unless_asked_for():
-    """A slice that ends with its page reads no further page until hasNextPage is asked."""
+def test_page_info_is_looked_up_only_if_it_is_selected():
+    """A slice that ends with its page reads the next page only for hasNextPage."""
     upstream = Upstream([f"v{i}" for i in range(8)], page_size=4)
     cut = drive(read_slice(Window(first=4), LIMITS), upstream.page)
     assert upstream.reads == [None]
@@ -203,98 +203,98 @@ def test_promises_are_not_looked_up_unless_asked_for():
     assert upstream.reads == [None, "4"]
 
 
-def test_a_trailing_empty_page_is_never_promised():
-    """Where the upstream ends with an empty page, hasNextPage is false on the last page that holds anything."""
+def test_a_trailing_empty_page_is_not_a_next_page():
+    """If the upstream ends with an empty page, hasNextPage is false on the last page with items."""
     upstream = Upstream([f"v{i}" for i in range(8)], page_size=4, trailing_empty=True)
-    answer = ask(upstream, Window(first=8))
-    assert len(answer.items) == 8
-    assert not answer.has_next
+    result = slice_of(upstream, Window(first=8))
+    assert len(result.items) == 8
+    assert not result.has_next
 
 
 @pytest.mark.parametrize("first", [-1, 201, -(2**31)])
-def test_a_size_outside_its_bounds_is_refused_with_the_maximum(first):
-    """First and last below zero or above the maximum are an error that names the maximum."""
+def test_an_invalid_size_is_rejected_with_the_maximum(first):
+    """The error for first or last below zero or above the maximum names the maximum."""
     for window in (Window(first=first), Window(last=first)):
-        with pytest.raises(PageSizeInvalid) as refused:
+        with pytest.raises(PageSizeInvalid) as rejected:
             drive(read_slice(window, LIMITS), Upstream([]).page)
-        assert refused.value.extensions()["maximum"] == 200
+        assert rejected.value.extensions()["maximum"] == 200
 
 
-def test_a_size_of_zero_still_tells_whether_there_is_more():
-    """first: 0 gives no edges and an honest hasNextPage."""
-    assert ask(Upstream(["a"]), Window(first=0)).has_next
-    assert not ask(Upstream([]), Window(first=0)).has_next
-    assert ask(Upstream(["a"]), Window(last=0)).has_previous
+def test_a_size_of_zero_has_page_info():
+    """first: 0 returns no edges and a correct hasNextPage."""
+    assert slice_of(Upstream(["a"]), Window(first=0)).has_next
+    assert not slice_of(Upstream([]), Window(first=0)).has_next
+    assert slice_of(Upstream(["a"]), Window(last=0)).has_previous
 
 
-def test_without_sizes_a_default_page_is_given():
-    """Neither first nor last gives the default page: the first one, behind `after`, or ahead of `before`."""
+def test_the_default_is_a_page_next_to_the_cursor():
+    """Without first and last the slice has the default size: from the start, after `after`, or before `before`."""
     upstream = Upstream([f"v{i}" for i in range(20)])
     cursors = cursors_of(upstream)
-    assert ask(upstream, Window()).items == upstream.items[:5]
-    assert ask(upstream, Window(after=cursors["v3"])).items == upstream.items[4:9]
-    assert ask(upstream, Window(before=cursors["v10"])).items == upstream.items[5:10]
+    assert slice_of(upstream, Window()).items == upstream.items[:5]
+    assert slice_of(upstream, Window(after=cursors["v3"])).items == upstream.items[4:9]
+    assert slice_of(upstream, Window(before=cursors["v10"])).items == upstream.items[5:10]
 
 
-def test_a_cursor_whose_item_is_gone_goes_on_where_it_stood():
-    """After its item is deleted, a cursor goes on with the items around the gap."""
+def test_a_cursor_of_a_deleted_item_continues_at_its_index():
+    """After its item is deleted, a cursor continues with the items around the gap."""
     upstream = Upstream([f"v{i}" for i in range(12)])
     cursors = cursors_of(upstream)
     upstream.items.remove("v5")
-    assert ask(upstream, Window(first=2, after=cursors["v5"])).items == ["v6", "v7"]
-    assert ask(upstream, Window(last=2, before=cursors["v5"])).items == ["v3", "v4"]
+    assert slice_of(upstream, Window(first=2, after=cursors["v5"])).items == ["v6", "v7"]
+    assert slice_of(upstream, Window(last=2, before=cursors["v5"])).items == ["v3", "v4"]
 
 
 def test_a_cursor_follows_an_item_that_moved_to_the_next_page():
-    """Insertions that push an item to the next page make the walk neither skip nor repeat."""
+    """No item is skipped or repeated after an insertion moves an item to the next page."""
     upstream = Upstream([f"v{i}" for i in range(12)])
     cursors = cursors_of(upstream)
     upstream.items.insert(0, "new")
-    assert ask(upstream, Window(first=2, after=cursors["v3"])).items == ["v4", "v5"]
-    assert ask(upstream, Window(last=2, before=cursors["v3"])).items == ["v1", "v2"]
+    assert slice_of(upstream, Window(first=2, after=cursors["v3"])).items == ["v4", "v5"]
+    assert slice_of(upstream, Window(last=2, before=cursors["v3"])).items == ["v1", "v2"]
 
 
 def test_a_cursor_follows_an_item_that_moved_to_the_page_before():
-    """Deletions that pull an item to the page before make a backward walk neither skip nor repeat."""
+    """No item is skipped or repeated after a deletion moves an item to the previous page."""
     upstream = Upstream([f"v{i}" for i in range(12)])
     cursors = cursors_of(upstream)
     upstream.items.remove("v1")
-    assert ask(upstream, Window(last=2, before=cursors["v4"])).items == ["v2", "v3"]
-    assert ask(upstream, Window(first=2, after=cursors["v4"])).items == ["v5", "v6"]
+    assert slice_of(upstream, Window(last=2, before=cursors["v4"])).items == ["v2", "v3"]
+    assert slice_of(upstream, Window(first=2, after=cursors["v4"])).items == ["v5", "v6"]
 
 
 @given(upstreams(), st.integers(1, 6), st.data())
-def test_while_the_fleet_changes_an_item_that_stays_is_not_skipped(upstream, first, data):
-    """A forward walk with an insertion or deletion between pages gives every item that was there all along."""
-    there_all_along = set(upstream.items)
+def test_no_remaining_item_is_skipped_while_the_fleet_changes(upstream, first, data):
+    """A forward scan with insertions and deletions returns every item that was present throughout."""
+    remaining = set(upstream.items)
     seen: list[str] = []
     window = Window(first=first)
-    for turn in range(100):
-        answer = ask(upstream, window)
-        assert len(set(answer.items)) == len(answer.items)
-        seen += answer.items
-        if not answer.has_next or not answer.positions:
+    for number in range(100):
+        result = slice_of(upstream, window)
+        assert len(set(result.items)) == len(result.items)
+        seen += result.items
+        if not result.has_next or not result.positions:
             break
-        window = Window(first=first, after=answer.positions[-1])
+        window = Window(first=first, after=result.positions[-1])
         if upstream.items and data.draw(st.booleans()):
-            gone = data.draw(st.sampled_from(upstream.items))
-            upstream.items.remove(gone)
-            there_all_along.discard(gone)
+            deleted = data.draw(st.sampled_from(upstream.items))
+            upstream.items.remove(deleted)
+            remaining.discard(deleted)
         elif data.draw(st.booleans()):
-            upstream.items.insert(data.draw(st.integers(0, len(upstream.items))), f"new{turn}")
-    assert there_all_along <= set(seen)
+            upstream.items.insert(data.draw(st.integers(0, len(upstream.items))), f"new{number}")
+    assert remaining <= set(seen)
 
 
-def test_a_cursor_into_a_page_that_shrank_beyond_it_has_expired():
-    """A cursor that can't be placed at all is an error, not some other page."""
+def test_a_cursor_beyond_the_end_of_its_page_has_expired():
+    """A cursor whose position no longer exists is an error, not another page."""
     upstream = Upstream([f"v{i}" for i in range(20)], page_size=10)
-    cursor = Position(None, "gone", 40)
+    cursor = Position(None, "deleted", 40)
     with pytest.raises(CursorExpired):
-        ask(upstream, Window(first=1, after=cursor))
+        slice_of(upstream, Window(first=1, after=cursor))
 
 
 def test_endless_empty_pages_end_in_an_error():
-    """An upstream whose pages are empty for ever is an error, within a bounded number of reads."""
+    """An endless list of empty pages is an error after a bounded number of reads."""
     reads = 0
 
     def endless(token: str | None) -> Page[str]:
@@ -307,8 +307,8 @@ def test_endless_empty_pages_end_in_an_error():
     assert reads < 10
 
 
-def test_a_page_that_leads_back_to_itself_ends_in_an_error():
-    """A next cursor that names its own page, or pages in a circle, is an error."""
+def test_a_loop_of_pages_is_an_error():
+    """A page whose next cursor is its own is an error."""
 
     def itself(token: str | None) -> Page[str]:
         return Page(token, ["a"], ["a"], None, "t")
@@ -317,25 +317,25 @@ def test_a_page_that_leads_back_to_itself_ends_in_an_error():
         drive(read_slice(Window(first=3), LIMITS), itself)
 
 
-def test_a_walk_is_bounded():
-    """A field that would read more pages than its limit is refused."""
+def test_a_scan_is_bounded():
+    """A slice that needs more pages than the limit is an error."""
     with pytest.raises(WalkLimitExceeded):
-        ask(Upstream([f"v{i}" for i in range(100)], 1), Window(first=50), Limits(page_max=100, scan_pages_max=20))
+        slice_of(Upstream([f"v{i}" for i in range(100)], 1), Window(first=50), Limits(page_max=100, scan_pages_max=20))
 
 
-def test_the_tail_without_a_last_cursor_is_refused():
-    """Last alone over an upstream without a last cursor is refused, unless one page holds everything."""
+def test_last_needs_a_last_cursor():
+    """Last alone is rejected if the upstream has no last cursor and more than one page."""
     upstream = Upstream([f"v{i}" for i in range(20)], has_last=False)
     with pytest.raises(BackwardPagingUnsupported):
-        ask(upstream, Window(last=2))
-    assert ask(Upstream(["a", "b", "c"], has_last=False), Window(last=2)).items == ["b", "c"]
+        slice_of(upstream, Window(last=2))
+    assert slice_of(Upstream(["a", "b", "c"], has_last=False), Window(last=2)).items == ["b", "c"]
 
 
-def test_going_back_without_prev_cursors_is_refused():
-    """Backward over a forward-only upstream is refused where it would cross a page, and works within one."""
+def test_paging_backward_needs_prev_cursors():
+    """Without prev cursors a backward slice works within a page, and is rejected across pages."""
     upstream = Upstream([f"v{i}" for i in range(20)], has_prev=False)
     cursors = cursors_of(upstream)
     cut = drive(read_slice(Window(last=2, before=cursors["v7"]), LIMITS), upstream.page)
     assert [edge.node for edge in cut.edges] == ["v5", "v6"]
     with pytest.raises(BackwardPagingUnsupported):
-        ask(upstream, Window(last=9, before=cursors["v7"]))
+        slice_of(upstream, Window(last=9, before=cursors["v7"]))

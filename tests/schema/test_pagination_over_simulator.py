@@ -1,4 +1,4 @@
-"""Connections over the simulated fleet API, under every switch of its paging, also while the fleet changes."""
+"""Connections over the simulated fleet API, for all of its paging behaviours, and while the fleet changes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from gateway.errors import BackwardPagingUnsupported, CursorExpired, UpstreamInvalidResponse
 from gateway.schema.pagination import Limits, Page, Window, read_slice
-from gateway.simulator import Behaviours, CursorRefused, Fleet, list_page
-from tests.schema.test_pagination import Answer, by_the_specification, drive
+from gateway.simulator import Behaviours, CursorRejected, Fleet, list_page
+from tests.schema.test_pagination import SliceResult, by_the_specification, drive
 
 LIMITS = Limits(page_default=5, page_max=500, scan_pages_max=500, empty_pages_max=10)
 
@@ -26,7 +26,7 @@ behaviours = st.builds(
 
 
 class Api:
-    """Pages of a simulated fleet, as the gateway's connections read them."""
+    """Reads slices of a simulated fleet, as connections do."""
 
     def __init__(self, fleet: Fleet, behaviours: Behaviours, page_size: int) -> None:
         self.fleet, self.behaviours, self.page_size = fleet, behaviours, page_size
@@ -36,130 +36,130 @@ class Api:
     def page(self, token: str | None) -> Page[str]:
         self.reads += 1
         limit = None if token else self.page_size
-        ids, beside = list_page(self.fleet, self.behaviours, limit=limit, cursor=token, now=self.now)
-        cursors = beside["cursors"]
+        ids, members = list_page(self.fleet, self.behaviours, limit=limit, cursor=token, now=self.now)
+        cursors = members["cursors"]
         first = token is None or token == cursors.get("first")
         previous = None if first else cursors.get("prev")
         return Page(None if first else token, ids, ids, previous, cursors.get("next"), cursors.get("last"))
 
-    def ask(self, window: Window) -> Answer:
+    def slice_of(self, window: Window) -> SliceResult:
         cut = drive(read_slice(window, LIMITS), self.page)
-        return Answer(
+        return SliceResult(
             [edge.node for edge in cut.edges],
             [edge.position for edge in cut.edges],
             drive(cut.has_next(), self.page),
             drive(cut.has_previous(), self.page),
         )
 
-    def walk(self, size: int) -> tuple[list[str], list]:
+    def scan(self, size: int) -> tuple[list[str], list]:
         items, positions, window = [], [], Window(first=size)
         while True:
-            answer = self.ask(window)
-            items += answer.items
-            positions += answer.positions
-            if not answer.has_next:
+            result = self.slice_of(window)
+            items += result.items
+            positions += result.positions
+            if not result.has_next:
                 return items, positions
-            assert answer.items
-            window = Window(first=size, after=answer.positions[-1])
+            assert result.items
+            window = Window(first=size, after=result.positions[-1])
 
-    def walk_back(self, size: int) -> list[str]:
+    def scan_back(self, size: int) -> list[str]:
         items, window = [], Window(last=size)
         while True:
-            answer = self.ask(window)
-            items = answer.items + items
-            if not answer.has_previous:
+            result = self.slice_of(window)
+            items = result.items + items
+            if not result.has_previous:
                 return items
-            assert answer.items
-            window = Window(last=size, before=answer.positions[0])
+            assert result.items
+            window = Window(last=size, before=result.positions[0])
 
 
 apis = st.builds(Api, st.builds(Fleet, st.just("T7K2M"), st.integers(0, 40)), behaviours, st.integers(1, 12))
 
 
 @given(apis, st.integers(1, 15))
-def test_walks_both_ways_give_every_vehicle_once_in_order(api, size):
-    """Whatever the upstream's paging is like, forward and backward walks give the whole fleet in its order."""
-    assert api.walk(size)[0] == api.fleet.ids
-    assert api.walk_back(size) == api.fleet.ids
+def test_scans_in_both_directions_return_every_vehicle_once_in_order(api, size):
+    """For all paging behaviours, forward and backward scans return the whole fleet in its order."""
+    assert api.scan(size)[0] == api.fleet.ids
+    assert api.scan_back(size) == api.fleet.ids
 
 
 @given(apis, st.integers(1, 15), st.integers(1, 15))
 def test_an_edge_has_one_cursor(api, size, other):
-    """Where the upstream's cursors are stable, the same edge has the same cursor for every `first`."""
+    """If the upstream's cursors are stable, an edge has the same cursor for every `first`."""
     api.behaviours.cursor_tokens = "stable"
-    assert api.walk(size)[1] == api.walk(other)[1]
+    assert api.scan(size)[1] == api.scan(other)[1]
 
 
 @given(apis, st.none() | st.integers(0, 12), st.none() | st.integers(0, 12), st.data())
-def test_any_mix_of_arguments_gives_what_the_specification_says(api, first, last, data):
-    """first, last, after and before, as in the specification's own algorithm."""
+def test_every_combination_of_arguments_matches_the_specification(api, first, last, data):
+    """For any first, last, after and before, edges and page info are those of the specification."""
     if first is None and last is None:
         last = 4
-    ids, positions = api.walk(7)
+    ids, positions = api.scan(7)
     cursors = dict(zip(ids, positions, strict=True))
-    places = st.none() | (st.sampled_from(ids) if ids else st.none())
-    after, before = data.draw(places), data.draw(places)
-    answer = api.ask(Window(first, cursors.get(after), last, cursors.get(before)))
-    assert (answer.items, answer.has_next, answer.has_previous) == by_the_specification(ids, first, after, last, before)
+    cursor_items = st.none() | (st.sampled_from(ids) if ids else st.none())
+    after, before = data.draw(cursor_items), data.draw(cursor_items)
+    result = api.slice_of(Window(first, cursors.get(after), last, cursors.get(before)))
+    assert (result.items, result.has_next, result.has_previous) == by_the_specification(ids, first, after, last, before)
 
 
 @given(apis, st.integers(1, 8), st.booleans(), st.data())
 @settings(suppress_health_check=[HealthCheck.too_slow])
-def test_while_the_fleet_changes_no_vehicle_that_stays_is_skipped(api, size, forward, data):
-    """Vehicles come and go between any two pages: those that were there all along are all given, none twice at once."""
-    stayed = set(api.fleet.ids)
+def test_no_remaining_vehicle_is_skipped_while_the_fleet_changes(api, size, forward, data):
+    """Scans during changes return each vehicle that was present throughout, and no slice has one twice."""
+    remaining = set(api.fleet.ids)
     seen: list[str] = []
     window = Window(first=size) if forward else Window(last=size)
     for _ in range(60):
-        answer = api.ask(window)
-        assert len(set(answer.items)) == len(answer.items)
-        seen += answer.items
-        if not (answer.has_next if forward else answer.has_previous) or not answer.positions:
+        result = api.slice_of(window)
+        assert len(set(result.items)) == len(result.items)
+        seen += result.items
+        if not (result.has_next if forward else result.has_previous) or not result.positions:
             break
         window = (
-            Window(first=size, after=answer.positions[-1]) if forward else Window(last=size, before=answer.positions[0])
+            Window(first=size, after=result.positions[-1]) if forward else Window(last=size, before=result.positions[0])
         )
         change = data.draw(st.sampled_from(["insert", "delete", "nothing"]))
         if change == "insert":
             api.fleet.insert(data.draw(st.integers(0, len(api.fleet))))
         elif change == "delete" and api.fleet.ids:
-            gone = data.draw(st.sampled_from(api.fleet.ids))
-            api.fleet.delete(gone)
-            stayed.discard(gone)
-    assert stayed <= set(seen)
+            deleted = data.draw(st.sampled_from(api.fleet.ids))
+            api.fleet.delete(deleted)
+            remaining.discard(deleted)
+    assert remaining <= set(seen)
 
 
 def test_every_edge_is_a_valid_after_and_before():
-    """Not only page ends: from every single edge the walk goes on, in both directions."""
+    """A scan can start at every edge, in both directions."""
     api = Api(Fleet("T7K2M", 60), Behaviours(), 7)
-    ids, positions = api.walk(50)
+    ids, positions = api.scan(50)
     for index, position in enumerate(positions):
-        assert api.ask(Window(first=5, after=position)).items == ids[index + 1 : index + 6]
-        assert api.ask(Window(last=5, before=position)).items == ids[max(0, index - 5) : index]
+        assert api.slice_of(Window(first=5, after=position)).items == ids[index + 1 : index + 6]
+        assert api.slice_of(Window(last=5, before=position)).items == ids[max(0, index - 5) : index]
 
 
-@pytest.mark.parametrize("trap", [{"endless_empty_pages": True}, {"cursor_loop": True}])
-def test_traps_end_in_an_error_after_few_reads(trap):
-    """Empty pages for ever, or a page that leads to itself, are an error and not a hang."""
-    api = Api(Fleet("T7K2M", 30), Behaviours(**trap), 10)
+@pytest.mark.parametrize("endless", [{"endless_empty_pages": True}, {"cursor_loop": True}])
+def test_endless_lists_end_in_an_error_after_few_reads(endless):
+    """Endless empty pages and a loop of pages are an error."""
+    api = Api(Fleet("T7K2M", 30), Behaviours(**endless), 10)
     with pytest.raises(UpstreamInvalidResponse):
-        api.walk(25)
+        api.scan(25)
     assert api.reads < 20
 
 
-def test_an_upstream_without_a_way_back_says_so():
-    """Without `last` there is no tail; without `prev` there is no way back across a page."""
+def test_paging_backward_needs_last_and_prev_cursors():
+    """Without `last` or `prev` cursors a backward scan is rejected."""
     with pytest.raises(BackwardPagingUnsupported):
-        Api(Fleet("T7K2M", 30), Behaviours(last_cursor=False), 10).walk_back(5)
+        Api(Fleet("T7K2M", 30), Behaviours(last_cursor=False), 10).scan_back(5)
     with pytest.raises(BackwardPagingUnsupported):
-        Api(Fleet("T7K2M", 30), Behaviours(prev_cursor=False), 10).walk_back(5)
+        Api(Fleet("T7K2M", 30), Behaviours(prev_cursor=False), 10).scan_back(5)
 
 
-def test_an_expired_upstream_cursor_is_refused_upstream():
-    """A cursor kept too long is refused; what reads the pages turns that into CURSOR_EXPIRED."""
+def test_the_fleet_api_rejects_an_expired_cursor():
+    """The simulator rejects a cursor after its lifetime, and CURSOR_EXPIRED asks the client to start again."""
     api = Api(Fleet("T7K2M", 30), Behaviours(cursor_ttl=60), 10)
-    position = api.ask(Window(first=15)).positions[-1]
+    position = api.slice_of(Window(first=15)).positions[-1]
     api.now = 61.0
-    with pytest.raises(CursorRefused):
-        api.ask(Window(first=5, after=position))
+    with pytest.raises(CursorRejected):
+        api.slice_of(Window(first=5, after=position))
     assert CursorExpired("after").extensions()["restart"] is True

@@ -1,4 +1,4 @@
-"""The simulated API answers as the vendor's documents say."""
+"""The simulated API behaves as the vendor documents it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ async def api():
         yield http
 
 
-async def test_a_token_is_had_with_client_credentials(api):
-    """Raw Basic credentials, grant type in the query, 900 seconds, bearer in lower case; errors in OAuth's form."""
+async def test_a_token_is_issued_for_client_credentials(api):
+    """Tokens need Basic credentials and a grant type in the query, and last 900 seconds; errors have OAuth's form."""
     basic = base64.b64encode(b"T7K2M#cl1:secret").decode()
     url = "/auth/oauth/token?grant_type=client_credentials"
-    answer = (await api.post(url, headers={"Authorization": f"Basic {basic}"})).json()
-    assert (answer["token_type"], answer["expires_in"]) == ("bearer", 900)
+    response = (await api.post(url, headers={"Authorization": f"Basic {basic}"})).json()
+    assert (response["token_type"], response["expires_in"]) == ("bearer", 900)
     assert (
-        await api.get("/vehicles", headers={"Authorization": f"Bearer {answer['access_token']}"})
+        await api.get("/vehicles", headers={"Authorization": f"Bearer {response['access_token']}"})
     ).status_code == 200
     wrong = await api.post(url, headers={"Authorization": f"Basic {base64.b64encode(b'T7K2M#cl1:wrong').decode()}"})
     assert (wrong.status_code, wrong.json()["error"]) == (401, "invalid_client")
@@ -53,20 +53,20 @@ async def test_a_token_is_had_with_client_credentials(api):
     ],
 )
 async def test_problems_have_six_members_and_a_flow_id(api, path, token, status, kind):
-    """Each refusal is the documented problem, its flow id the header's."""
+    """Each rejection is the documented problem, with the flow id of the header."""
     if token and "#" in token:
         token = api.simulator.token_for(token)
     elif token == "expired":
         token = api.simulator.token_for("T7K2M#cl1", expires_in=-1)
-    answer = await api.get(path, headers={"Authorization": f"Bearer {token}" if token else ""})
-    problem = answer.json()
-    assert (answer.status_code, problem["status"], problem["type"]) == (status, status, kind)
+    response = await api.get(path, headers={"Authorization": f"Bearer {token}" if token else ""})
+    problem = response.json()
+    assert (response.status_code, problem["status"], problem["type"]) == (status, status, kind)
     assert set(problem) == {"type", "type_documentation", "title", "status", "detail", "flow_id"}
-    assert str(uuid.UUID(answer.headers["X-INVERS-Flow-ID"])) == problem["flow_id"]
+    assert str(uuid.UUID(response.headers["X-INVERS-Flow-ID"])) == problem["flow_id"]
 
 
 async def test_an_entity_tag_follows_management_data(api):
-    """An edit changes the ETag, telemetry does not; If-None-Match gives 304."""
+    """An edit changes the ETag, telemetry does not; a matching If-None-Match returns 304."""
     first = await api.get("/vehicles/JQ7RP")
     tag = first.headers["ETag"]
     await api.post("/__simulator/fleets/T7K2M/vehicles/JQ7RP/touch")
@@ -76,8 +76,8 @@ async def test_an_entity_tag_follows_management_data(api):
 
 
 @pytest.mark.parametrize("form", ["reset", "retry_after"])
-async def test_the_rate_limit_is_told_in_either_form(api, form):
-    """Headers on every answer; beyond the limit 429 with the reset time, or with Retry-After alone."""
+async def test_the_rate_limit_is_reported_in_both_forms(api, form):
+    """Every response has rate limit headers; a 429 has the reset time or only Retry-After."""
     api.simulator.behaviours = Behaviours(rate_limit_requests=2, rate_limit_form=form)
     assert (await api.get("/vehicles")).headers["X-Rate-Limit-Remaining"] == "1"
     await api.get("/vehicles")
@@ -91,7 +91,7 @@ async def test_the_rate_limit_is_told_in_either_form(api, form):
 
 
 async def test_requests_are_counted_by_path_and_client(api):
-    """The counts are read and reset over HTTP, and what steers the simulator is not counted."""
+    """The counts are read and reset over HTTP; control requests are not counted."""
     await api.get("/vehicles?limit=5")
     await api.get("/vehicles/JQ7RP")
     await api.get("/vehicles/JQ7RP/latest-state", headers={"Authorization": "Bearer fixed"})
@@ -103,11 +103,11 @@ async def test_requests_are_counted_by_path_and_client(api):
     assert (await api.get("/__simulator/requests")).json()["total"] == 0
 
 
-async def test_everything_is_steered_over_http(api):
-    """Switches, faults, tokens and the fleet itself; what can't be is told."""
-    assert (await api.patch("/__simulator/switches", json={"default_limit": 7})).json()["default_limit"] == 7
+async def test_the_simulator_is_controlled_over_http(api):
+    """Behaviours, faults, tokens and fleets can be changed; invalid changes are rejected."""
+    assert (await api.patch("/__simulator/behaviours", json={"default_limit": 7})).json()["default_limit"] == 7
     assert len((await api.get("/vehicles")).json()["items"]) == 7
-    assert (await api.patch("/__simulator/switches", json={"nope": 1})).status_code == 400
+    assert (await api.patch("/__simulator/behaviours", json={"nope": 1})).status_code == 400
     await api.put("/__simulator/faults", json=[{"kind": "outage", "times": 1}])
     assert [(await api.get("/vehicles")).status_code for _ in range(2)] == [503, 200]
     assert (await api.put("/__simulator/faults", json=[{"kind": "nope"}])).status_code == 400
@@ -120,15 +120,15 @@ async def test_everything_is_steered_over_http(api):
     assert (await api.post("/__simulator/fleets/NONE/vehicles")).status_code == 404
 
 
-async def test_a_fleet_is_read_by_its_own_clients(api):
-    """Another fleet's vehicle does not exist, and its id in the fleet header is forbidden."""
+async def test_a_client_reads_only_its_own_fleet(api):
+    """Vehicles of other fleets do not exist, and other ids in the fleet header are forbidden."""
     other = api.simulator.fleets["EXFL29"].ids[0]
     assert (await api.get(f"/vehicles/{other}")).status_code == 404
     assert (await api.get("/vehicles", headers={"X-INVERS-Fleet-Id": "EXFL29"})).status_code == 403
 
 
-async def test_search_is_over_what_people_know_a_vehicle_by(api):
-    """q finds by brand, plate, VIN, id and name, in any case."""
+async def test_search_ignores_case(api):
+    """q searches brand, plate, VIN, id and name, ignoring case."""
     vehicle = api.simulator.fleets["T7K2M"].vehicle("JQ7RP")
     for text in (
         "audi a3"[:4],

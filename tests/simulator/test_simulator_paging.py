@@ -1,4 +1,4 @@
-"""The simulator's paging keeps its word under every switch."""
+"""The simulator's pages and cursors, for all paging behaviours."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.simulator import Behaviours, CursorRefused, Fleet, list_page
+from gateway.simulator import Behaviours, CursorRejected, Fleet, list_page
 
 behaviours = st.builds(
     Behaviours,
@@ -21,16 +21,16 @@ behaviours = st.builds(
 
 
 @given(st.integers(0, 60), st.integers(1, 20), behaviours)
-def test_following_cursors_gives_every_item_once(size, limit, behaviours):
-    """next from the start and prev from the last page give the whole list; self gives the same page again."""
+def test_following_cursors_returns_every_item_once(size, limit, behaviours):
+    """next from the start and prev from the last page return the whole list; self returns the same page."""
     fleet = Fleet("T7K2M", size)
     forward, pages, cursor = [], 0, None
     while True:
-        ids, beside = list_page(fleet, behaviours, limit=limit, cursor=cursor, now=0)
-        assert list_page(fleet, behaviours, cursor=beside["cursors"]["self"], now=0)[0] == ids
+        ids, members = list_page(fleet, behaviours, limit=limit, cursor=cursor, now=0)
+        assert list_page(fleet, behaviours, cursor=members["cursors"]["self"], now=0)[0] == ids
         forward += ids
-        last = beside["cursors"]["last"]
-        cursor = beside["cursors"].get("next")
+        last = members["cursors"]["last"]
+        cursor = members["cursors"].get("next")
         pages += 1
         if cursor is None:
             break
@@ -38,21 +38,21 @@ def test_following_cursors_gives_every_item_once(size, limit, behaviours):
     assert forward == fleet.ids
     back, cursor = [], last
     while cursor:
-        ids, beside = list_page(fleet, behaviours, cursor=cursor, now=0)
+        ids, members = list_page(fleet, behaviours, cursor=cursor, now=0)
         back = ids + back
-        cursor = beside["cursors"].get("prev")
+        cursor = members["cursors"].get("prev")
     assert back == fleet.ids
 
 
 def test_ends_are_null_or_absent():
-    """The switch decides whether a missing neighbour is null or not there at all."""
+    """`ends` decides whether the cursor of a missing page is null or absent."""
     fleet = Fleet("T7K2M", 3)
     assert list_page(fleet, Behaviours())[1]["cursors"]["next"] is None
     assert "next" not in list_page(fleet, Behaviours(ends="absent"))[1]["cursors"]
 
 
 def test_tokens_are_stable_or_fresh():
-    """The switch decides whether one page's cursors have one text."""
+    """`cursor_tokens` decides whether the cursors of a page are always equal."""
     fleet = Fleet("T7K2M", 30)
     stable, fresh = Behaviours(), Behaviours(cursor_tokens="fresh")
     assert list_page(fleet, stable, limit=10) == list_page(fleet, stable, limit=10)
@@ -62,21 +62,21 @@ def test_tokens_are_stable_or_fresh():
 
 
 @pytest.mark.parametrize("cursor", ["", "x", "e30=", "eyJ2IjoxLCJjIjp7fX0="])
-def test_what_is_no_cursor_is_refused(cursor):
-    """Malformed cursors, other fleets' cursors and old ones are refused."""
+def test_an_invalid_cursor_is_rejected(cursor):
+    """Malformed, foreign and expired cursors are rejected."""
     fleet, behaviours = Fleet("T7K2M", 30), Behaviours(cursor_ttl=10)
     if cursor:
-        with pytest.raises(CursorRefused):
+        with pytest.raises(CursorRejected):
             list_page(fleet, behaviours, cursor=cursor)
     good = list_page(fleet, behaviours, limit=10, now=0)[1]["cursors"]["next"]
-    with pytest.raises(CursorRefused):
+    with pytest.raises(CursorRejected):
         list_page(Fleet("EXFL29", 30, number=1), behaviours, cursor=good, now=0)
-    with pytest.raises(CursorRefused):
+    with pytest.raises(CursorRejected):
         list_page(fleet, behaviours, cursor=good, now=11)
 
 
 def test_a_keyset_cursor_survives_changes_and_an_offset_cursor_shifts():
-    """After an insertion in front, a keyset page begins where it did, an offset page one earlier."""
+    """After an insertion at the front, a keyset page starts at the same item, an offset page one item earlier."""
     for style, shift in (("keyset", 0), ("offset", 1)):
         fleet, behaviours = Fleet("T7K2M", 30), Behaviours(cursor_style=style)
         second = list_page(fleet, behaviours, limit=10)[1]["cursors"]["next"]
@@ -87,15 +87,15 @@ def test_a_keyset_cursor_survives_changes_and_an_offset_cursor_shifts():
 
 
 def test_the_fleet_is_seeded_and_its_ids_are_unique():
-    """The same plan gives the same fleet; ids repeat neither in a fleet nor between fleets."""
+    """Equal plans make equal fleets; ids are unique within and across fleets."""
     one, two, other = Fleet("A", 5000, 7), Fleet("A", 5000, 7), Fleet("B", 5000, 7, number=1)
     assert one.ids == two.ids
     assert one.vehicle(one.ids[40]) == two.vehicle(two.ids[40])
     assert len({*one.ids, *other.ids}) == 10_000
 
 
-def test_every_oddity_of_the_contract_occurs():
-    """In a fleet of a few hundred each optional member is null somewhere and missing somewhere, and so on."""
+def test_every_special_case_of_the_contract_occurs():
+    """In a few hundred vehicles each optional member is null somewhere and missing somewhere, and so on."""
     fleet = Fleet("T7K2M", 200)
     vehicles = [fleet.vehicle(vehicle_id) for vehicle_id in fleet.ids]
     for member in (
