@@ -1,4 +1,4 @@
-"""Arguments of root fields, made of an operation's coerced variables each time it runs."""
+"""Computes the arguments of root fields from the coerced variables of an operation."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
 
 
 def arguments_of(definition: GraphQLField, node: FieldNode, values: VariableValues) -> Arguments:
-    """The function from coerced variables to a field's arguments.
+    """A function from coerced variables to the arguments of a field.
 
-    Raises NotCompilable for a variable within a list or an object. The function raises UnexpectedValue where the
-    arguments are wrong, or a default is needed.
+    Raises NotCompilable for a variable inside a list or an object. The function raises UnexpectedValue if arguments are
+    invalid or a default is needed.
     """
     given = {argument.name.value: argument.value for argument in node.arguments or ()}
     from_variables = {name: value.name.value for name, value in given.items() if isinstance(value, VariableNode)}
-    if any(name not in from_variables and _holds_variable(value) for name, value in given.items()):
+    if any(name not in from_variables and _has_variable(value) for name, value in given.items()):
         raise NotCompilable
     constants = get_argument_values(definition, node, values)
-    # What a variable gave this time is not what it will give next time.
+    # Values of variables differ from run to run.
     constants = {name: value for name, value in constants.items() if name not in from_variables}
     wanted = [
         (name, variable, definition.args[name], isinstance(definition.args[name].type, GraphQLNonNull))
@@ -46,9 +46,9 @@ def arguments_of(definition: GraphQLField, node: FieldNode, values: VariableValu
     return arguments
 
 
-def _holds_variable(value: Any) -> bool:
+def _has_variable(value: Any) -> bool:
     if isinstance(value, VariableNode):
         return True
     if hasattr(value, "values"):
-        return any(map(_holds_variable, value.values))
-    return any(_holds_variable(member.value) for member in getattr(value, "fields", None) or ())
+        return any(map(_has_variable, value.values))
+    return any(_has_variable(member.value) for member in getattr(value, "fields", None) or ())

@@ -1,6 +1,6 @@
 """Limits on the size of a document, checked before validation, which is slow for large documents.
 
-A fragment counts at each place where it is spread. A fragment that spreads itself counts once; validation rejects it.
+A fragment counts each time it is spread. A fragment that spreads itself counts once; validation rejects it.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Size:
 
 
 class LimitExceeded(GraphQLError):
-    """A limit is exceeded; the extensions name the limit, its maximum and, where it is known, the actual size."""
+    """A limit is exceeded; the extensions name the limit, its maximum and, if known, the actual size."""
 
     def __init__(self, limit: str, maximum: int, actual: int | None = None) -> None:
         extensions: dict[str, Any] = {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": limit, "maximum": maximum}
@@ -186,11 +186,11 @@ class _Overlaps:
         return name in self._reached and self._fragments[name] is fragment
 
     def _count_under(self, selections: SelectionSetNode, *names: str) -> None:
-        places = [[(selections, frozenset(names))]]
-        while places:
-            places += self._place(places.pop())
+        paths = [[(selections, frozenset(names))]]
+        while paths:
+            paths += self._count_path(paths.pop())
 
-    def _place(self, merged: list[Within]) -> list[list[Within]]:
+    def _count_path(self, merged: list[Within]) -> list[list[Within]]:
         """Counts the pairs at one response path; returns the selections one level below, grouped by field."""
         below: defaultdict[str, list[Within]] = defaultdict(list)
         seen: Counter[str] = Counter()

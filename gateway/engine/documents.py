@@ -56,8 +56,8 @@ VALIDATED_BYTES = 4 * 2**20
 REGISTERED_MAX = 40_000
 
 
-class Meaning(Protocol):
-    """A prepared request that is remembered by its bytes, and its size in memory including them."""
+class CachedRequest(Protocol):
+    """A prepared request that is cached by its body; `size` is its size in memory, including the body."""
 
     @property
     def document(self) -> Document: ...
@@ -74,15 +74,15 @@ class Document:
     digest: str
     ast: DocumentNode | None
     errors: Sequence[GraphQLError] = ()
-    # Derived data of its operations, by name: their plans, and whether they are within the limits with lists of a given
-    # length, whatever their other variables are.
+    # Data derived from its operations, by name: plans, and whether the operation is within the limits for all variables
+    # whose lists have at most a given length.
     plans: dict[str | None, Any] = field(default_factory=dict, repr=False)
     bounded: dict[tuple[str | None, int], bool] = field(default_factory=dict, repr=False)
     _root_fields: dict[str | None, frozenset[str]] = field(default_factory=dict, repr=False)
-    # The bytes of remembered requests that use it.
+    # The bodies of cached requests that use it.
     bodies: set[bytes] = field(default_factory=set, repr=False)
     size: int = 0
-    keeper: Documents | None = field(default=None, repr=False)
+    cache: Documents | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         tokens = 0 if self.ast is None else self.ast.token_count or 0
@@ -93,8 +93,8 @@ class Document:
     def grow(self, size: int) -> None:
         """Adds the size of derived data; negative if data was removed."""
         self.size += size
-        if self.keeper is not None:
-            self.keeper.grew(size)
+        if self.cache is not None:
+            self.cache.add_size(size)
 
     def operation(self, name: str | None) -> OperationDefinitionNode | None:
         """The operation of that name, or the only one; None if there is none, or several without a name."""
@@ -165,12 +165,12 @@ class Documents:
         self._schema = schema
         self._known: LRU[str, Document] = LRU(bytes_max=bytes_max, size_of=_size_of)
         self._texts: dict[str, str] = {}
-        self._bodies: LRU[bytes, Meaning] = LRU(BODIES_MAX)
+        self._bodies: LRU[bytes, CachedRequest] = LRU(BODIES_MAX)
         self._validated = 0
 
     @property
     def bytes_used(self) -> int:
-        """What the documents take in memory, with everything derived from them."""
+        """The memory of the documents and the data derived from them, in bytes."""
         return self._known.bytes
 
     def __len__(self) -> int:
@@ -203,42 +203,42 @@ class Documents:
         if document.errors or document.text in self._known:
             return
         self._texts[document.digest] = document.text
-        document.keeper = self
+        document.cache = self
         self._forget(self._known.put(document.text, document))
         if document.text not in self._known:
             self._forget([(document.text, document)])
 
-    def grew(self, size: int) -> None:
+    def add_size(self, size: int) -> None:
         """Adds to the size of the cache, and evicts documents if it is too large."""
         self._forget(self._known.grow(size))
 
     def meant_by(self, body: bytes) -> Any:
-        """The remembered request of these bytes, if its document is cached."""
-        meaning = self._bodies.get(body)
-        if meaning is not None:
-            self._known.touch(meaning.document.text)
-        return meaning
+        """The cached request with this body, if its document is cached."""
+        request = self._bodies.get(body)
+        if request is not None:
+            self._known.touch(request.document.text)
+        return request
 
-    def remember(self, body: bytes, meaning: Meaning) -> None:
-        """Remembers a request by its bytes, until its document is evicted or newer requests replace it."""
-        document = meaning.document
-        if document.keeper is not self or body in self._bodies:
+    def remember(self, body: bytes, request: CachedRequest) -> None:
+        """Caches a request by its body, until it or its document is evicted."""
+        document = request.document
+        if document.cache is not self or body in self._bodies:
             return
         document.bodies.add(body)
-        for oldest, dropped in self._bodies.put(body, meaning):
+        for oldest, dropped in self._bodies.put(body, request):
             dropped.document.bodies.remove(oldest)
             dropped.document.grow(-dropped.size)
-        document.grow(meaning.size)
+        document.grow(request.size)
 
     def _forget(self, dropped: list[tuple[str, Document]]) -> None:
         for _, document in dropped:
             del self._texts[document.digest]
-            document.keeper = None
+            document.cache = None
             # A running operation may still use the document and cache it again.
             for body in document.bodies:
-                meaning = self._bodies.drop(body)
-                assert meaning is not None
-                document.size -= meaning.size
+                request = self._bodies.drop(body)
+                assert request is not None
+                document.size -= request.size
             document.bodies.clear()
 
     def _parsed(self, text: str) -> DocumentNode:
@@ -259,7 +259,7 @@ class Documents:
             check(ast, self._limits)
             faults = validate(self._schema, ast, max_errors=FAULTS_MAX, hide_suggestions=not self._suggestions)
             _cut(ast)
-            return Document(text, digest, ast, tuple(map(_told, faults)))
+            return Document(text, digest, ast, tuple(map(_presentable, faults)))
         except GraphQLError as invalid:
             return Document(text, digest, None, (invalid,))
         except RecursionError:
@@ -300,11 +300,11 @@ class Registrations:
 
 
 def _key_of(principal: str, digest: str) -> bytes:
-    """A key of fixed length, whatever a client sends as a digest."""
+    """A key of fixed length for a digest of any length."""
     return hashlib.sha256(f"{principal}\n{digest}".encode("utf-8", "surrogatepass")).digest()
 
 
-def _told(error: GraphQLError) -> GraphQLError:
+def _presentable(error: GraphQLError) -> GraphQLError:
     """The error; one from Python itself, such as for a number of 5,000 digits, becomes a generic one."""
     if error.original_error is None or isinstance(error.original_error, GraphQLError):
         return error

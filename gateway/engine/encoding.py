@@ -17,15 +17,15 @@ LEVELS = 3
 class ResponseSize:
     """The remaining bytes of a response."""
 
-    __slots__ = ("_bytes_max", "left")
+    __slots__ = ("_bytes_max", "remaining")
 
     def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = self.left = bytes_max
+        self._bytes_max = self.remaining = bytes_max
 
     def add(self, more: int) -> None:
         """Subtracts the size of a part. Raises LimitExceeded."""
-        self.left -= more
-        if self.left < 0:
+        self.remaining -= more
+        if self.remaining < 0:
             raise self.exceeded()
 
     def exceeded(self) -> LimitExceeded:
@@ -34,7 +34,7 @@ class ResponseSize:
 
 
 class Encoder:
-    """Encodes JSON; `other` converts values that are not JSON."""
+    """Encodes JSON; `other` converts values of other types."""
 
     def __init__(self, other: Callable[[Any], Any] | None = None) -> None:
         self._encoder = msgspec.json.Encoder(enc_hook=other)
@@ -53,7 +53,7 @@ class Encoder:
     def _write(self, value: Any, buffer: bytearray, levels: int, size: ResponseSize) -> None:
         if not _is_long(value, levels):
             self._encoder.encode_into(value, buffer, -1)
-            if len(buffer) > size.left:
+            if len(buffer) > size.remaining:
                 raise size.exceeded()
         elif type(value) is list:
             separator = b"["

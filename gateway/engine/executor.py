@@ -1,7 +1,7 @@
-"""graphql-core's executor with projections in it: an object whose selection is plain is projected, the rest executed.
+"""graphql-core's executor with projections: objects are projected if possible, and executed otherwise.
 
-It runs operations that have no plan, or whose plan failed: there, too, only the objects that can't be projected are
-executed, and errors, paths and nulls are graphql-core's own. It is slow, so it yields to the event loop now and then.
+It runs operations that have no plan, or whose plan failed. Errors, paths and nulls are graphql-core's own. It is slow,
+so it yields to the event loop regularly.
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ async def execute(
     check_deadline: Callable[[], None],
     errors_max: int,
 ) -> ExecutionResult:
-    """The result of a valid operation; without `types` nothing is projected, else objects that are not are counted.
+    """The result of a valid operation. With `types` objects are projected, and those that are executed are counted.
 
-    `check_deadline` is called now and then, and raises once the operation's time is over.
+    `check_deadline` is called regularly, and raises after the operation's deadline.
     """
     definitions = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
     fragments = {name: FragmentDetails(node) for name, node in definitions.items()}
@@ -73,15 +73,15 @@ async def execute(
     )  # fmt: skip
     outcome: Any = executor.execute_operation()
     result: ExecutionResult = outcome if isinstance(outcome, ExecutionResult) else await outcome
-    if executor.errors_left_out and result.errors is not None:
-        result.errors.append(LimitExceeded("errors", errors_max, errors_max + executor.errors_left_out))
+    if executor.errors_omitted and result.errors is not None:
+        result.errors.append(LimitExceeded("errors", errors_max, errors_max + executor.errors_omitted))
     return result
 
 
 class TimeSlices:
-    """Lets one execution use the event loop for `SECONDS` at a time; its parts go on one after another.
+    """Limits an execution to `SECONDS` of the event loop at a time.
 
-    What was read by the deadline is still completed, for up to `GRACE` seconds.
+    After the deadline it may complete values for up to `GRACE` seconds.
     """
 
     SECONDS = 0.005
@@ -89,47 +89,47 @@ class TimeSlices:
 
     def __init__(self, check_deadline: Callable[[], None]) -> None:
         self._check_deadline = check_deadline
-        self._ends = time.perf_counter() + self.SECONDS
-        self._over_at: float | None = None
+        self._ends_at = time.perf_counter() + self.SECONDS
+        self._overdue_since: float | None = None
         self._one_at_a_time = asyncio.Lock()
 
     async def enter(self) -> None:
-        """Waits for the next slice where this one is used up; raises once the operation has had its time."""
-        if not self._one_at_a_time.locked() and time.perf_counter() < self._ends:
+        """Waits for the next time slice if this one is over. Raises after the deadline and the grace period."""
+        if not self._one_at_a_time.locked() and time.perf_counter() < self._ends_at:
             return
         async with self._one_at_a_time:
-            if time.perf_counter() >= self._ends:
+            if time.perf_counter() >= self._ends_at:
                 await asyncio.sleep(0)
                 now = time.perf_counter()
                 self._check(now)
-                self._ends = now + self.SECONDS
+                self._ends_at = now + self.SECONDS
 
     def _check(self, now: float) -> None:
         try:
             self._check_deadline()
         except Exception:
-            if self._over_at is None:
-                self._over_at = now
-            if now - self._over_at >= self.GRACE:
+            if self._overdue_since is None:
+                self._overdue_since = now
+            if now - self._overdue_since >= self.GRACE:
                 raise
 
     async def after(self, awaitable: Awaitable[T]) -> T:
-        """The outcome of an awaitable, at a time when its consequences may be worked out."""
+        """The result of an awaitable, in a time slice."""
         value = await awaitable
         await self.enter()
         return value
 
     async def each(self, items: Iterable[T]) -> AsyncIterator[T]:
-        """The items, each when it may be worked on."""
+        """The items, each in a time slice."""
         for item in items:
             await self.enter()
             yield item
 
 
 class ProjectingExecutor(ExecutorThrowingOnIncremental):
-    """Projects each object that it can, within bounds of time and errors."""
+    """Projects objects where possible, in time slices, and with a maximum number of errors."""
 
-    # A list of no more items is completed in one go.
+    # Lists up to this length are completed in one time slice.
     ITEMS_AT_ONCE = 8
 
     def __init__(
@@ -146,9 +146,9 @@ class ProjectingExecutor(ExecutorThrowingOnIncremental):
         self._fallbacks = fallbacks
         self._slices = slices
         self._errors_max = errors_max
-        self.errors_left_out = 0
+        self.errors_omitted = 0
         self._budget = Budget()
-        # By the identity of a field's details, which the executor keeps alive beside its own such memory.
+        # By the identity of a field's details, which the values keep alive.
         self._projections: dict[tuple[str, int], tuple[Details, Projection | None]] = {}
 
     def handle_field_error(
@@ -158,9 +158,9 @@ class ProjectingExecutor(ExecutorThrowingOnIncremental):
         field_details_list: Details,
         path: Path,
     ) -> None:
-        """Notes an error, of very many only the number; where fields were merged, the first is where it happened."""
+        """Adds an error, up to the maximum, then only counts; the location is that of the first merged field."""
         if len(self.collected_errors.errors) >= self._errors_max and not is_non_null_type(return_type):
-            self.errors_left_out += 1
+            self.errors_omitted += 1
         else:
             super().handle_field_error(raw_error, return_type, field_details_list[:1], path)
 
@@ -208,7 +208,7 @@ class ProjectingExecutor(ExecutorThrowingOnIncremental):
         return super().complete_object_value(return_type, field_details_list, info, path, result, position_context)
 
     def _project(self, projection: Projection, info: GraphQLResolveInfo[Any], result: Any) -> dict[str, Any] | None:
-        """The projection of an object; None if it has to be executed, which is counted."""
+        """The projection of an object; None, and a counted fallback, if it has to be executed."""
         field = f"{info.parent_type.name}.{info.field_name}"
         try:
             projected: dict[str, Any] | None = projection.at_once(result)

@@ -1,6 +1,6 @@
 """Fallbacks from compiled plans to the generic executor: each is counted, and logged with its kind and field.
 
-The generic executor gives the same answer many times slower, so a fallback that nobody sees is a bug nobody finds.
+The generic executor returns the same response, but is many times slower. Without counts, such bugs would stay hidden.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from graphql import GraphQLError
 from gateway.errors import GatewayError
 from gateway.telemetry import EventCounter, get_logger
 
-# An error of the fleet API, or of the caller's input, that the generic executor reports in its place.
+# An error of the fleet API or of the caller's input, which the generic executor reports with its path.
 FIELD_ERROR = "field error"
-# A value that does not have the type of its field.
+# A value of another type than its field.
 UNEXPECTED_VALUE = "unexpected value"
-# A field of a single object that has to be read for.
+# A field of a single object that has to be loaded.
 DEFERRED_FIELD = "deferred field"
-# A field, or an operation, that has no compiled form.
+# A field or an operation that cannot be compiled.
 NOT_COMPILABLE = "not compilable"
-# An operation for which no plan was made: an untrusted caller's, or one of very many forms.
+# An operation without a plan: an untrusted caller's, or one with too many variants.
 NOT_PLANNED = "not planned"
-# Anything else is an error in the compiled form.
+# Any other exception is an error in the compiled code.
 BUG = "bug"
 
 
 class NotCompilable(Exception):
-    """A selection or an operation has no compiled form; `field` says where, if that is known."""
+    """A selection or an operation cannot be compiled; `field` is the field, if known."""
 
     def __init__(self, field: str | None = None) -> None:
         super().__init__(field)
@@ -37,11 +37,11 @@ class NotCompilable(Exception):
 
 
 class UnexpectedValue(Exception):
-    """A value does not have the type of its field; the generic executor reports the error in its place."""
+    """A value does not have the type of its field; the generic executor reports the error with its path."""
 
 
 class Fallback(NamedTuple):
-    """The kind of a fallback, and the field (`Type.name`) or the type whose compiled form was not used."""
+    """The kind of a fallback, and the field (`Type.name`) or type whose compiled code was not used."""
 
     kind: str
     field: str
@@ -55,12 +55,12 @@ class PlanFallbacks:
         self._log = EventCounter("plan fallbacks", "info")
 
     def count(self, fallback: Fallback) -> None:
-        """Counts a fallback, in an operation that is running."""
+        """Counts and logs a fallback; needs a running event loop."""
         self.counts[fallback] += 1
         self._log.count(": ".join(fallback), asyncio.get_running_loop())
 
     def reason(self, field: str, failure: BaseException | None) -> Fallback:
-        """The fallback for what was raised at a field; a bug is logged with its frames, the 1st, 2nd, 4th, 8th time."""
+        """The fallback for an exception at a field. A bug is logged with its frames the 1st, 2nd, 4th, 8th… time."""
         if isinstance(failure, NotCompilable):
             return Fallback(NOT_COMPILABLE, failure.field or field)
         if isinstance(failure, GatewayError):

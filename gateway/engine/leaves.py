@@ -1,4 +1,4 @@
-"""Scalars and enums in answers: their coercion, and the values that are given as they are."""
+"""Coercion of scalars and enums in responses, and the values that need none."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from graphql import GraphQLEnumType, GraphQLScalarType, Undefined
 
 from gateway.engine.fallbacks import UnexpectedValue
 
-# Distinct texts of a scalar that are remembered as checked; a page of vehicles has about two thousand timestamps.
+# Cached coerced texts of a scalar; a page of vehicles has about two thousand timestamps.
 CHECKED_MAX = 16_384
-# Of longer texts it is not remembered that they were checked.
+# The maximum length of a cached text.
 CHECKED_LENGTH_MAX = 100
-# Whole numbers that a float holds exactly.
+# Integers that a float represents exactly.
 EXACT = "-9007199254740992 <= {0} <= 9007199254740992"
-# Values of these scalars that are of this type are given as they are.
-AS_IT_IS = {
+# Values of these types need no coercion to the scalar.
+UNCHANGED = {
     "String": "str",
     "ID": "str",
     "Boolean": "bool",
@@ -25,7 +25,7 @@ AS_IT_IS = {
 
 
 class Leaf:
-    """A leaf's coercion, which is a pure function, with the texts that it is known to take."""
+    """The coercion of a scalar or an enum, with a cache of coerced texts."""
 
     def __init__(self, kind: GraphQLScalarType | GraphQLEnumType) -> None:
         self._coerce = kind.coerce_output_value
@@ -34,7 +34,7 @@ class Leaf:
             self.known.update({name: self.coerce(name) for name in kind.values if kind.values[name].value == name})
 
     def coerce(self, value: Any) -> Any:
-        """The value as the answer holds it; raises UnexpectedValue, or what the type's own coercion raises."""
+        """The coerced value. Raises UnexpectedValue, or the errors of the type's own coercion."""
         if isinstance(value, Exception):
             raise UnexpectedValue
         coerced = self._coerce(value)

@@ -1,7 +1,7 @@
-"""Operations as plans: root fields that are known how to read, and a projection for each. Made once for a document.
+"""Compiles operations to plans: root fields with their loaders and projections. Plans are cached with the document.
 
-An operation that has no plan, or whose plan fails, is executed by the generic executor, on the same context, in which
-what was read is known.
+An operation that has no plan, or whose plan fails, is executed by the generic executor with the same context, so its
+loaders do not read anything twice.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ NO_PLAN = Fallback(NOT_PLANNED, QUERY)
 
 
 class RootFieldCall(NamedTuple):
-    """An occurrence of a root field: its arguments, and the mask of the members that are decoded for it.
+    """A call of a root field's loader: the arguments of an occurrence, and the mask of the decoded members.
 
-    It is `immediate` if the operation has no root fields of another name, so that nothing else is read with it.
+    It is `immediate` if the operation has no root fields of another name, so that there is nothing to batch.
     """
 
     arguments: Mapping[str, Any]
@@ -57,18 +57,18 @@ class RootFieldCall(NamedTuple):
     immediate: bool = False
 
 
-# `async (context, occurrences) -> values`, errors in their places.
+# `async (context, calls) -> values or errors`.
 Load = Callable[[Any, Sequence[RootFieldCall]], Awaitable[Sequence[Any]]]
-# From what is read of a root field's value (None: all) to the mask that its loader takes; worked out once for a plan.
+# From the needed members of a root field's value (None for all) to the mask for its loader; called once for a plan.
 FieldMaskOf = Callable[[Needs | None], Any]
 
 
 @dataclass(frozen=True, slots=True)
 class RootFieldLoader:
-    """How a root field is loaded: `load` reads all of its occurrences in an operation together.
+    """The loader of a root field; `load` loads all of its occurrences in an operation together.
 
-    `field_mask` says what is decoded for a selection; without it everything is. Fields that are `by_id` read the same
-    objects, so in one operation all of them share one mask or have none.
+    `field_mask` makes the mask of a selection; without it all members are decoded. Fields that are `by_id` load the
+    same objects, so in an operation they share one mask or have none.
     """
 
     load: Load
@@ -76,17 +76,17 @@ class RootFieldLoader:
     by_id: bool = False
 
 
-class Keeping(Protocol):
-    """A value that a projection of it may be kept with."""
+class Cacheable(Protocol):
+    """A value that caches its rendered fragments."""
 
-    async def kept(self, projection: int) -> bytes | None:
-        """What was kept under a projection's key, if it still holds."""
+    async def cached_fragment(self, projection: int) -> bytes | None:
+        """The cached fragment of a projection's key, if it is still valid."""
 
     async def ready(self) -> Any:
-        """The value itself, whole."""
+        """The complete value."""
 
-    def keep(self, projection: int, rendered: bytes) -> None:
-        """Keeps what a projection made as long as what it was made of."""
+    def cache_fragment(self, projection: int, rendered: bytes) -> None:
+        """Caches the fragment of a projection's key."""
 
 
 class Field(NamedTuple):
@@ -104,32 +104,32 @@ class Plan:
     """A compiled operation."""
 
     keys: Sequence[str]
-    constants: Mapping[str, str | msgspec.Raw]  # what the schema tells, as JSON
-    fields: Sequence[Sequence[Field]]  # those of one name together, because they are read together
+    constants: Mapping[str, str | msgspec.Raw]  # introspection results as JSON
+    fields: Sequence[Sequence[Field]]  # grouped by name, because they are loaded together
     root_fields: Mapping[str, RootFieldLoader]
     encoder: Encoder
     response_bytes: int
-    size: int  # what it takes in memory, in bytes
+    size: int  # in memory, in bytes
 
     @property
     def only(self) -> Field | None:
-        """The root field that is all there is, if there is one."""
+        """The only root field of the response, if there is only one."""
         if len(self.keys) != 1 or len(self.fields) != 1:
             return None
         return self.fields[0][0]
 
     async def run(self, context: Any, coerced: Mapping[str, Any]) -> dict[str, Any]:
-        """The data of the answer, parts of it as JSON already; raises PlanFailed and LimitExceeded."""
+        """The data of the response, with parts encoded as JSON. Raises PlanFailed and LimitExceeded."""
         size = ResponseSize(self.response_bytes)
         data: dict[str, Any] = dict.fromkeys(self.keys)
         data.update(self.constants)
         if len(self.fields) == 1:
-            await self._answer(self.fields[0], context, coerced, data, size)
+            await self._load(self.fields[0], context, coerced, data, size)
         else:
-            await asyncio.gather(*(self._answer(fields, context, coerced, data, size) for fields in self.fields))
+            await asyncio.gather(*(self._load(fields, context, coerced, data, size) for fields in self.fields))
         return data
 
-    async def _answer(
+    async def _load(
         self,
         fields: Sequence[Field],
         context: Any,
@@ -143,9 +143,9 @@ class Plan:
             values = await self.root_fields[fields[0].name].load(context, calls)
             for each, value in zip(fields, values, strict=True):
                 if isinstance(value, Exception):
-                    raise value  # noqa: TRY301 - as any other error of the field
-                if hasattr(value, "keep"):
-                    data[each.key] = await self._kept(each.projection, value, context, size)
+                    raise value  # noqa: TRY301 - handled as other errors of the field
+                if hasattr(value, "cache_fragment"):
+                    data[each.key] = await self._fragment(each.projection, value, context, size)
                 elif each.projection.reads:
                     data[each.key] = (await each.projection.run(value, context))[0]
                 else:
@@ -155,21 +155,21 @@ class Plan:
         except Exception as failure:
             raise PlanFailed(f"{QUERY}.{fields[0].name}") from failure
 
-    async def _kept(self, projection: Projection, keeping: Keeping, context: Any, size: ResponseSize) -> Any:
-        rendered = await keeping.kept(projection.key)
+    async def _fragment(self, projection: Projection, value: Cacheable, context: Any, size: ResponseSize) -> Any:
+        rendered = await value.cached_fragment(projection.key)
         if rendered is None:
-            completed, own = await projection.run(await keeping.ready(), context)
+            completed, own = await projection.run(await value.ready(), context)
             if not own:
                 return completed
             rendered = self.encoder.encode(completed, size)
-            keeping.keep(projection.key, rendered)
+            value.cache_fragment(projection.key, rendered)
         else:
             size.add(len(rendered))
         return msgspec.Raw(rendered)
 
 
 class PlanFailed(Exception):
-    """A plan could not answer a field, for the reason that is the cause."""
+    """A plan failed at a field; the cause is the reason."""
 
     def __init__(self, field: str) -> None:
         super().__init__(field)
@@ -177,39 +177,39 @@ class PlanFailed(Exception):
 
 
 class BoundPlan(NamedTuple):
-    """A plan with the variables to run it with."""
+    """A plan with coerced variables."""
 
     plan: Plan
     coerced: Mapping[str, Any]
 
     async def run(self, context: Any) -> dict[str, Any]:
-        """The data of the answer; raises as `Plan.run` does."""
+        """The data of the response. Raises the same errors as `Plan.run`."""
         return await self.plan.run(context, self.coerced)
 
 
 @dataclass(slots=True)
 class Plans:
-    """The plans of one operation of a document, one for each choice that `@skip` and `@include` leave."""
+    """The plans of one operation, one for each variant, that is for each combination of its `@skip` and `@include`."""
 
     flags: Sequence[str]
     coercion: Coercion
     made: dict[tuple[Any, ...], Plan | None] = field(default_factory=dict)
-    unplanned: Fallback = NO_PLAN  # why the form that was tried last has none
+    unplanned: Fallback = NO_PLAN  # why the latest variant without a plan has none
 
 
-# A document with ten flags has a thousand forms, and nobody asks for all of them.
-FORMS_MAX = 16
-# What plans take in memory beside their projections, in bytes: of an operation and of each of its variables, of each
-# form, of a token for the constants among the arguments, and of the struct that a field's objects are decoded to.
-PLANS_BYTES, VARIABLE_BYTES, FORM_BYTES, CONSTANT_BYTES, MASK_BYTES = 2_000, 150, 2_000, 50, 16_000
+# An operation with ten flags has a thousand variants, but clients use few of them.
+VARIANTS_MAX = 16
+# Bytes of memory of plans without their projections: per operation and variable, per variant, per token for constant
+# arguments, and per field mask.
+PLANS_BYTES, VARIABLE_BYTES, VARIANT_BYTES, CONSTANT_BYTES, MASK_BYTES = 2_000, 150, 2_000, 50, 16_000
 
 
 class NotMade(Exception):
-    """There is no plan yet, and none was to be made."""
+    """There is no plan yet, and the caller did not allow making one."""
 
 
 class Engine:
-    """Compiles operations on one schema to plans, whose root fields are loaded as `root_fields` says."""
+    """Compiles operations on a schema to plans, with the loaders in `root_fields`."""
 
     def __init__(
         self,
@@ -227,10 +227,10 @@ class Engine:
     def prepare(
         self, document: Document, name: str | None, variables: Mapping[str, Any], *, make: bool = True
     ) -> BoundPlan | None:
-        """What to run for a valid document; None if that is for the generic executor.
+        """The plan of an operation of a valid document; None if it has no plan.
 
-        Raises NotMade where a plan would have to be made first and `make` is false, and LimitExceeded or
-        VariablesInvalid for variables that do not fit.
+        Raises NotMade if the plan would have to be made and `make` is false, and LimitExceeded or VariablesInvalid for
+        invalid variables.
         """
         plans = document.plans.get(name)
         if plans is None:
@@ -244,15 +244,15 @@ class Engine:
             document.plans[name] = plans
             document.grow(PLANS_BYTES + VARIABLE_BYTES * len(operation.variable_definitions or ()))
         coerced = plans.coercion.coerced(variables)
-        form = tuple(coerced.get(flag) for flag in plans.flags)
-        if form not in plans.made:
-            if len(plans.made) >= FORMS_MAX:
+        variant = tuple(coerced.get(flag) for flag in plans.flags)
+        if variant not in plans.made:
+            if len(plans.made) >= VARIANTS_MAX:
                 return None
             if not make:
                 raise NotMade
-            made = plans.made[form] = self._planned(document, name, plans, VariableValues({}, dict(coerced)))
-            document.grow(FORM_BYTES + (0 if made is None else made.size))
-        plan = plans.made[form]
+            made = plans.made[variant] = self._planned(document, name, plans, VariableValues({}, dict(coerced)))
+            document.grow(VARIANT_BYTES + (0 if made is None else made.size))
+        plan = plans.made[variant]
         return None if plan is None else BoundPlan(plan, coerced)
 
     def _planned(self, document: Document, name: str | None, plans: Plans, values: VariableValues) -> Plan | None:
@@ -264,7 +264,7 @@ class Engine:
             return planner.plan()
         except (GraphQLError, RecursionError):
             plans.unplanned = Fallback(NOT_COMPILABLE, planner.field)
-        except Exception as failure:  # noqa: BLE001 - a bug is logged, and the generic executor answers
+        except Exception as failure:  # noqa: BLE001 - a bug is logged, and the generic executor runs the operation
             plans.unplanned = self.fallbacks.reason(planner.field, failure)
         return None
 
@@ -275,7 +275,7 @@ class Engine:
 
 
 class _Planner:
-    """Makes one plan; `field` is the root field that it is at."""
+    """Makes a plan; `field` is the current root field."""
 
     def __init__(
         self,
@@ -292,12 +292,12 @@ class _Planner:
         self._fragments: dict[str, FragmentDetails] = {}
         self._tokens = document.token_count or 0
         self._values = values
-        self._variables_decide = len(operation.variable_definitions or ()) > flags
+        self._depends_on_variables = len(operation.variable_definitions or ()) > flags
         self._constant_bytes = 0
         self.field = QUERY
 
     def plan(self) -> Plan:
-        """The plan; raises NotCompilable, and graphql-core's errors."""
+        """The plan. Raises NotCompilable and graphql-core's errors."""
         query = self._types.schema.query_type
         assert query is not None
         self._fragments = fragments_of(self._document)
@@ -336,18 +336,18 @@ class _Planner:
         return Field(key, name, arguments, projection, field_mask)
 
     def _constant(self, key: str, details: Details) -> msgspec.Raw:
-        """What the schema says about itself, as JSON; raises NotCompilable if variables decide it."""
+        """The introspection result of a field as JSON. Raises NotCompilable if it depends on variables."""
         query = self._types.schema.query_type
-        if self._variables_decide or query is None:
+        if self._depends_on_variables or query is None:
             raise NotCompilable
         executor = ExecutorThrowingOnIncremental(
             self._types.schema, {}, self._fragments, None, None, self._operation, self._values,
             default_field_resolver, default_type_resolver, default_field_resolver,
         )  # fmt: skip
-        told = executor.execute_field(query, None, details, Path(None, key, query.name), None)
+        value = executor.execute_field(query, None, details, Path(None, key, query.name), None)
         if executor.collected_errors.errors:
             raise NotCompilable
-        encoded = self._engine.encoder.encode(told, ResponseSize(self._engine.limits.response_bytes))
+        encoded = self._engine.encoder.encode(value, ResponseSize(self._engine.limits.response_bytes))
         self._constant_bytes += len(encoded)
         return msgspec.Raw(encoded)
 
@@ -368,7 +368,7 @@ class _Planner:
 
 
 def fragments_of(document: DocumentNode) -> dict[str, FragmentDetails]:
-    """A document's fragments, as graphql-core collects fields; raises NotCompilable where they have variables."""
+    """The fragments of a document for graphql-core's `collect_fields`. Raises NotCompilable if they have variables."""
     fragments = {}
     for node in document.definitions:
         if isinstance(node, FragmentDefinitionNode):

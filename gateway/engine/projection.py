@@ -1,9 +1,9 @@
-"""Selections compiled, once, into Python functions that turn source objects into what an answer holds of them.
+"""Compiles selections into Python functions that convert source objects to response objects.
 
-A field is plain if its value needs nothing but its object: the member of its name, or what a pure function makes of the
-object (`PLAIN`). A field that has to be read for (`BATCH`) is deferred; deferred fields are filled level by level, for
-all objects of a level at once. Where a selection has no compiled form, or a value does not have the type of its field,
-an exception is raised, and the generic executor answers instead.
+A field is plain if its value depends only on its object: it is the member of that name, or the result of a pure
+function (`PLAIN`). A field that has to be loaded (`BATCH`) is deferred; deferred fields are loaded level by level, for
+all objects of a level at once. If a selection cannot be compiled, or a value does not have the type of its field, an
+exception is raised, and the generic executor runs the operation instead.
 """
 
 from __future__ import annotations
@@ -30,40 +30,39 @@ from graphql import (
 from graphql.execution.collect_fields import FieldDetails
 
 from gateway.engine.fallbacks import NotCompilable, UnexpectedValue
-from gateway.engine.leaves import AS_IT_IS, EXACT, Leaf
+from gateway.engine.leaves import EXACT, UNCHANGED, Leaf
 
-# What a field's metadata may say of it.
-PLAIN = "plain"  # its value as a function of its object alone, or the name of a member
-BY_NAME = "by_name"  # such a function, made of the field's own name
-BATCH = "batch"  # `async (context, objects) -> values`: what it reads, for all objects of a level
-UNLESS = "unless"  # what the plain value is where it has to be read after all
-NEEDS = "needs"  # the members that a plain function reads: names, or what makes them of the field's own name
-OWN = "own"  # whether what is read belongs to the object itself, so that the projection may be kept with it
+# Keys of a field's metadata.
+PLAIN = "plain"  # a function from the object to the value, or the name of a member
+BY_NAME = "by_name"  # a function from the field's name to such a function
+BATCH = "batch"  # `async (context, objects) -> values`, for all objects of a level
+UNLESS = "unless"  # the plain value that means that the field has to be loaded
+NEEDS = "needs"  # the members that a plain function reads: names, or a function from the field's name to them
+OWN = "own"  # whether the loaded value is part of the object, so that the fragment may be cached
 
 Details = list[FieldDetails]
-# What a projection reads of an object: its members, and of each all (None) or what it reads of that in turn.
+# The members of an object that a projection reads, with the members of each, or None for all.
 Needs = dict[str, "Needs | None"]
 Collect = Callable[[GraphQLObjectType, Details], Mapping[str, Details]]
 Append = Callable[[tuple[Any, dict[str, Any]]], None]
 Complete = Callable[[Any, Sequence[Append]], Any]
 
-# Stands before the name of a type in what is read of an object that may be of several.
+# The prefix of a type name in the needs of an object of an abstract type.
 ON = "on "
-# Code that is too large to compile quickly is none that anybody's client sends; of all projections of an operation.
+# Compiled fields of all projections of an operation. More would take too long, and usual clients send fewer.
 FIELDS_MAX = 2_000
-# What a projection takes in memory, in bytes: by itself, and for each character of its source. Measured with
-# tracemalloc: 3.8 to 4.1 for a character.
+# Bytes of memory of a projection: fixed, and per character of its source. tracemalloc shows 3.8 to 4.1 per character.
 PROJECTION_BYTES = 4_000
 SOURCE_FACTOR = 4.5
 
 
 def unexpected(*_: Any) -> Any:
-    """Gives up on the projection of a value."""
+    """Raises UnexpectedValue."""
     raise UnexpectedValue
 
 
 class DeferredField(NamedTuple):
-    """A field that has to be read for: its key in the answer, what reads it, and what completes its values."""
+    """A field that has to be loaded: its response key, its loader, and the function that completes its values."""
 
     key: str
     batch: Callable[[Any, list[Any]], Awaitable[Sequence[Any]]]
@@ -72,9 +71,9 @@ class DeferredField(NamedTuple):
 
 
 class Projection:
-    """What becomes of a field's value; made by `compile_field`. `size` is what it takes in memory, in bytes.
+    """A compiled selection of a field, made by `compile_field`; `size` is its memory in bytes.
 
-    What is made by it is kept under its `key`, a number that no other has, because it would be kept alive itself.
+    `key` is a unique number, under which its fragments are cached; the projection itself would stay in memory.
     """
 
     def __init__(
@@ -91,20 +90,20 @@ class Projection:
         self.key = next(_KEYS)
         self._deferred = deferred
         self.needs = needs
-        self.reads = bool(deferred)  # whether anything may have to be read; if not, `complete` alone will do
+        self.reads = bool(deferred)  # whether fields may have to be loaded; if not, `complete` is enough
 
     def __del__(self) -> None:
-        # Its functions and the names that they use hold each other: else they would be left to the collector.
+        # Breaks the reference cycle of the functions and their globals, which would wait for the garbage collector.
         self._names.clear()
 
     def at_once(self, value: Any) -> Any | None:
-        """The projection of an object; None if some of its fields have to be read for."""
+        """The projection of an object; None if some of its fields have to be loaded."""
         groups: list[list[Any]] = [[] for _ in self._deferred]
         completed = self.complete(value, [group.append for group in groups])
         return None if any(groups) else completed
 
     async def run(self, value: Any, context: Any) -> tuple[Any, bool]:
-        """The projection of a value, and whether it is made of that value alone."""
+        """The projection of a value, and whether it depends only on that value."""
         if not self._deferred:
             return self.complete(value, ()), True
         groups: list[list[tuple[Any, dict[str, Any]]]] = [[] for _ in self._deferred]
@@ -119,9 +118,11 @@ class Projection:
             for (index, pairs), values in zip(waiting, read, strict=True):
                 field, complete = self._deferred[index]
                 own = own and field.own
-                for (_, answer), found in zip(pairs, values, strict=True):
-                    # An error looks like an object where nothing but a `__typename` is asked of it.
-                    answer[field.key] = unexpected() if isinstance(found, BaseException) else complete(found, appends)
+                for (_, projected), found in zip(pairs, values, strict=True):
+                    # An error would pass as an object if only `__typename` is selected.
+                    projected[field.key] = (
+                        unexpected() if isinstance(found, BaseException) else complete(found, appends)
+                    )
         return completed, own
 
 
@@ -129,23 +130,20 @@ _KEYS = count()
 
 
 class Budget:
-    """How many more fields may be compiled for one operation."""
+    """The number of fields that may still be compiled for an operation."""
 
     def __init__(self) -> None:
         self._left = FIELDS_MAX
 
     def take(self) -> None:
-        """Takes a field; raises NotCompilable where there are too many."""
+        """Counts a field. Raises NotCompilable if there are too many."""
         self._left -= 1
         if self._left < 0:
             raise NotCompilable
 
 
 class Types:
-    """What is known of a schema's types.
-
-    `forms` says what the objects of some are, in whatever form they come.
-    """
+    """The types of a schema; `forms` are the base classes of the objects of some types."""
 
     def __init__(self, schema: GraphQLSchema, forms: Mapping[str, type]) -> None:
         self.schema = schema
@@ -163,15 +161,15 @@ class Types:
 def compile_field(
     types: Types, collect: Collect, kind: GraphQLOutputType, details: Details, budget: Budget
 ) -> Projection:
-    """The projection of values of a type through a selection; raises NotCompilable if there is none, or too large."""
+    """The projection of values of a type. Raises NotCompilable if the selection has none or is too large."""
     try:
         return _Compiler(types, collect, budget).projection(kind, details)
     except (GraphQLError, SyntaxError, RecursionError, MemoryError) as unfit:
-        raise NotCompilable from unfit  # the last three are what Python says of code that nests too deeply
+        raise NotCompilable from unfit  # the last three are Python's errors for deeply nested code
 
 
 class TypeDispatch(dict[type, Any]):
-    """The function for an object of an abstract type, by the object's class; `of` has them by the forms of classes."""
+    """The function for an object of an abstract type, by the object's class; `of` has them by base class."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -183,24 +181,24 @@ class TypeDispatch(dict[type, Any]):
         return found
 
 
-class Reading:
-    """What is read of an object, as it becomes known."""
+class NeedsBuilder:
+    """Collects the members of an object that a projection reads."""
 
     def __init__(self) -> None:
-        self._members: dict[str, Reading] = {}
+        self._members: dict[str, NeedsBuilder] = {}
         self._is_all = False
 
     def all(self) -> None:
-        """All of it is."""
+        """Adds all members."""
         self._is_all = True
 
-    def member(self, name: str) -> Reading:
-        """A member is; the result takes what is read of that."""
-        return self._members.setdefault(name, Reading())
+    def member(self, name: str) -> NeedsBuilder:
+        """Adds a member; the result collects the members of its value."""
+        return self._members.setdefault(name, NeedsBuilder())
 
-    def told(self) -> Needs | None:
-        """The members, or None for all of them."""
-        return None if self._is_all else {name: member.told() for name, member in self._members.items()}
+    def build(self) -> Needs | None:
+        """The members, or None for all."""
+        return None if self._is_all else {name: member.build() for name, member in self._members.items()}
 
 
 class _Compiler:
@@ -216,40 +214,40 @@ class _Compiler:
         self._dispatches: list[tuple[TypeDispatch, dict[type, str]]] = []
 
     def projection(self, kind: GraphQLOutputType, details: Details) -> Projection:
-        needs: Reading = Reading()
+        needs: NeedsBuilder = NeedsBuilder()
         complete = self._function(kind, details, needs)
         source = "\n".join(self._functions)
-        exec(compile(source, "<projection>", "exec"), self._names)  # noqa: S102 - of a caller's text it holds GraphQL names alone
+        exec(compile(source, "<projection>", "exec"), self._names)  # noqa: S102 - of a client's text it has only GraphQL names
         for dispatch, functions in self._dispatches:
             dispatch.of.update({form: self._names[name] for form, name in functions.items()})
         deferred = [(field, self._names[field.complete]) for field in self._deferred]
         size = PROJECTION_BYTES + int(SOURCE_FACTOR * len(source))
-        return Projection(self._names, self._names[complete], deferred, needs.told(), size)
+        return Projection(self._names, self._names[complete], deferred, needs.build(), size)
 
-    def _function(self, kind: GraphQLOutputType, details: Details, reading: Reading) -> str:
+    def _function(self, kind: GraphQLOutputType, details: Details, builder: NeedsBuilder) -> str:
         name = self._new("complete")
-        body = self._value(kind, details, "o", reading)
+        body = self._value(kind, details, "o", builder)
         self._functions.append(f"def {name}(o, h):\n    return {body}\n")
         return name
 
-    def _value(self, kind: GraphQLOutputType, details: Details, expression: str, reading: Reading) -> str:
+    def _value(self, kind: GraphQLOutputType, details: Details, expression: str, builder: NeedsBuilder) -> str:
         null = "None"
         if is_non_null_type(kind):
             kind, null = kind.of_type, "unexpected()"
         v = self._new("v")
         bound = f"({v} := {expression})"
         if isinstance(kind, (GraphQLScalarType, GraphQLEnumType)):
-            reading.all()
+            builder.all()
             return self._leaf(kind, bound, v, null)
         if is_list_type(kind):
-            item = self._function(kind.of_type, details, reading)
-            # Who asks for objects by their keys may ask for one more than once.
+            item = self._function(kind.of_type, details, builder)
+            # A list by keys may have an object more than once.
             each = f"each({item}, {v}, h)" if _is_abstract(kind.of_type) else f"[{item}(i, h) for i in {v}]"
             body = f"{each} if type({v}) in LISTS else unexpected()"
         elif is_abstract_type(kind):
-            body = self._dispatched(kind, details, v, reading)
+            body = self._dispatched(kind, details, v, builder)
         elif is_object_type(kind):
-            body = self._object(kind, details, v, reading)
+            body = self._object(kind, details, v, builder)
         else:
             raise NotCompilable
         return f"({null} if {bound} is None else {body})"
@@ -258,7 +256,7 @@ class _Compiler:
         checked = self._types.leaf(kind)
         coerce = self._constant(checked.coerce)
         otherwise = f"{null} if {v} is None else {coerce}({v})"
-        test = AS_IT_IS.get(kind.name)
+        test = UNCHANGED.get(kind.name)
         if kind.name == "Float":
             otherwise = f"float({v}) if type({v}) is int and {EXACT.format(v)} else {otherwise}"
         if test is not None:
@@ -266,19 +264,19 @@ class _Compiler:
         known = self._constant(checked.known)
         return f"({known}.get({v}) or {coerce}({v}) if type({bound}) is str else {otherwise})"
 
-    def _dispatched(self, kind: Any, details: Details, v: str, reading: Reading) -> str:
+    def _dispatched(self, kind: Any, details: Details, v: str, builder: NeedsBuilder) -> str:
         functions = {}
         for owner in self._types.schema.get_possible_types(kind):
             form = self._types.forms.get(owner.name)
             if form is None:
                 raise NotCompilable(owner.name)
-            functions[form] = self._function(owner, details, reading.member(ON + owner.name))
+            functions[form] = self._function(owner, details, builder.member(ON + owner.name))
         dispatch = TypeDispatch()
         self._dispatches.append((dispatch, functions))
         return f"{self._constant(dispatch)}[type({v})]({v}, h)"
 
-    def _object(self, kind: GraphQLObjectType, details: Details, v: str, reading: Reading) -> str:
-        parts, left = [], []
+    def _object(self, kind: GraphQLObjectType, details: Details, v: str, builder: NeedsBuilder) -> str:
+        parts, deferrals = [], []
         for key, selected in self._collect(kind, details).items():
             self._budget.take()
             node: FieldNode = selected[0].node
@@ -289,57 +287,57 @@ class _Compiler:
             field = f"{kind.name}.{node.name.value}"
             if definition is None or definition.args:
                 raise NotCompilable(field)
-            value, deferral = self._field(definition, field, key, selected, v, reading)
+            value, deferral = self._field(definition, field, key, selected, v, builder)
             parts.append(f"{key!r}: {value}")
-            left += [deferral] if deferral else []
+            deferrals += [deferral] if deferral else []
         body = "{" + ", ".join(parts) + "}"
-        if left:
+        if deferrals:
             d = self._new("d")
-            body = f"(({d} := {body}), {', '.join(deferral.format(d=d) for deferral in left)})[0]"
+            body = f"(({d} := {body}), {', '.join(deferral.format(d=d) for deferral in deferrals)})[0]"
         if kind.name in self._types.forms:
             form = self._constant(self._types.forms[kind.name])
             body = f"{body} if isinstance({v}, {form}) else unexpected()"
         return body
 
     def _field(
-        self, definition: GraphQLField, field: str, key: str, selected: Details, v: str, reading: Reading
+        self, definition: GraphQLField, field: str, key: str, selected: Details, v: str, builder: NeedsBuilder
     ) -> tuple[str, str | None]:
-        """A field's value, and what defers the field, where it may have to be read for."""
+        """The source of a field's value and, if it may have to be loaded, of its deferral."""
         own = definition.extensions.get("strawberry-definition")
         if own is None:
             raise NotCompilable(field)
-        told = own.metadata
-        plain, batch = told.get(PLAIN), told.get(BATCH)
-        if BY_NAME in told:
-            plain = told[BY_NAME](own.python_name)
+        metadata = own.metadata
+        plain, batch = metadata.get(PLAIN), metadata.get(BATCH)
+        if BY_NAME in metadata:
+            plain = metadata[BY_NAME](own.python_name)
         if plain is None and batch is None and own.is_basic_field:
             plain = own.python_name
         if plain is None and batch is None:
             raise NotCompilable(field)
-        within = self._within(plain, told.get(NEEDS), own.python_name, reading)
+        within = self._within(plain, metadata.get(NEEDS), own.python_name, builder)
         if batch is None:
             return self._value(definition.type, selected, self._plain(plain, v), within), None
         index = len(self._deferred)
-        self._deferred.append(DeferredField(key, batch, "", bool(told.get(OWN))))
-        complete = self._function(definition.type, selected, Reading())
+        self._deferred.append(DeferredField(key, batch, "", bool(metadata.get(OWN))))
+        complete = self._function(definition.type, selected, NeedsBuilder())
         self._deferred[index] = self._deferred[index]._replace(complete=complete)
         append = f"h[{index}](({v}, {{d}}))"
         if plain is None:
             return "None", append
-        t, missing = self._new("t"), self._constant(told[UNLESS])
+        t, missing = self._new("t"), self._constant(metadata[UNLESS])
         value = self._value(definition.type, selected, t, within)
         return f"(None if ({t} := {self._plain(plain, v)}) is {missing} else {value})", f"{t} is {missing} and {append}"
 
-    def _within(self, plain: Any, needs: Any, name: str, reading: Reading) -> Reading:
-        """Notes what a field reads of its object; what is read of its value in turn is noted in the result."""
+    def _within(self, plain: Any, needs: Any, name: str, builder: NeedsBuilder) -> NeedsBuilder:
+        """Adds the members that a field reads of its object; the result collects those of its value."""
         if isinstance(plain, str):
-            return reading.member(plain)
+            return builder.member(plain)
         if needs is None:
-            reading.all()
-            return Reading()
+            builder.all()
+            return NeedsBuilder()
         for member in needs(name) if callable(needs) else needs:
-            reading.member(member).all()
-        return Reading()
+            builder.member(member).all()
+        return NeedsBuilder()
 
     def _plain(self, plain: str | Callable[[Any], Any], v: str) -> str:
         return f"{v}.{plain}" if isinstance(plain, str) else f"{self._constant(plain)}({v})"
@@ -355,7 +353,7 @@ class _Compiler:
 
 
 def _each(complete: Complete, objects: Sequence[Any], appends: Sequence[Append]) -> list[Any]:
-    """What becomes of each object; of one that is there several times once."""
+    """Completes objects; one that occurs several times is completed once."""
     keys = list(map(id, objects))
     once = dict(zip(keys, objects, strict=True))
     if len(once) == len(keys):

@@ -21,16 +21,16 @@ class ManifestInvalid(ValueError):
 def read_manifest(path: Path) -> Mapping[str, str]:
     """The documents of a manifest by id: Relay's `{id: text}`, or Apollo's list of operations with `id` and `body`."""
     try:
-        said: Any = msgspec.json.decode(path.read_bytes())
+        content: Any = msgspec.json.decode(path.read_bytes())
     except OSError as missing:
         raise ManifestInvalid(f"cannot read {path}: {missing.strerror}") from missing
     except msgspec.DecodeError as garbled:
         raise ManifestInvalid(f"{path} is not JSON: {garbled}") from garbled
-    if isinstance(said, dict) and said.get("format") == APOLLO:
-        said = {entry["id"]: entry["body"] for entry in _entries(said.get("operations"))}
-    if not isinstance(said, dict) or not all(isinstance(text, str) for text in said.values()):
+    if isinstance(content, dict) and content.get("format") == APOLLO:
+        content = {entry["id"]: entry["body"] for entry in _entries(content.get("operations"))}
+    if not isinstance(content, dict) or not all(isinstance(text, str) for text in content.values()):
         raise ManifestInvalid(f"{path} is neither a Relay nor an Apollo manifest")
-    return said
+    return content
 
 
 def problems_of(manifest: Mapping[str, str], schema: GraphQLSchema) -> list[str]:

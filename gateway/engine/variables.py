@@ -120,7 +120,7 @@ def _less_items(left: int, value: Any, kind: Any) -> int:
     if is_list_type(kind):
         inner = get_nullable_type(kind.of_type)
         if not isinstance(value, list):
-            return left if value is None else _less_items(left - 1, value, inner)  # coercion makes a list of it
+            return left if value is None else _less_items(left - 1, value, inner)  # coercion makes it a list
         left -= len(value)
         if is_list_type(inner) or is_input_object_type(get_named_type(inner)):
             for item in value:

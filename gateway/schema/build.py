@@ -1,4 +1,4 @@
-"""`build_schema()`: the one schema. Making it is the only work done here, and only when it is called."""
+"""Builds and prints the GraphQL schema."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gateway.schema.types import TelematicsUnit, Vehicle
 
 
 class Schema(strawberry.federation.Schema):
-    """Strawberry's federation schema with open enums and our entities, and without its log of callers' mistakes."""
+    """Strawberry's federation schema with our entities, and without its log of client errors."""
 
     @property
     def core(self) -> GraphQLSchema:
@@ -35,11 +35,11 @@ class Schema(strawberry.federation.Schema):
         return self._schema
 
     def entities_resolver(self, info: Info, representations: list[FederationAny]) -> Any:
-        """The entities, each of which may fail alone."""
+        """The entities; each may fail separately."""
         return entities_of(info.context, representations)
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
-        """Nothing: `error_masking` logs what is worth it."""
+        """Does nothing, because `error_masking` logs unexpected errors."""
 
 
 def build_schema() -> Schema:
@@ -49,7 +49,7 @@ def build_schema() -> Schema:
         if isinstance(named, GraphQLEnumType) and "UNKNOWN" in named.values:
             leave_open(named)
     sdl = cache(schema.as_str)
-    # Strawberry prints the schema whenever a router asks for it, for each alias anew.
+    # Strawberry would print the schema for each `sdl` field of each request.
     service = schema.core.get_type("_Service")
     assert isinstance(service, GraphQLObjectType)
     service.fields["sdl"].resolve = lambda *_: sdl()
@@ -57,17 +57,17 @@ def build_schema() -> Schema:
 
 
 def print_sdl(*, federation: bool = False) -> str:
-    """The schema in GraphQL's schema definition language; with `federation` as a subgraph that composes."""
+    """The schema definition; with `federation`, as a federated subgraph."""
     schema = build_schema()
     if federation:
         return schema.as_str().rstrip() + "\n"
     own = without_federation(schema.core).type_map.values()
-    told = (named for named in own if not (is_introspection_type(named) or is_specified_scalar_type(named)))
-    return "\n\n".join(print_type(named) for named in sorted(told, key=lambda named: named.name)) + "\n"
+    printed = (named for named in own if not (is_introspection_type(named) or is_specified_scalar_type(named)))
+    return "\n\n".join(print_type(named) for named in sorted(printed, key=lambda named: named.name)) + "\n"
 
 
 def without_federation(schema: GraphQLSchema) -> GraphQLSchema:
-    """The schema as its own users see it: without what is there for federation routers."""
+    """The schema for direct clients, without the types and fields for federation routers."""
     arguments = schema.to_kwargs()
     query = schema.query_type
     assert query is not None

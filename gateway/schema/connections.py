@@ -1,4 +1,4 @@
-"""Connections at work: reads the pages that `pagination` asks for and hands its slices to GraphQL."""
+"""Relay connections: reads the pages that `pagination` requests, and provides its slices to GraphQL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from gateway.errors import CursorExpired, UpstreamRejected
 from gateway.schema.cursors import CursorWriter, decode_cursor, fleet_of, set_of
-from gateway.schema.pagination import Ask, Found, Limits, Page, Slice, Steps, Window, find, read_slice
+from gateway.schema.pagination import Edge, Limits, Page, PageRequest, Slice, Steps, Window, find, read_slice
 from gateway.upstream.models import TelematicsUnit, Vehicle
 from gateway.upstream.pages import Fragment, VehiclePage
 
@@ -19,13 +19,13 @@ R = TypeVar("R")
 
 
 class ReadPage(Protocol):
-    """Reads the page of a token, None for the first; `afresh` where what is kept will not do."""
+    """Reads the page of a token (None for the first page); `afresh` reads past the cache."""
 
     def __call__(self, token: str | None, *, afresh: bool = False) -> Awaitable[VehiclePage]: ...
 
 
-class TokenRefused(UpstreamRejected):
-    """The fleet API takes a token no longer that a page of the same walk has told."""
+class TokenRejected(UpstreamRejected):
+    """The fleet API rejects a token from a page of the same scan."""
 
 
 Pick = Callable[[Vehicle], N | None]
@@ -40,7 +40,7 @@ class Arguments(NamedTuple):
     before: str | None = None
 
     def window(self, of: bytes) -> Window:
-        """The arguments with their cursors decoded against the set they are used on."""
+        """The arguments with their cursors decoded, which must be cursors of the set `of`."""
         after, before = (
             decode_cursor(text, of, argument) if text else None
             for argument, text in (("after", self.after), ("before", self.before))
@@ -49,9 +49,9 @@ class Arguments(NamedTuple):
 
 
 class FragmentKey(NamedTuple):
-    """Where a slice's walk begins (`token` None: at the start, with `search`).
+    """The key of a rendered fragment: its first page, and `key` among the fragments that are cached with that page.
 
-    Under `key` a projection of the slice is kept with the page that is there.
+    The page is that of `token` or, if it is None, the first page of `search`.
     """
 
     token: str | None
@@ -62,50 +62,50 @@ class FragmentKey(NamedTuple):
 def fragment_key_of(
     of: bytes, arguments: Arguments, limits: Limits, search: str | None, projection: int
 ) -> FragmentKey:
-    """The place for a slice and the key of its projection; raises what the walk itself would raise at its beginning."""
+    """The fragment key of a projection of a slice. Raises the errors of the slice's arguments."""
     return FragmentKey(next(read_slice(arguments.window(of), limits)).token, search, (projection, of, arguments))
 
 
 class Connection(Generic[N]):
-    """A slice with what its page info needs; `page_info` is the connection itself.
+    """A slice and its page info; `page_info` is the connection itself.
 
-    Its first page is read when it is made, the rest when it is made `ready`: what an earlier, equal slice was rendered
-    as may have been kept with that page.
+    Its first page is read before it is created, the other pages by `ready`, because the fragment of an equal slice may
+    be cached with the first page.
     """
 
-    def __init__(self, of: bytes, arguments: Arguments, limits: Limits, pages: _Pages[N], walk: _Scan[N]) -> None:
+    def __init__(self, of: bytes, arguments: Arguments, limits: Limits, pages: _Pages[N], scan: _Started[N]) -> None:
         self._of = of
         self._arguments = arguments
         self._limits = limits
         self._pages = pages
-        self._scan = walk
+        self._scan = scan
         self._one_at_a_time = asyncio.Lock()
-        self.edges: Sequence[Found[N]] = ()
+        self.edges: Sequence[Edge[N]] = ()
 
     async def ready(self) -> Connection[N]:
-        """The same, with its edges."""
+        """The connection itself, with its edges."""
         try:
             await self._cut_from(self._scan)
-        except TokenRefused:
+        except TokenRejected:
             await self._restart()
         self.edges = self._cut.edges
         return self
 
-    async def kept(self, projection: int) -> bytes | None:
-        """What the projection of that key rendered of an equal slice, if each page it was made of is still the same."""
-        kept = self._scan.page.kept((projection, self._of, self._arguments))
-        if kept is None:
+    async def cached_fragment(self, projection: int) -> bytes | None:
+        """The fragment that a projection rendered from an equal slice, if none of its pages has changed since."""
+        fragment = self._scan.page.kept((projection, self._of, self._arguments))
+        if fragment is None:
             return None
         try:
-            for token, page in kept.others:
+            for token, page in fragment.others:
                 if await self._pages.read(token) is not page():
                     return None
         except UpstreamRejected:
-            return None  # the walk finds a way round
-        return kept.rendered
+            return None  # the scan handles rejected tokens
+        return fragment.rendered
 
-    def keep(self, projection: int, rendered: bytes) -> None:
-        """Keeps what a projection rendered of this slice, with its first page."""
+    def cache_fragment(self, projection: int, rendered: bytes) -> None:
+        """Caches the fragment that a projection rendered from this slice, with its first page."""
         first, arguments = self._scan.page, self._arguments
         others = tuple((token, weakref.ref(page)) for token, page in self._pages.seen.items() if page is not first)
         cursors = len(arguments.after or "") + len(arguments.before or "")
@@ -138,58 +138,58 @@ class Connection(Generic[N]):
         return self.has_previous_read() if known is None else known
 
     def has_next_known(self) -> bool | None:
-        """Whether more follows, if the pages at hand tell."""
+        """Whether more edges follow; None if further pages have to be read."""
         return _known(self._cut.has_next)
 
     def has_previous_known(self) -> bool | None:
-        """Whether more precedes, if the pages at hand tell."""
+        """Whether more edges precede; None if further pages have to be read."""
         return _known(self._cut.has_previous)
 
     async def has_next_read(self) -> bool:
-        """Whether more follows, by reading on."""
+        """Whether more edges follow, by reading further pages."""
         return await self._read_on(lambda cut: cut.has_next())
 
     async def has_previous_read(self) -> bool:
-        """Whether more precedes, by reading on."""
+        """Whether more edges precede, by reading further pages."""
         return await self._read_on(lambda cut: cut.has_previous())
 
-    async def _read_on(self, question: Callable[[Slice[N]], Steps[N, bool]]) -> bool:
-        # One at a time, because they go on where the slice ended.
+    async def _read_on(self, lookup: Callable[[Slice[N]], Steps[N, bool]]) -> bool:
+        # One at a time, because both continue the scan of the slice.
         async with self._one_at_a_time:
             try:
-                return await self._pages.drive(question(self._cut))
-            except TokenRefused:
+                return await self._pages.drive(lookup(self._cut))
+            except TokenRejected:
                 await self._restart()
-                return await self._pages.drive(question(self._cut))
+                return await self._pages.drive(lookup(self._cut))
 
     async def _restart(self) -> None:
-        """Walks past what is kept: a page may be kept for longer than the fleet API takes the tokens that it tells."""
+        """Scans past the cache: a page may be cached for longer than the fleet API accepts its tokens."""
         self._pages = self._pages.afresh()
         self._scan = await self._pages.begin(read_slice(self._arguments.window(self._of), self._limits))
         await self._cut_from(self._scan)
 
-    async def _cut_from(self, walk: _Scan[N]) -> None:
-        self._cut: Slice[N] = await self._pages.drive(walk.steps, (walk.ask, walk.page))
+    async def _cut_from(self, scan: _Started[N]) -> None:
+        self._cut: Slice[N] = await self._pages.drive(scan.steps, (scan.request, scan.page))
 
 
-def _known(question: Callable[[], Steps[N, bool]]) -> bool | None:
+def _known(lookup: Callable[[], Steps[N, bool]]) -> bool | None:
     try:
-        next(question())
+        next(lookup())
     except StopIteration as known:
         return bool(known.value)
     return None
 
 
-class _Scan(NamedTuple, Generic[N]):
-    """A walk that waits for the first page it asked for, and that page."""
+class _Started(NamedTuple, Generic[N]):
+    """A scan that has requested its first page, and that page."""
 
     steps: Steps[N, Slice[N]]
-    ask: Ask
+    request: PageRequest
     page: VehiclePage
 
 
 class _Pages(Generic[N]):
-    """The pages of one set of vehicles, each vehicle turned into the node it stands for."""
+    """The pages of one set of vehicles; `pick` returns the node of a vehicle."""
 
     def __init__(self, of: bytes, read: ReadPage, pick: Pick[N] | None, mask: type[Vehicle] | None = None) -> None:
         self.read = read
@@ -199,43 +199,43 @@ class _Pages(Generic[N]):
         self.seen: dict[str | None, VehiclePage] = {}
 
     def afresh(self) -> _Pages[N]:
-        """The same pages as they are now; none is seen so far."""
+        """The same pages, read past the cache."""
         return _Pages(self._of, partial(self.read, afresh=True), self._pick, self._mask)
 
-    async def begin(self, steps: Steps[N, Slice[N]]) -> _Scan[N]:
-        """Reads the first page that a walk asks for."""
-        ask = next(steps)
-        return _Scan(steps, ask, await self._answer(ask))
+    async def begin(self, steps: Steps[N, Slice[N]]) -> _Started[N]:
+        """Reads the first page that a scan requests."""
+        request = next(steps)
+        return _Started(steps, request, await self._read_page(request))
 
-    async def drive(self, steps: Steps[N, R], begun: tuple[Ask, VehiclePage] | None = None) -> R:
-        """The result of a walk; if it was begun, from the page that it waits for."""
+    async def drive(self, steps: Steps[N, R], started: tuple[PageRequest, VehiclePage] | None = None) -> R:
+        """The result of a scan; `started` is the page that it has requested already."""
         try:
-            ask, page = begun or (next(steps), None)
+            request, page = started or (next(steps), None)
             while True:
-                ask, page = steps.send(self._page(ask, page or await self._answer(ask))), None
+                request, page = steps.send(self._page(request, page or await self._read_page(request))), None
         except StopIteration as done:
             return done.value  # type: ignore[no-any-return]
 
-    async def _answer(self, ask: Ask) -> VehiclePage:
+    async def _read_page(self, request: PageRequest) -> VehiclePage:
         try:
-            answer = self.seen[ask.token] = await self.read(ask.token)
-        except UpstreamRejected as refused:
-            if ask.token is None:
+            page = self.seen[request.token] = await self.read(request.token)
+        except UpstreamRejected as rejected:
+            if request.token is None:
                 raise
-            if ask.argument is not None:
-                raise CursorExpired(ask.argument) from refused
-            raise TokenRefused(refused.problem) from refused
-        return answer
+            if request.argument is not None:
+                raise CursorExpired(request.argument) from rejected
+            raise TokenRejected(rejected.problem) from rejected
+        return page
 
-    def _page(self, ask: Ask, answer: VehiclePage) -> Page[N]:
-        vehicles, cursors = answer.items_as(self._mask), answer.cursors
-        is_first = ask.token is None or (cursors is not None and ask.token == cursors.first)
-        token = None if is_first else ask.token
+    def _page(self, request: PageRequest, read: VehiclePage) -> Page[N]:
+        vehicles, cursors = read.items_as(self._mask), read.cursors
+        is_first = request.token is None or (cursors is not None and request.token == cursors.first)
+        token = None if is_first else request.token
         nodes: Sequence[Any] = vehicles if self._pick is None else [self._pick(vehicle) for vehicle in vehicles]
         page: Page[N] = Page(token, [vehicle.vehicle_id for vehicle in vehicles], nodes)
         page.fleet_at = lambda index: fleet_of(vehicles[index].fleet_id)
         page.writer = CursorWriter(self._of, token)
-        page.shows_all = self._pick is None
+        page.has_all_nodes = self._pick is None
         if cursors is not None:
             page.prev = None if is_first else cursors.prev or None
             page.next, page.last = cursors.next or None, cursors.last or None
@@ -243,13 +243,13 @@ class _Pages(Generic[N]):
 
 
 def vehicle_set(search: str | None, fleet: str | None) -> bytes:
-    """What a connection of vehicles walks."""
-    # Callers make the words that are searched for, and may make them long.
+    """The fingerprint of a set of vehicles."""
+    # Searches are not cached, because callers choose them and they may be long.
     return _known_set("vehicles", None, fleet) if search is None else set_of("vehicles", search, fleet)
 
 
 def unit_set(fleet: str | None) -> bytes:
-    """What a connection of telematics units walks."""
+    """The fingerprint of the set of telematics units."""
     return _known_set("telematicsUnits", fleet)
 
 
@@ -264,7 +264,7 @@ async def vehicle_connection(
     fleet: str | None,
     mask: type[Vehicle] | None = None,
 ) -> Connection[Vehicle]:
-    """The slice of the fleet, or of what `search` finds in it; `fleet` is the caller's, where that is verified."""
+    """A slice of the vehicles that `search` finds, or of all; `fleet` is the caller's fleet, if it is verified."""
     of = vehicle_set(search, fleet)
     return await _connection(of, _Pages(of, read, None, mask), limits, arguments)
 
@@ -272,7 +272,7 @@ async def vehicle_connection(
 async def unit_connection(
     read: ReadPage, limits: Limits, arguments: Arguments, fleet: str | None, mask: type[Vehicle] | None = None
 ) -> Connection[TelematicsUnit]:
-    """The slice of the fleet's telematics units, in the order of their vehicles."""
+    """A slice of the fleet's telematics units, in the order of their vehicles."""
     of = unit_set(fleet)
     return await _connection(of, _Pages(of, read, lambda v: v.telematics_unit, mask), limits, arguments)
 
@@ -280,7 +280,7 @@ async def unit_connection(
 async def find_unit(
     read: ReadPage, limits: Limits, manufacturer: str | None, brand: str | None, unit_id: str
 ) -> TelematicsUnit | None:
-    """The unit of that key, by a walk over the vehicles that `read` gives."""
+    """The unit of that key, by a scan of the vehicles that `read` returns."""
 
     def pick(vehicle: Vehicle) -> TelematicsUnit | None:
         unit = vehicle.telematics_unit
@@ -291,7 +291,7 @@ async def find_unit(
     pages = _Pages(b"", read, pick)
     try:
         return await pages.drive(find(limits))
-    except TokenRefused:
+    except TokenRejected:
         return await pages.afresh().drive(find(limits))
 
 

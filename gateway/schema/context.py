@@ -1,4 +1,4 @@
-"""What a resolver may use, and the alias to ask for it."""
+"""The context of resolvers, and Strawberry's info type with it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.upstream.requests import RequestScope
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """One request: who asks and what it costs, how to read for them, and how far a field may go."""
+    """The context of one request: its scope, its loaders and the limits of its fields."""
 
     scope: RequestScope
     loaders: Loaders

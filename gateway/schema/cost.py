@@ -1,8 +1,8 @@
-"""What an operation costs at most, worked out from its text and its variables without running it.
+"""The maximum cost of an operation, computed from its text and its variables without running it.
 
-The cost is in upstream calls, in nodes (objects with a global id) that the answer may hold, and in fields of that
-answer, counted by the schema's `@listSize`. The cost of given variables and the worst case of all variables are one
-walk over the operation: in the worst case nothing is left out, and a variable is an `AnyValue`.
+The cost is in upstream calls, nodes (objects with a global id) of the response, and fields of the response, counted by
+the schema's `@listSize`. The same code computes the exact cost for given variables and the worst case for all: in the
+worst case no selection is skipped, and each variable is an `AnyValue`.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ from gateway.schema.root_fields import ROOT_FIELDS, AddCalls, RootField, check_r
 from gateway.schema.upstream_calls import AnyValue, UpstreamCalls, slice_size_max
 from gateway.settings import LimitSettings
 
-# Fields by their key in the answer and their name: those of one key are one in execution, too.
+# Fields by response key and name; execution merges fields of one key, too.
 Merged = Mapping[tuple[str, str], list[FieldNode]]
-IsLeftOut = Callable[[SelectionNode], bool]
-# What a field of introspection counts for, beside one of the fleet: each is resolved by itself.
+IsSkipped = Callable[[SelectionNode], bool]
+# The weight of an introspection field, because each is resolved separately; other fields weigh 1.
 INTROSPECTION_WEIGHT = 10
-# The share of types that wrap another.
+# The assumed share of types that wrap another type.
 WRAPPED = 0.5
 NODES = frozenset(("Node", "Vehicle", "TelematicsUnit", "_Entity"))
-# Types of variables whose worst case is known.
+# Variable types whose worst case is known.
 SCALARS = frozenset(("Int", "Boolean", "ID", "String", "_Any"))
 
 
 class OperationCost(NamedTuple):
-    """The most upstream calls that an operation takes, and the most nodes and fields that its answer holds.
+    """The maximum numbers of upstream calls of an operation and of nodes and fields in its response.
 
-    `key_bytes` are the bytes of the fields' names in the answer, which is no shorter than that.
+    `key_bytes` is the size of the response keys, a lower bound of the size of the response.
     """
 
     upstream_calls: int = 0
@@ -71,9 +71,9 @@ class OperationCost(NamedTuple):
 
 
 class CostModel:
-    """The cost of operations on a schema, and its limits.
+    """Computes the cost of operations on a schema, and checks it against limits.
 
-    A connection's slices are bounded by `pagination`, and read in upstream pages of `page_size` vehicles.
+    The slices of connections are bounded by `pagination`, and read in upstream pages of `page_size` vehicles.
     """
 
     def __init__(
@@ -95,14 +95,14 @@ class CostModel:
         self, document: DocumentNode, operation: OperationDefinitionNode, values: VariableValues
     ) -> OperationCost:
         """The cost of a valid operation with these variables."""
-        return self._cost(document, operation, values, lambda selection: _is_left_out(selection, values))
+        return self._cost(document, operation, values, lambda selection: _is_skipped(selection, values))
 
     def worst_case(
         self, document: DocumentNode, operation: OperationDefinitionNode, list_length: int
     ) -> OperationCost | None:
-        """A cost that a valid operation does not exceed, whatever its variables are, lists in them up to this long.
+        """The maximum cost of a valid operation for any variables whose lists are at most this long.
 
-        None for a variable of a type whose worst case is not known.
+        None if the worst case of a variable's type is unknown.
         """
         worst = {}
         for definition in operation.variable_definitions or ():
@@ -113,7 +113,7 @@ class CostModel:
         return self._cost(document, operation, VariableValues({}, worst), lambda _: False)
 
     def exceeded(self, cost: OperationCost) -> LimitExceeded | None:
-        """The first limit that a cost is beyond, if there is one."""
+        """The error for the first limit that a cost exceeds, if any."""
         limits = self._limits
         for limit, maximum, actual in (
             ("upstreamCalls", limits.upstream_calls, cost.upstream_calls),
@@ -130,17 +130,17 @@ class CostModel:
         document: DocumentNode,
         operation: OperationDefinitionNode,
         values: VariableValues,
-        is_left_out: IsLeftOut,
+        is_skipped: IsSkipped,
     ) -> OperationCost:
         fragments = {n.name.value: n for n in document.definitions if isinstance(n, FragmentDefinitionNode)}
         calls = UpstreamCalls(self.pagination, self._page_size)
-        walk = _Walk(self._costs, self.pagination, fragments, values, is_left_out, calls)
-        walk.count(self._costs.root, walk.fields((operation.selection_set,)), {})
-        return OperationCost(calls.total(), ceil(walk.nodes), ceil(walk.field_count), ceil(walk.key_bytes))
+        counter = _CostCounter(self._costs, self.pagination, fragments, values, is_skipped, calls)
+        counter.count(self._costs.root, counter.fields((operation.selection_set,)), {})
+        return OperationCost(calls.total(), ceil(counter.nodes), ceil(counter.field_count), ceil(counter.key_bytes))
 
 
 def _any_value_of(kind: Any, list_length: int) -> AnyValue | list[AnyValue] | None:
-    """The worst case of a variable; None where that is not known."""
+    """The worst case of a variable; None if it is unknown."""
     bare = get_nullable_type(kind)
     if is_list_type(bare):
         item = get_nullable_type(bare.of_type)
@@ -149,9 +149,10 @@ def _any_value_of(kind: Any, list_length: int) -> AnyValue | list[AnyValue] | No
 
 
 class FieldCost(NamedTuple):
-    """What the schema says about the cost of a field; without a `definition` it is a leaf.
+    """The cost of a field by the schema; without a `definition` it is a leaf.
 
-    `lengths` are the average and the maximum length of a list of introspection. A root field may take `calls`.
+    `lengths` are the average and the maximum length of an introspection list; `calls` adds a root field's upstream
+    calls.
     """
 
     weight: int
@@ -165,7 +166,7 @@ class FieldCost(NamedTuple):
 
 
 class _FieldCosts:
-    """What a schema, and the table of its root fields, say about the cost of fields; looked up once for each field."""
+    """The costs of the fields of a schema and its root fields, each computed once."""
 
     def __init__(self, schema: GraphQLSchema, root_fields: Mapping[str, RootField]) -> None:
         self.root = FieldCost(0, kind=schema.query_type)
@@ -175,13 +176,13 @@ class _FieldCosts:
         self._lengths = _introspection_lengths(schema)
 
     def of(self, owner: Any, name: str) -> FieldCost:
-        """The cost of a field of a type; of an abstract type also one that only some of its types have."""
+        """The cost of a field of a type; for an abstract type also of a field of only some of its object types."""
         known = self._known.get((owner.name, name))
         if known is None:
-            known = self._known[owner.name, name] = self._made(owner, name)
+            known = self._known[owner.name, name] = self._compute(owner, name)
         return known
 
-    def _made(self, owner: Any, name: str) -> FieldCost:
+    def _compute(self, owner: Any, name: str) -> FieldCost:
         weight = INTROSPECTION_WEIGHT if is_introspection_type(owner) else 1
         definition = self._definition(owner, name)
         if definition is None or is_leaf_type(kind := get_named_type(definition.type)):
@@ -204,8 +205,8 @@ class _FieldCosts:
         return next((one.fields[name] for one in owners if name in getattr(one, "fields", ())), None)
 
 
-class _Walk:
-    """Counts what the selections of an operation answer, without those that are left out."""
+class _CostCounter:
+    """Counts the nodes and fields in the response to an operation, without skipped selections."""
 
     def __init__(
         self,
@@ -213,16 +214,16 @@ class _Walk:
         pagination: Limits,
         fragments: Mapping[str, FragmentDefinitionNode],
         values: VariableValues,
-        is_left_out: IsLeftOut,
+        is_skipped: IsSkipped,
         calls: UpstreamCalls,
     ) -> None:
         self._costs = costs
         self._pagination = pagination
         self._fragments = fragments
         self._values = values
-        self._is_left_out = is_left_out
+        self._is_skipped = is_skipped
         self._calls = calls
-        # Of lists whose length is known on average only, parts of one are counted.
+        # Fractions, because some list lengths are averages.
         self.nodes = self.field_count = self.key_bytes = 0.0
 
     def count(
@@ -234,9 +235,9 @@ class _Walk:
         *,
         of_all: bool = False,
     ) -> None:
-        """Counts what the objects of a field hold, which are `times` as many as its arguments and `@listSize` say.
+        """Counts the fields of a field's objects; `times` multiplies their number by arguments and `@listSize`.
 
-        `of_all` says that the field is one of each type, or of each field, of the schema.
+        `of_all` is true for introspection of every type, or every field, of the schema.
         """
         sized: Mapping[str, float] = {}
         if cost.list_size is not None:
@@ -248,7 +249,7 @@ class _Walk:
             times *= cost.lengths[0 if of_all else 1]
         else:
             of_all = False
-            # The fields that take keys answer one object for each.
+            # Fields with a list of keys return one object for each key.
             times *= next((len(given) for given in arguments.values() if isinstance(given, list)), 1)
         self.nodes += times * cost.is_node
         for (key, name), merged in selected.items():
@@ -275,14 +276,14 @@ class _Walk:
         return slice_size_max([arguments.get(name) for name in listed.slicing_arguments], self._pagination)
 
     def _page_info(self, selected: Merged) -> set[str]:
-        """The fields that are selected of a connection's `pageInfo`."""
+        """The selected fields of a connection's `pageInfo`."""
         parts = (field for (_, name), merged in selected.items() if name == "pageInfo" for field in merged)
         return {name for _, name in self.fields(field.selection_set for field in parts)}
 
     def fields(self, selections: Iterable[SelectionSetNode | None]) -> Merged:
         """The fields of selections, merged as execution merges them.
 
-        A fragment counts once, or fragments that double would never end.
+        A fragment counts once; otherwise nested fragments would take exponential time.
         """
         merged: dict[tuple[str, str], list[FieldNode]] = {}
         self._collect(selections, merged, set())
@@ -295,7 +296,7 @@ class _Walk:
         spread: set[str],
     ) -> None:
         for selection in chain.from_iterable(each.selections for each in selections if each):
-            if selection.directives and self._is_left_out(selection):
+            if selection.directives and self._is_skipped(selection):
                 continue
             if isinstance(selection, FieldNode):
                 name = selection.name.value
@@ -308,12 +309,12 @@ class _Walk:
                     self._collect((self._fragments[fragment].selection_set,), merged, spread)
 
 
-def _is_left_out(selection: Any, values: VariableValues) -> bool:
+def _is_skipped(selection: Any, values: VariableValues) -> bool:
     try:
         skip = get_directive_values(GraphQLSkipDirective, selection, values)
         include = get_directive_values(GraphQLIncludeDirective, selection, values)
     except GraphQLError:
-        return False  # a null for `if`: execution tells that, where the selection stands
+        return False  # `if` is null, which execution reports
     return bool(skip and skip["if"]) or bool(include and not include["if"])
 
 
@@ -324,7 +325,7 @@ def list_size_of(definition: GraphQLField) -> ListSize | None:
 
 
 def _introspection_lengths(schema: GraphQLSchema) -> Mapping[tuple[str, str], tuple[float, float]]:
-    """Average and maximum length of introspection's lists."""
+    """The average and maximum lengths of introspection lists."""
     types, directives = list(schema.type_map.values()), schema.directives
     fields = [field for named in types for field in getattr(named, "fields", {}).values()]
     outputs = [field for field in fields if isinstance(field, GraphQLField)]

@@ -26,17 +26,17 @@ CURSOR_LENGTH_MAX = 8192
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """The position of an edge: its page (`token` is None for the first), its item, and the items before and after it.
+    """The position of an edge: its page (`token` is None for the first), its item, and the items around it.
 
-    `beside` is the fingerprint of the next item or, for the last item of a page, the previous one. It is used if the
-    item is gone.
+    `neighbour` is the fingerprint of the next item or, for the last item of a page, the previous one. It is used if
+    the item was deleted.
     """
 
     token: str | None
     item_id: str
     index: int
-    behind: int = 0
-    beside: int | None = None
+    items_after: int = 0
+    neighbour: int | None = None
     fleet: bytes | None = None
 
 
@@ -46,8 +46,8 @@ class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     token: str | None
     item_id: str
     index: int
-    behind: int
-    beside: int | None
+    items_after: int
+    neighbour: int | None
     fleet: bytes | None
 
 
@@ -83,9 +83,9 @@ class CursorWriter:
         self._start = b"".join((_BODY, _encode(VERSION), _encode(of), _encode(token)))
         self._checksum = zlib.crc32(self._start)
 
-    def write(self, place: InPage) -> str:
+    def write(self, in_page: InPage) -> str:
         """The cursor of the edge at a position in the page."""
-        rest = _encode(place)[1:]
+        rest = _encode(in_page)[1:]
         checksum = zlib.crc32(rest, self._checksum).to_bytes(CHECKSUM_LENGTH, "big")
         text = binascii.b2a_base64(b"".join((checksum, self._start, rest)), newline=False)
         return text.translate(_URL_SAFE, b"=").decode("ascii")
@@ -94,17 +94,17 @@ class CursorWriter:
 def encode_cursor(of: bytes, position: Position) -> str:
     """The cursor of the edge at `position` in the set `of`."""
     writer = CursorWriter(of, position.token)
-    return writer.write((position.item_id, position.index, position.behind, position.beside, position.fleet))
+    return writer.write((position.item_id, position.index, position.items_after, position.neighbour, position.fleet))
 
 
 def decode_cursor(text: str, of: bytes, argument: str) -> Position:
     """The position of a cursor. Raises CursorInvalid or, for a cursor of another set, CursorForeign."""
     body = _body_of(text, argument)
-    if body.version != VERSION or body.index < 0 or body.behind < 0:
+    if body.version != VERSION or body.index < 0 or body.items_after < 0:
         raise CursorInvalid(argument)
     if body.set != of:
         raise CursorForeign(argument)
-    position = Position(body.token, body.item_id, body.index, body.behind, body.beside, body.fleet)
+    position = Position(body.token, body.item_id, body.index, body.items_after, body.neighbour, body.fleet)
     if encode_cursor(of, position) != text:
         raise CursorInvalid(argument)  # base64 has several encodings of one value; only one is valid
     return position

@@ -1,6 +1,6 @@
-"""What is wanted in one turn of the event loop is read together, and each key once in a request.
+"""Batches the keys that are requested in one event-loop iteration, and reads each key once in a request.
 
-As Strawberry's DataLoader does it, but for many keys at a time: a list of a thousand ids is one wait, not a thousand.
+Like Strawberry's DataLoader, but for many keys at a time: a list of a thousand ids is one wait, not a thousand.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from gateway.upstream.coalescing import retrieve_exception
 
 V = TypeVar("V")
 Outcomes = dict[str, V | BaseException]
-# Reads keys, each once, and gives their values or errors in order.
+# Reads distinct keys, and returns their values or errors in order.
 ReadMany = Callable[[list[str]], Awaitable[Sequence[V | BaseException]]]
 
 
 class DataLoader(Generic[V]):
-    """The values of keys, for one request."""
+    """Loads values by key, for one request."""
 
     def __init__(self, read: ReadMany[V]) -> None:
         self._read = read
         self._batch_of: dict[str, asyncio.Future[Outcomes[V]]] = {}
         self._next: asyncio.Future[Outcomes[V]] | None = None
-        self._wanted: dict[str, None] = {}
+        self._scheduled: dict[str, None] = {}
 
     async def load(self, key: str, *, immediate: bool = False) -> V:
         """The value of a key; raises its error."""
@@ -34,7 +34,7 @@ class DataLoader(Generic[V]):
         return value
 
     async def load_many(self, keys: Sequence[str], *, immediate: bool = False) -> list[V | BaseException]:
-        """Values by key, in order, errors in their places; with `immediate` they are read at once, not with others."""
+        """The values or errors of keys, in order; `immediate` reads them now, without waiting for other keys."""
         known = self._batch_of
         if immediate and not known:
             batch: asyncio.Future[Outcomes[V]] = asyncio.get_running_loop().create_future()
@@ -43,29 +43,29 @@ class DataLoader(Generic[V]):
             return list(map(batch.result().__getitem__, keys))
         unknown = [key for key in keys if key not in known] if known else keys
         if unknown:
-            known.update(dict.fromkeys(unknown, self._wants(unknown)))
+            known.update(dict.fromkeys(unknown, self._schedule(unknown)))
         batches = set(map(known.__getitem__, keys))
         for batch in batches:
             if not batch.done():
-                await asyncio.shield(batch)  # others wait for it, too
+                await asyncio.shield(batch)  # shared with other callers
         if len(batches) == 1:
             return list(map(batches.pop().result().__getitem__, keys))
         return [known[key].result()[key] for key in keys]
 
-    def _wants(self, keys: Sequence[str]) -> asyncio.Future[Outcomes[V]]:
+    def _schedule(self, keys: Sequence[str]) -> asyncio.Future[Outcomes[V]]:
         if self._next is None:
             loop = asyncio.get_running_loop()
-            self._next, self._wanted = loop.create_future(), {}
-            # Whatever else is about to run may want something, too.
+            self._next, self._scheduled = loop.create_future(), {}
+            # Callbacks that are already scheduled may request more keys.
             loop.call_soon(loop.call_soon, self._begin)
-        self._wanted.update(dict.fromkeys(keys))
+        self._scheduled.update(dict.fromkeys(keys))
         return self._next
 
     def _begin(self) -> None:
         batch, self._next = self._next, None
         assert batch is not None
-        reading = asyncio.get_running_loop().create_task(_fill(batch, list(self._wanted), self._read))
-        reading.add_done_callback(retrieve_exception)
+        task = asyncio.get_running_loop().create_task(_fill(batch, list(self._scheduled), self._read))
+        task.add_done_callback(retrieve_exception)
 
 
 async def _fill(batch: asyncio.Future[Outcomes[V]], keys: list[str], read: ReadMany[V]) -> None:

@@ -24,7 +24,7 @@ def presented(error: GraphQLError, request_id: str) -> GraphQLError:
 
 
 def is_unauthenticated(error: GraphQLError) -> bool:
-    """Whether this error turns the whole response into a 401."""
+    """Whether this error makes the whole response a 401."""
     return (error.extensions or {}).get("code") == "UNAUTHENTICATED"
 
 

@@ -1,4 +1,4 @@
-"""Runs checked operations: by a compiled plan, or by graphql-core's executor. Each fallback to that is counted."""
+"""Runs checked operations by a compiled plan or, as a counted fallback, by graphql-core's executor."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from gateway.schema.pagination import Limits
 from gateway.schema.root_fields import ROOT_FIELDS, RootField
 from gateway.upstream import models
 
-# What the objects of a type are, in whatever form they come.
+# The base classes of the objects of a type, masked or not.
 FORMS: Mapping[str, type] = {"Vehicle": models.VehicleForm, "TelematicsUnit": models.UnitForm}
 
 
 class Execution:
-    """Runs operations; without `projection` all of them by graphql-core alone."""
+    """Runs operations; without `projection` all of them run by graphql-core alone."""
 
     def __init__(
         self,
@@ -48,21 +48,21 @@ class Execution:
     def prepared(
         self, document: Document, name: str | None, variables: Mapping[str, Any], *, make: bool = True
     ) -> BoundPlan | None:
-        """The operation's plan, with these variables; None where it has none.
+        """The operation's plan, with these variables; None if it has no plan.
 
-        Raises NotMade where it would have to be made first and `make` is false, and LimitExceeded or VariablesInvalid
-        for variables that do not fit.
+        Raises NotMade if the plan would have to be made and `make` is false, and LimitExceeded or VariablesInvalid for
+        invalid variables.
         """
         return None if self._engine is None else self._engine.prepare(document, name, variables, make=make)
 
     def values(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> VariableValues:
-        """The coerced variables of an operation; raises as `prepared` does."""
+        """The coerced variables of an operation. Raises the same errors as `prepared`."""
         operation = document.operation(name)
         assert operation is not None
         return Coercion(self._schema, operation, self._limits.list_items).values(variables)
 
     def fragment_key_of(self, prepared: BoundPlan, limits: Limits, fleet: str | None) -> FragmentKey | None:
-        """Where an answer may be kept that is made of one connection alone; None for any other, or a wrong one."""
+        """The cache key of a response that is one connection; None for other responses and invalid arguments."""
         field = prepared.plan.only
         key_of = None if field is None else self._root_fields[field.name].fragment_key
         if field is None or key_of is None:
@@ -83,11 +83,10 @@ class Execution:
         values: VariableValues | None = None,
         check_deadline: Callable[[], None] | None = None,
     ) -> ExecutionResult:
-        """The result of a valid document's operation, by its plan where there is one; parts of its data may be JSON
-        already.
+        """The result of an operation of a valid document, by its plan if it has one. Parts of the data may be encoded.
 
-        `values` are the variables, if they were coerced before; `check_deadline` raises once the operation's time is
-        over, and is the context's by default. Raises LimitExceeded where the answer is too long.
+        `values` are the variables, if they were coerced before. `check_deadline` raises after the operation's deadline;
+        by default it is the context's. Raises LimitExceeded if the response is too long.
         """
         if prepared is not None:
             try:

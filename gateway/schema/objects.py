@@ -1,4 +1,4 @@
-"""Objects by their keys: vehicles by the fleet API's id, telematics units by their whole key."""
+"""Loads objects by key: vehicles by the id in the fleet API, telematics units by their three-part key."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ Mask = type[models.Vehicle] | None
 
 
 def pages_of(context: Context, search: str | None, mask: Mask = None) -> ReadPage:
-    """How the pages of the fleet are read, or those of a search in it."""
+    """A function that reads the pages of the fleet, or of a search in it."""
 
-    # A cursor carries its search: only a first page is read with it.
+    # A cursor contains its search, so only the first page needs it.
     def read(token: str | None, *, afresh: bool = False) -> Awaitable[VehiclePage]:
         return context.loaders.page(token, search if token is None else None, mask, afresh=afresh)
 
@@ -41,14 +41,14 @@ async def objects_of(
     *,
     immediate: bool = False,
 ) -> list[Any]:
-    """The vehicle or unit of each key that `key_of` reads, in order; read together, errors in their places.
+    """The vehicle, unit or error of each key that `key_of` returns, in order; all are read together.
 
-    `immediate` says that no other field of the operation is read at the same time.
+    `immediate` is true if the operation reads no other field at the same time.
     """
     try:
         keys: list[str | UnitKey | GatewayError] = list(map(key_of, given))
     except GatewayError:
-        keys = [_key_or_error(each, key_of) for each in given]  # one that can't be read fails alone
+        keys = [_key_or_error(each, key_of) for each in given]  # an invalid key fails alone
     if set(map(type, keys)) == {str}:
         return await context.loaders.vehicles_as(mask).load_many(keys, immediate=immediate)  # type: ignore[arg-type] # all are str
     distinct = dict.fromkeys(keys)

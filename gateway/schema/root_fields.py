@@ -1,6 +1,6 @@
-"""The root fields: how each is loaded, what it costs, what is decoded for it, and where its answer may be cached.
+"""The table of root fields: the loader, cost, field mask and fragment key of each.
 
-This is the only table of them. A root field of the schema that is missing here fails at start.
+A root field of the schema that is missing here fails at start.
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ from gateway.schema.pagination import Limits
 from gateway.schema.upstream_calls import UpstreamCalls
 from gateway.upstream.field_masks import vehicle_mask
 
-# Adds the upstream calls of arguments; the fields that are selected of `pageInfo` come last.
+# Adds the upstream calls of a field, from its arguments and the selected fields of its `pageInfo`.
 AddCalls = Callable[[UpstreamCalls, Mapping[str, Any], Collection[str]], None]
 FragmentKeyOf = Callable[[Limits, str | None, RootFieldCall, Projection], FragmentKey]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RootField(RootFieldLoader):
-    """A root field: how it is loaded, and what that costs in upstream calls.
+    """A root field: its loader and its cost in upstream calls.
 
-    `fragment_key` says under which key the rendered answer of a connection is cached.
+    `fragment_key` makes the key under which the rendered fragment of a connection is cached.
     """
 
     cost: AddCalls
@@ -51,7 +51,7 @@ class RootField(RootFieldLoader):
 
 
 def check_root_fields(schema: GraphQLSchema, root_fields: Mapping[str, RootField]) -> None:
-    """Raises LookupError for root fields of a schema that the table does not have: their cost is not known."""
+    """Raises LookupError for root fields of a schema that are missing from the table, so that their cost is unknown."""
     roots = (schema.query_type, schema.mutation_type, schema.subscription_type)
     missing = {name for root in roots if root is not None for name in root.fields} - root_fields.keys() - INTROSPECTION
     if missing:
@@ -59,7 +59,7 @@ def check_root_fields(schema: GraphQLSchema, root_fields: Mapping[str, RootField
 
 
 def _each(load: Callable[[Context, RootFieldCall], Awaitable[Any]]) -> Load:
-    """Loads the occurrences of a field at the same time, each by itself."""
+    """A loader that loads each occurrence of a field separately, all at the same time."""
 
     async def load_all(context: Context, calls: Sequence[RootFieldCall]) -> Sequence[Any]:
         if len(calls) == 1:
@@ -146,7 +146,7 @@ def _mask_of_node(needs: Needs | None) -> Any:
 
 
 def nodes_needed(needs: Needs | None) -> Needs | None:
-    """What is read of a connection's nodes, in `edges` and in `nodes`; None for all of them."""
+    """The members that a connection's nodes need, in `edges` and `nodes` together; None for all members."""
     if needs is None:
         return None
     found: Needs = {}

@@ -21,7 +21,7 @@ def _checked(value: Any) -> str:
     raise UpstreamInvalidResponse
 
 
-def _refused(value: Any) -> Any:
+def _reject_input(value: Any) -> Any:
     raise TypeError("DateTime is an output type only")
 
 
@@ -33,7 +33,7 @@ CONFIG = StrawberryConfig(
             "sometimes with fractions of a second.",
             specified_by_url="https://datatracker.ietf.org/doc/html/rfc3339",
             serialize=_checked,
-            parse_value=_refused,
+            parse_value=_reject_input,
         )
     }
 )

@@ -127,7 +127,7 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 
 
-def _is_small_whole(value: Any) -> bool:
+def _is_int32(value: Any) -> bool:
     return _is_number(value) and value == int(value) and abs(value) < 2**31
 
 
@@ -135,11 +135,11 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def _is_flag(value: Any) -> bool:
+def _is_boolean(value: Any) -> bool:
     return isinstance(value, bool)
 
 
-def _is_place(value: Any) -> bool:
+def _is_position(value: Any) -> bool:
     if value.__class__ is dict and value.get("lat").__class__ is float and value.get("lon").__class__ is float:
         lat: float = value["lat"]
         lon: float = value["lon"]
@@ -154,7 +154,7 @@ def _names_of(name: str) -> tuple[str, str]:
     return name, EARLY_NAME_OF.get(name, name)
 
 
-def _typed(fits: Callable[[Any], bool], turn: Callable[[Any], Any] | None, description: str) -> Any:
+def _typed(fits: Callable[[Any], bool], convert: Callable[[Any], Any] | None, description: str) -> Any:
     """A field for the property of the same name; a value of an unexpected type is null here, but is in `properties`."""
 
     def of(name: str) -> Callable[[State], StateProperty | None]:
@@ -170,7 +170,7 @@ def _typed(fits: Callable[[Any], bool], turn: Callable[[Any], Any] | None, descr
                 return None
             if not fits(found.value):
                 return StateProperty(None, found.timestamp)
-            return StateProperty(turn(found.value), found.timestamp) if turn else found
+            return StateProperty(convert(found.value), found.timestamp) if convert else found
 
         return property_of
 
@@ -188,16 +188,16 @@ def _text(description: str) -> Any:
     return _typed(_is_text, None, description)
 
 
-def _whole(description: str) -> Any:
-    return _typed(_is_small_whole, int, description)
+def _integer(description: str) -> Any:
+    return _typed(_is_int32, int, description)
 
 
-def _flag(description: str) -> Any:
-    return _typed(_is_flag, None, description)
+def _boolean(description: str) -> Any:
+    return _typed(_is_boolean, None, description)
 
 
-def _place(description: str) -> Any:
-    return _typed(_is_place, None, description)
+def _position(description: str) -> Any:
+    return _typed(_is_position, None, description)
 
 
 def _properties(root: strawberry.Parent[Any]) -> Any:
@@ -218,13 +218,13 @@ class VehicleState:
     brake_fluid_level_low_indicator: IndicatorProperty | None = _text("Indicator for a low brake fluid level.")
     brake_lining_wear_indicator: IndicatorProperty | None = _text("Indicator for worn brake linings.")
     brake_warning_indicator: IndicatorProperty | None = _text("Brake warning light.")
-    cellular_signal_quality: IntProperty | None = _whole("Cellular signal quality, from 0 (none) to 5 (best).")
+    cellular_signal_quality: IntProperty | None = _integer("Cellular signal quality, from 0 (none) to 5 (best).")
     center_stand_position: StandProperty | None = _text("Center stand of a two-wheeler.")
     central_lock: LockProperty | None = _text("Central lock.")
-    driving_enabled: BooleanProperty | None = _flag("Whether the vehicle can be driven.")
+    driving_enabled: BooleanProperty | None = _boolean("Whether the vehicle can be driven.")
     ignition: SwitchProperty | None = _text("Ignition.")
     mileage_in_kilometers: FloatProperty | None = _number("Mileage in kilometers.")
-    position: PositionProperty | None = _place("Position of the vehicle.")
+    position: PositionProperty | None = _position("Position of the vehicle.")
     remaining_range_in_kilometers: FloatProperty | None = _number("Remaining range in kilometers.")
     state_of_charge_or_fuel_level_in_percent: FloatProperty | None = _number(
         "State of charge or fuel level in percent, from 0 to 100; older units report it as `fuel_level_in_percent`."

@@ -1,7 +1,7 @@
 """The upstream calls of an operation, counted from the arguments of its root fields.
 
-The count is for a cold cache and what the fleet API is known for: lists hold their vehicles' states, units come with
-their vehicles. Equal reads count once, because they are made once.
+The count is for an empty cache. Lists include the states of their vehicles, and vehicles include their units. Equal
+reads count once, because they are made once.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from gateway.schema.pagination import Limits
 
 
 class AnyValue:
-    """A value that is not known: of any size that is allowed, null or empty, and equal to nothing but itself."""
+    """An unknown value: null, empty, or of any allowed size, and equal only to itself."""
 
 
 UpstreamRequest = tuple[Any, ...]
-# How an operation reads the fleet's first pages, without a search.
+# A forward scan from the first page, without a search.
 SCAN: UpstreamRequest = (None, None, None, False)
 
 
 class UpstreamCalls:
-    """The reads of one operation. Each `add` method takes the arguments of one kind of root field.
+    """The upstream calls of one operation. Each `add` method takes the arguments of one kind of root field.
 
-    `page_info` are the fields that are selected of the field's `pageInfo`. Where an argument is an `AnyValue`, the
-    most that it may cost is added.
+    `page_info` has the selected fields of the field's `pageInfo`. For an argument that is an `AnyValue`, the maximum
+    cost is added.
     """
 
     def __init__(self, limits: Limits, page_size: int) -> None:
@@ -67,29 +67,29 @@ class UpstreamCalls:
                 self._add_entity(representation)
 
     def add_connection(self, arguments: Mapping[str, Any], page_info: Collection[str]) -> None:
-        """A slice of vehicles or of their units: both connections read the same pages."""
+        """A slice of vehicles or units; both connections read the same pages."""
         first, last, after, before = (arguments.get(name) for name in ("first", "last", "after", "before"))
         cases = [self._slice(case, page_info) for case in _cases(first, last, after, before)]
         pages = max(pages for _, pages in cases)
         directions = {is_backward for is_backward, _ in cases}
         start = (arguments.get("search") or None, after or None, before or None)
-        # Where the direction is not known, only a slice of equal arguments is known to read the same pages.
+        # If the direction is unknown, only equal arguments are certain to read the same pages.
         self._add_pages((*start, *directions) if len(directions) == 1 else (*start, first, last), pages)
 
     def _slice(self, arguments: tuple[Any, ...], page_info: Collection[str]) -> tuple[bool, int]:
-        """Whether a slice is read backward, and how many pages it reaches into."""
+        """Whether a slice is read backward, and from how many pages."""
         first, last, after, before = arguments
         is_backward = first is None and (last is not None or (bool(before) and not after))
         if is_backward and after and before:
-            return is_backward, self._limits.scan_pages_max  # only all that lies between them tells its end
+            return is_backward, self._limits.scan_pages_max  # everything between the cursors is scanned
         size = slice_size((first, last), self._limits)
         pages = -(-max(size, 1) // self._page_size)
         if after or before:
-            return is_backward, pages + 1  # a slice from the middle of a page reaches into one more
+            return is_backward, pages + 1  # a slice from the middle of a page ends in one more page
         if is_backward:
-            return is_backward, pages + 2  # the first page names the last one, which may hold a remainder only
+            return is_backward, pages + 2  # the first page has the cursor of the last one, which may be short
         if "hasNextPage" in page_info:
-            pages = size // self._page_size + 1  # one more item is looked for
+            pages = size // self._page_size + 1  # reads one more item
         return is_backward, pages
 
     def _add_entity(self, representation: Mapping[str, Any]) -> None:
@@ -125,17 +125,17 @@ class UpstreamCalls:
 
 
 def slice_size(given: Collection[Any], limits: Limits) -> int:
-    """The most edges of a slice with these values of `first` and `last`; one that is not allowed is never read."""
+    """The maximum number of edges of a slice with these values of `first` and `last`; invalid sizes are bounded."""
     most = limits.page_max
     sizes = [most if isinstance(size, AnyValue) else max(0, min(size, most)) for size in given if size is not None]
     return max(sizes, default=limits.page_default)
 
 
 def slice_size_max(given: Collection[Any], limits: Limits) -> int:
-    """The same where values may be unknown."""
+    """As `slice_size`, for values that may be unknown."""
     return max(slice_size(case, limits) for case in _cases(*given))
 
 
 def _cases(*values: Any) -> Iterator[tuple[Any, ...]]:
-    """What the values may be: one that is not known may be null, too."""
+    """The combinations of values; an unknown value may also be null."""
     return product(*((value, None) if isinstance(value, AnyValue) else (value,) for value in values))

@@ -1,4 +1,4 @@
-"""Fallbacks from compiled plans to the generic executor: the answer is right, and they are counted and logged."""
+"""Fallbacks from compiled plans to the generic executor: they are correct, counted and logged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from gateway.engine.fallbacks import (
     PlanFallbacks,
     UnexpectedValue,
 )
-from gateway.engine.plans import FORMS_MAX, Engine
+from gateway.engine.plans import VARIANTS_MAX, Engine
 from gateway.engine.projection import PLAIN
 from gateway.errors import UpstreamForbidden
 from gateway.identity import Caller
@@ -42,7 +42,7 @@ PAGE = "{ vehicles { nodes { vehicleId tags } } }"
 
 
 class Fleet:
-    """A fleet of one page; vehicles by their ids are forbidden."""
+    """A fleet of one page; reading a vehicle by its id is forbidden."""
 
     def __init__(self, *vehicles: dict[str, Any]) -> None:
         self._vehicles = vehicles
@@ -59,14 +59,14 @@ class Fleet:
 
 @pytest.fixture
 def logged():
-    """The lines that are logged."""
+    """The log events."""
     configured, capture = structlog.get_config(), structlog.testing.LogCapture()
     structlog.configure(processors=[frames_only, capture])
     yield capture.entries
     structlog.configure(**configured)
 
 
-async def answer(execution: Execution, text: str, *vehicles: dict[str, Any], **variables: Any) -> Any:
+async def execute(execution: Execution, text: str, *vehicles: dict[str, Any], **variables: Any) -> Any:
     document = Document(text, "", parse(text))
     scope = RequestScope(Caller("token"), RequestStats())
     context = Context(scope, Loaders(Fleet(*vehicles), scope), Limits(), "id")
@@ -79,13 +79,13 @@ def broken(vehicle: Any) -> Any:
 
 
 async def test_a_bug_in_a_compiled_field_is_counted_and_logged_with_its_frames(monkeypatch, logged):
-    """The answer is right, by the generic executor; the counts and the log say which fields fell back, and why."""
+    """The generic executor returns the correct data; the counts and the log have the fields and the reason."""
     own = SCHEMA.core.type_map["Vehicle"].fields["id"].extensions["strawberry-definition"]
     monkeypatch.setattr(own, "metadata", {**own.metadata, PLAIN: broken})
     execution = Execution(SCHEMA)
     text = "{ vehicles { nodes { id } } }"
-    data, errors = await answer(execution, text, {"id": "A"}, {"id": "B"}, {"id": "C"})
-    assert (data, errors) == await answer(
+    data, errors = await execute(execution, text, {"id": "A"}, {"id": "B"}, {"id": "C"})
+    assert (data, errors) == await execute(
         Execution(SCHEMA, projection=False), text, {"id": "A"}, {"id": "B"}, {"id": "C"}
     )
     assert len(data["vehicles"]["nodes"]) == 3
@@ -98,7 +98,7 @@ async def test_a_bug_in_a_compiled_field_is_counted_and_logged_with_its_frames(m
     assert first["kind"] == "ZeroDivisionError"
     assert first["frames"][-1].endswith(" broken")
     assert counted == {"event": "plan fallbacks", "log_level": "info", "bug: Query.vehicles": 1}
-    assert [(line["field"], line["number"]) for line in others] == [
+    assert [(event["field"], event["number"]) for event in others] == [
         ("VehicleConnection.nodes", 1),
         ("VehicleConnection.nodes", 2),
     ]
@@ -107,7 +107,7 @@ async def test_a_bug_in_a_compiled_field_is_counted_and_logged_with_its_frames(m
 
 
 async def test_a_bug_in_the_compiler_is_counted_and_logged(monkeypatch, logged):
-    """An operation that can't be compiled for a bug is answered; the frames are logged once, each answer counts."""
+    """If the compiler has a bug, the operation still succeeds; frames are logged once, and each run is counted."""
     execution = Execution(SCHEMA)
 
     def failing(*_: Any) -> Any:
@@ -121,13 +121,13 @@ async def test_a_bug_in_the_compiler_is_counted_and_logged(monkeypatch, logged):
         result = await execution.of(document, None, {}, context, execution.prepared(document, None, {}))
         assert result.data == {"vehicles": {"nodes": [{"vehicleId": "A", "tags": []}]}}
         assert execution.fallbacks.counts == {Fallback(BUG, "Query.vehicles"): number}
-    assert [line["event"] for line in logged] == ["compiled plan failed", "plan fallbacks"]
+    assert [event["event"] for event in logged] == ["compiled plan failed", "plan fallbacks"]
 
 
-async def test_a_plan_that_answers_counts_nothing(logged):
-    """Neither a plan nor an operation that is executed by setting is a fallback."""
+async def test_a_successful_plan_counts_nothing(logged):
+    """Running a plan is no fallback, nor is execution without projection."""
     for execution in (Execution(SCHEMA), Execution(SCHEMA, projection=False)):
-        data, _ = await answer(execution, PAGE, {"id": "A", "tags": ["x"]})
+        data, _ = await execute(execution, PAGE, {"id": "A", "tags": ["x"]})
         assert data == {"vehicles": {"nodes": [{"vehicleId": "A", "tags": ["x"]}]}}
         assert not execution.fallbacks.counts
     assert logged == []
@@ -147,17 +147,17 @@ async def test_a_plan_that_answers_counts_nothing(logged):
     ],
 )  # fmt: skip
 async def test_each_fallback_has_a_kind_and_a_field(text, kinds):
-    """What a caller or the fleet API does is a kind of its own, and never a bug."""
+    """Errors of a caller or the fleet API have their own kinds, and are never bugs."""
     execution = Execution(SCHEMA)
-    await answer(execution, text, {"id": "A", "created_at": "soon"})
+    await execute(execution, text, {"id": "A", "created_at": "soon"})
     assert list(execution.fallbacks.counts) == kinds
 
 
-async def test_an_object_that_has_to_be_read_for_is_counted():
-    """The generic executor projects no object of which a field is deferred."""
+async def test_an_object_with_a_deferred_field_is_counted():
+    """The generic executor does not project an object that has a deferred field."""
     execution = Execution(SCHEMA)
     text = '{ a: vehicles { nodes { latestState { ignition { value } } } } b: vehicle(id: "B") { id } }'
-    data, errors = await answer(execution, text, {"id": "A"})
+    data, errors = await execute(execution, text, {"id": "A"})
     assert data["a"] == {"nodes": [{"latestState": {"ignition": {"value": "ON"}}}]}
     assert len(errors) == 1
     assert execution.fallbacks.counts == {
@@ -167,23 +167,23 @@ async def test_an_object_that_has_to_be_read_for_is_counted():
 
 
 async def test_an_object_that_is_not_compilable_is_counted_by_its_field(monkeypatch):
-    """The generic executor names the field that has no compiled form."""
+    """The generic executor counts the field that cannot be compiled."""
     execution = Execution(SCHEMA)
     own = SCHEMA.core.type_map["Vehicle"].fields["id"].extensions["strawberry-definition"]
     monkeypatch.setattr(own, "metadata", {})
-    data, errors = await answer(execution, "{ vehicles { nodes { id } } }", {"id": "A"}, {"id": "B"})
+    data, errors = await execute(execution, "{ vehicles { nodes { id } } }", {"id": "A"}, {"id": "B"})
     assert (len(data["vehicles"]["nodes"]), errors) == (2, None)
     assert execution.fallbacks.counts == {Fallback(NOT_COMPILABLE, "Vehicle.id"): 2}  # the plan, and the executor
 
 
-async def test_a_form_too_many_is_not_planned():
-    """Of an operation with many flags some forms have plans; the others are counted."""
+async def test_the_number_of_variants_with_plans_is_limited():
+    """An operation with many flags has plans for some variants; runs of the others are counted."""
     flags = [f"f{number}" for number in range(6)]
     head = ", ".join(f"${flag}: Boolean!" for flag in flags)
     text = f"query({head}) {{ vehicles {{ nodes {{ tags {' '.join(f'{flag}: tags @include(if: ${flag})' for flag in flags)} }} }} }}"
     execution, document = Execution(SCHEMA), Document(text, "", parse(text))
-    for number in range(FORMS_MAX + 2):
-        values = {flag: bool(number >> place & 1) for place, flag in enumerate(flags)}
+    for number in range(VARIANTS_MAX + 2):
+        values = {flag: bool(number >> index & 1) for index, flag in enumerate(flags)}
         scope = RequestScope(Caller("token"), RequestStats())
         context = Context(scope, Loaders(Fleet({"id": "A"}), scope), Limits(), "id")
         await execution.of(document, None, values, context, execution.prepared(document, None, values))
@@ -202,22 +202,22 @@ async def test_a_form_too_many_is_not_planned():
         (None, (BUG, "Query.vehicles")),
     ],
 )
-def test_what_was_raised_decides_the_kind(failure, fallback, logged):
-    """Only a bug is an error in the log."""
+def test_the_exception_decides_the_kind(failure, fallback, logged):
+    """Only a bug is logged as an error."""
     assert PlanFallbacks().reason("Query.vehicles", failure) == fallback
-    assert [line["log_level"] for line in logged] == ["error"] * (fallback[0] == BUG)
+    assert [event["log_level"] for event in logged] == ["error"] * (fallback[0] == BUG)
 
 
 async def test_a_flood_of_one_bug_is_logged_a_few_times(logged):
-    """Frames are logged for the first of a bug, and for each that doubles the count."""
+    """Frames are logged for the first occurrence of a bug, and each time the count doubles."""
     fallbacks = PlanFallbacks()
     for _ in range(100):
         fallbacks.count(fallbacks.reason("Query.vehicles", ValueError()))
     assert fallbacks.counts == {Fallback(BUG, "Query.vehicles"): 100}
-    assert [line["number"] for line in logged if line["log_level"] == "error"] == [1, 2, 4, 8, 16, 32, 64]
+    assert [event["number"] for event in logged if event["log_level"] == "error"] == [1, 2, 4, 8, 16, 32, 64]
 
 
-def test_an_operation_that_was_never_planned_says_so():
-    """Of an operation that nobody prepared there is no other reason."""
+def test_an_operation_without_any_plan_is_not_planned():
+    """The reason is 'not planned' if no plan was ever attempted."""
     engine: Engine = Execution(SCHEMA)._engine
     assert engine.unplanned(Document(PAGE, "", parse(PAGE)), None) == Fallback(NOT_PLANNED, "Query")

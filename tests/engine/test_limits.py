@@ -1,4 +1,4 @@
-"""The size of documents, and the limits on it."""
+"""Limits on the size of documents."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from graphql import parse
 from gateway.engine.document_limits import DocumentLimits, LimitExceeded, check
 
 DEEP = "{ a { b ...F } } fragment F on T { c { d } }"
-# Of each: what is limited, a document, and how much of that it has.
+# The limit, a document, and its size.
 SIZES = [
     ("depth", "{ a }", 1),
     ("depth", "{ a { b { c } } d { e } }", 3),
@@ -47,7 +47,7 @@ SIZES = [
 
 @pytest.mark.parametrize(("limit", "text", "size"), SIZES)
 def test_a_document_is_measured_with_its_fragments(limit, text, size):
-    """A document that is as large as the limit passes; one more of anything is refused by the limit's name."""
+    """A document as large as the limit is accepted; a larger one is rejected with the name of the limit."""
     document = parse(text)
     check(document, DocumentLimits(**{limit: size}))
     with pytest.raises(LimitExceeded) as exceeded:
@@ -55,12 +55,12 @@ def test_a_document_is_measured_with_its_fragments(limit, text, size):
     extensions = exceeded.value.extensions
     name = {"root_fields": "rootFields"}.get(limit, limit)
     assert (extensions["code"], extensions["limit"], extensions["maximum"]) == ("LIMIT_EXCEEDED", name, size - 1)
-    # Counting overlaps ends at the limit.
+    # Counting overlaps stops at the limit.
     assert extensions.get("actual") == (None if limit == "overlaps" else size)
 
 
 def test_nothing_is_limited_by_default():
-    """Each limit of a document is a setting; without any, all pass."""
+    """Without limits, documents of any size are accepted."""
     check(parse(DEEP), DocumentLimits())
     assert {one.default for one in fields(DocumentLimits)} == {2**62}
 
@@ -81,7 +81,7 @@ def test_nothing_is_limited_by_default():
     ],
 )
 def test_a_message_names_the_actual_size_and_the_limit(limit, message):
-    """A measured size is in the message and in the extensions."""
+    """A known size is in the message and in the extensions."""
     error = LimitExceeded(limit, 5, 7)
     assert error.message == message
     assert error.extensions == {
@@ -102,15 +102,15 @@ def test_a_message_names_the_actual_size_and_the_limit(limit, message):
         ("responseBytes", "Response is more than the limit of 5 bytes."),
     ],
 )
-def test_a_message_names_the_limit_where_counting_stops_there(limit, message):
-    """Without a measured size the message has only the limit, and `actual` is absent."""
+def test_a_message_without_an_actual_size_names_the_limit(limit, message):
+    """Without a known size the message has only the limit, and `actual` is absent."""
     error = LimitExceeded(limit, 5)
     assert error.message == message
     assert error.extensions == {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": limit, "maximum": 5}
 
 
 def test_doubling_fragments_are_measured_once():
-    """The size of thirty fragments that each use the next twice is worked out in no time."""
+    """The size of thirty fragments that each spread the next one twice is computed in linear time."""
     text = "{ ...F0 }" + "".join(f" fragment F{n} on T {{ ...F{n + 1} ...F{n + 1} }}" for n in range(30))
     with pytest.raises(LimitExceeded) as exceeded:
         check(parse(f"{text} fragment F30 on T {{ a }}"), DocumentLimits(root_fields=2**30 - 1))

@@ -1,4 +1,4 @@
-"""Plans: which operations have one, what it loads, and what it answers."""
+"""Plans: which operations have one, what it loads, and what it returns."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gateway.engine.arguments import arguments_of
 from gateway.engine.document_limits import ExecutionLimits, LimitExceeded
 from gateway.engine.documents import Document
 from gateway.engine.fallbacks import NOT_COMPILABLE, Fallback, NotCompilable, PlanFallbacks, UnexpectedValue
-from gateway.engine.plans import FORMS_MAX, Engine, NotMade, PlanFailed, RootFieldLoader
+from gateway.engine.plans import VARIANTS_MAX, Engine, NotMade, PlanFailed, RootFieldLoader
 from gateway.engine.projection import ON, Types
 from gateway.engine.variables import VariablesInvalid
 from gateway.schema.build import build_schema as gateway_schema
@@ -25,7 +25,7 @@ A, B = Vehicle("A", tags=["x"]), Vehicle("B", tags=["y"])
 
 
 class Loads:
-    """Loads vehicles by their ids, and notes each call."""
+    """Loaders of vehicles that record each call."""
 
     def __init__(self, *errors: Exception) -> None:
         self.calls: list[tuple[str, list[Any]]] = []
@@ -58,8 +58,8 @@ async def run(engine: Engine, text: str, **variables: Any) -> Any:
     return msgspec.json.decode(msgspec.json.encode(await plan.run(None)))
 
 
-async def test_fields_are_answered_in_the_order_of_the_operation():
-    """Constants and fields stand where they were selected, by their aliases."""
+async def test_data_has_the_order_of_the_operation():
+    """Constants and fields are in the order of selection, by their aliases."""
     text = '{ b: __typename v: vehicle(id: "A") { vehicleId } s: __schema { queryType { name } } n: nodes(ids: []) { id } }'
     data = await run(engine_of(Loads()), text)
     assert list(data) == ["b", "v", "s", "n"]
@@ -70,13 +70,13 @@ async def test_fields_are_answered_in_the_order_of_the_operation():
 
 
 async def test_fragments_are_part_of_a_plan():
-    """A selection in a fragment is planned as if it stood where the fragment is spread."""
+    """A selection in a fragment is planned like the same selection without the fragment."""
     text = '{ ...F } fragment F on Query { vehicle(id: "A") { ...G } } fragment G on Vehicle { tags }'
     assert await run(engine_of(Loads()), text) == {"vehicle": {"tags": ["x"]}}
 
 
 async def test_occurrences_of_a_field_are_loaded_together():
-    """One call has all of them, with their arguments; it is immediate if there are no fields of another name."""
+    """One call has the arguments of all occurrences; it is immediate if there are no fields of another name."""
     loads = Loads()
     await run(engine_of(loads), '{ a: vehicle(id: "1") { tags } b: vehicle(id: "2") { tags } }')
     ((name, calls),) = loads.calls
@@ -101,7 +101,7 @@ async def test_occurrences_of_a_field_are_loaded_together():
     ],
 )
 async def test_fields_that_read_the_same_objects_share_a_mask_or_have_none(text, masks):
-    """Two masks of one vehicle would be two reads."""
+    """Otherwise a vehicle would be read once for each mask."""
     loads = Loads()
     await run(engine_of(loads), text)
     found = [call.field_mask for _, calls in loads.calls for call in calls]
@@ -109,7 +109,7 @@ async def test_fields_that_read_the_same_objects_share_a_mask_or_have_none(text,
 
 
 async def test_equal_masks_are_shared():
-    """Occurrences that need the same have the mask, if it is the same one."""
+    """Occurrences with the same mask keep it."""
     loads, mask = Loads(), object()
     table = {"vehicle": RootFieldLoader(loads.of("vehicle", A), lambda needs: mask, by_id=True)}
     engine = Engine(Types(SCHEMA, FORMS), table, ExecutionLimits(), PlanFallbacks())
@@ -127,7 +127,7 @@ async def test_equal_masks_are_shared():
     ],
 )
 async def test_an_error_of_a_loader_fails_the_plan_at_its_field(text):
-    """The field is named, and the error is the cause."""
+    """The failure has the field, and the error as its cause."""
     failure = ValueError()
     plan = engine_of(Loads(failure)).prepare(document_of(text), None, {})
     with pytest.raises(PlanFailed) as failed:
@@ -136,8 +136,8 @@ async def test_an_error_of_a_loader_fails_the_plan_at_its_field(text):
     assert failed.value.__cause__ is failure
 
 
-async def test_a_response_that_is_too_long_is_no_failure_of_the_plan():
-    """The limit is raised as it is: the generic executor would exceed it, too."""
+async def test_a_response_that_is_too_long_is_no_plan_failure():
+    """LimitExceeded is raised directly, because the generic executor would exceed the limit, too."""
     with pytest.raises(LimitExceeded):
         await (
             engine_of(Loads(LimitExceeded("responseBytes", 1)))
@@ -157,33 +157,33 @@ async def test_a_response_that_is_too_long_is_no_failure_of_the_plan():
         ("{ __schema { queryType { name } } }", None),
     ],
 )
-def test_the_only_field_of_a_plan_is_all_of_its_answer(text, key):
-    """A response that is one field may be cached with what it was made of."""
+def test_only_is_the_single_field_of_a_response(text, key):
+    """`only` is None for a response with several fields, or with none that is loaded."""
     only = engine_of(Loads()).prepare(document_of(text), None, {}).plan.only
     assert (None if only is None else only.key) == key
 
 
 class Page:
-    """A connection whose rendered form may be kept."""
+    """A connection that caches its fragments."""
 
     def __init__(self) -> None:
         self.nodes = [A, B]
         self.rendered: dict[int, bytes] = {}
-        self.made_ready = 0
+        self.completed = 0
 
-    async def kept(self, projection: int) -> bytes | None:
+    async def cached_fragment(self, projection: int) -> bytes | None:
         return self.rendered.get(projection)
 
     async def ready(self) -> Page:
-        self.made_ready += 1
+        self.completed += 1
         return self
 
-    def keep(self, projection: int, rendered: bytes) -> None:
+    def cache_fragment(self, projection: int, rendered: bytes) -> None:
         self.rendered[projection] = rendered
 
 
 class States:
-    """The loaders of a request, with no state of any vehicle."""
+    """The loaders of a request, without vehicle states."""
 
     def __init__(self) -> None:
         self.loaders = self.latest_states = self
@@ -192,8 +192,8 @@ class States:
         return [None] * len(ids)
 
 
-async def test_a_rendered_answer_is_used_again():
-    """It is encoded once and counted each time; what is made of more than the value itself is not kept."""
+async def test_a_fragment_is_cached():
+    """A fragment is encoded once, and its size counted each time; one with loaded fields is not cached."""
     page = Page()
     table = {"vehicles": RootFieldLoader(Loads().of("vehicles", page))}
     engine = Engine(Types(SCHEMA, FORMS), table, ExecutionLimits(response_bytes=100), PlanFallbacks())
@@ -201,7 +201,7 @@ async def test_a_rendered_answer_is_used_again():
     plan = engine.prepare(document_of(text), None, {})
     expected = {"v": msgspec.Raw(b'{"nodes":[{"vehicleId":"A"},{"vehicleId":"B"}]}')}
     assert await plan.run(None) == await plan.run(None) == expected
-    assert page.made_ready == 1
+    assert page.completed == 1
     assert list(page.rendered.values()) == [bytes(expected["v"])]
     page.rendered = dict.fromkeys(page.rendered, b" " * 101)
     with pytest.raises(LimitExceeded):
@@ -212,8 +212,8 @@ async def test_a_rendered_answer_is_used_again():
     assert page.rendered == {}
 
 
-def test_a_plan_is_made_once_for_each_form():
-    """Other variables use the same plan; each choice of the flags has its own, up to a number."""
+def test_a_plan_is_made_once_for_each_variant():
+    """Plans are independent of variables, except flags; each variant has its own plan, up to a maximum."""
     flags = [f"f{number}" for number in range(5)]
     head = ", ".join(f"${flag}: Boolean!" for flag in flags)
     body = " ".join(f"{flag}: tags @include(if: ${flag})" for flag in flags)
@@ -229,15 +229,15 @@ def test_a_plan_is_made_once_for_each_form():
         engine.prepare(document, None, {"i": "B", **dict.fromkeys(flags, False)}, make=False)
     assert document.size == grown
     for number in range(2**5):
-        forms = {flag: bool(number >> place & 1) for place, flag in enumerate(flags)}
-        prepared = engine.prepare(document, None, {"i": "A", **forms})
-        assert prepared is None or prepared.plan is not first.plan or all(forms.values())
-    assert len(document.plans[None].made) == FORMS_MAX
+        variant = {flag: bool(number >> index & 1) for index, flag in enumerate(flags)}
+        prepared = engine.prepare(document, None, {"i": "A", **variant})
+        assert prepared is None or prepared.plan is not first.plan or all(variant.values())
+    assert len(document.plans[None].made) == VARIANTS_MAX
     assert document.size > grown
 
 
-def test_variables_that_do_not_fit_are_told_before_there_is_a_plan():
-    """The errors are those of coercion."""
+def test_invalid_variables_are_reported_before_planning():
+    """The errors of coercion are raised."""
     engine = engine_of(Loads(), list_items=2)
     with pytest.raises(VariablesInvalid):
         engine.prepare(document_of("query($i: ID!) { vehicle(id: $i) { id } }"), None, {})
@@ -256,12 +256,12 @@ def test_variables_that_do_not_fit_are_told_before_there_is_a_plan():
     ],
 )
 def test_an_operation_that_is_not_compilable_has_no_plan(text, field):
-    """The field that has no compiled form is told, however often it is asked."""
+    """The fallback has the field that cannot be compiled, each time."""
     engine, document = engine_of(Loads()), document_of(text)
     for make in (True, False):
         assert engine.prepare(document, None, {"n": "Query", "i": "A"}, make=make) is None
         assert engine.unplanned(document, None) == Fallback(NOT_COMPILABLE, field)
-    # Other variables would have decided nothing, so these have a plan.
+    # No other variables, on which the result could depend, so there is a plan.
     assert engine.prepare(
         document_of('query($b: Boolean!) { __type(name: "Query") { name @skip(if: $b) } }'), None, {"b": True}
     )
@@ -270,8 +270,8 @@ def test_an_operation_that_is_not_compilable_has_no_plan(text, field):
 @pytest.mark.parametrize(
     "text", ["mutation { a }", "subscription { a }", "query A { __typename } query B { __typename }"]
 )
-def test_what_is_no_query_has_no_plan(text):
-    """Nor has a document whose operation is not named."""
+def test_only_a_query_has_a_plan(text):
+    """There is no plan for other operations, or if the operation is ambiguous."""
     document = document_of(text)
     assert engine_of(Loads()).prepare(document, None, {}) is None
     assert document.plans == {}
@@ -282,7 +282,7 @@ ARGUMENTS = build_schema(
 ).query_type.fields["f"]
 
 
-def made(query: str, **variables: Any) -> dict[str, Any]:
+def arguments_for(query: str, **variables: Any) -> dict[str, Any]:
     (operation,) = parse(query).definitions
     assert isinstance(operation, OperationDefinitionNode)
     (node,) = operation.selection_set.selections
@@ -290,21 +290,21 @@ def made(query: str, **variables: Any) -> dict[str, Any]:
     return arguments_of(ARGUMENTS, node, coerced)({**variables})
 
 
-def test_arguments_are_made_of_constants_and_of_variables():
-    """The variables of each run count, not those of the first; defaults of arguments are constants."""
-    assert made('{ f(id: "a", of: [1]) }') == {"id": "a", "d": 7, "of": [1], "r": 3}
-    assert made("query($i: ID!) { f(id: $i) }", i="b") == {"id": "b", "d": 7, "r": 3}
-    assert made("query($n: Int) { f(id: 1, n: $n, d: 2) }", n=None) == {"id": "1", "n": None, "d": 2, "r": 3}
-    assert made("query($n: Int) { f(id: 1, n: $n, d: 2) }") == {"id": "1", "d": 2, "r": 3}
+def test_arguments_have_constants_and_variables():
+    """Arguments have the variables of each run, not of the first; defaults of arguments are constants."""
+    assert arguments_for('{ f(id: "a", of: [1]) }') == {"id": "a", "d": 7, "of": [1], "r": 3}
+    assert arguments_for("query($i: ID!) { f(id: $i) }", i="b") == {"id": "b", "d": 7, "r": 3}
+    assert arguments_for("query($n: Int) { f(id: 1, n: $n, d: 2) }", n=None) == {"id": "1", "n": None, "d": 2, "r": 3}
+    assert arguments_for("query($n: Int) { f(id: 1, n: $n, d: 2) }") == {"id": "1", "d": 2, "r": 3}
 
 
 @pytest.mark.parametrize(
     "query", ["query($n: Int) { f(id: 1, of: [$n]) }", "query($n: Int) { f(id: 1, of: [[{a: $n}]]) }"]
 )
-def test_a_variable_within_a_value_is_not_compilable(query):
-    """Only a variable that is all of an argument is."""
+def test_a_variable_inside_a_value_is_not_compilable(query):
+    """A variable must be the whole value of an argument."""
     with pytest.raises(NotCompilable):
-        made(query, n=1)
+        arguments_for(query, n=1)
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,7 @@ def test_a_variable_within_a_value_is_not_compilable(query):
     ],
 )  # fmt: skip
 def test_an_error_or_a_default_is_left_to_the_generic_executor(query, variables):
-    """A null or nothing for what is required, or for what has a default."""
+    """Null or no value for a required argument, or no value for one with a default, raises UnexpectedValue."""
     (operation,) = parse(query).definitions
     (node,) = operation.selection_set.selections
     arguments = arguments_of(ARGUMENTS, node, VariableValues({}, {"i": "x", "n": 1, "r": 5}))

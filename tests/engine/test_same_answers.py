@@ -1,4 +1,4 @@
-"""The projection against the generic executor: thousands of documents over odd data, and never another answer."""
+"""Projections return the same as the generic executor, for thousands of documents over unusual data."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ from gateway.upstream.requests import RequestScope, RequestStats
 from tests.effort import effort
 from tests.engine.documents_at_random import Documents
 
-# Two thousand cases, or ten thousand: documents, each over several fleets.
+# Each document runs over several fleets.
 CHUNKS, DOCUMENTS, FLEETS = effort(1, 10), 200, 5
 PAGE = 4
 SCHEMA = build_schema()
 PROJECTED, GENERIC = Execution(SCHEMA), Execution(SCHEMA, projection=False)
-ODD = [None, "", "x", "2024-13-45", "2024-05-14T08:41:12Z", 7, -1, 2**40, 1.5, True, [], {}, ["a", 1], {"lat": 1}]
+UNUSUAL = [None, "", "x", "2024-13-45", "2024-05-14T08:41:12Z", 7, -1, 2**40, 1.5, True, [], {}, ["a", 1], {"lat": 1}]
 ERRORS = (UpstreamUnavailable, UpstreamForbidden)
 
 
-class OddClient:
-    """A fleet whose vehicles lack members, have odd ones, or fail; the same on every read."""
+class UnusualClient:
+    """A fleet whose vehicles lack members, have unusual ones, or fail, equally on every read."""
 
-    def __init__(self, vehicles: list[dict[str, Any]], failing: frozenset[str], dice: random.Random) -> None:
+    def __init__(self, vehicles: list[dict[str, Any]], failing: frozenset[str], rng: random.Random) -> None:
         self._vehicles = vehicles
         self._failing = failing
-        self._error = dice.choice(ERRORS)
-        self._page_fails = dice.random() < 0.03
+        self._error = rng.choice(ERRORS)
+        self._page_fails = rng.random() < 0.03
 
     async def vehicles(
         self, scope: RequestScope, *, cursor: str | None = None, search: str | None = None, mask: Any = None,
@@ -74,34 +74,34 @@ class OddClient:
         return [self._error() if i in self._failing else {"ignition": StateProperty("ON")} for i in ids]
 
 
-def odd(value: Any, dice: random.Random, *, rate: float = 0.04) -> Any:
-    """The value with members dropped, nulled and exchanged; a vehicle's own id stays."""
-    if dice.random() < rate:
-        return dice.choice(ODD)
+def unusual(value: Any, rng: random.Random, *, rate: float = 0.04) -> Any:
+    """The value with some members dropped or replaced."""
+    if rng.random() < rate:
+        return rng.choice(UNUSUAL)
     if isinstance(value, dict):
-        return {name: odd(member, dice, rate=rate) for name, member in value.items() if dice.random() > rate}
+        return {name: unusual(member, rng, rate=rate) for name, member in value.items() if rng.random() > rate}
     if isinstance(value, list):
-        return [odd(item, dice, rate=rate) for item in value]
+        return [unusual(item, rng, rate=rate) for item in value]
     return value
 
 
-def fleet(dice: random.Random, sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    drawn = [dice.choice(sources) for _ in range(dice.randrange(0, 11))]
-    rate = dice.choice((0, 0, 0.01, 0.05, 0.2))
+def fleet(rng: random.Random, sources: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    drawn = [rng.choice(sources) for _ in range(rng.randrange(0, 11))]
+    rate = rng.choice((0, 0, 0.01, 0.05, 0.2))
     return [
-        {**{name: odd(member, dice, rate=rate) for name, member in vehicle.items()}, "id": f"V{place:04}"}
-        for place, vehicle in enumerate(drawn)
+        {**{name: unusual(member, rng, rate=rate) for name, member in vehicle.items()}, "id": f"V{index:04}"}
+        for index, vehicle in enumerate(drawn)
     ]
 
 
-def arguments_of(dice: random.Random) -> dict[str, list[str]]:
-    ids = [f"V{dice.randrange(12):04}" for _ in range(3)]
+def arguments_of(rng: random.Random) -> dict[str, list[str]]:
+    ids = [f"V{rng.randrange(12):04}" for _ in range(3)]
     unit = UnitKey("INVERS", "CLOUDBOXX", "38429DA427AB7C25")
     global_ids = [*map(vehicle_global_id, ids), unit_global_id(*unit), "nonsense"]
-    quoted = ", ".join(f'"{i}"' for i in dice.choices(global_ids, k=3))
+    quoted = ", ".join(f'"{i}"' for i in rng.choices(global_ids, k=3))
     paging = ["", "(first: 3)", "(first: 4)", "(first: 9)", "(last: 3)", "(first: 0)", "(first: $n)", "(first: -1)"]
     representations = ", ".join(
-        dice.choice(
+        rng.choice(
             (
                 f'{{__typename: "Vehicle", vehicleId: "{i}"}}',
                 f'{{__typename: "Vehicle", id: "{vehicle_global_id(i)}"}}',
@@ -121,21 +121,21 @@ def arguments_of(dice: random.Random) -> dict[str, list[str]]:
     }  # fmt: skip
 
 
-async def answer(execution: Execution, document: Document, variables: dict[str, Any], client: OddClient) -> Any:
+async def execute(execution: Execution, document: Document, variables: dict[str, Any], client: UnusualClient) -> Any:
     scope = RequestScope(Caller("token"), RequestStats())
     context = Context(scope, Loaders(client, scope), Limits(page_default=5, page_max=50), "id")
     result = await execution.of(document, None, variables, context, execution.prepared(document, None, variables))
-    told = [presented(error, "id") for error in result.errors or ()]
-    assert not [error for error in told if (error.extensions or {})["code"] == "INTERNAL"]
+    masked = [presented(error, "id") for error in result.errors or ()]
+    assert not [error for error in masked if (error.extensions or {})["code"] == "INTERNAL"]
     errors = sorted(
-        (repr(e.path), e.message, repr(e.locations), repr(sorted((e.extensions or {}).items()))) for e in told
+        (repr(e.path), e.message, repr(e.locations), repr(sorted((e.extensions or {}).items()))) for e in masked
     )
     return msgspec.json.decode(msgspec.json.encode(result.data)), errors
 
 
 @pytest.fixture(scope="module")
 def sources():
-    """Vehicles as the simulator's fleet API sends them, of every kind it has."""
+    """Vehicles of the simulator, with all kinds of special cases."""
     behaviours = Behaviours(extended_state=True)
     fleet = Simulator([FleetPlan("T7K2M", 40)], behaviours).fleets["T7K2M"]
     shown = [fleet.shown(vehicle_id, behaviours) for vehicle_id in fleet.ids]
@@ -143,25 +143,25 @@ def sources():
 
 
 @pytest.mark.parametrize("chunk", range(CHUNKS))
-async def test_a_plan_answers_as_the_generic_executor_does(chunk, sources):
-    """Data and errors are equal, whatever is selected and whatever the fleet API sends, and no plan has a bug."""
-    dice = random.Random(chunk)
+async def test_a_plan_returns_the_same_as_the_generic_executor(chunk, sources):
+    """Data and errors are equal for any selection and any upstream data, and no plan has a bug."""
+    rng = random.Random(chunk)
     failed = 0
     for number in range(DOCUMENTS):
-        text = Documents(SCHEMA.core, dice, arguments_of(dice)).draw()
+        text = Documents(SCHEMA.core, rng, arguments_of(rng)).draw()
         document = Document(text, "", parse(text))
         if number % 20 == 0:
-            assert not validate(SCHEMA.core, document.ast)  # slow, and no more than a check of the drawing
+            assert not validate(SCHEMA.core, document.ast)  # slow, and checks only the generator
         for _ in range(FLEETS):
-            vehicles = fleet(dice, sources)
+            vehicles = fleet(rng, sources)
             ids = [vehicle["id"] for vehicle in vehicles] or ["V0000"]
-            client = OddClient(vehicles, frozenset(i for i in ids if dice.random() < 0.05), dice)
+            client = UnusualClient(vehicles, frozenset(i for i in ids if rng.random() < 0.05), rng)
             variables = {
-                "n": dice.choice((None, 1, 4, 5)), "ids": [vehicle_global_id(i) for i in ids[:3]], "id": dice.choice(ids),
-                **({"on": dice.random() < 0.5} if dice.random() < 0.5 else {}),
+                "n": rng.choice((None, 1, 4, 5)), "ids": [vehicle_global_id(i) for i in ids[:3]], "id": rng.choice(ids),
+                **({"on": rng.random() < 0.5} if rng.random() < 0.5 else {}),
             }  # fmt: skip
-            projected = await answer(PROJECTED, document, variables, client)
-            assert projected == await answer(GENERIC, document, variables, client), text
+            projected = await execute(PROJECTED, document, variables, client)
+            assert projected == await execute(GENERIC, document, variables, client), text
             failed += bool(projected[1])
-    assert 0.05 < failed / (DOCUMENTS * FLEETS) < 0.95  # both kinds of answers were compared
+    assert 0.05 < failed / (DOCUMENTS * FLEETS) < 0.95  # results with and without errors were compared
     assert not [fallback for fallback in PROJECTED.fallbacks.counts if fallback.kind == BUG]

@@ -1,4 +1,4 @@
-"""Coercion of variables: the quick way is never another than graphql-core's, and lists are bounded."""
+"""Coercion of variables: the fast path equals graphql-core's coercion, and list items are limited."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ DEFAULTS = {"Int": "7", "ID": '"x"', "[Int]": "[1]"}
 
 @given(st.lists(st.tuples(st.sampled_from(KINDS), st.booleans(), st.just(ABSENT) | VALUE), min_size=1, max_size=3))
 def test_variables_are_coerced_as_graphql_core_does(drawn):
-    """The values are equal, or both ways refuse them."""
+    """Both paths return equal values, or both raise."""
     defaults = [f" = {DEFAULTS[kind]}" if default and kind in DEFAULTS else "" for kind, default, _ in drawn]
-    names = [f"v{place}" for place in range(len(drawn))]
+    names = [f"v{index}" for index in range(len(drawn))]
     variables = ", ".join(
         f"${name}: {one[0]}{default}" for name, one, default in zip(names, drawn, defaults, strict=True)
     )
@@ -73,41 +73,41 @@ def test_variables_are_coerced_as_graphql_core_does(drawn):
     ],
 )  # fmt: skip
 def test_list_items_are_counted_before_anything_is_coerced(variables, value, items):
-    """Items count in lists of lists and in input objects; as many as the limit pass, one more does not."""
+    """Items in nested lists and input objects count; as many as the limit are accepted, one more is not."""
     given_values = {"v": value}
     if items:
-        for way in ("coerced", "values"):
+        for method in ("coerced", "values"):
             with pytest.raises(LimitExceeded) as exceeded:
-                getattr(coercion(variables, items - 1), way)(given_values)
+                getattr(coercion(variables, items - 1), method)(given_values)
             assert (exceeded.value.extensions["limit"], exceeded.value.extensions["maximum"]) == (
                 "listItems",
                 items - 1,
             )
-    for way in ("coerced", "values"):
+    for method in ("coerced", "values"):
         try:
-            getattr(coercion(variables, items), way)(given_values)
+            getattr(coercion(variables, items), method)(given_values)
         except VariablesInvalid:
             continue
 
 
 def test_lists_are_counted_together():
-    """The limit holds for all variables of an operation."""
+    """The limit is for all variables of an operation together."""
     both = coercion("$a: [Int], $b: [Int]", 3)
     assert both.coerced({"a": [1], "b": [2, 3]}) == {"a": [1], "b": [2, 3]}
-    for way in ("coerced", "values"):
+    for method in ("coerced", "values"):
         with pytest.raises(LimitExceeded):
-            getattr(both, way)({"a": [1, 2], "b": [2, 3]})
+            getattr(both, method)({"a": [1, 2], "b": [2, 3]})
 
 
-def test_of_many_errors_some_are_told():
-    """Coercion ends after so many errors."""
+def test_the_number_of_errors_is_limited():
+    """Coercion stops after `ERRORS_MAX` errors."""
     with pytest.raises(VariablesInvalid) as invalid:
         coercion("$v: [Int]").coerced({"v": ["x"] * 50})
     assert len(invalid.value.errors) == ERRORS_MAX + 1
 
 
-def test_variables_that_decide_on_fields_are_found_anywhere():
-    """They come in the order of the operation, from fragments too; variables of arguments do not count."""
+def test_flags_are_found_anywhere():
+    """Flags are in the order of the operation, including those in fragments, but without variables of arguments."""
     document = parse(
         "query($a: Int, $b: Boolean!, $c: Boolean!, $d: Boolean!) { x(n: $a) @skip(if: $d) ...F }"
         "fragment F on Query { y @include(if: $b) z @skip(if: true) }"
@@ -129,6 +129,6 @@ def test_variables_that_decide_on_fields_are_found_anywhere():
     ],
 )
 def test_plain_values_need_no_coercion(monkeypatch, kind, value):
-    """Values that fit their types are taken as they are, lists up to the limit, without graphql-core."""
+    """Valid values, with lists up to the limit, are returned unchanged without graphql-core."""
     monkeypatch.setattr("gateway.engine.variables.get_variable_values", None)
     assert coercion(f"$v: {kind}, $w: Int", 2).coerced({"v": value}) == {"v": value}

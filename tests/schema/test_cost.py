@@ -1,4 +1,4 @@
-"""What an operation is estimated to cost: exactly for its variables, and in the worst case of them."""
+"""The cost model: the exact cost for given variables, and the worst case of all variables."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ def worst(query: str, length: int = 10) -> OperationCost | None:
         ("query($i: [ID!]!) { nodes(ids: $i) { id ... on Vehicle { vehicleId } } }", 1 + 7 * 2),
     ],
 )
-def test_fields_are_counted_times_the_objects_that_have_them(query, fields):
-    """Each field of each object counts once, with lists as long as the schema says."""
+def test_fields_are_counted_for_each_object(query, fields):
+    """Each field of each object counts once; list lengths come from arguments and `@listSize`."""
     assert cost(query, i=["x"] * 7).fields == fields
 
 
@@ -83,12 +83,12 @@ def test_fields_are_counted_times_the_objects_that_have_them(query, fields):
     ],
 )  # fmt: skip
 def test_nodes_are_the_objects_with_a_global_id(query, nodes):
-    """Vehicles and units count wherever they stand, other objects do not."""
+    """Vehicles and units count at every level; other objects do not."""
     assert cost(query).nodes == nodes
 
 
 def test_keys_are_counted_in_bytes():
-    """An answer holds each key, or its alias, once for each object."""
+    """A response has each field name or alias once for each object."""
     assert cost("{ long: vehicles(first: 3) { nodes { id v: vehicleId } } }").key_bytes == 4 + 5 + 3 * (2 + 1)
 
 
@@ -129,9 +129,9 @@ def test_keys_are_counted_in_bytes():
     ],
 )  # fmt: skip
 def test_equal_reads_are_counted_once(query, calls):
-    """Upstream calls are those of a cold cache, each once; introspection takes none."""
+    """Upstream calls are counted for an empty cache; introspection needs none."""
     assert cost(query).upstream_calls == calls
-    assert worst(query) == cost(query)  # without variables there is no other case
+    assert worst(query) == cost(query)  # without variables there is only one case
 
 
 @pytest.mark.parametrize(
@@ -160,8 +160,8 @@ def test_equal_reads_are_counted_once(query, calls):
         ("query($b: Boolean!) { vehicles @skip(if: $b) { nodes { id } } }", 1),
     ],
 )  # fmt: skip
-def test_the_worst_case_is_the_dearest_value_of_each_variable(query, calls):
-    """A variable may be null, empty or of any allowed size, and is equal to itself alone."""
+def test_the_worst_case_has_the_costliest_value_of_each_variable(query, calls):
+    """A variable may be null, empty or of any allowed size, and is equal only to itself."""
     assert worst(query).upstream_calls == calls
 
 
@@ -176,12 +176,12 @@ def test_the_worst_case_is_the_dearest_value_of_each_variable(query, calls):
     ],
 )  # fmt: skip
 def test_the_worst_case_has_the_longest_lists(query, nodes):
-    """Pages are as large as they may be, lists as long as the caller says, and nothing is left out."""
+    """Pages have the maximum size and lists the given length, and no selection is skipped."""
     assert worst(query).nodes == nodes
 
 
 def test_a_default_page_may_be_the_largest():
-    """Where no size is given, or it may be null, the default counts, however large it is."""
+    """If the size is missing or may be null, the default size counts, even above the maximum."""
     model = CostModel(SCHEMA, Limits(page_default=40, page_max=30), 10, LimitSettings())
     for query in ("{ vehicles { nodes { id } } }", "query($n: Int) { vehicles(first: $n) { nodes { id } } }"):
         most = model.worst_case(*operation_of(query), 1)
@@ -189,27 +189,27 @@ def test_a_default_page_may_be_the_largest():
 
 
 def test_a_variable_of_another_type_has_no_worst_case():
-    """None where it is not known what a variable may be."""
+    """The worst case is None for types whose values are unbounded."""
     assert worst("query($t: VehicleStatus) { vehicles { nodes { id } } }") is None
     assert worst("query($t: [[ID!]!]!) { vehicles { nodes { id } } }") is None
     assert worst("query($b: [Boolean!]) { vehicles { nodes { id } } }") is not None
 
 
-def test_what_is_left_out_costs_nothing():
-    """`@skip` and `@include` count with the caller's variables; a null for them is told elsewhere."""
+def test_skipped_selections_cost_nothing():
+    """`@skip` and `@include` use the caller's variables; with null the selection counts."""
     query = "query($b: Boolean) { vehicle(id: 1) @skip(if: $b) { id } vehicles @include(if: $b) { nodes { id } } }"
     assert cost(query, b=True) == cost("{ vehicles { nodes { id } } }")
     assert cost(query, b=False) == cost("{ vehicle(id: 1) { id } }")
     assert cost(query, b=None).upstream_calls == 2
 
 
-def test_a_field_whose_arguments_do_not_fit_reads_nothing():
-    """It is not resolved, so only its key is in the answer."""
+def test_a_field_with_invalid_arguments_reads_nothing():
+    """The field is not resolved, so the response has only its key."""
     assert cost("query($i: ID) { vehicle(id: $i) { id } }", i=None) == OperationCost(0, 0, 1, len("vehicle"))
 
 
-def test_a_walk_is_bounded():
-    """A slice takes no more pages than one may read."""
+def test_a_scan_is_bounded():
+    """The cost of a slice is at most the page limit of a scan."""
     model = CostModel(SCHEMA, Limits(scan_pages_max=4), 10, LimitSettings())
     assert cost("{ vehicles(first: 500) { nodes { id } } }", model).upstream_calls == 4
     assert cost("{ telematicsUnit(id: 1) { id } }", model).upstream_calls == 4
@@ -224,8 +224,8 @@ def test_a_walk_is_bounded():
         (OperationCost(0, 0, 0, 2**24 + 1), "responseBytes"),
     ],
 )
-def test_the_limit_that_is_exceeded_is_named(over, limit):
-    """The first limit that a cost is beyond; what is as much as the limit is within it."""
+def test_the_error_names_the_exceeded_limit(over, limit):
+    """The first exceeded limit is reported; a cost equal to the limit is allowed."""
     exceeded = MODEL.exceeded(over)
     assert exceeded.extensions["limit"] == limit
     assert exceeded.extensions["actual"] == max(over) == exceeded.extensions["maximum"] + 1
@@ -248,11 +248,11 @@ def fields_of(value: Any) -> int:
         '{ __type(name: "VehicleState") { fields { name args { name } } } }',
     ],
 )
-def test_introspection_is_counted_about_as_it_answers(query):
-    """The estimate is neither half nor four times the number of fields of the answer."""
-    answered = fields_of(execute_sync(SCHEMA, parse(query)).data)
+def test_the_cost_of_introspection_is_about_right(query):
+    """The estimate is between half and four times the number of fields in the response."""
+    returned = fields_of(execute_sync(SCHEMA, parse(query)).data)
     counted = cost(query).fields / INTROSPECTION_WEIGHT
-    assert answered * 0.5 <= counted <= answered * 4
+    assert returned * 0.5 <= counted <= returned * 4
 
 
 SMALL = """
@@ -275,8 +275,8 @@ input N { a: Int }
         ("{ __schema { types { enumValues { name } } } }", "values"),
     ],
 )
-def test_all_of_a_schema_are_counted_by_their_average(query, each):
-    """What is asked of each type adds up to as many as the schema has."""
+def test_lists_of_all_types_count_by_their_average(query, each):
+    """The counts for all types add up to the number in the schema."""
     schema = schema_of(SMALL)
     types = schema.type_map.values()
     have = {
@@ -291,8 +291,8 @@ def test_all_of_a_schema_are_counted_by_their_average(query, each):
     assert cost(query, model).fields == expected
 
 
-def test_one_of_a_schema_is_counted_by_the_largest():
-    """A type that is named may be the one with the most of everything."""
+def test_a_single_type_counts_by_the_maximum():
+    """A type selected by name may be the one with the longest lists."""
     model = CostModel(schema_of(SMALL), Limits(), 100, LimitSettings())
     of_type = '{ __type(name: "E") { %s } }'
     assert cost(of_type % "possibleTypes { name }", model).fields == 1 + INTROSPECTION_WEIGHT * (1 + 1)
@@ -303,34 +303,34 @@ def test_one_of_a_schema_is_counted_by_the_largest():
     assert cost(named, model).fields == 1 + INTROSPECTION_WEIGHT * (1 + 1 + most)
 
 
-def test_what_every_client_asks_of_a_schema_is_within_the_limit():
-    """The introspection query of common tools takes a fourth of the default limit at most."""
+def test_the_usual_introspection_query_is_within_the_limit():
+    """The introspection query of common tools costs at most a quarter of the default limit."""
     assert cost(get_introspection_query(input_value_deprecation=True)).fields < 250_000 / 4
 
 
-def either(dice: random.Random, **values: list[str]) -> str:
-    """Arguments of a field, each left out or one of its values."""
-    drawn = {name: dice.choice([None, *some]) for name, some in values.items()}
+def either(rng: random.Random, **values: list[str]) -> str:
+    """Arguments of a field; each is omitted or has one of its values."""
+    drawn = {name: rng.choice([None, *some]) for name, some in values.items()}
     given = ", ".join(f"{name}: {value}" for name, value in drawn.items() if value is not None)
     return f"({given})" if given else ""
 
 
-def arguments_of(dice: random.Random) -> dict[str, list[str]]:
+def arguments_of(rng: random.Random) -> dict[str, list[str]]:
     sizes, cursors = ["$n", "$m", "$m", "0", "1", "99", "100", "500", "9999"], ["$c", "$d", "$d", '"x"', '""']
     ids = ["$id", "$id", *(f'"{one}"' for one in (*VEHICLES, UNIT, "x"))]
     slices = [
-        either(dice, first=sizes, last=sizes, after=cursors, before=cursors, search=["$s", '"x"']) for _ in range(9)
+        either(rng, first=sizes, last=sizes, after=cursors, before=cursors, search=["$s", '"x"']) for _ in range(9)
     ]
-    keys = [f"{{vehicleId: {dice.choice(ids)}}}", f"{{id: {dice.choice(ids)}, vehicleId: $s}}", "$any", "7"]
-    keys += [f"{{__typename: {kind}, unitId: $id, id: {dice.choice(ids)}}}" for kind in ('"TelematicsUnit"', "$s")]
+    keys = [f"{{vehicleId: {rng.choice(ids)}}}", f"{{id: {rng.choice(ids)}, vehicleId: $s}}", "$any", "7"]
+    keys += [f"{{__typename: {kind}, unitId: $id, id: {rng.choice(ids)}}}" for kind in ('"TelematicsUnit"', "$s")]
     return {
         "node": [f"(id: {one})" for one in ids],
         "vehicle": [f"(id: {one})" for one in ids],
-        "nodes": ["(ids: $ids)", *(f"(ids: [{', '.join(dice.choices(ids, k=3))}])" for _ in range(3))],
+        "nodes": ["(ids: $ids)", *(f"(ids: [{', '.join(rng.choices(ids, k=3))}])" for _ in range(3))],
         "vehicles": slices,
         "telematicsUnits": [one for one in slices if "search" not in one] or [""],
         "telematicsUnit": ["(id: $id)"],
-        "_entities": ["(representations: $all)", f"(representations: [{', '.join(dice.choices(keys, k=3))}])"],
+        "_entities": ["(representations: $all)", f"(representations: [{', '.join(rng.choices(keys, k=3))}])"],
     }
 
 
@@ -362,9 +362,9 @@ MORE = "$m: Int!, $c: String, $d: String!, $s: String, $any: _Any!, $all: [_Any!
     st.builds(Limits, page_default=st.integers(1, 500), page_max=st.integers(1, 500), scan_pages_max=st.integers(1, 9)),
     st.integers(1, 200),
 )
-def test_no_variables_cost_more_than_the_worst_case(dice, values, limits, page_size):
-    """The worst case is never below the cost of any variables, in any part, over any operation."""
-    document, operation = operation_of(Documents(SCHEMA, dice, arguments_of(dice), f"{VARIABLES}, {MORE}").draw())
+def test_no_variables_cost_more_than_the_worst_case(rng, values, limits, page_size):
+    """For any operation and variables, no part of the exact cost exceeds the worst case."""
+    document, operation = operation_of(Documents(SCHEMA, rng, arguments_of(rng), f"{VARIABLES}, {MORE}").draw())
     coerced = get_variable_values(SCHEMA, operation.variable_definitions, values)
     assert isinstance(coerced, VariableValues)
     model = CostModel(SCHEMA, limits, page_size, LimitSettings())

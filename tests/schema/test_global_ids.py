@@ -1,4 +1,4 @@
-"""Global ids: every vehicle and unit has one, and nothing else reads as one."""
+"""Global ids: every vehicle and unit has one, and other text is rejected."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ parts = st.none() | st.text(min_size=1, max_size=20)
 
 
 @given(st.text(min_size=1, max_size=50))
-def test_a_vehicles_global_id_leads_back_to_its_id(vehicle_id):
-    """Any vehicle id survives, whatever characters it has."""
+def test_a_vehicles_global_id_round_trips(vehicle_id):
+    """Any vehicle id round-trips, with any characters."""
     assert parse_global_id(vehicle_global_id(vehicle_id)) == vehicle_id
 
 
 @given(parts, parts, st.text(min_size=1, max_size=20))
-def test_a_units_global_id_leads_back_to_its_key(manufacturer, brand, unit_id):
-    """Manufacturer, brand and unit id survive, separators and absent parts included."""
+def test_a_units_global_id_round_trips(manufacturer, brand, unit_id):
+    """Manufacturer, brand and unit id round-trip, including separators and missing parts."""
     key = UnitKey(manufacturer, brand, unit_id)
     assert parse_global_id(unit_global_id(*key)) == key
 
 
-def test_a_vehicles_global_id_is_what_relay_clients_expect():
+def test_a_global_id_has_relays_usual_form():
     """It is base64 of type and id."""
     assert base64.b64decode(vehicle_global_id("JQ7RP")) == b"Vehicle:JQ7RP"
 
@@ -41,7 +41,7 @@ def encoded(text: str) -> str:
     ["", "JQ7RP", "é", "Vm=", encoded("Vehicle:"), encoded("Trip:1"), encoded("TelematicsUnit:a/b"),
      encoded("TelematicsUnit:a/b/"), encoded("TelematicsUnit:a/b/c/d"), "A" * 4000],
 )  # fmt: skip
-def test_what_is_no_global_id_is_refused(text):
-    """Other text, other types and incomplete keys are a coded error."""
+def test_other_text_is_rejected(text):
+    """Text that is no global id, other types and incomplete keys raise a coded error."""
     with pytest.raises(GlobalIdInvalid):
         parse_global_id(text)

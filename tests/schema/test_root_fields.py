@@ -42,7 +42,7 @@ def test_the_table_has_each_root_field():
 
 
 def test_a_root_field_that_is_missing_from_the_table_fails_at_start():
-    """The error names the fields, of each root type; a cost model is not made."""
+    """The cost model raises an error that names the missing fields of all root types."""
     schema = schema_of("type Query { vehicles: Int trips: Int } type Mutation { undo: Int }")
     with pytest.raises(LookupError, match=r"gateway\.schema\.root_fields\.ROOT_FIELDS: trips, undo\."):
         CostModel(schema, Limits(), 100, LimitSettings())
@@ -71,8 +71,8 @@ class MoreQuery(Query):
         return found
 
 
-async def test_a_new_root_field_takes_a_declaration_and_an_entry():
-    """With its declaration in the query type and its entry in the table a field has a cost and a compiled plan."""
+async def test_a_new_root_field_needs_a_declaration_and_an_entry():
+    """A field that is declared in the query type and in the table has a cost and a compiled plan."""
     schema = Schema(query=MoreQuery, types=[Vehicle, TelematicsUnit], config=CONFIG)
     with pytest.raises(LookupError, match="firstVehicle"):
         CostModel(schema.core, Limits(), 100, LimitSettings())
@@ -93,7 +93,7 @@ async def test_a_new_root_field_takes_a_declaration_and_an_entry():
         assert result.errors is None
 
 
-def test_the_documentation_says_what_a_new_root_field_takes(pytestconfig):
+def test_the_documentation_says_where_a_new_root_field_is_declared(pytestconfig):
     """It names the two files."""
     text = Path(pytestconfig.rootpath / "docs/architecture.md").read_text()
     (sentence,) = (part for part in text.split("\n\n") if part.startswith("A new root field:"))
@@ -117,8 +117,8 @@ def test_the_documentation_says_what_a_new_root_field_takes(pytestconfig):
         ({"nodes": {"unit": None}, "edges": {"node": {"unit": {"id": None}}}}, {"unit": None}),
     ],
 )  # fmt: skip
-def test_what_is_needed_of_nodes_is_needed_by_either_way(needs, nodes):
-    """A mask has the members that are selected in `edges` and those in `nodes`; None stands for all."""
+def test_the_mask_of_nodes_merges_both_selections(needs, nodes):
+    """A mask has the members that are selected in `edges` and in `nodes`; None stands for all."""
     assert nodes_needed(needs) == nodes
 
 
@@ -132,7 +132,7 @@ FLEET = [{"id": "A", "tags": ["x"], "telematics_unit": UNIT}, {"id": "B"}]
 
 
 class SmallFleet:
-    """Two vehicles; notes what is read, and whether all of it is decoded."""
+    """A fleet of two vehicles that records each read, and whether it has no mask."""
 
     def __init__(self) -> None:
         self.reads: list[tuple[Any, ...]] = []
@@ -155,7 +155,7 @@ class SmallFleet:
         return [None] * len(ids)
 
 
-async def answer(text: str, *, compiled: bool = True, **context: Any) -> tuple[Any, list[str], Any]:
+async def execute(text: str, *, compiled: bool = True, **context: Any) -> tuple[Any, list[str], Any]:
     execution, document, fleet = Execution(SCHEMA, projection=compiled), Document(text, "", parse(text)), SmallFleet()
     scope = RequestScope(Caller("token"), RequestStats())
     values = Context(scope, Loaders(fleet, scope), Limits(), "id", **context)
@@ -189,36 +189,36 @@ UNIT_ID = {"unitId": "1"}
         ('_entities(representations: [{__typename: "Vehicle", vehicleId: "A"}]) { ... on Vehicle { tags } }', [TAGS], [("A", False)]),
     ],
 )  # fmt: skip
-async def test_each_root_field_is_loaded_as_its_resolver_loads_it(field, value, reads):
-    """A plan reads no more than what it answers with; the resolver gives the same, of whole vehicles."""
-    assert await answer(f"{{ it: {field} }}") == ({"it": value}, [], reads)
-    data, codes, whole = await answer(f"{{ it: {field} }}", compiled=False)
+async def test_a_plan_and_a_resolver_return_the_same(field, value, reads):
+    """A plan decodes only the selected members; the resolver returns the same data from whole vehicles."""
+    assert await execute(f"{{ it: {field} }}") == ({"it": value}, [], reads)
+    data, codes, whole = await execute(f"{{ it: {field} }}", compiled=False)
     assert (data, codes, whole) == ({"it": value}, [], [(*read[:-1], True) for read in reads])
-    twice, _, read = await answer(f"{{ it: {field} again: {field} }}")
+    twice, _, read = await execute(f"{{ it: {field} again: {field} }}")
     assert twice == {"it": value, "again": value}
     assert len(read) == 1
 
 
-async def test_fields_that_fail_leave_the_others():
-    """Each occurrence of a field has its own error in its place."""
+async def test_a_failed_field_does_not_affect_others():
+    """Each occurrence of a field has its own error at its own path."""
     text = (
         f'{{ a: node(id: "nonsense") {{ id }} b: node(id: "{ID_A}") {{ id }} c: nodes(ids: ["x", "{ID_B}"]) {{ id }} }}'
     )
     for compiled in (True, False):
-        data, codes, _ = await answer(text, compiled=compiled)
+        data, codes, _ = await execute(text, compiled=compiled)
         assert data == {"a": None, "b": {"id": ID_A}, "c": [None, {"id": ID_B}]}
         assert codes == ["GLOBAL_ID_INVALID"] * 2
 
 
-async def test_too_many_ids_are_refused():
-    """As many as the limit are read."""
+async def test_too_many_ids_are_rejected():
+    """A number of ids equal to the limit is allowed."""
     text = f'{{ nodes(ids: ["{ID_A}", "{ID_B}"]) {{ id }} }}'
-    assert (await answer(text, nodes_max=2))[1] == []
-    assert (await answer(text, nodes_max=1))[1:] == (["BAD_USER_INPUT"], [])
+    assert (await execute(text, nodes_max=2))[1] == []
+    assert (await execute(text, nodes_max=1))[1:] == (["BAD_USER_INPUT"], [])
 
 
 @pytest.mark.parametrize(
-    ("text", "place"),
+    ("text", "first_page"),
     [
         ("{ vehicles { nodes { id } } }", (None, None)),
         ('{ vehicles(search: "x") { nodes { id } } }', (None, "x")),
@@ -229,12 +229,12 @@ async def test_too_many_ids_are_refused():
         ("{ vehicles { nodes { id } } __typename }", None),
     ],
 )
-def test_only_a_connection_has_a_fragment_key(text, place):
-    """The key says where the connection begins, and differs by what is selected of which connection."""
+def test_only_a_connection_has_a_fragment_key(text, first_page):
+    """The key has the first page of the connection, and differs by selection."""
     execution = Execution(SCHEMA)
     document = Document(text, "", parse(text))
     found = execution.fragment_key_of(execution.prepared(document, None, {}), Limits(), None)
-    assert (None if found is None else found[:2]) == place
+    assert (None if found is None else found[:2]) == first_page
     if found is not None:
         other = Document(text.replace("id", "id more: id"), "", parse(text.replace("id", "id more: id")))
         assert execution.fragment_key_of(execution.prepared(other, None, {}), Limits(), None).key != found.key
