@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from gateway.engine.trusted_documents import read_manifest
 from gateway.hosts import AllowedHosts
+from gateway.identity import Caller
 from gateway.overload.cpu_monitor import monitor
 from gateway.overload.load_shedding import LoadShedder
 from gateway.schema.build import build_schema
@@ -27,11 +28,10 @@ from gateway.upstream.requests import Clock, now
 from gateway.upstream.stack import build_client
 from gateway.web.asgi_app import GatewayApp
 from gateway.web.explorer import Explorer
-from gateway.web.graphql_app import GraphQLApp, Runtime
+from gateway.web.graphql_app import GraphQLApp, Identify, Runtime
 from gateway.web.graphql_request import HTTPError
 from gateway.web.health import health_routes
 from gateway.web.responses import rejection_bytes
-from gateway.web.tokens import Identify, opaque_caller
 
 
 def create_app(
@@ -115,14 +115,19 @@ async def identify_by(settings: OidcSettings, network: Network | None) -> AsyncI
         yield opaque_caller
         return
     # These imports take ten megabytes and are needed only with an issuer.
+    from gateway.web.authentication import JWTAuthenticator  # noqa: PLC0415
     from gateway.web.jwks import JWKSClient  # noqa: PLC0415
-    from gateway.web.verified_claims import JWTAuthenticator  # noqa: PLC0415
 
-    issuer = JWKSClient(settings, network)
+    keys = JWKSClient(settings, network)
     try:
-        yield JWTAuthenticator(settings, issuer)
+        yield JWTAuthenticator(settings, keys)
     finally:
-        await issuer.close()
+        await keys.close()
+
+
+async def opaque_caller(token: str, _seconds: float = 0.0) -> Caller:
+    """The caller of an unverified token: each token is a principal of its own."""
+    return Caller(token)
 
 
 def limits_of(settings: PaginationSettings) -> Limits:

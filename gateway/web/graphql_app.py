@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -59,9 +59,10 @@ from gateway.web.responses import (
     unavailable,
 )
 from gateway.web.responses import Fields as OwnFields
-from gateway.web.tokens import Identify
 
 PATH = "/graphql"
+# Authenticates a token, waiting at most so many seconds. Raises Unauthenticated and IssuerUnavailable.
+Identify = Callable[[str, float], Awaitable[Caller]]
 # Digits of a number of bytes: more are more than there can be.
 DIGITS_MAX = 18
 # Seconds after which to try again when an issuer's keys can't be had.

@@ -16,7 +16,7 @@ from gateway.app import create_app
 from gateway.identity import principal_of
 from gateway.settings import Settings
 from gateway.simulator import Behaviours, Simulator
-from gateway.web.verified_claims import canonical
+from gateway.web.authentication import canonical
 from tests.gateways import PLANS, serving
 from tests.issuer import ISSUER, FakeIssuer
 
