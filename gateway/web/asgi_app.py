@@ -1,6 +1,6 @@
-"""The outermost ASGI application: request id, allowed hosts, cross-origin requests, errors and the access log.
+"""The outermost ASGI application: request ids, allowed hosts, CORS, load shedding, errors and the access log.
 
-GraphQL requests go to their handler, all others to Starlette's routes. A response gets its common header fields here.
+GraphQL requests are passed to their handler, all others to Starlette's routes.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from gateway.web.graphql_request import (
     TIMEOUT,
     HTTPError,
     fields_of,
-    sound_request_id,
-    sound_traceparent,
+    valid_request_id,
+    valid_traceparent,
 )
 from gateway.web.responses import Fields, Response, error, internal_error, send_response, unavailable
 
-CLIENT_CLOSED = 499  # the status that the log has where nobody is there to be sent one
+CLIENT_CLOSED = 499  # the status in the log if the client disconnected
 HEALTH = "/health/"
 
 
 class GatewayApp:
-    """The gateway as an ASGI application; `starlette` has its other routes and its lifespan."""
+    """The gateway as an ASGI application; `starlette` has the other routes and the lifespan."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class GatewayApp:
         self._hosts = hosts
         self._cross_origin = CrossOrigin(cors_origins) if cors_origins else None
         self._shedder = shedder
-        # For the server, which rejects before it has parsed a request: its rejection has no field of an origin.
+        # For the server, which rejects requests before they are parsed, so without CORS fields.
         self.shedder = None if cors_origins else shedder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -66,7 +66,7 @@ class GatewayApp:
             return
         began = time.perf_counter()
         fields = fields_of(scope["headers"])
-        sent_id = sound_request_id(fields.get(b"x-request-id"))
+        sent_id = valid_request_id(fields.get(b"x-request-id"))
         exchange = Exchange(scope, receive, fields, sent_id or new_request_id())
         status = CLIENT_CLOSED
         try:
@@ -82,19 +82,19 @@ class GatewayApp:
                 status,
                 began,
                 own_id=sent_id is None,
-                traceparent=sound_traceparent(fields.get(b"traceparent")),
+                traceparent=valid_traceparent(fields.get(b"traceparent")),
             )
 
     async def _response_to(self, exchange: Exchange) -> Response | None:
-        """The response to a request, whatever happens; None where there is nobody to send it to."""
+        """The response to a request, also after an exception; None if the client disconnected."""
         try:
             rejection = self._rejection_of(exchange)
             if rejection is not None:
                 return rejection
             respond = self.graphql.respond if exchange.scope["path"] == PATH else self._respond_by_route
             return await respond(exchange)
-        except HTTPError as refused:
-            return error(refused.status, refused.code, str(refused), refused.headers, refused.extensions)
+        except HTTPError as failure:
+            return error(failure.status, failure.code, str(failure), failure.headers, failure.extensions)
         except Overloaded as overloaded:
             return unavailable(overloaded, overloaded.retry_after)
         except ClientDisconnected:
@@ -104,11 +104,11 @@ class GatewayApp:
             return internal_error(exchange.request_id)
 
     def _rejection_of(self, exchange: Exchange) -> Response | None:
-        """The response to a request that goes no further, such as a preflight request. Raises Overloaded."""
+        """The response to a request that is rejected, or to a preflight request. Raises Overloaded."""
         scope, fields = exchange.scope, exchange.fields
-        given = fields.get(b"host")
-        host = None if given is None else host_and_port(given)
-        if host is None and (given is not None or scope["http_version"] == "1.1"):
+        host_field = fields.get(b"host")
+        host = None if host_field is None else host_and_port(host_field)
+        if host is None and (host_field is not None or scope["http_version"] == "1.1"):
             return error(400, "BAD_REQUEST", "Request needs exactly one valid Host header.")
         if not self._hosts.include(host and host[0]) and not scope["path"].startswith(HEALTH):
             return error(421, "HOST_UNKNOWN", "Host not allowed.")
@@ -119,7 +119,7 @@ class GatewayApp:
         return None
 
     async def _respond_by_route(self, exchange: Exchange) -> Response:
-        """The response of Starlette's routes, all of which are small."""
+        """The collected response of a Starlette route; all of them are small."""
         status, fields, parts = 0, [], []
 
         async def collect(message: Message) -> None:
@@ -142,7 +142,7 @@ class GatewayApp:
 class CrossOrigin:
     """Cross-origin requests (CORS): pages of the allowed origins may send requests and read the responses.
 
-    What the fields are, Starlette decides. Every request needs a header that no form can send, so there is no CSRF.
+    Starlette decides the header fields. Every request needs a header that no form can send, which prevents CSRF.
     """
 
     def __init__(self, origins: tuple[str, ...]) -> None:
@@ -157,14 +157,14 @@ class CrossOrigin:
         self.fields_for = lru_cache(256)(self._fields_for)
 
     def preflight_response(self, scope: Scope) -> Response:
-        """The response to a preflight request, without the fields that every response has."""
+        """The response to a preflight request, without the fields that all responses have."""
         response = self._cors.preflight_response(Headers(scope=scope))
-        own = (b"content-length", b"access-control-allow-origin")
-        fields = tuple(field for field in response.raw_headers if field[0] not in own)
+        common = (b"content-length", b"access-control-allow-origin")
+        fields = tuple(field for field in response.raw_headers if field[0] not in common)
         return Response(response.status_code, fields, (bytes(response.body),))
 
     def _fields_for(self, origin: bytes | None) -> Fields:
-        """The header fields of every response to a request from this origin."""
+        """The CORS fields of all responses to requests from this origin."""
         headers = MutableHeaders()
         if origin is not None:
             headers.update(self._cors.simple_headers)
@@ -178,12 +178,12 @@ class CrossOrigin:
 
 
 def is_preflight(method: str, fields: Mapping[bytes, bytes]) -> bool:
-    """Whether a browser asks if it may send a cross-origin request."""
+    """Whether a request is a browser's preflight request."""
     return method == "OPTIONS" and b"origin" in fields and b"access-control-request-method" in fields
 
 
 def new_request_id() -> str:
-    """A unique id: this process's own start, and a counter."""
+    """A unique id: random bytes of the process, and a counter."""
     return f"{_PROCESS}{next(_COUNT):016x}"
 
 

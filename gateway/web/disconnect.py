@@ -1,4 +1,4 @@
-"""Client disconnects: work for a client that has closed the connection ends."""
+"""Client disconnects: work for a client that has closed its connection is cancelled."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from gateway.concurrency.deadline import Deadline
 
 
 class HeldSlot(Protocol):
-    """A slot that an operation has taken."""
+    """The slot of an operation."""
 
     def release(self) -> None:
-        """Gives it back: the response has left, or the connection is closed."""
+        """Releases the slot, because the response was sent or the connection is closed."""
 
     def mark_unsent(self) -> None:
-        """The response is complete, but the client has not read it yet."""
+        """Records that the response is complete but has not been read."""
 
 
 def release_when_sent(scope: Scope, slot: HeldSlot) -> None:
-    """Gives a slot back when the response to a request has left; at once if the server does not tell that."""
+    """Releases a slot when the response was sent; at once if the server does not support that."""
     slots: list[HeldSlot] | None = scope.get("extensions", {}).get(SLOTS)
     if slots is None:
         slot.release()
@@ -33,19 +33,19 @@ def release_when_sent(scope: Scope, slot: HeldSlot) -> None:
 
 
 class ClientDisconnected(Exception):
-    """The client closed the connection; there is nobody to respond to."""
+    """The client closed the connection, so no response can be sent."""
 
 
 class CancelOnDisconnect:
-    """A block of work for a client. A disconnect ends its deadline; what fails then raises ClientDisconnected.
+    """Cancels a block's deadline when the client disconnects; an exception then becomes ClientDisconnected.
 
-    The gateway's own server calls back at once. Any other server is asked for the request's next message, by a task.
+    The gateway's own server calls back at once. With other servers a task waits for the disconnect message.
     """
 
     __slots__ = ("_callbacks", "_deadline", "_listener", "_receive", "is_disconnected")
 
     def __init__(self, scope: Scope, receive: Receive, deadline: Deadline) -> None:
-        # The request will hold this object, so this object must not hold the request: that would be a cycle.
+        # Not the scope itself, which will refer to this object: that would be a reference cycle.
         self._callbacks: list[Callable[[], Any]] | None = scope.get("extensions", {}).get(ON_DISCONNECT)
         self._receive = receive if self._callbacks is None else None
         self._deadline = deadline
@@ -65,7 +65,7 @@ class CancelOnDisconnect:
     ) -> None:
         if self._listener is not None:
             self._listener.cancel()
-            self._listener = None  # which holds this object
+            self._listener = None  # it refers to this object
         if self.is_disconnected and isinstance(failure, Exception):
             raise ClientDisconnected from None
 

@@ -20,11 +20,11 @@ from gateway.web.responses import Response
 
 PAGE = files(__package__).joinpath("page")
 GRAPHIQL = files(__package__).joinpath("graphiql")
-KINDS = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
+MEDIA_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
 FETCHED = ("graphiql.min.js", "graphiql.min.css", "react.production.min.js", "react-dom.production.min.js")
 HEADERS = (
     (b"content-type", b"text/html; charset=utf-8"),
-    # GraphiQL's editor sets styles on its elements; scripts come from this server's own files alone.
+    # GraphiQL's editor sets styles on its elements; scripts are loaded only from this server's files.
     (
         b"content-security-policy",
         (
@@ -51,9 +51,9 @@ class Explorer:
         self._files |= {
             name: GRAPHIQL.joinpath(name).read_bytes() for name in FETCHED if GRAPHIQL.joinpath(name).is_file()
         }
-        whole = all(name in self._files for name in FETCHED)
+        is_complete = all(name in self._files for name in FETCHED)
         config = {"endpoint": "graphql", "token": token, "examples": list(examples())}
-        template = PAGE.joinpath("explorer.html" if whole else "plain.html").read_text(encoding="utf-8")
+        template = PAGE.joinpath("explorer.html" if is_complete else "plain.html").read_text(encoding="utf-8")
         self._page = template.replace("{{config}}", html.escape(msgspec.json.encode(config).decode())).encode()
 
     def page(self) -> Response:
@@ -67,13 +67,13 @@ class Explorer:
         if content is None:
             raise HTTPException(404)
         headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "public, max-age=3600"}
-        return StarletteResponse(content, media_type=KINDS[Path(name).suffix], headers=headers)
+        return StarletteResponse(content, media_type=MEDIA_TYPES[Path(name).suffix], headers=headers)
 
 
 def examples() -> Iterator[Example]:
     """The documented queries. The comment at the top of each file explains it and names its variables."""
-    shelf = files(__package__).joinpath("queries")
-    folder = shelf if shelf.is_dir() else Path(__file__).resolve().parents[2] / "docs" / "queries"
+    packaged = files(__package__).joinpath("queries")
+    folder = packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "docs" / "queries"
     if not folder.is_dir():
         return
     for file in sorted(folder.iterdir(), key=lambda file: (file.name != "fleet.graphql", file.name)):

@@ -1,4 +1,4 @@
-"""The handler of every GraphQL request: header, caller, body, response cache, slot, execution, response."""
+"""The handler of all GraphQL requests: header, caller, body, response cache, slot, execution, response."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ from gateway.web.graphql_request import (
     asks_for_page,
     bearer_token,
     check_content_type,
-    cost_wish,
+    cost_mode_of,
     media_type_for,
     params_of_post,
     params_of_query_string,
-    sound_traceparent,
     timeout_of,
+    valid_traceparent,
 )
 from gateway.web.operations import InvalidOperation, Operations, PreparedRequest
 from gateway.web.response_cache import CachedResponse, ResponseCache, WholeResponses, around
@@ -63,22 +63,22 @@ from gateway.web.responses import Fields as OwnFields
 PATH = "/graphql"
 # Authenticates a token, waiting at most so many seconds. Raises Unauthenticated and IssuerUnavailable.
 Identify = Callable[[str, float], Awaitable[Caller]]
-# Digits of a number of bytes: more are more than there can be.
+# Digits of `Content-Length`; a number with more is too large.
 DIGITS_MAX = 18
-# Seconds after which to try again when an issuer's keys can't be had.
+# `Retry-After` in seconds while the issuer's keys are unavailable.
 ISSUER_RETRY = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What exists while a gateway runs: the client of the fleet API, and how a token becomes a caller."""
+    """The objects that exist while the gateway runs: the client of the fleet API and the authenticator."""
 
     client: FleetClient
     identify: Identify
 
 
 class OperationResult(NamedTuple):
-    """What a response says; `ran` is false if the operation never began."""
+    """The result of an operation and its header fields; `ran` is false if it was not executed."""
 
     result: ExecutionResult
     fields: OwnFields
@@ -86,11 +86,11 @@ class OperationResult(NamedTuple):
 
 
 class Exchange:
-    """One HTTP request, and what its header was found to ask for."""
+    """One HTTP request, with what was parsed from its header."""
 
     __slots__ = (
         "caller",
-        "cost_wish",
+        "cost_mode",
         "deadline",
         "fields",
         "is_deferred",
@@ -105,16 +105,16 @@ class Exchange:
         self.receive = receive
         self.fields = fields
         self.request_id = request_id
-        # Whether the response may leave at the end of this event-loop iteration, together with others.
+        # Whether the response may be sent at the end of this event-loop iteration, together with others.
         self.is_deferred = False
         self.caller: Caller | None = None
         self.deadline = 0.0  # of the operation, by `time.monotonic`
         self.media_type = ""
-        self.cost_wish: str | None = None
+        self.cost_mode: str | None = None
 
 
 class GraphQLApp:
-    """Responds to GraphQL requests while there is a `runtime`."""
+    """Handles GraphQL requests; `runtime` is set while the gateway runs."""
 
     def __init__(
         self,
@@ -155,7 +155,7 @@ class GraphQLApp:
         self._scheduler = ResponseScheduler()
 
     def load(self) -> dict[str, int] | None:
-        """How much is under way in this process; None while the gateway is not running."""
+        """The numbers of running operations and reads of this process; None while the gateway is not running."""
         if self.runtime is None:
             return None
         admission = self.admission
@@ -179,18 +179,18 @@ class GraphQLApp:
         exchange.deadline = time.monotonic() + seconds
         try:
             exchange.caller = await self._caller_of(fields.get(b"authorization"), runtime, seconds)
-        except Unauthenticated as refused:
-            return unauthenticated(str(refused), invalid=b"authorization" in fields)
-        except IssuerUnavailable as outage:
-            return unavailable(outage, ISSUER_RETRY)
+        except Unauthenticated as failure:
+            return unauthenticated(str(failure), invalid=b"authorization" in fields)
+        except IssuerUnavailable as failure:
+            return unavailable(failure, ISSUER_RETRY)
         if exchange.caller is not None:
-            # The server counts what it can't send by principal.
+            # The server counts unread responses per principal.
             scope.setdefault("state", {})["caller"] = exchange.caller
         if method not in ("GET", "POST"):
             raise HTTPError(405, "METHOD_NOT_ALLOWED", "Only GET and POST are allowed.", {"Allow": "GET, POST"})
         exchange.media_type = media_type_for(accept)
         if b"x-gateway-cost" in fields:
-            exchange.cost_wish = cost_wish(fields[b"x-gateway-cost"])
+            exchange.cost_mode = cost_mode_of(fields[b"x-gateway-cost"])
         try:
             return await self._respond_to_operation(exchange)
         except InvalidOperation as invalid:
@@ -204,7 +204,7 @@ class GraphQLApp:
     async def _respond_to_operation(self, exchange: Exchange) -> Response:
         is_get, caller = exchange.scope["method"] == "GET", exchange.caller
         if is_get:
-            key = b"?" + exchange.scope["query_string"]  # which no JSON begins with
+            key = b"?" + exchange.scope["query_string"]  # distinct from any JSON
         else:
             check_content_type(exchange.fields.get(b"content-type"))
             key = await self._body(exchange.receive)
@@ -214,19 +214,19 @@ class GraphQLApp:
             params = params_of_query_string(key[1:]) if is_get else params_of_post(key)
             self._operations.check_variables(params, len(key))
             request = self._operations.prepared_at_once(params, key, caller)
-        if request is not None and caller is not None and exchange.cost_wish is None:
+        if request is not None and caller is not None and exchange.cost_mode is None:
             cached = await self._cached(request, caller, exchange)
             if cached is not None:
                 return _response(200, exchange.media_type, cached.fields, cached.parts)
         return await self._run(exchange, request, params)
 
     def _exceeds_body_limit(self, length: bytes) -> bool:
-        # Zeros in front are allowed, any number of them; Python reads no more than 4300 digits.
+        # Any number of leading zeros is allowed, but Python parses at most 4300 digits.
         digits = length.strip().lstrip(b"0")
         return digits.isdigit() and (len(digits) > DIGITS_MAX or int(digits) > self._body_bytes_max)
 
     async def _caller_of(self, authorization: bytes | None, runtime: Runtime, seconds: float) -> Caller | None:
-        """Whose token this is; None without credentials, where the schema is public. Raises Unauthenticated."""
+        """The caller; None without credentials if introspection is public. Raises Unauthenticated."""
         if authorization is None and self._is_public:
             return None
         token = bearer_token(authorization)
@@ -240,7 +240,7 @@ class GraphQLApp:
         return self.runtime
 
     async def _body(self, receive: Receive) -> bytes:
-        """The body of a request; however many pieces it comes in, they cost time and memory for their bytes only."""
+        """The body of a request. Its cost depends only on its bytes, not on the number of chunks."""
         message = await receive()
         body: bytes | bytearray = message.get("body", b"")
         if message.get("more_body"):
@@ -256,7 +256,7 @@ class GraphQLApp:
         return bytes(body)
 
     async def _cached(self, request: PreparedRequest, caller: Caller, exchange: Exchange) -> CachedResponse | None:
-        """The cached response; under contention so many of a principal are sent in one event-loop iteration."""
+        """The cached response. With several active principals, their shares of an event-loop iteration are limited."""
         takes_gzip = self._responses is not None and accepts_gzip(exchange.fields.get(b"accept-encoding"))
         cached = self._cache.find(request, caller, self._running.client, takes_gzip=takes_gzip)
         if cached is not None:
@@ -267,7 +267,7 @@ class GraphQLApp:
         return cached
 
     async def _run(self, exchange: Exchange, request: PreparedRequest | None, params: GraphQLParams | None) -> Response:
-        """Runs an operation in a slot, which is given back when the response has left."""
+        """Runs an operation in a slot, which is released when the response was sent."""
         deadline = Deadline(exchange.deadline)
         queue = self.admission.queue_of(exchange.caller)
         if not self.admission.try_acquire(queue):
@@ -296,14 +296,14 @@ class GraphQLApp:
 
     async def _executed(self, exchange: Exchange, request: PreparedRequest, deadline: Deadline) -> Response:
         caller, cost = exchange.caller, None
-        if exchange.cost_wish is not None:
+        if exchange.cost_mode is not None:
             estimate = self._operations.cost_of(request)
             cost = {
                 "estimatedUpstreamCalls": estimate.upstream_calls,
                 "estimatedNodes": estimate.nodes,
                 "estimatedFields": estimate.fields,
             }
-            if exchange.cost_wish == "validate":
+            if exchange.cost_mode == "validate":
                 estimated = OperationResult(ExecutionResult(None, None, {"cost": cost}), ())
                 return self._rendered(estimated, exchange.media_type)
         context = None if caller is None else self._context(caller, exchange, deadline)
@@ -335,7 +335,7 @@ class GraphQLApp:
         stats = RequestStats()
         if self._responses is not None:
             stats.reads = []
-        scope = RequestScope(caller, stats, sound_traceparent(exchange.fields.get(b"traceparent")), deadline)
+        scope = RequestScope(caller, stats, valid_traceparent(exchange.fields.get(b"traceparent")), deadline)
         return Context(
             scope,
             Loaders(self._running.client, scope),
@@ -365,27 +365,27 @@ class GraphQLApp:
         fields = NO_STORE if errors else self._cache.headers_for(stats, exchange.caller)
         return OperationResult(ExecutionResult(result.data, errors or None, extensions or None), fields)
 
-    def _rendered(self, told: OperationResult, media_type: str) -> Response:
-        result = told.result
+    def _rendered(self, operation: OperationResult, media_type: str) -> Response:
+        result = operation.result
         unauthenticated_errors = [error for error in result.errors or () if is_unauthenticated(error)]
         if unauthenticated_errors:
             parts = self._parts_of({"data": None, "errors": unauthenticated_errors})
             fields = ((b"content-type", media_type.encode()), (b"www-authenticate", INVALID_TOKEN.encode()))
             return Response(401, fields, parts)
-        members: dict[str, Any] = {"data": result.data} if told.ran else {}
+        members: dict[str, Any] = {"data": result.data} if operation.ran else {}
         if result.errors:
             members["errors"] = result.errors
         if result.extensions:
             members["extensions"] = result.extensions
-        status = 400 if not told.ran and media_type == RESPONSE else 200
+        status = 400 if not operation.ran and media_type == RESPONSE else 200
         try:
             parts = self._parts_of(members)
         except LimitExceeded as exceeded:
             return self._rendered(_invalid([exceeded], ""), media_type)
-        return _response(status, media_type, told.fields, parts)
+        return _response(status, media_type, operation.fields, parts)
 
     def _parts_of(self, members: dict[str, Any]) -> Parts:
-        """A response's body; data that is one field, and JSON already, is not copied: it may be large."""
+        """A response's body. A single field that is already rendered is not copied, because it may be large."""
         if len(members) == 1 and members.get("data") is not None and len(members["data"]) == 1:
             ((key, value),) = members["data"].items()
             if type(value) is msgspec.Raw:
@@ -404,12 +404,12 @@ def _response(status: int, media_type: str, fields: OwnFields, parts: Parts) -> 
 
 
 def _invalid(errors: list[GraphQLError], request_id: str) -> OperationResult:
-    told = [presented(error, request_id) for error in errors]
-    return OperationResult(ExecutionResult(None, told), NO_STORE, ran=False)
+    shown = [presented(error, request_id) for error in errors]
+    return OperationResult(ExecutionResult(None, shown), NO_STORE, ran=False)
 
 
 async def _bounded(work: Awaitable[ExecutionResult]) -> ExecutionResult:
-    """The result of an operation, or that its response is too long."""
+    """The result of an operation, or an error if its response is too large."""
     try:
         return await work
     except LimitExceeded as exceeded:

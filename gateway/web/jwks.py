@@ -1,7 +1,7 @@
-"""The OpenID Connect issuer's public keys: discovered, cached, and renewed behind the callers who use them.
+"""The OpenID Connect issuer's public keys (JWKS): discovered, cached, and refreshed in the background.
 
-There is one fetch at a time, and whatever comes of it is remembered: the next one is `keys_pause` seconds later at the
-earliest, whoever wants it. So neither an issuer that hangs nor tokens that name unknown keys cost more than that.
+There is one fetch at a time, and at least `oidc.jwks_cooldown` seconds from the end of one to the start of the next,
+also after a failure. That limits the cost of an issuer that hangs and of tokens with unknown keys.
 """
 
 from __future__ import annotations
@@ -23,35 +23,35 @@ from gateway.telemetry import get_logger
 
 log = get_logger("gateway.upstream")
 
-# Bounds of a document: bytes as they come, pieces that they may come in, keys that are looked at.
+# Limits of a document: its bytes, the chunks in which they arrive, and the keys that are read.
 BYTES_MAX = 2**20
-PIECES_MAX = 4096
+CHUNKS_MAX = 4096
 KEYS_MAX = 256
 # RFC 7518, 3.3.
 RSA_BITS_MIN = 2048
-# Compressed, a small answer may be a large one.
+# A small compressed response may decompress to a large one.
 HEADERS = {"Accept": "application/json", "Accept-Encoding": "identity"}
-# What can go wrong with an answer: the network, its URL, its JSON.
-BROKEN = (httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError, OSError, ValueError, RecursionError)
+# Exceptions of a failed fetch: network, URL, JSON.
+FAILURES = (httpx.HTTPError, httpx.InvalidURL, msgspec.MsgspecError, OSError, ValueError, RecursionError)
 
 
 class JWKSClient:
-    """Has the keys ready; they are renewed after `keys_ttl` seconds, or earlier for a token that names another key."""
+    """Caches the keys. They are refreshed after `oidc.jwks_ttl` seconds, or earlier for a token with an unknown key."""
 
     def __init__(self, settings: OidcSettings, network: httpx.AsyncBaseTransport | None = None) -> None:
         self._settings = settings
         self._network = network
         self._tls = ssl.create_default_context()
         self._keys: KeySet | None = None
-        self._published: list[Any] | None = None  # what the keys were read from
+        self._published: list[Any] | None = None  # the JSON of the keys
         self._fetched_at = -math.inf
         self._next_fetch = -math.inf
         self._fetch: asyncio.Task[None] | None = None
 
     def current(self) -> KeySet | None:
-        """The keys, without waiting; None where there are none, or where the issuer has failed for too long.
+        """The cached keys; None if there are none, or if the issuer has failed for too long.
 
-        It is the same object for as long as the issuer publishes the same keys.
+        The object is the same while the issuer publishes the same keys.
         """
         age = time.monotonic() - self._fetched_at
         if age > self._settings.jwks_ttl:
@@ -61,44 +61,44 @@ class JWKSClient:
         return self._keys
 
     async def renewed(self, seconds: float) -> KeySet | None:
-        """The keys after a fetch, which is waited for at most so many seconds; within the pause there is none."""
+        """The keys after a fetch, waiting at most `seconds` for it; during the cooldown nothing is fetched."""
         self._renew()
         if self._fetch is not None and seconds > 0:
             await asyncio.wait((self._fetch,), timeout=min(seconds, self._settings.timeout))
         return self.current()
 
     async def close(self) -> None:
-        """Ends a fetch under way; whoever waits for it gets what was there before."""
+        """Cancels a running fetch; requests that wait for it get the cached keys."""
         if self._fetch is not None:
             self._fetch.cancel()
             await asyncio.wait((self._fetch,))
         self._next_fetch = math.inf
 
     def _renew(self) -> None:
-        """Begins a fetch, unless one is under way or the last one was only just."""
+        """Starts a fetch, unless one is running or the cooldown has not passed."""
         if self._fetch is None and time.monotonic() >= self._next_fetch:
-            self._fetch = asyncio.create_task(self._fetched())
+            self._fetch = asyncio.create_task(self._fetch_keys())
 
-    async def _fetched(self) -> None:
+    async def _fetch_keys(self) -> None:
         try:
             async with asyncio.timeout(self._settings.timeout), self._client() as client:
-                published = await self._published_by(client)
+                published = await self._fetch_published(client)
             if published != self._published:
                 self._keys, self._published = self._key_set_of(published), published
             self._fetched_at = time.monotonic()
-        except (IssuerUnavailable, *BROKEN) as failed:
-            log.warning("issuer keys not fetched", kind=type(failed).__name__, cached=self._keys is not None)
+        except (IssuerUnavailable, *FAILURES) as failure:
+            log.warning("issuer keys not fetched", kind=type(failure).__name__, cached=self._keys is not None)
         finally:
             self._next_fetch = time.monotonic() + self._settings.jwks_cooldown
             self._fetch = None
 
     def _client(self) -> httpx.AsyncClient:
-        # One for each fetch: a fetch that is cancelled leaves httpx's pool in disorder, and there is one an hour.
+        # One per fetch: cancelling a fetch may break httpx's pool, and fetches are rare.
         return httpx.AsyncClient(
             transport=self._network, timeout=self._settings.timeout, trust_env=False, verify=self._tls, headers=HEADERS
         )
 
-    async def _published_by(self, client: httpx.AsyncClient) -> list[Any]:
+    async def _fetch_published(self, client: httpx.AsyncClient) -> list[Any]:
         url = self._settings.jwks_uri
         if url is None:
             assert self._settings.issuer is not None
@@ -112,7 +112,7 @@ class JWKSClient:
         return keys[:KEYS_MAX]
 
     def _key_set_of(self, published: list[Any]) -> KeySet:
-        """The keys that can verify a token; others are skipped, and logged when they are seen first."""
+        """The usable keys. Others are skipped, and logged each time that the keys have changed."""
         keys: list[Key] = []
         skipped: list[str] = []
         for jwk in published:
@@ -131,19 +131,19 @@ def _public_key_of(jwk: Any) -> Key:
     key = JWKRegistry.import_key(jwk)
     key.ensure_kid()
     if isinstance(key, OctKey) or (isinstance(key, RSAKey) and key.raw_value.key_size < RSA_BITS_MIN):
-        raise InvalidKeyTypeError("A shared secret, or a key that is too short.")
+        raise InvalidKeyTypeError("Key is a shared secret or too short.")
     return key
 
 
 async def _json_of(client: httpx.AsyncClient, url: str) -> dict[str, Any]:
-    """A JSON object, counted against its bounds as it arrives; a redirect is not followed."""
-    body, pieces = bytearray(), 0
-    async with client.stream("GET", url) as answer:
-        if not answer.is_success or answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+    """Fetches a JSON object, whose size is limited as it arrives; redirects are not followed."""
+    body, chunks = bytearray(), 0
+    async with client.stream("GET", url) as response:
+        if not response.is_success or response.headers.get("Content-Encoding", "identity").lower() != "identity":
             raise IssuerUnavailable
-        async for piece in answer.aiter_bytes():
-            body += piece
-            pieces += 1
-            if len(body) > BYTES_MAX or pieces > PIECES_MAX:
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            chunks += 1
+            if len(body) > BYTES_MAX or chunks > CHUNKS_MAX:
                 raise IssuerUnavailable
     return msgspec.json.decode(body, type=dict[str, Any])

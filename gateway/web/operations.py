@@ -1,7 +1,7 @@
-"""Which operation a request means (its document is sent, persisted or trusted), and whether it may run.
+"""Finds the operation of a request (its document is sent, persisted or trusted) and checks whether it may run.
 
-What a request means is remembered by its bytes, so that the same request again costs one lookup. Cost is checked for
-the worst case first, which holds for a document whatever its variables are, and exactly only where that is too much.
+Prepared requests are cached by their bytes, so that a repeated request costs one lookup. The worst-case cost, which
+does not depend on the variables, is checked first; the exact cost only if the worst case exceeds a limit.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from gateway.settings import GraphQLSettings, LimitSettings
 from gateway.web.graphql_request import GraphQLParams, HTTPError
 from gateway.web.responses import CHALLENGE, NO_TOKEN
 
-# The longest request whose meaning is remembered, in bytes.
+# The longest request that is cached, in bytes.
 KEY_BYTES_MAX = 4096
-# What that takes in memory, in bytes: by itself, for each byte of the request (its variables may be many empty lists),
-# and for each fleet.
-REMEMBERED_BYTES, DECODED_FACTOR, FRAGMENT_KEY_BYTES = 1_500, 40, 1_000
-# Fleets for which it is remembered where a request's fragment may be cached.
+# The memory of a prepared request in bytes: a constant, per byte of the request (its variables may be many empty
+# lists), and per fleet.
+REQUEST_BYTES, DECODED_FACTOR, FRAGMENT_KEY_BYTES = 1_500, 40, 1_000
+# Fleets for which a request has fragment keys.
 FLEETS_MAX = 64
-# The pauses after a document was read, as a multiple of what that took: an untrusted caller's, and any other's or its
-# plan.
+# The pauses after a document was parsed, as multiples of the time that took: for untrusted callers, and for all others
+# and for plans.
 UNTRUSTED_PAUSE, PAUSE = 1.0, 0.25
-# Variables written anew may be longer than they came, but not this much.
-REWRITTEN_FACTOR = 8
+# Encoding variables again can make them longer, by less than this factor.
+REENCODED_FACTOR = 8
 
 
 class InvalidOperation(Exception):
-    """A request whose operation does not run, with what is wrong."""
+    """A request whose operation may not run, with its errors."""
 
     def __init__(self, errors: list[GraphQLError]) -> None:
-        super().__init__("the operation does not run")
+        super().__init__("operation is invalid")
         self.errors = errors
 
 
 class PreparedRequest(NamedTuple):
-    """An operation that may run: within its limits, with its plan if it has one.
+    """An operation that may run: it is within its limits, and has a plan if it can be compiled.
 
-    `digest` is the hash that came with the document, or instead of it (`is_hash_alone`). `is_introspection` says that
-    it needs no caller. `key` are the request's bytes; empty if they are not remembered.
+    `digest` is the hash that was sent with the document, or instead of it (`is_hash_alone`). An operation that
+    `is_introspection` needs no caller. `key` has the request's bytes; it is empty if the request is not cached.
     """
 
     document: Document
@@ -72,11 +72,11 @@ class PreparedRequest(NamedTuple):
 
     @property
     def size(self) -> int:
-        """What it takes in memory with its key, in bytes."""
-        return REMEMBERED_BYTES + DECODED_FACTOR * len(self.key) + FRAGMENT_KEY_BYTES * len(self.fragment_keys or ())
+        """The memory of this request and its key, in bytes."""
+        return REQUEST_BYTES + DECODED_FACTOR * len(self.key) + FRAGMENT_KEY_BYTES * len(self.fragment_keys or ())
 
     def fragment_key(self, fleet: str | None, execution: Execution, limits: Limits) -> FragmentKey | None:
-        """Where a fleet's fragment of the response may be cached; None if the response is more than one connection."""
+        """The key of a fleet's cached fragment; None unless the response is a single connection."""
         if self.plan is None:
             return None
         keys = self.fragment_keys
@@ -92,7 +92,7 @@ class PreparedRequest(NamedTuple):
 
 
 class Operations:
-    """Finds, checks and plans operations; `trusted` are the only documents that run, by name, if it is given."""
+    """Finds, checks and plans operations. If `trusted` documents (by id) are given, no others run."""
 
     def __init__(
         self,
@@ -122,12 +122,12 @@ class Operations:
             schema.core,
             settings.documents_bytes_max,
             limits=document_limits_of(limits),
-            # Suggestions would tell the schema, name by name.
+            # Suggestions would reveal the schema name by name.
             suggestions=settings.introspection != "off",
         )
 
     def remembered(self, key: bytes, caller: Caller | None) -> PreparedRequest | None:
-        """What a request of these bytes was found to mean. Raises InvalidOperation and HTTPError."""
+        """The prepared request with these bytes, if it is cached. Raises InvalidOperation and HTTPError."""
         request: PreparedRequest | None = self._documents.meant_by(key)
         if request is not None:
             if request.digest is not None:
@@ -137,16 +137,16 @@ class Operations:
         return request
 
     def prepared_at_once(self, params: GraphQLParams, key: bytes, caller: Caller | None) -> PreparedRequest | None:
-        """A request whose document is known, has a plan and is within its limits whatever its variables are.
+        """A request whose document is cached, has a plan and is within its limits in the worst case.
 
-        None for any other: that is for `prepare`, which may take a while. Raises InvalidOperation and HTTPError.
+        None for any other, which `prepare` handles in a slot. Raises InvalidOperation and HTTPError.
         """
         document = self._documents.sent(self._text_of(params, caller))
         if document is None:
             return None
         plan = None
         name, variables = params.operation_name, params.variables or {}
-        with suppress(NotMade, LimitExceeded, VariablesInvalid):  # which `prepare` sees to
+        with suppress(NotMade, LimitExceeded, VariablesInvalid):  # `prepare` handles these
             plan = self._execution.prepared(document, name, variables, make=False)
         if plan is None or not self._is_within_worst_case(document, name, variables):
             return None
@@ -170,7 +170,7 @@ class Operations:
         return request
 
     async def prepare(self, params: GraphQLParams, caller: Caller | None, *, is_get: bool) -> PreparedRequest:
-        """Any request that may run. Raises InvalidOperation, and HTTPError for a request that is refused."""
+        """Any request that may run. Raises InvalidOperation, and HTTPError for a rejected request."""
         document = await self._read(self._text_of(params, caller), caller)
         digest = None if self._trusted is not None else params.digest
         name, variables = params.operation_name, params.variables or {}
@@ -201,7 +201,7 @@ class Operations:
         )
 
     def keep(self, request: PreparedRequest, caller: Caller | None) -> None:
-        """Keeps a request's document, and registers its hash for the caller; nothing is kept for untrusted callers."""
+        """Caches a request's document and registers its hash for the caller, unless the caller is untrusted."""
         if caller is None or self._trusted is not None or request.document.errors:
             return
         if not self._admission.is_untrusted(caller):
@@ -224,7 +224,7 @@ class Operations:
     def check_variables(self, params: GraphQLParams, size: int) -> None:
         """Raises HTTPError if the variables of a request of `size` bytes are too large."""
         maximum = self._limits.variables_bytes
-        if not params.variables or size * REWRITTEN_FACTOR <= maximum:
+        if not params.variables or size * REENCODED_FACTOR <= maximum:
             return
         if (actual := len(msgspec.json.encode(params.variables))) > maximum:
             exceeded = LimitExceeded("variablesBytes", maximum, actual)
@@ -232,7 +232,7 @@ class Operations:
             raise HTTPError(400, "LIMIT_EXCEEDED", exceeded.message, extensions=exceeded.extensions)
 
     def _text_of(self, params: GraphQLParams, caller: Caller | None) -> str:
-        """The text of the document that is meant: sent, registered by the caller's principal, or trusted."""
+        """The text of the document: sent, registered by the caller's principal, or trusted."""
         if self._trusted is not None:
             text = self._trusted.get(params.trusted_id or "")
             if text is None and params.query in self._trusted_texts:
@@ -262,15 +262,15 @@ class Operations:
             raise _not_registered()
 
     async def _read(self, text: str, caller: Caller | None) -> Document:
-        known = self._documents.sent(text)
-        if known is not None:
-            return known
+        cached = self._documents.sent(text)
+        if cached is not None:
+            return cached
         keep = self._trusted is not None or not self._admission.is_untrusted(caller)
         reading = self._reading if keep else self._reading_untrusted
         return await reading.run(text, lambda: self._documents.read(text, keep=keep))
 
     def _check_caller(self, document: Document, name: str | None, caller: Caller | None) -> bool:
-        """Whether an operation is introspection alone, which its setting may allow without a token."""
+        """Whether an operation is only introspection, which a setting may allow without a token. Raises HTTPError."""
         fields = document.root_fields(name)
         introspects = bool(fields & INTROSPECTION)
         if introspects and self._introspection == "off":
@@ -283,7 +283,7 @@ class Operations:
     async def _plan(
         self, document: Document, name: str | None, variables: Mapping[str, Any], caller: Caller | None
     ) -> BoundPlan | None:
-        """The operation's plan, if there is one; for untrusted callers none is made of a document of their own."""
+        """The operation's plan, if there is one. Documents of untrusted callers are not compiled."""
         try:
             return self._execution.prepared(document, name, variables, make=False)
         except NotMade:
@@ -292,11 +292,11 @@ class Operations:
             return await self._planning.run(object(), lambda: self._execution.prepared(document, name, variables))
 
     def _is_within_worst_case(self, document: Document, name: str | None, variables: Mapping[str, Any]) -> bool:
-        """Whether an operation is within its limits with lists as long as these, whatever else its variables are."""
+        """Whether an operation is within its limits for any variables with lists of this length."""
         longest = max((len(value) for value in variables.values() if value.__class__ is list), default=1)
         if longest > self._nodes_max:
             return False
-        # Few lengths, so that few worst cases have to be worked out.
+        # Lengths are rounded up, so that few worst cases have to be computed.
         length = min(self._nodes_max, max(16, 1 << (longest - 1).bit_length()))
         bounded = document.bounded.get((name, length))
         if bounded is None:
@@ -321,7 +321,7 @@ class Operations:
 
 
 def document_limits_of(settings: LimitSettings) -> DocumentLimits:
-    """The limits that hold for a document whatever its variables."""
+    """The limits of documents, which do not depend on variables."""
     return DocumentLimits(
         settings.document_bytes,
         settings.tokens,
@@ -338,7 +338,7 @@ def _no_token() -> HTTPError:
 
 
 def _not_registered() -> InvalidOperation:
-    # The message that clients of Apollo's automatic persisted queries wait for, to the letter.
+    # Exactly the message that clients of Apollo's automatic persisted queries expect.
     return InvalidOperation([_coded("PERSISTED_QUERY_NOT_FOUND", "PersistedQueryNotFound")])
 
 

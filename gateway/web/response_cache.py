@@ -1,8 +1,8 @@
-"""The response cache: what was rendered before is sent again while everything behind it is cached, fresh and the same.
+"""The response cache: rendered data is sent again while all upstream data in it is cached, fresh and unchanged.
 
-It has two kinds of entries. A *fragment* is a rendered connection; it is kept with the page of the fleet that it begins
-on and is shared by every request that selects the same. A *whole response* belongs to a principal and to the bytes of a
-request; it is off by default. Reading either costs less than a rejection, so it takes no slot.
+It has two kinds of entries. A *fragment* is a rendered connection. It is stored with its first upstream page and shared
+by all requests with the same selection. A *whole response* belongs to a principal and the bytes of a request; these are
+off by default. Reading an entry costs less than a rejection, so it needs no slot.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from gateway.upstream.requests import Clock, RequestStats
 from gateway.web.operations import PreparedRequest
 from gateway.web.responses import Fields, Parts, freshness_fields
 
-# What a whole response is accounted with beside its bytes, and for each entry that it was made of.
+# Assumed memory of a whole response in addition to its bytes, and of each of its dependencies.
 RESPONSE_BYTES, DEPENDENCY_BYTES = 1000, 200
-# From how many bytes on a response is compressed, and how hard.
+# Responses of at least so many bytes are compressed, with this level of zlib.
 COMPRESSED_FROM = 1000
 LEVEL = 6
 Key = tuple[str, bytes]
@@ -38,7 +38,7 @@ class CachedResponse(NamedTuple):
 
 
 class ResponseCache:
-    """Looks up fragments, and whole responses if there are any."""
+    """Looks up fragments, or whole responses if these are cached."""
 
     def __init__(self, execution: Execution, limits: Limits, clock: Clock, responses: WholeResponses | None) -> None:
         self._execution = execution
@@ -49,28 +49,28 @@ class ResponseCache:
     def find(
         self, request: PreparedRequest, caller: Caller, client: FleetClient, *, takes_gzip: bool
     ) -> CachedResponse | None:
-        """The response to a caller's request, if it is cached and fresh."""
+        """The cached response to a caller's request, if it is fresh."""
         if self.responses is not None and request.key:
             return self._whole(self.responses, request.key, caller, client, takes_gzip=takes_gzip)
         return self._fragment(request, caller, client)
 
     def _fragment(self, request: PreparedRequest, caller: Caller, client: FleetClient) -> CachedResponse | None:
-        place = request.fragment_key(caller.fleet, self._execution, self._limits)
-        if place is None:
+        key = request.fragment_key(caller.fleet, self._execution, self._limits)
+        if key is None:
             return None
-        held = client.cached_page(caller, place.token, None if place.token else place.search)
-        kept = held.value.kept(place.key) if held is not None else None
-        if held is None or kept is None:
+        first = client.cached_page(caller, key.token, None if key.token else key.search)
+        fragment = first.value.kept(key.key) if first is not None else None
+        if first is None or fragment is None:
             return None
-        stored_at, fresh_until = held.stored_at, held.fresh_until
-        for token, page in kept.others:
-            other = client.cached_page(caller, token, None if token else place.search)
+        stored_at, fresh_until = first.stored_at, first.fresh_until
+        for token, page in fragment.others:
+            other = client.cached_page(caller, token, None if token else key.search)
             if other is None or other.value is not page():
                 return None
             stored_at, fresh_until = min(stored_at, other.stored_at), min(fresh_until, other.fresh_until)
         assert request.plan is not None
-        (key,) = request.plan.plan.keys
-        return CachedResponse(around(key, kept.rendered), self.freshness(stored_at, fresh_until, caller))
+        (field,) = request.plan.plan.keys
+        return CachedResponse(around(field, fragment.rendered), self.freshness(stored_at, fresh_until, caller))
 
     def _whole(
         self, responses: WholeResponses, key: bytes, caller: Caller, client: FleetClient, *, takes_gzip: bool
@@ -78,13 +78,13 @@ class ResponseCache:
         whole = responses.get((caller.principal, key), client.freshness_of, takes_gzip=takes_gzip)
         if whole is None:
             return None
-        fields = self.freshness(whole.standing.stored_at, whole.standing.fresh_until, caller)
+        fields = self.freshness(whole.freshness.stored_at, whole.freshness.fresh_until, caller)
         return CachedResponse((whole.body,), fields + GZIP if whole.is_gzip else fields)
 
     def put(
         self, request: PreparedRequest, caller: Caller, stats: RequestStats, parts: Parts, client: FleetClient
     ) -> None:
-        """Keeps a whole response without errors, while the entries that it was made of are cached."""
+        """Caches a whole response without errors, if all its dependencies are cached."""
         if self.responses is None or not request.key or stats.stale:
             return
         dependencies = client.dependencies_of(stats.reads or ())
@@ -92,33 +92,33 @@ class ResponseCache:
             self.responses.put((caller.principal, request.key), b"".join(parts), dependencies)
 
     def freshness(self, stored_at: float, fresh_until: float, caller: Caller) -> Fields:
-        """The headers for content of a time; no response outlives the token it was for. Times in epoch seconds."""
+        """The freshness headers. A response is fresh no longer than the token is valid. Times are epoch seconds."""
         now = self._clock()
         if caller.expires_at is not None and caller.expires_at < fresh_until:
             fresh_until = caller.expires_at
         return freshness_fields(int(max(0.0, now - stored_at)), max(0, int(fresh_until - now)))
 
     def age(self, stats: RequestStats) -> float:
-        """How old the oldest part of a response is, in seconds."""
+        """The age of the oldest data in a response, in seconds."""
         return 0.0 if stats.oldest is None else max(0.0, round(self._clock() - stats.oldest, 3))
 
     def headers_for(self, stats: RequestStats, caller: Caller | None) -> Fields:
-        """The headers of a response that was just made."""
+        """The freshness headers of a new response."""
         if caller is None or stats.oldest is None or stats.fresh_until is None or stats.stale:
             return freshness_fields(int(self.age(stats)), 0)
         return self.freshness(stats.oldest, stats.fresh_until, caller)
 
 
 def around(key: str, rendered: bytes | memoryview) -> Parts:
-    """A body whose data is one field that is JSON already."""
+    """The body of a response with a single field that is already rendered."""
     return b'{"data":{"%b":' % key.encode(), rendered, b"}}"
 
 
 class Whole(NamedTuple):
-    """A response's body, plain or as gzip, and how fresh it is."""
+    """A response's body, plain or as gzip, and its freshness."""
 
     body: bytes
-    standing: Freshness
+    freshness: Freshness
     is_gzip: bool
 
 
@@ -132,9 +132,9 @@ class _Entry:
 
 
 class WholeResponses:
-    """Bodies by principal and request; the least recently used are dropped first.
+    """An LRU cache of bodies by principal and request.
 
-    A body is returned only while each read behind it would be answered from the very entries that it was made of.
+    A body is valid while each upstream read behind it would get the same cache entry as before.
     """
 
     def __init__(self, *, bytes_max: int, gzip: bool) -> None:
@@ -143,7 +143,7 @@ class WholeResponses:
 
     @property
     def bytes_used(self) -> int:
-        """What the bodies take in memory."""
+        """The memory of all entries."""
         return self._entries.bytes
 
     def __len__(self) -> int:
@@ -152,20 +152,20 @@ class WholeResponses:
     def get(
         self, key: Key, freshness_of: Callable[[Sequence[Dependency]], Freshness | None], *, takes_gzip: bool
     ) -> Whole | None:
-        """A body that is still valid."""
+        """A valid body, if there is one."""
         entry = self._entries.get(key)
         if entry is None:
             return None
-        standing = freshness_of(entry.dependencies)
-        if standing is None:
+        freshness = freshness_of(entry.dependencies)
+        if freshness is None:
             self._entries.drop(key)
             return None
         if self.gzip and takes_gzip and len(entry.body) >= COMPRESSED_FROM:
-            return Whole(self._compressed(entry), standing, is_gzip=True)
-        return Whole(entry.body, standing, is_gzip=False)
+            return Whole(self._compressed(entry), freshness, is_gzip=True)
+        return Whole(entry.body, freshness, is_gzip=False)
 
     def put(self, key: Key, body: bytes, dependencies: Sequence[Dependency]) -> None:
-        """Keeps a body, if there is room for it at all."""
+        """Stores a body, unless it exceeds the memory limit by itself."""
         self._entries.put(key, _Entry(body, dependencies))
 
     def _compressed(self, entry: _Entry) -> bytes:

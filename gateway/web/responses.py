@@ -1,6 +1,6 @@
-"""Responses: how they are made and sent, and the header fields that every one of them has.
+"""Builds and sends responses, with the header fields that all of them have.
 
-An error is told in GraphQL's own form, so that every client can read it.
+Errors have the form of GraphQL errors, so that every client can read them.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ Field = tuple[bytes, bytes]
 Fields = tuple[Field, ...]
 Parts = tuple[bytes | memoryview, ...]
 
-# RFC 6750: the error is named only where a token was given.
+# RFC 6750: the challenge names an error only if the request had a token.
 CHALLENGE = 'Bearer realm="fleet"'
 INVALID_TOKEN = f'{CHALLENGE}, error="invalid_token"'
-NO_TOKEN = "Authorization header with a bearer token is required."  # noqa: S105 - words
+NO_TOKEN = "Authorization header with a bearer token is required."  # noqa: S105 - a message
 NOT_RETRYABLE = {"retryable": False}
-# The request fields that a response may depend on. Each response names all of them: an error that named fewer than the
-# response it stands for would be taken for it by a cache.
+# All request fields that may affect a response. Every response names all of them: with fewer, a cache could use an
+# error for a request that would get another response.
 VARY = b"Authorization, Accept, Accept-Encoding, Origin, X-Gateway-Cost, X-Gateway-Timeout"
-# Sent with every response that does not say otherwise.
+# The defaults of all responses.
 SECURITY_HEADERS: Fields = (
     (b"cache-control", b"no-store"),
     (b"vary", VARY),
@@ -47,7 +47,7 @@ class Response(NamedTuple):
     parts: Parts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Sends it as ASGI messages, for whoever completes the header."""
+        """Sends it as ASGI messages, as a Starlette response does."""
         length = (b"content-length", str(sum(map(len, self.parts))).encode())
         await send({"type": "http.response.start", "status": self.status, "headers": [length, *self.fields]})
         await send({"type": "http.response.body", "body": b"".join(self.parts)})
@@ -56,9 +56,10 @@ class Response(NamedTuple):
 async def send_response(
     scope: Scope, send: Send, response: Response, request_id: str, more: Fields = (), *, deferred: bool = False
 ) -> None:
-    """Sends a response with its request id and the fields of every response; `more` are those of its origin.
+    """Sends a response with its request id and the fields that all responses have; `more` are CORS fields.
 
-    The gateway's own server takes it whole. A `deferred` one leaves with the others of this event-loop iteration.
+    The gateway's own server sends it at once. A `deferred` response is sent at the end of the event-loop iteration,
+    together with others.
     """
     fields, lines = _header(response.fields, more)
     extension = scope.get("extensions", {}).get(WHOLE_RESPONSE)
@@ -77,15 +78,15 @@ async def _no_receive() -> dict[str, str]:
 
 @lru_cache(1024)
 def _header(fields: Fields, more: Fields) -> tuple[Fields, bytes]:
-    """The header fields of responses that have these in common, and the same as lines."""
+    """The completed header fields, and the same as lines."""
     completed = tuple(completed_fields((*fields, *more)))
     return completed, b"".join(b"%b: %b\r\n" % field for field in completed)
 
 
 def completed_fields(fields: Sequence[Field]) -> list[Field]:
-    """Header fields and those of every response that they lack; the names in both `vary` fields are united.
+    """Adds the default header fields that are missing, and merges the names in `vary`.
 
-    A public response is the same for everybody: it depends only on what its own `vary` names.
+    A public response is the same for all clients; it depends only on the names in its own `vary`.
     """
     given = dict(fields)
     is_public = given.get(b"cache-control", b"").startswith(b"public")
@@ -93,18 +94,18 @@ def completed_fields(fields: Sequence[Field]) -> list[Field]:
         given.setdefault(b"vary", b"")
     elif b"vary" in given:
         named = b",".join(value for name, value in fields if name == b"vary")
-        fields = [*(field for field in fields if field[0] != b"vary"), (b"vary", _united(named))]
+        fields = [*(field for field in fields if field[0] != b"vary"), (b"vary", _merged(named))]
     return [*fields, *(field for field in SECURITY_HEADERS if field[0] not in given)]
 
 
 @lru_cache(16)
-def _united(vary: bytes) -> bytes:
+def _merged(vary: bytes) -> bytes:
     known = {name.strip().lower() for name in VARY.split(b",")}
     return b", ".join((VARY, *(name.strip() for name in vary.split(b",") if name.strip().lower() not in known)))
 
 
 def error_body(code: str, message: str, extensions: Mapping[str, object] = NOT_RETRYABLE) -> bytes:
-    """A body that has one coded error and no data."""
+    """The body of a response with one coded error and no data."""
     return msgspec.json.encode({"errors": [{"message": message, "extensions": {"code": code, **extensions}}]})
 
 
@@ -122,22 +123,22 @@ def error(
 
 
 def internal_error(request_id: str) -> Response:
-    """500 for a bug of the gateway; the log has more under the request id."""
+    """500 for a bug of the gateway; the log has details under the request id."""
     return error(500, "INTERNAL", "Internal error.", None, {**NOT_RETRYABLE, "requestId": request_id})
 
 
 def too_large() -> Response:
-    """413, and the connection is closed: the rest of the body is not read."""
+    """413; the connection is closed without reading the rest of the body."""
     return error(413, "BODY_TOO_LARGE", "Request body is too large.", {"Connection": "close"})
 
 
 def unavailable(failure: Overloaded | IssuerUnavailable, seconds: int) -> Response:
-    """503, and when to try again."""
+    """503 with `Retry-After`."""
     return error(503, failure.code, str(failure), {"Retry-After": str(seconds)}, failure.extensions())
 
 
 def rejection_bytes() -> bytes:
-    """A whole HTTP response with 503, for the server to send before it has parsed a request."""
+    """A whole HTTP response with 503, which the server sends without parsing the request."""
     rejection = unavailable(Overloaded(), Overloaded.retry_after)
     body = b"".join(rejection.parts)
     header = [(b"content-length", str(len(body)).encode()), *completed_fields(rejection.fields)]
@@ -146,12 +147,12 @@ def rejection_bytes() -> bytes:
 
 
 def unauthenticated(message: str, *, invalid: bool = True) -> Response:
-    """401 with the challenge that says what is wrong with the token, or that there is none."""
+    """401 with a challenge that says whether the token is invalid or missing."""
     return error(401, "UNAUTHENTICATED", message, {"WWW-Authenticate": INVALID_TOKEN if invalid else CHALLENGE})
 
 
 @lru_cache(1024)
 def freshness_fields(age: int, remaining: int) -> Fields:
-    """How old a response is, and for how long it is fresh still, in seconds (RFC 9111)."""
+    """`Age` and `Cache-Control` (RFC 9111) for an age and a remaining lifetime in seconds."""
     max_age = age + remaining if remaining else 0
     return (b"cache-control", f"private, max-age={max_age}".encode()), (b"age", str(age).encode())
