@@ -1,1 +1,1 @@
-"""What keeps the gateway responsive under more load than it can serve."""
+"""Admission control and load shedding."""

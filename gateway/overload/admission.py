@@ -1,13 +1,13 @@
-"""Admission: which operations run now, which are queued, and which are rejected; bounded for all and per principal.
+"""Admission control: which operations run, are queued, or are rejected, with limits in total and per principal.
 
 Queued operations are scheduled round-robin per principal, so a noisy tenant only delays itself. When the queue is full,
-a principal with less than its share of it may still queue; at most the queue grows to twice its length.
+a principal with less than its share of it may still queue; so the queue may grow to twice its length.
 
-Anybody can make up tokens, and each would be a principal. So all *untrusted* principals, those whose token neither the
-fleet API nor an issuer has accepted yet, count as one among the others, and some slots are reserved for trusted ones.
+Anybody can invent tokens, and each would be a principal. So all *untrusted* principals, those whose token neither the
+fleet API nor an issuer has accepted yet, are scheduled as one, and some slots are reserved for trusted ones.
 
-While the processor is the bottleneck, running many operations of one principal at once only slows down those of others,
-so fewer slots are available. With a single principal there is nobody to protect, and equal reads are coalesced anyway.
+While the CPU is the bottleneck, running many operations of one principal at once only slows down those of others, so
+there are fewer slots. With a single principal nobody needs protection, and equal reads are coalesced anyway.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from gateway.overload.cpu_monitor import LOW_WATER
 from gateway.settings import LimitSettings
 
 SLOTS_MIN = 1.0
-# The share of the slots that is lost when the processor is too busy, and by which they grow when it has time to spare.
-SLOTS_LOST, SLOTS_REGAINED = 0.3, 0.25
+# The share of the slots that is removed above the CPU threshold, and added below the low-water mark.
+SLOTS_REMOVED, SLOTS_ADDED = 0.3, 0.25
 CREDENTIALS_MAX = 10_000
 TRUSTED_MAX = 20_000
-# The prefix of an untrusted principal's queue; by itself, the group of all of them.
+# The prefix of an untrusted principal's queue; by itself, the group of all these queues.
 UNTRUSTED = "?"
 # The share of the slots that untrusted principals may have together.
 UNTRUSTED_SHARE = 0.75
@@ -40,7 +40,7 @@ Waiter = asyncio.Future[None]
 
 
 class Admission:
-    """Slots for operations. Each operation that was admitted has to `release` its slot."""
+    """Slots for operations. Each admitted operation has to `release` its slot."""
 
     def __init__(self, settings: LimitSettings) -> None:
         self._settings = settings
@@ -49,38 +49,38 @@ class Admission:
         self._untrusted_running = 0
         self._unsent = 0
         self._unsent_of: Counter[str] = Counter()
-        # The queues of each group: of a trusted principal its own, of the untrusted principals all of theirs. The group
-        # that is served next comes first.
+        # A group is the queue of a trusted principal, or all queues of untrusted ones. The group that is next comes
+        # first.
         self._groups: OrderedDict[str, FairQueue[Waiter]] = OrderedDict()
         self.waiting = 0  # operations that are queued
         self._credentials: LRU[bytes, str] = LRU(CREDENTIALS_MAX)
         self._trusted: LRU[str, bool] = LRU(TRUSTED_MAX)
         self._slots = float(settings.concurrency)
-        # The queues whose requests are rejected at once, each with the length below which that ends.
+        # The queues whose requests are rejected at once, each with the length at which that ends.
         self.shedding: dict[str, int] = {}
         self._last_queue = ""
         self._multi_tenant_until = 0.0
 
     def adapt(self, utilization: float) -> None:
-        """Takes slots away while the processor is too busy. Gives them back one by one when it is not, and many at a
-        time when it has time to spare.
+        """Adapts the number of slots to the CPU utilisation: removes slots above the threshold, adds them one by one
+        below it, and many at a time below the low-water mark.
         """
         limits = self._settings
         if utilization > limits.cpu_threshold:
-            self._slots = max(SLOTS_MIN, min(self._slots, self._running) * (1 - SLOTS_LOST))
+            self._slots = max(SLOTS_MIN, min(self._slots, self._running) * (1 - SLOTS_REMOVED))
         else:
-            more = self._slots * SLOTS_REGAINED if utilization < limits.cpu_threshold * LOW_WATER else 0
+            more = self._slots * SLOTS_ADDED if utilization < limits.cpu_threshold * LOW_WATER else 0
             self._slots = min(limits.concurrency, self._slots + max(1, more))
         self._admit_waiting()
 
     @property
     def running(self) -> int:
-        """Operations that run, or whose responses have not been read."""
+        """The number of operations that are running or whose responses are unread."""
         return self._running + self._unsent
 
     @property
     def is_multi_tenant(self) -> bool:
-        """Whether several principals are active, so that some may have to be protected from others."""
+        """Whether several principals are active."""
         return time.monotonic() < self._multi_tenant_until
 
     def queue_of(self, caller: Caller | None) -> str:
@@ -90,11 +90,11 @@ class Admission:
         return caller.principal if caller.is_verified else self._queue_of(caller.principal)
 
     def is_untrusted(self, caller: Caller | None) -> bool:
-        """Whether neither an issuer nor the fleet API has accepted the caller's token: anybody can make up one."""
+        """Whether neither an issuer nor the fleet API has accepted the caller's token yet."""
         return caller is None or not (caller.is_verified or caller.principal in self._trusted)
 
     def trust(self, caller: Caller) -> None:
-        """The fleet API has accepted this caller's token."""
+        """Trusts a caller whose token was accepted."""
         if not self._trusted.touch(caller.principal):
             self._trusted.put(caller.principal, True)
             if self._last_queue == UNTRUSTED + caller.principal:
@@ -105,14 +105,14 @@ class Admission:
         return not self._may_run(queue) and not self._may_wait(queue)
 
     def queue_of_credentials(self, credentials: bytes) -> str | None:
-        """The queue of the caller whose `Authorization` header this is, if that was remembered lately."""
+        """The queue of the caller with this `Authorization` header, if it is remembered."""
         principal = self._credentials.get(hashlib.sha256(credentials).digest())
         return None if principal is None else self._queue_of(principal)
 
     def is_shedding(self, queue: str) -> bool:
-        """The same as `is_full`, but once it is true it stays so until a quarter of the queue has been served.
+        """Like `is_full`, but it stays true until a quarter of the queue has been served.
 
-        Otherwise all clients who ask when one slot becomes free would try for it.
+        Otherwise every free slot would admit another burst of requests.
         """
         if queue in self.shedding:
             return True
@@ -123,13 +123,13 @@ class Admission:
         return True
 
     def remember_credentials(self, credentials: bytes, caller: Caller) -> None:
-        """Remembers, by a digest, whose `Authorization` header this is, for `queue_of_credentials`."""
+        """Remembers the caller of an `Authorization` header by its digest, for `queue_of_credentials`."""
         if caller.is_verified:
             self.trust(caller)
         self._credentials.put(hashlib.sha256(credentials).digest(), caller.principal)
 
     def try_acquire(self, queue: str) -> bool:
-        """Takes a slot, if there is one."""
+        """Acquires a slot, if one is free."""
         self.observe(queue)
         if not self._may_run(queue):
             return False
@@ -137,7 +137,7 @@ class Admission:
         return True
 
     async def acquire(self, queue: str, deadline: Deadline) -> None:
-        """Takes a slot, now or when one becomes free. Raises Overloaded if there is none before the deadline."""
+        """Acquires a slot, waiting for a free one. Raises Overloaded if there is none before the deadline."""
         if self.try_acquire(queue):
             return
         if not self._may_wait(queue):
@@ -157,7 +157,7 @@ class Admission:
             raise
 
     def release(self, queue: str) -> None:
-        """Gives a slot back, for the operation that is next."""
+        """Releases a slot and admits the next operation."""
         self._running -= 1
         self._untrusted_running -= _is_untrusted(queue)
         self._running_of[queue] -= 1
@@ -166,16 +166,16 @@ class Admission:
         self._admit_waiting()
 
     def mark_unsent(self, queue: str) -> None:
-        """A response is not read at once: its slot is free for others, but it still counts as its principal's.
+        """Releases the slot of an unread response for others, but still counts it for its principal.
 
-        So a client that does not read has fewer operations run, and nobody else has.
+        So a client that does not read reduces only its own concurrency.
         """
         self._unsent += 1
         self._unsent_of[queue] += 1
         self.release(queue)
 
     def release_unsent(self, queue: str) -> None:
-        """The response was read, or its connection is closed."""
+        """Stops counting an unread response that was read, or whose connection is closed."""
         self._unsent -= 1
         self._unsent_of[queue] -= 1
         if not self._unsent_of[queue]:
@@ -183,7 +183,7 @@ class Admission:
         self._admit_waiting()
 
     def observe(self, queue: str) -> None:
-        """Notes a request, to find out how many principals are active."""
+        """Records a request's queue, to detect whether several principals are active."""
         if queue != self._last_queue:
             if self._last_queue:
                 self._multi_tenant_until = time.monotonic() + ACTIVE_SECONDS
@@ -231,7 +231,7 @@ class Admission:
             return False
         if self.waiting < limits.queue:
             return True
-        # A full queue is full for those who fill it; nothing that is queued already is rejected for others.
+        # A full queue has room for principals with less than their share; no queued operation is evicted.
         if _is_untrusted(queue):
             own = len(self._groups.get(UNTRUSTED, ()))
         return own < limits.queue // (len(self._groups) + 1)
@@ -255,7 +255,7 @@ class Admission:
 
 
 class Slot:
-    """The slot of one operation, until its response has left."""
+    """The slot of one operation, until its response is sent."""
 
     __slots__ = ("_admission", "_is_unsent", "_queue")
 
@@ -265,13 +265,13 @@ class Slot:
         self._is_unsent = False
 
     def mark_unsent(self) -> None:
-        """The response is complete, but its client has not read it yet."""
+        """Records that the response is complete but has not been read."""
         if not self._is_unsent:
             self._is_unsent = True
             self._admission.mark_unsent(self._queue)
 
     def release(self) -> None:
-        """The response has left, or its connection is closed."""
+        """Releases the slot, because the response was sent or its connection is closed."""
         if self._is_unsent:
             self._admission.release_unsent(self._queue)
         else:

@@ -1,4 +1,4 @@
-"""How much of its processor this thread uses, for what adapts to it."""
+"""Measures this thread's CPU utilisation and reports it to everything that adapts to it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 INTERVAL = 0.1
-# Below this share of the threshold the processor has time to spare. Between the two it is as busy as it should be under
-# a load that it is the bottleneck of; what was taken away is then given back slowly.
+# The low-water mark as a share of the threshold; below it the CPU has idle time. Between the two the CPU is as utilised
+# as it should be under full load, so limits recover slowly.
 LOW_WATER = 0.85
 SCHEDSTAT = "/proc/thread-self/schedstat"
 
@@ -19,14 +19,14 @@ async def monitor(*adapt: Callable[[float], None]) -> None:
         used, began = _cpu_seconds(), time.perf_counter()
         await asyncio.sleep(INTERVAL)
         utilization = (_cpu_seconds() - used) / (time.perf_counter() - began)
-        for each in adapt:
-            each(utilization)
+        for report in adapt:
+            report(utilization)
 
 
 def _cpu_seconds() -> float:
-    """The processor time that this thread has used or, where the system says so, waited for.
+    """The CPU time that this thread has used, plus the time it has waited for a CPU if the system reports that.
 
-    A processor that is shared, or rationed, gives less than its whole time when it is fully used.
+    A shared or throttled CPU is saturated below a utilisation of 100 %.
     """
     try:
         with open(SCHEDSTAT, "rb") as file:  # noqa: PTH123 - ten times a second

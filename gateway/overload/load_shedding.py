@@ -1,9 +1,9 @@
-"""Load shedding: whose requests are rejected at once, with which bytes, and how fast.
+"""Load shedding: which requests are rejected at once, and how fast.
 
-In a flood the cost of rejections is what is missing for responses. So a rejection is made first of all, of bytes that
-are ready. While responses need the processor, rejections have a share of it, and those beyond that are delayed: a
-client that asks again and again waits for its rejection. While the processor has time to spare, as when the fleet API
-is the bottleneck, all are sent at once.
+In a flood, rejections take CPU time from responses. So requests are rejected as early as possible, with prepared bytes.
+While the CPU is busy, rejections have a share of its time, and further ones are delayed, so a client that repeats its
+requests waits for each rejection. While the CPU has idle time, as when the fleet API is the bottleneck, all are sent at
+once.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from gateway.overload.admission import Admission
 from gateway.overload.cpu_monitor import LOW_WATER
 from gateway.settings import LimitSettings
 
-# Rejected requests that are recognised again, and the longest of them in bytes.
+# Rejected requests that are remembered, and the longest of them in bytes.
 REQUESTS_MAX = 256
 REQUEST_BYTES_MAX = 4096
 
 
 class LoadShedder:
-    """Recognises, by their credentials, the callers who have filled their queue.
+    """Recognises callers with a full queue by their credentials.
 
-    The gateway's own server rejects their requests before they are parsed; under any other the application does.
-    `rejection` is a whole HTTP response; `count` is called for each that is sent.
+    The gateway's own server rejects their requests before they are parsed; with other servers the application does.
+    `rejection` is a whole HTTP response; `count` is called for each rejection.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class LoadShedder:
         self._requests: LRU[int, str] = LRU(REQUESTS_MAX)
 
     def should_reject(self, headers: list[tuple[bytes, bytes]]) -> str | None:
-        """The queue of the caller whose credentials are among these headers, if its requests are rejected at once."""
+        """The queue of the caller with these headers, if its requests are rejected at once."""
         if self._admission.waiting:
             for name, value in headers:
                 if name == b"authorization":
@@ -50,39 +50,39 @@ class LoadShedder:
 
     @property
     def is_active(self) -> bool:
-        """Whether any requests are rejected at once."""
+        """Whether any caller's requests are rejected at once."""
         return bool(self._admission.shedding)
 
     def should_reject_again(self, request: bytes) -> bool:
-        """Whether this is a request that was rejected before, and would be again."""
+        """Whether an identical request was rejected before and would be rejected again."""
         if len(request) > REQUEST_BYTES_MAX:
             return False
         queue = self._requests.get(hash(request))
         return queue is not None and queue in self._admission.shedding
 
     def remember(self, request: bytes, queue: str) -> None:
-        """Remembers a whole request that was rejected: a flood has many of the same.
+        """Remembers a rejected request, because a flood often repeats the same one.
 
-        Only Python's hash of it is kept, which is keyed: nobody can make another request that has the same one.
+        Only its Python hash is stored; the hash is keyed, so nobody can construct a collision.
         """
         if len(request) <= REQUEST_BYTES_MAX:
             self._requests.put(hash(request), queue)
 
 
 class RejectionThrottle:
-    """How fast rejections are sent: the first of them at once, those beyond the rate one after another.
+    """Limits the rate of rejections; those above it are queued.
 
-    While the processor is busy they have `share` of its time, by their measured cost; the rate grows for as long as it
-    is not. Times are the event loop's, in seconds.
+    While the CPU is busy the rate is `share` of its time divided by the measured cost of a rejection. The rate grows
+    while the CPU has idle time. Times are the event loop's, in seconds.
     """
 
-    # Seconds' worth of rejections that may be sent at once after a pause; seconds between two looks at the queue.
+    # The burst after a pause, in seconds of the rate, and the seconds between checks of the queue.
     BURST = 0.1
     INTERVAL = 0.005
-    # The assumed cost of a rejection before any was measured, in seconds; and the factor for what is not measured: the
-    # system's part in reading a request and the event loop's, found by the overload benchmark.
+    # The initial cost of a rejection in seconds, and the factor for unmeasured costs of the system and
+    # the event loop (from the overload benchmark).
     COST, WHOLE = 30e-6, 1.5
-    # Fewer measurements than these say little.
+    # Measurements that are needed to update the cost.
     MEASURED_MIN = 20
     # The factor by which the rate grows in a tenth of a second, and its maximum.
     GROWTH, GROWTH_MAX = 1.25, 1000.0
@@ -96,12 +96,12 @@ class RejectionThrottle:
         self._queue: deque[Callable[[], None]] = deque()
 
     def record_cost(self, seconds: float) -> None:
-        """Records how long it took to read a request and to send or to queue its rejection."""
+        """Records the time to read a request and to send or queue its rejection."""
         self._total += seconds
         self._measured += 1
 
     def adapt(self, utilization: float) -> None:
-        """Adapts the rate to the processor's utilisation, ten times a second."""
+        """Adapts the rate to the CPU utilisation, ten times a second."""
         if self._measured >= self.MEASURED_MIN:
             self._cost = (self._cost + self._total / self._measured) / 2
             self._total, self._measured = 0.0, 0

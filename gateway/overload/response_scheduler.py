@@ -1,7 +1,7 @@
-"""Cached responses, so many in an event-loop iteration: a flood of them delays only the principal that sends it.
+"""Schedules cached responses: a principal has a few per event-loop iteration, so a flood delays only its sender.
 
-They take no slot and are never rejected, for they cost no more than a rejection. But a thousand of them in one
-iteration would delay all other requests by as much.
+Cached responses need no slot and are never rejected, because they cost no more than a rejection. But a thousand of them
+in one iteration would delay all other requests.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections import Counter
 
 from gateway.concurrency.fair_queue import FairQueue
 
-# A few milliseconds' worth.
+# A few milliseconds of CPU time.
 RESPONSES_PER_TICK = 16
 
 
 class ResponseScheduler:
-    """Shares the iterations of the event loop between principals; one that sends little is served at once."""
+    """Shares event-loop iterations between principals; a principal with few requests is served at once."""
 
     def __init__(self) -> None:
         self._sent: Counter[str] = Counter()
@@ -24,7 +24,7 @@ class ResponseScheduler:
         self._is_scheduled = False
 
     def try_acquire(self, principal: str) -> bool:
-        """Takes a share of this iteration, if the principal may have one."""
+        """Whether the principal may send a response in this iteration."""
         if principal in self._queue or self._sent[principal] >= RESPONSES_PER_TICK:
             return False
         self._schedule()
@@ -32,11 +32,11 @@ class ResponseScheduler:
         return True
 
     async def acquire(self, principal: str) -> None:
-        """Waits for an iteration that has a share for the principal."""
-        turn = asyncio.get_running_loop().create_future()
-        self._queue.push(principal, turn)
+        """Waits for an iteration in which the principal may send a response."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._queue.push(principal, waiter)
         self._schedule()
-        await turn
+        await waiter
 
     def _schedule(self) -> None:
         if not self._is_scheduled:
@@ -50,8 +50,8 @@ class ResponseScheduler:
             popped = self._queue.pop()
             if popped is None:
                 break
-            principal, turn = popped
-            turn.set_result(None)
+            principal, waiter = popped
+            waiter.set_result(None)
             self._sent[principal] += 1
         if self._sent or self._queue:
             self._schedule()

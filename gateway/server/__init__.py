@@ -1,1 +1,1 @@
-"""The HTTP server: uvicorn, bounded. Nothing of GraphQL."""
+"""The HTTP server: uvicorn with limits, independent of GraphQL."""

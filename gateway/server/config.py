@@ -1,4 +1,4 @@
-"""The configuration of the server: uvicorn with safe bounds."""
+"""The configuration of the server: uvicorn with limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class ServerConfig(uvicorn.Config):
             access_log=False,
             log_config=None,
             server_header=False,
-            proxy_headers=False,  # nothing here depends on a client's address or scheme
+            proxy_headers=False,  # responses do not depend on a client's address or scheme
             timeout_keep_alive=settings.http.keep_alive,
             timeout_graceful_shutdown=settings.http.shutdown_timeout,
             **{"host": settings.host, "port": settings.port, **more},

@@ -1,4 +1,4 @@
-"""What the connections of a process share: the limits of the server, and what counts towards them."""
+"""The limits and counters that all connections of a process share."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Flushable(Protocol):
     """A connection with a response that has not been written."""
 
     def flush(self) -> None:
-        """Writes it."""
+        """Writes the response."""
 
 
 class ServerLimits:
-    """Limits and counters; each connection reads and updates them."""
+    """Limits and counters, which each connection reads and updates."""
 
     def __init__(self, settings: Settings, connections_max: int | None = None, files_max: int | None = None) -> None:
         http = settings.http
@@ -27,11 +27,11 @@ class ServerLimits:
         self.request_timeout = http.request_timeout
         self.shutdown_idle_timeout = http.shutdown_idle_timeout
         self.inflight_body_bytes_max = http.inflight_body_bytes_max
-        # Of all bodies that are not complete yet, and of all requests that wait for an earlier response.
+        # The bytes of all incomplete bodies, and of all requests that wait for an earlier response.
         self.inflight_body_bytes = 0
         self.pipelined_bytes = 0
-        # Cached responses of one event-loop iteration leave together: the first wakes the machine of their clients.
-        # That is worth a tenth of the throughput; for responses that were read for, it costs more than it gains.
+        # Cached responses of an event-loop iteration are written together, because the first one wakes the clients'
+        # machine. That gains a tenth of the throughput; for responses with upstream calls it costs more than it gains.
         self.write_batch: TickBatch[Flushable] = TickBatch(_flush_all)
         self.rejections = EventCounter("requests rejected before parsing")
         self.closed_connections = ClosedConnections()

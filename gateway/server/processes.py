@@ -1,7 +1,7 @@
-"""The server's process, and those of its workers: how they start, say where they listen, and stop.
+"""The server's process and its workers: how they start, announce their address, and stop.
 
-Nothing that was accepted is lost when they stop. A listening socket resets what waits to be accepted when the last
-process closes it, so all of that is accepted first; then connections end as `BoundedProtocol.shutdown` says.
+Stopping loses no connection. When the last process closes a listening socket, the kernel resets connections that wait
+to be accepted. So all of them are accepted first; then they end as in `BoundedProtocol.shutdown`.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ require_internals(uvicorn.Server, "capture_signals", "shutdown", "startup")
 require_internals(multiprocess.Process, "always_pong", "target", sets=("parent_conn",))
 require_internals(multiprocess.Multiprocess, "terminate_all", sets=("processes", "sockets"))
 
-# How often each process listens on a socket: so many connections are accepted in an iteration of the event loop.
+# Listeners of each process on a socket, and thereby connections accepted in an event-loop iteration.
 LISTENERS = 8
-# Seconds in which a connection that has begun is made; and those that all of this may take.
+# Seconds to complete handshakes that have begun, and to accept all waiting connections.
 HANDSHAKE = 0.003
 CLOSING_MAX = 2.0
-# uvicorn looks ten times a second whether it is to stop.
+# uvicorn checks ten times a second whether to stop.
 TICK = 0.15
-# Linux' number for a filter of what a socket is sent. This one, for a listening socket, drops what asks for a new
-# connection (of the TCP header's flags: SYN without ACK) and lets pass what those have to say that have begun.
+# Linux' option for a packet filter on a socket. This filter drops packets that open a new connection (SYN without ACK
+# among the flags of the TCP header) and passes those of handshakes that have begun.
 SO_ATTACH_FILTER = 26
 LOAD_BYTE, AND, IF_EQUAL, RETURN = 0x30, 0x54, 0x15, 0x06
 SYN, ACK, FLAGS_AT, ALL = 0x02, 0x10, 13, 0xFFFFFFFF
-NO_NEW_ONES = [
+NO_NEW_CONNECTIONS = [
     (LOAD_BYTE, 0, 0, FLAGS_AT),
     (AND, 0, 0, SYN | ACK),
     (IF_EQUAL, 0, 1, SYN),
@@ -54,9 +54,9 @@ NO_NEW_ONES = [
 
 
 class Server(uvicorn.Server):
-    """Says where it listens, once it does. Before it stops, it accepts whoever has connected.
+    """Announces its address once it listens, and accepts all waiting connections before it stops.
 
-    Where others listen on the same socket, it goes on until `released` is set.
+    If other processes listen on the same socket, it continues until `released` is set.
     """
 
     def __init__(
@@ -78,9 +78,9 @@ class Server(uvicorn.Server):
             self._greet(f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     async def _accept_several(self) -> None:
-        """Listens several times on each socket: uvloop accepts one connection of each in an iteration of its loop.
+        """Listens several times on each socket: uvloop accepts one connection per listener and iteration.
 
-        While iterations are long, as under load, whoever connects would wait for as many as others came before.
+        Otherwise, under load, a new connection would wait for one long iteration per connection before it.
         """
         loop = asyncio.get_running_loop()
         http: Any = self.config.http_protocol_class
@@ -91,33 +91,33 @@ class Server(uvicorn.Server):
             app_state=self.lifespan.state,
             _loop=loop,
         )
-        for listener in [each for server in self.servers for each in server.sockets]:
+        for listener in [listener for server in self.servers for listener in server.sockets]:
             for _ in range(LISTENERS - 1):
-                more = await loop.create_server(protocol, sock=_same(listener), backlog=self.config.backlog)
-                self.servers.append(more)
+                another = await loop.create_server(protocol, sock=_duplicate(listener), backlog=self.config.backlog)
+                self.servers.append(another)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._released is not None:
             await asyncio.to_thread(self._released.wait, CLOSING_MAX)
-        listeners = [_same(each) for server in self.servers for each in server.sockets]
+        listeners = [_duplicate(listener) for server in self.servers for listener in server.sockets]
         if self._released is None:
             for listener in listeners:
                 refuse_new(listener)
             await asyncio.sleep(HANDSHAKE)
         deadline = time.monotonic() + CLOSING_MAX
-        while any(map(_has_waiting, listeners)) and time.monotonic() < deadline:  # noqa: ASYNC110 - the loop accepts them
+        while any(map(_has_waiting, listeners)) and time.monotonic() < deadline:  # noqa: ASYNC110 - the event loop accepts them
             await asyncio.sleep(0)
         for listener in listeners:
             listener.close()
         for _ in range(3):
-            await asyncio.sleep(0)  # what was accepted becomes a connection in the loop's next iterations
+            await asyncio.sleep(0)  # accepted sockets get their protocols in the next iterations
         if isinstance(self.config, ServerConfig):
             self.config.limits.is_stopping = True
         await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals stop the server, and afterwards end the process at once: the last lines are written before."""
+        """Signals stop the server and then end the process; log lines are written before that."""
         with super().capture_signals():
             try:
                 yield
@@ -126,18 +126,18 @@ class Server(uvicorn.Server):
 
 
 class Worker(multiprocess.Process):
-    """A worker process. It is released by its parent, when that closes its end of their pipe."""
+    """A worker process. Its parent releases it by closing its end of their pipe."""
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         settings = Settings()
         configure_logs(settings.log, workers=settings.workers)
-        self.parent_conn.close()  # this process' copy: with it open, nobody would notice that the parent's is closed
+        self.parent_conn.close()  # this process' copy; while it is open, the pipe has no end of file
         self._released = threading.Event()
         self._server = Server(self.config, released=self._released)
         try:
             super().target(sockets)
         except Exception:  # noqa: BLE001
-            # Else multiprocessing would write what the exception says.
+            # Otherwise multiprocessing would print the exception's message.
             get_logger().critical("worker crashed", exc_info=True)
             raise SystemExit(1) from None
 
@@ -165,22 +165,22 @@ class Workers(multiprocess.Multiprocess):
 
 
 def serve_with_workers(config: uvicorn.Config) -> None:
-    """Serves until a signal ends it; `config` names the application that every worker makes."""
+    """Serves until a signal arrives; `config` names the factory with which each worker builds the application."""
     multiprocess.Process = Worker  # type: ignore[misc] # uvicorn has no parameter for it
     Workers(config, sockets=[config.bind_socket()]).run()
 
 
 def refuse_new(listener: socket.socket) -> None:
-    """Lets no further connection begin, where the system can do so; who tries is refused once the socket is closed."""
-    program = array.array("B", b"".join(struct.pack("HBBI", *step) for step in NO_NEW_ONES))
+    """Drops new connections, if the system supports that; their clients are refused once the socket is closed."""
+    program = array.array("B", b"".join(struct.pack("HBBI", *step) for step in NO_NEW_CONNECTIONS))
     with suppress(OSError):
         listener.setsockopt(
-            socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(NO_NEW_ONES), program.buffer_info()[0])
+            socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(NO_NEW_CONNECTIONS), program.buffer_info()[0])
         )
 
 
-def _same(listener: socket.socket) -> socket.socket:
-    """A listening socket of the event loop, which lets nobody use it, as one that can be used."""
+def _duplicate(listener: socket.socket) -> socket.socket:
+    """A usable duplicate of a listening socket that belongs to the event loop."""
     return socket.socket(fileno=os.dup(listener.fileno()))
 
 

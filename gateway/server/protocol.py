@@ -1,4 +1,4 @@
-"""One HTTP connection: bounds everything that uvicorn's parser leaves unbounded, before the application runs."""
+"""An HTTP connection: limits everything that uvicorn's parser leaves unlimited, before the application runs."""
 
 from __future__ import annotations
 
@@ -74,19 +74,19 @@ REASONS = {
     431: "Request Header Fields Too Large",
     503: "Service Unavailable",
 }
-# Pipelined requests that may wait for the response to an earlier one. Beyond them nothing more is read meanwhile, so a
-# disconnect goes unnoticed until then.
+# Pipelined requests that may wait for an earlier response. With more, reading is paused, so a disconnect goes
+# unnoticed until then.
 PIPELINED_MAX = 16
-# Bytes that are parsed before the number of requests is checked: one read may hold ten thousand.
+# Bytes that are parsed before the number of requests is checked: one read may contain ten thousand.
 PARSED_AT_ONCE = 8192
-# The memory of a pipelined request beside its own bytes, and the limit for all of them.
+# The memory of a pipelined request in addition to its bytes, and the limit for all of them.
 PIPELINED_BYTES = 8 * 1024
 PIPELINED_BYTES_MAX = 32 * 2**20
 # A body up to this size is read however many others are in flight.
 BODY_BYTES_ALWAYS = 64 * 1024
 # Bytes of framing that a byte of a body may need: a chunk for each byte takes six.
 FRAMING_BYTES = 16
-# Digits of `Content-Length`: more are too large a number, or leading zeros, on which proxies disagree.
+# Digits of `Content-Length`: more are too large a number, or leading zeros, which proxies interpret differently.
 LENGTH_DIGITS_MAX = 18
 # Headers that the server itself reads.
 _OWN_HEADERS = frozenset((b"content-length", b"expect", b"transfer-encoding"))
@@ -96,12 +96,12 @@ _PORTS = {b"http": 80, b"https": 443}
 OVER_LIMIT_SECONDS = 1.0
 # Health is served on a connection beyond the limit, too.
 HEALTH = b"/health/"
-# Bytes that the kernel buffers for a client beyond what the network takes at the moment. Otherwise it would buffer
-# megabytes for each, uncounted, before it reports that they are not read.
+# Unsent bytes that the kernel buffers for a client. Otherwise it would buffer megabytes for each, uncounted, before it
+# reports that they are not read.
 NOTSENT_BYTES = 64 * 1024
 TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-# Seconds between two checks whether a connection is idle, when the server stops; and for which a connection is still
-# read after this side has closed it.
+# While the server stops: seconds between checks whether a connection is idle, and seconds for which a half-closed
+# connection is still read.
 IDLE_AGAIN = 0.1
 LINGER = 0.5
 HEADERS_TOO_LARGE = (431, "HEADERS_TOO_LARGE", "Request headers are too large.")
@@ -109,7 +109,7 @@ OVERLOADED = (503, Overloaded.code, str(Overloaded()))
 
 
 class RequestRejected(Exception):
-    """A request is beyond a limit: the parser stops, and `send_400_response` is called."""
+    """A request exceeds a limit: the parser stops, and `send_400_response` is called."""
 
 
 class BoundedFlow(FlowControl):
@@ -124,16 +124,16 @@ class BoundedFlow(FlowControl):
 
 class BoundedProtocol(HttpToolsProtocol):
     """Rejects a header that is too large with 431, a request that arrives too slowly with 408, and too many connections
-    or bodies at once with 503. Serves one request after the other: the next one waits until the response before it has
-    left. Closes connections whose clients do not read.
+    or bodies at once with 503. Serves requests in order: each waits until the previous response was sent. Closes
+    connections whose clients do not read.
 
-    If the application has a `shedder`, floods are rejected here with 503. A request that is repeated to the byte after
-    it was rejected is not even parsed while it would be rejected again.
+    If the application has a `shedder`, floods are rejected here with 503. An identical repetition of a rejected request
+    is not even parsed while it would be rejected again.
     """
 
     def __init__(self, config: uvicorn.Config, *arguments: Any, **more: Any) -> None:
         super().__init__(config, *arguments, **more)
-        limits: ServerLimits = config.limits  # type: ignore[attr-defined] # which `ServerConfig` has
+        limits: ServerLimits = config.limits  # type: ignore[attr-defined] # of `ServerConfig`
         self._head_bytes_max = limits.header_bytes_max
         self._seconds_max = limits.request_timeout
         self._head_bytes = 0
@@ -144,16 +144,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self._running: RequestResponseCycle | None = None
         self._body_bytes = 0  # of the body that is being received
         self._payload = 0  # bytes of bodies in the chunk that is being parsed
-        self._unframed_bytes = 0  # in chunks that are nothing but a part of a header, a trailer or framing
+        self._unframed_bytes = 0  # in chunks that contain only parts of a header, a trailer or framing
         self._progressed = False  # whether a message, or its body, began or ended in the chunk
-        self._unparsed: deque[bytes | memoryview] = deque()  # input behind more requests than may wait
+        self._unparsed: deque[bytes | memoryview] = deque()  # input after too many pipelined requests
         self._is_chunked = False
         self._is_upgrade = False  # whether the request that is being parsed offers another protocol
         self._pipelined_bytes: deque[int] = deque()  # of each request that waits for an earlier response
         self._is_over_limit = False
-        self._deferred: list[bytes | memoryview] | None = None  # a response that is written when the iteration ends
+        self._deferred: list[bytes | memoryview] | None = None  # the response to write when the iteration ends
         self._waits_for_unread: tuple[RequestResponseCycle, ASGI3Application] | None = None
-        self._slots: list[HeldSlot] = []  # of operations whose responses have not left
+        self._slots: list[HeldSlot] = []  # of operations whose responses have not been sent
         self.address: str | None = None
         self._peer_address: str | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -176,8 +176,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.address = self._peer_address = connections.address_of(self.client[0] if self.client else None)
         self._is_over_limit = not connections.open(self, own.fileno() if own is not None else -1)
         if self._is_over_limit:
-            # The error is sent in response to a request: what is sent on a connection that is closed with unread input
-            # may be lost.
+            # The error is sent in response to a request: if a connection is closed with unread input, a response may be
+            # lost.
             self._timer = self.loop.call_later(OVER_LIMIT_SECONDS, self._close_over_limit)
         else:
             self._start_request_timer()
@@ -188,10 +188,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._limits.connection_limits.lost(self)
         self._limits.unread.sent(self.transport)
         super().connection_lost(exc)
-        # uvicorn tells the newest request only; here all that run or wait learn of the disconnect.
+        # uvicorn notifies only the newest request; here all running and waiting ones are notified.
         for cycle in (self._running, self.cycle, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None:
-                extensions: dict[str, Any] = cycle.scope.pop("extensions", {})  # which refer to this protocol: a cycle
+                extensions: dict[str, Any] = cycle.scope.pop("extensions", {})  # a reference cycle
                 self._slots += extensions.get(SLOTS, ())
                 if not cycle.response_complete:
                     cycle.disconnected = True
@@ -207,14 +207,14 @@ class BoundedProtocol(HttpToolsProtocol):
         self._release_slots()
 
     def pause_writing(self) -> None:
-        """The client does not read fast enough: nothing more is read from it until it does."""
+        """Pauses reading until the client has read its responses."""
         super().pause_writing()
         self.flow.pause_reading()
         self._take_slots()
         self._hold_unread()
 
     def resume_writing(self) -> None:
-        """All responses have left."""
+        """Continues after all responses were sent."""
         super().resume_writing()
         self._limits.unread.sent(self.transport)
         if self._running is None or self._running.response_complete:
@@ -230,12 +230,12 @@ class BoundedProtocol(HttpToolsProtocol):
         if running is not None:
             caller = running.scope["state"].get("caller")
             if not running.response_complete:
-                to_come = running.expected_content_length  # the body is ready, too, and waits until the header has left
+                to_come = running.expected_content_length  # the body is ready, but waits until the header is sent
         principal = f"of {self.address}" if caller is None else caller.principal
         self._limits.unread.hold(self.transport, principal, self.loop, to_come)
 
     def _take_slots(self) -> None:
-        """Takes over the slots of finished operations; if their responses do not leave at once, others may run."""
+        """Takes over the slots of finished operations; if their responses are not sent at once, others may run."""
         if self._running is not None:
             extensions: dict[str, Any] = self._running.scope.get("extensions", {})
             if slots := extensions.get(SLOTS):
@@ -273,12 +273,12 @@ class BoundedProtocol(HttpToolsProtocol):
             raise RequestRejected
 
     def _forget_pipelined(self) -> None:
-        """Stops counting requests that have begun or were dropped."""
+        """Stops counting requests that were started or dropped."""
         while len(self._pipelined_bytes) > len(self.pipeline):
             self._limits.pipelined_bytes -= self._pipelined_bytes.popleft()
 
     def idleness(self) -> tuple[int, float] | None:
-        """How this connection is idle, and since when; None while a request is under way."""
+        """The kind of idleness and when it began; None while a request is running."""
         if self.flow.write_paused:
             return UNREAD, self._limits.unread.since(self.transport)
         if self.transport.is_closing():
@@ -302,7 +302,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().eof_received()
 
     def shutdown(self) -> None:
-        """The server stops: pending requests are served, and the connection ends with the last response.
+        """Serves pending requests and then closes the connection, because the server stops.
 
         An idle connection stays open for `http.shutdown_idle_timeout`, because a request may be in transit.
         """
@@ -312,7 +312,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self.loop.call_later(self._limits.shutdown_idle_timeout, self._end_idle)
 
     def _end_with(self, cycle: RequestResponseCycle) -> None:
-        """Ends the connection with this response, and not with an earlier one that was to be the last."""
+        """Closes the connection after this response instead of an earlier one."""
         if cycle.keep_alive:
             if self._last is not None and not self._last.response_started:
                 self._last.keep_alive = True
@@ -320,7 +320,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self._last = cycle
 
     def _end_idle(self) -> None:
-        """Ends the connection once it is idle."""
+        """Closes the connection once it is idle."""
         if self.transport.is_closing():
             return
         self.flush()
@@ -461,16 +461,16 @@ class BoundedProtocol(HttpToolsProtocol):
         ):
             self._rejecting = self._shedder.should_reject(self.headers)
             if self._rejecting is not None and self.parser.get_method() == b"HEAD":
-                self._rejecting = None  # its rejection has no body; uvicorn sends that
+                self._rejecting = None  # a response without a body, which uvicorn sends
             if self._rejecting is not None:
                 self._in_head = False
-                return  # so that there is no cycle for it
+                return  # without starting a cycle
         super().on_headers_complete()
         self._in_head = False
         self._on_request_begun(head_bytes)
 
     def _on_request_begun(self, head_bytes: int) -> None:
-        """A request is under way, or waits for an earlier response."""
+        """A request has its header complete; it is started, or waits for an earlier response."""
         if self._is_over_limit:
             self.cycle.keep_alive = False
         if self._limits.is_stopping:
@@ -491,23 +491,23 @@ class BoundedProtocol(HttpToolsProtocol):
             self._take_absolute_form(version)
 
     def _take_absolute_form(self, version: str) -> None:
-        """Checks a target in absolute form: its host has to be the one in `Host`; the rest is the path."""
+        """Checks that the host of an absolute target is the one in `Host`, and continues with its path."""
         target = _ABSOLUTE.fullmatch(self.url)
-        wanted = host_and_port(target["authority"]) if target is not None else None
-        if target is None or wanted is None:
+        expected = host_and_port(target["authority"]) if target is not None else None
+        if target is None or expected is None:
             self._raise_bad_request("Request target is neither a path nor a URL.")
         port = _PORTS[target["scheme"].lower()]
-        given = [value for name, value in self.headers if name == b"host"]
-        for value in given:
+        host_fields = [value for name, value in self.headers if name == b"host"]
+        for value in host_fields:
             host = host_and_port(value)
-            if host is None or (host[0], host[1] or port) != (wanted[0], wanted[1] or port):
+            if host is None or (host[0], host[1] or port) != (expected[0], expected[1] or port):
                 self._raise_bad_request("Request target and Host header name different hosts.")
-        if not given and version == "1.0":
+        if not host_fields and version == "1.0":
             self.headers.append((b"host", target["authority"]))
         self.url = target["rest"] if target["rest"].startswith(b"/") else b"/" + target["rest"]
 
     def _check_connection_limit(self) -> None:
-        """Rejects requests on a connection beyond a limit, its own or that of the client behind a proxy; not health."""
+        """Rejects requests, except for health, above a limit of connections: in total, or of a proxy's client."""
         if self.url.startswith(HEALTH):
             return
         connections = self._limits.connection_limits
@@ -529,7 +529,7 @@ class BoundedProtocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
-        """Collects the body until it is whole or large: the application is not woken for each chunk of it."""
+        """Collects the body until it is complete or large, so that not every chunk wakes the application."""
         size = len(body)
         self._payload += size
         if self._rejecting is not None or self.cycle.response_complete:
@@ -552,7 +552,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head, self._in_message = True, False
         if self._is_upgrade:
             self._is_upgrade = False
-            return  # its header is parsed again
+            return  # the header is parsed again
         if self._timer is not None:
             self._stop_request_timer()
         if self._body_bytes:
@@ -570,7 +570,7 @@ class BoundedProtocol(HttpToolsProtocol):
             self.transport.close()
 
     def _is_between_requests(self) -> bool:
-        """Whether all input so far was responded to, so that the next byte begins a request."""
+        """Whether all requests so far have their responses, so that the next byte begins a request."""
         return (
             not self._in_message and not self._unframed_bytes and (self.cycle is None or self.cycle.response_complete)
         )
@@ -602,10 +602,10 @@ class BoundedProtocol(HttpToolsProtocol):
             self._hold_unread()
 
     def timeout_keep_alive_handler(self) -> None:
-        """Waits on if a request was rejected meanwhile, so that a rejection need not set a timer."""
-        left = self._active_at + self.timeout_keep_alive - self.loop.time()
-        if self._has_queued_rejection or left > 0:
-            self._keep_alive_for(max(left, 1))
+        """Starts again if a request was rejected meanwhile, so that rejections need no timers."""
+        remaining = self._active_at + self.timeout_keep_alive - self.loop.time()
+        if self._has_queued_rejection or remaining > 0:
+            self._keep_alive_for(max(remaining, 1))
         else:
             super().timeout_keep_alive_handler()
 
@@ -613,16 +613,16 @@ class BoundedProtocol(HttpToolsProtocol):
         self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
 
     def flush(self) -> None:
-        """Writes the response that was deferred to the end of the iteration."""
+        """Writes the deferred response."""
         unsent, self._deferred = self._deferred, None
         if unsent is not None and not self.transport.is_closing():
             self.transport.writelines(unsent)
 
     def _send_whole(self, scope: Any, lines: bytes, body: tuple[bytes | memoryview, ...], *, together: bool) -> bool:
-        """Sends a whole response with status 200, its header fields given as lines; False if it has to be sent as
-        ASGI messages.
+        """Sends a whole response with status 200 and its header fields as lines; False if that is not possible and
+        ASGI messages are needed.
 
-        Does what uvicorn does for two messages, without checking the fields. The response is written at once, or
+        Does the same as uvicorn for two messages, but does not check the fields. The response is written at once, or
         `together` with the others of this iteration.
         """
         cycle = self.cycle
@@ -673,7 +673,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._body_bytes = 0
 
     def _is_behind(self) -> bool:
-        """Whether the response to an earlier request than the one that is being received is still due."""
+        """Whether the response to an earlier request than the one being received is still due."""
         running = self._running
         return running is not None and not running.response_complete and (self._in_head or running is not self.cycle)
 
@@ -691,19 +691,19 @@ class BoundedProtocol(HttpToolsProtocol):
             self._close_with_error(408, "REQUEST_TIMEOUT", "Request did not arrive in time.")
 
     def _close_with_error(self, status: int, code: str, message: str) -> None:
-        """Sends an error and closes; if another response is due first, or this one has begun, only closes."""
+        """Sends an error and closes the connection; only closes it if a response is due first or has begun."""
         self._send_queued_rejection()
         if self.transport.is_closing():
             return
         self._limits.rejections.count(code, self.loop)
-        is_answered = not self._in_head and self._rejecting is None and self.cycle.response_started
-        if not is_answered and not self._is_behind():
+        has_begun = not self._in_head and self._rejecting is None and self.cycle.response_started
+        if not has_begun and not self._is_behind():
             self.transport.write(_error_response(status, code, message))
         self.transport.close()
 
 
 class _Lingering(asyncio.Protocol):
-    """A connection that this side has closed: further input is dropped, so that nothing is reset."""
+    """A half-closed connection: further input is dropped, so that the connection is not reset."""
 
     def __init__(self, before: BoundedProtocol) -> None:
         self._before = before
@@ -714,11 +714,10 @@ class _Lingering(asyncio.Protocol):
 
 @lru_cache
 def _error_response(status: int, code: str, message: str) -> bytes:
-    again = status == OVERLOADED[0]
-    told = Overloaded().extensions() if again else NOT_RETRYABLE
-    body = error_body(code, message, told)
+    is_overload = status == OVERLOADED[0]
+    body = error_body(code, message, Overloaded().extensions() if is_overload else NOT_RETRYABLE)
     fields = [*SECURITY_HEADERS, (b"connection", b"close")]
-    if again:
+    if is_overload:
         fields.append((b"retry-after", str(Overloaded.retry_after).encode()))
     head = f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
     return head.encode("ascii") + b"".join(b"%b: %b\r\n" % field for field in fields) + b"\r\n" + body

@@ -1,7 +1,7 @@
-"""Answers that callers have not read yet: bounded in bytes, for each principal and for the process, and in time.
+"""Responses that clients have not read: limited in bytes, per principal and per process, and in time.
 
-What the operating system does not take is kept here until the caller reads. An answer is kept whole until its last byte
-has gone, so it counts whole. Where there is too much, the connections that are closest to being too slow are closed.
+Bytes that the operating system does not accept are buffered. A response is in memory, and counts, as a whole until its
+last byte is sent. Above a limit, the connections that are closest to being too slow are closed.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections.abc import Collection
 from gateway.server.connection_limits import ClosedConnections
 from gateway.settings import HttpSettings
 
-# The share of the connections that is closed at least, where there are many: to find the slowest takes a look at all.
+# The minimum share of connections that is closed, because finding the slowest ones scans all of them.
 CLOSED_SHARE = 1 / 16
 
 
 class Unread:
-    """What one connection has to send."""
+    """The unread bytes of a connection."""
 
     __slots__ = ("principal", "since", "size", "to_come", "transport")
 
@@ -29,13 +29,13 @@ class Unread:
         self.to_come = 0
 
     @property
-    def left(self) -> int:
-        """Bytes that have not left yet."""
+    def remaining(self) -> int:
+        """Bytes that have not been sent."""
         return self.transport.get_write_buffer_size() + self.to_come
 
 
 class UnreadResponses:
-    """The answers of a process that have not been read; those that are read at once never come here."""
+    """The unread responses of a process; responses that are sent at once never get here."""
 
     def __init__(self, settings: HttpSettings, closed: ClosedConnections) -> None:
         self._bytes_max = settings.unsent_bytes_max
@@ -51,18 +51,18 @@ class UnreadResponses:
     def hold(
         self, transport: asyncio.Transport, principal: str, loop: asyncio.AbstractEventLoop, to_come: int = 0
     ) -> None:
-        """A connection has written what can't be sent at once, or more of it; too much closes the slowest.
+        """Counts a connection's unread bytes, and closes the slowest connections above a limit.
 
-        `to_come` are bytes that are ready and not written yet.
+        `to_come` are bytes that are ready but not written.
         """
         unread = self._unread.get(transport)
         if unread is None:
             if not self._unread:
-                self._look_soon(loop)
+                self._schedule_check(loop)
             unread = self._unread[transport] = Unread(transport, principal, loop.time())
             self._of.setdefault(principal, {})[unread] = None
         unread.to_come = to_come
-        more = unread.left - unread.size
+        more = unread.remaining - unread.size
         if more > 0:
             unread.size += more
             self.bytes += more
@@ -73,7 +73,7 @@ class UnreadResponses:
                 self._close_slowest(self._unread.values(), self.bytes - self._bytes_max)
 
     def sent(self, transport: asyncio.Transport) -> None:
-        """All of a connection's answers were sent, or it is closed."""
+        """Removes a connection whose responses were all sent, or which is closed."""
         unread = self._unread.pop(transport, None)
         if unread is None:
             return
@@ -85,22 +85,22 @@ class UnreadResponses:
             del self._of[unread.principal], self._bytes_of[unread.principal]
 
     def since(self, transport: asyncio.Transport) -> float:
-        """Since when a connection has had something to send, by the event loop's clock."""
+        """The time since which a connection has had unread bytes, by the event loop's clock."""
         unread = self._unread.get(transport)
         return unread.since if unread is not None else 0.0
 
     def _too_slow_at(self, unread: Unread) -> float:
-        """When a caller will have been too slow who reads nothing more."""
-        return unread.since + self._grace + (unread.size - unread.left) / self._rate
+        """The time at which a client that reads nothing more becomes too slow."""
+        return unread.since + self._grace + (unread.size - unread.remaining) / self._rate
 
     def _close_slowest(self, among: Collection[Unread], size: int) -> None:
-        """Closes those that will be too slow first, until so many bytes are free; never the only one."""
-        number, least = 0, int(len(among) * CLOSED_SHARE)
+        """Closes those that become too slow first, until so many bytes are freed; never the only one."""
+        number, minimum = 0, int(len(among) * CLOSED_SHARE)
         for unread in sorted(among, key=self._too_slow_at)[:-1]:
             size -= unread.size
             number += 1
             self._abort(unread)
-            if size <= 0 and number >= least:
+            if size <= 0 and number >= minimum:
                 break
         if number:
             self._closed.count("too much unread", number)
@@ -109,11 +109,11 @@ class UnreadResponses:
         self.sent(unread.transport)
         unread.transport.abort()
 
-    def _look_soon(self, loop: asyncio.AbstractEventLoop) -> None:
-        loop.call_later(min(1.0, self._grace / 4), self._look, loop)
+    def _schedule_check(self, loop: asyncio.AbstractEventLoop) -> None:
+        loop.call_later(min(1.0, self._grace / 4), self._check, loop)
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Closes the connections whose callers read too slowly, or nothing at all."""
+    def _check(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Closes the connections whose clients read too slowly."""
         now = loop.time()
         slow = [unread for unread in self._unread.values() if self._too_slow_at(unread) < now]
         for unread in slow:
@@ -121,4 +121,4 @@ class UnreadResponses:
         if slow:
             self._closed.count("read too slowly", len(slow))
         if self._unread:
-            self._look_soon(loop)
+            self._schedule_check(loop)
