@@ -52,7 +52,7 @@ def create_app(
         clock=clock,
     )
     log = RequestLog(settings.log)
-    shedder = LoadShedder(graphql.admission, settings.limits, rejection_bytes(), log.refused)
+    shedder = LoadShedder(graphql.admission, settings.limits, rejection_bytes(), log.count_rejection)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:

@@ -1,4 +1,4 @@
-"""Names of the extensions of the ASGI scope that the gateway's server provides and other servers need not."""
+"""Names of the ASGI scope extensions that the gateway's own server provides."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, upstrea
         try:
             read_manifest(Path(settings.graphql.trusted_documents))
         except ManifestInvalid as invalid:  # printed here: later errors are logged without their messages
-            typer.echo(f"{variable_of('graphql.manifest')}: {invalid}", err=True)
+            typer.echo(f"{variable_of('graphql.trusted_documents')}: {invalid}", err=True)
             raise typer.Exit(2) from None
     try:
         check(settings.upstream)
@@ -74,13 +74,13 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, upstrea
     configure_logs(settings.log, workers=settings.workers)
     for warning in _warnings(settings):
         get_logger("gateway").warning(warning)
-    room = _room_for_connections(settings)
+    connection_limits = _connection_limits(settings)
     if settings.workers == 1:
-        Server(ServerConfig(from_environment(), settings, **room), _say_where).run()
+        Server(ServerConfig(from_environment(), settings, **connection_limits), _print_address).run()
         return
     # Workers read the environment, to which _settings() has added the command-line options.
     factory = f"{from_environment.__module__}:{from_environment.__name__}"
-    config = ServerConfig(factory, settings, factory=True, workers=settings.workers, **room)
+    config = ServerConfig(factory, settings, factory=True, workers=settings.workers, **connection_limits)
     serve_with_workers(config)
 
 
@@ -94,7 +94,7 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
     configure_logs(settings.log)
 
     def greet(url: str) -> None:
-        _say(
+        _print(
             f"GraphQL and GraphiQL  {url}/graphql\n"
             f"Fleet API             {upstream} ({vehicles} simulated vehicles)\n"
             f"Token                 {token}\n\n"
@@ -103,7 +103,7 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
         )
 
     application = create_app(settings, demo_token=token)
-    Server(ServerConfig(application, settings, **_room_for_connections(settings)), greet).run()
+    Server(ServerConfig(application, settings, **_connection_limits(settings)), greet).run()
 
 
 @app.command()
@@ -114,14 +114,14 @@ def simulate(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) ->
     token = simulator.first_token(expires_in=DEMO_TOKEN_SECONDS)
 
     def greet(url: str) -> None:
-        _say(
+        _print(
             f"Fleet API  {url} ({vehicles} simulated vehicles)\n"
             f"Client     {client.client_id} (secret: {client.secret})\n"
             f"Token      {token}"
         )
 
     configure_logs(LogSettings(format="text"))
-    Server(_listening(simulator.app, host or "127.0.0.1", port or 0), greet).run()
+    Server(_simulator_config(simulator.app, host or "127.0.0.1", port or 0), greet).run()
 
 
 @schema.command("print")
@@ -138,10 +138,10 @@ def schema_check(
 ) -> None:
     """Fail if a file differs from the schema of this version."""
     try:
-        held = file.read_text()
+        saved = file.read_text()
     except OSError as missing:
         raise typer.BadParameter(f"cannot read {file}: {missing.strerror}") from missing
-    diff = list(difflib.unified_diff(held.splitlines(), print_sdl().splitlines(), str(file), "schema", lineterm=""))
+    diff = list(difflib.unified_diff(saved.splitlines(), print_sdl().splitlines(), str(file), "schema", lineterm=""))
     if diff:
         typer.echo("\n".join(diff))
         typer.echo(f"{file} is stale: gateway schema print > {file}", err=True)
@@ -186,11 +186,11 @@ GREETING_BYTES_MAX = 2**16
 UVICORN: dict[str, Any] = {"access_log": False, "log_config": None, "server_header": False}
 
 
-def _listening(application: ASGIApp, host: str, port: int) -> uvicorn.Config:
+def _simulator_config(application: ASGIApp, host: str, port: int) -> uvicorn.Config:
     return uvicorn.Config(application, host, port, **UVICORN)
 
 
-def _room_for_connections(settings: Settings) -> dict[str, Any]:
+def _connection_limits(settings: Settings) -> dict[str, Any]:
     """The server's limits of connections and open files; logs a warning if the system's limit is too low."""
     files = allow_files(settings)
     if files.warning:
@@ -198,21 +198,21 @@ def _room_for_connections(settings: Settings) -> dict[str, Any]:
     return {"connections_max": files.connections_max, "files_max": files.files_max}
 
 
-def _say_where(url: str) -> None:
-    _say(f"GraphQL at {url}/graphql")
+def _print_address(url: str) -> None:
+    _print(f"GraphQL at {url}/graphql")
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     """Prints text without blocking; the server keeps running if nobody reads standard output or it is closed."""
     LogWriter(sys.stdout, GREETING_BYTES_MAX).msg(text)
 
 
 def _in_background(application: ASGIApp) -> str:
     """Serves an application in a background thread on a free port; returns its URL."""
-    where: queue.Queue[str] = queue.Queue()
-    server = Server(_listening(application, "127.0.0.1", 0), where.put)
+    urls: queue.Queue[str] = queue.Queue()
+    server = Server(_simulator_config(application, "127.0.0.1", 0), urls.put)
     threading.Thread(target=server.run, name="simulator", daemon=True).start()
-    return where.get(timeout=30)
+    return urls.get(timeout=30)
 
 
 def _settings(options: dict[str, str | int | None]) -> Settings:
@@ -239,8 +239,8 @@ def _warnings(settings: Settings) -> Iterator[str]:
     """Warnings about settings that are allowed but probably not intended."""
     for name in unknown_variables():
         yield f"{name} is not a setting; `gateway settings` lists all settings"
-    where = urlsplit(settings.upstream.url)
-    if where.scheme == "http" and where.hostname not in ("localhost", "127.0.0.1", "::1"):
+    url = urlsplit(settings.upstream.url)
+    if url.scheme == "http" and url.hostname not in ("localhost", "127.0.0.1", "::1"):
         yield "GATEWAY_UPSTREAM_URL is not https: tokens are sent unencrypted"
 
 

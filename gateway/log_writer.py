@@ -43,9 +43,9 @@ class LogWriter:
         self._file = _raw(stream)
         self._write_bytes = PIPE_BUF if is_shared else WRITE_BYTES
         self._bytes_max = bytes_max
-        self._told = dropped
+        self._dropped_line = dropped
         self._queue: SimpleQueue[bytes | threading.Event | None] = SimpleQueue()
-        # Reentrant, because the garbage collector may run while it is held, and finalizers may log.
+        # Reentrant, because the garbage collector may run while the lock is held, and finalizers may log.
         self._lock = threading.RLock()
         self._waiting = 0
         self._dropped = 0
@@ -80,39 +80,39 @@ class LogWriter:
         self._queue.put(None)
 
     def _run(self) -> None:
-        open_ = True
-        while open_:
-            found = [self._queue.get()]
-            if isinstance(found[0], bytes):
+        is_open = True
+        while is_open:
+            items = [self._queue.get()]
+            if isinstance(items[0], bytes):
                 time.sleep(PAUSE)
             while not self._queue.empty():
-                found.append(self._queue.get_nowait())
-            for chunk in whole_lines(b"".join([item for item in found if isinstance(item, bytes)]), self._write_bytes):
-                taken = self._write(chunk)
+                items.append(self._queue.get_nowait())
+            for chunk in whole_lines(b"".join([item for item in items if isinstance(item, bytes)]), self._write_bytes):
+                is_written = self._write(chunk)
                 with self._lock:
                     self._waiting -= len(chunk)
-                    self._dropped += 0 if taken else chunk.count(b"\n")
-            self._tell_dropped()
-            for item in found:
+                    self._dropped += 0 if is_written else chunk.count(b"\n")
+            self._report_dropped()
+            for item in items:
                 if isinstance(item, threading.Event):
                     item.set()
-            open_ = None not in found
+            is_open = None not in items
 
-    def _tell_dropped(self) -> None:
+    def _report_dropped(self) -> None:
         dropped = self._dropped
-        if dropped and self._told is not None and self._write(self._told(dropped).encode() + b"\n"):
+        if dropped and self._dropped_line is not None and self._write(self._dropped_line(dropped).encode() + b"\n"):
             with self._lock:
                 self._dropped -= dropped
 
     def _write(self, chunk: bytes) -> bool:
         """Writes a chunk and returns whether that succeeded. Blocks while nobody reads."""
-        left = memoryview(b"\n" + chunk if self._in_line else chunk)
+        remaining = memoryview(b"\n" + chunk if self._in_line else chunk)
         try:
-            while left:
-                written = self._file.write(left)
+            while remaining:
+                written = self._file.write(remaining)
                 if written:
-                    self._in_line = left[written - 1] != ord("\n")
-                    left = left[written:]
+                    self._in_line = remaining[written - 1] != ord("\n")
+                    remaining = remaining[written:]
                 else:
                     time.sleep(PAUSE)
         except (OSError, ValueError):  # full or closed; ValueError if this process closed it

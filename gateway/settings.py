@@ -52,12 +52,12 @@ def _parts(url: str, schemes: tuple[str, ...]) -> SplitResult:
         raise ValueError(f"must start with {allowed}")
     try:
         parts = urlsplit(url)
-        readable = parts.port != 0 and bool(parts.hostname or parts.scheme == "unix")
+        is_valid = parts.port != 0 and bool(parts.hostname or parts.scheme == "unix")
     except ValueError:
-        readable = False
+        is_valid = False
     # An unencoded slash or hash in a password ends the authority, so that the user name would be taken for the host.
-    hides_host = "@" in url.partition("://")[2][len(parts.netloc) :] if readable else False
-    if not readable or hides_host or not url.isprintable() or " " in url or "\\" in url:
+    hides_host = "@" in url.partition("://")[2][len(parts.netloc) :] if is_valid else False
+    if not is_valid or hides_host or not url.isprintable() or " " in url or "\\" in url:
         raise ValueError(f"must have the form {allowed}host:port, with special characters percent-encoded")
     return parts
 
@@ -106,8 +106,8 @@ class UpstreamSettings(SettingsGroup):
     url: BaseUrl = Field(default="https://api.invers.com", description="Base URL of the fleet API.")
     transport: Literal["builtin", "httpx"] = Field(
         default="builtin",
-        description="What makes the calls: `builtin` is the gateway's own HTTP/1.1 client; `httpx` uses the proxy that "
-        "HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY name, can speak HTTP/2, and takes several times the CPU time.",
+        description="HTTP client: `builtin` is the gateway's own, for HTTP/1.1; `httpx` supports HTTP/2 and the "
+        "proxies of HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY, but takes several times the CPU time.",
     )
     http2: bool = Field(
         default=False,
@@ -115,7 +115,7 @@ class UpstreamSettings(SettingsGroup):
     )
     ca_file: str | None = Field(
         default=None,
-        description="PEM file of the certificate authorities to trust in place of the system's.",
+        description="PEM file of the certificate authorities to trust instead of the system's.",
     )
     client_certificate: str | None = Field(
         default=None, description="PEM file of the certificate to present to the upstream, with its chain."
@@ -422,7 +422,7 @@ class HttpSettings(SettingsGroup):
         default=30,
         gt=0,
         description="Seconds that a client may take to read a response in addition to the time that "
-        "`reading_rate_min` allows; after that the connection is closed.",
+        "`slow_reader_rate_min` allows; after that the connection is closed.",
     )
     slow_reader_rate_min: float = Field(
         default=65536,

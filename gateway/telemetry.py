@@ -78,7 +78,7 @@ def configure_logs(settings: LogSettings, *, workers: int = 1) -> None:
     )
     logging.basicConfig(level=logging.WARNING, handlers=[LibraryHandler()], force=True)
     sys.excepthook = _crashed
-    sys.unraisablehook = _ignored
+    sys.unraisablehook = _unraisable
     threading.excepthook = _thread_crashed
     warnings.showwarning = _warned
     atexit.unregister(flush_logs)
@@ -112,15 +112,15 @@ class LibraryHandler(logging.Handler):
         log = get_logger()
         method = log.warning if record.levelno < logging.ERROR else log.error
         try:
-            words = _words(record)
+            message = _safe_message(record)
         except Exception:  # noqa: BLE001 - a log call must not raise
-            words = WITHHELD
+            message = WITHHELD
         failure = record.msg if isinstance(record.msg, BaseException) else record.exc_info
-        place = f"{_relative(record.pathname)}:{record.lineno} {record.funcName}"
-        method(words, logger=record.name, at=place, exc_info=failure)
+        location = f"{_relative(record.pathname)}:{record.lineno} {record.funcName}"
+        method(message, logger=record.name, at=location, exc_info=failure)
 
 
-def _words(record: logging.LogRecord) -> str:
+def _safe_message(record: logging.LogRecord) -> str:
     """The message of a record if it is a constant in the code that logged it, with its numbers filled in."""
     if not (isinstance(record.msg, str) and _is_literal(record)):
         return WITHHELD
@@ -144,13 +144,13 @@ def _crashed(kind: type[BaseException], failure: BaseException, trace: Traceback
     get_logger().critical("crashed", exc_info=failure)
 
 
-def _thread_crashed(told: threading.ExceptHookArgs) -> None:
-    if told.exc_type is not SystemExit:
-        get_logger().error("thread crashed", exc_info=told.exc_value)
+def _thread_crashed(crash: threading.ExceptHookArgs) -> None:
+    if crash.exc_type is not SystemExit:
+        get_logger().error("thread crashed", exc_info=crash.exc_value)
 
 
-def _ignored(told: sys.UnraisableHookArgs) -> None:
-    get_logger().error("unraisable exception", exc_info=told.exc_value)
+def _unraisable(failure: sys.UnraisableHookArgs) -> None:
+    get_logger().error("unraisable exception", exc_info=failure.exc_value)
 
 
 def _warned(
@@ -179,7 +179,7 @@ SERVICE_UNAVAILABLE = 503
 
 
 def _now() -> str:
-    """The current time in the format of the other lines."""
+    """The current time in the format of structlog's time stamps."""
     whole, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
     return f"{_second(whole)}.{microseconds:06d}Z"
 
@@ -197,10 +197,10 @@ class RequestLog:
 
     def __init__(self, settings: LogSettings) -> None:
         self._log = get_logger("gateway.web")
-        self._by_hand = settings.format == "json"
+        self._formats_json = settings.format == "json"
         self._is_on = settings.level in ("debug", "info")
         self._second = 0
-        self._silent = 0
+        self._unlogged = 0
         self._lines: TickBatch[str] = TickBatch(self._write_lines)
         self._writer = structlog.get_config()["logger_factory"]()
 
@@ -215,14 +215,14 @@ class RequestLog:
         traceparent: str | None = None,
     ) -> None:
         """Logs a request; `began` is from `time.perf_counter`. An id from the client may contain a secret."""
-        if status == SERVICE_UNAVAILABLE and not self.refused():
+        if status == SERVICE_UNAVAILABLE and not self.count_rejection():
             return
         if not self._is_on:
             return
         milliseconds = round((time.perf_counter() - began) * 1000, 2)
         trace_id = None if traceparent is None else traceparent.split("-")[1]
         # A JSON Web Token is the only kind of secret that fits into an id.
-        if not self._by_hand or (not own_id and "eyj" in request_id.lower()):
+        if not self._formats_json or (not own_id and "eyj" in request_id.lower()):
             trace = {} if trace_id is None else {"trace_id": trace_id}
             self._log.info("request", request_id=request_id, **trace, method=method, status=status, ms=milliseconds)
             return
@@ -238,22 +238,22 @@ class RequestLog:
         except RuntimeError:
             self._write_lines([line])
 
-    def broke(self, request_id: str) -> None:
+    def write_internal_error(self, request_id: str) -> None:
         """Logs the exception that is being handled as an internal error of a request."""
         self._log.error("internal error", request_id=request_id, exc_info=True)
 
     def _write_lines(self, lines: list[str]) -> None:
         self._writer.info("\n".join(lines))
 
-    def refused(self) -> bool:
+    def count_rejection(self) -> bool:
         """Counts a rejection; returns whether it is logged."""
         second = int(time.monotonic())
         if second == self._second:
-            self._silent += 1
+            self._unlogged += 1
             return False
-        if self._silent:
-            self._log.warning("requests rejected", number=self._silent)
-        self._second, self._silent = second, 0
+        if self._unlogged:
+            self._log.warning("requests rejected", number=self._unlogged)
+        self._second, self._unlogged = second, 0
         return True
 
 
@@ -295,9 +295,9 @@ def _number_or_not(value: object) -> object:
 
 def frames_only(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """Replaces an exception by its type and frames, innermost last, without values and messages."""
-    given = event.pop("exc_info", None)
+    exc_info = event.pop("exc_info", None)
     event.pop("stack_info", None)
-    failure = given[1] if isinstance(given, tuple) else sys.exception() if given is True else given
+    failure = exc_info[1] if isinstance(exc_info, tuple) else sys.exception() if exc_info is True else exc_info
     if isinstance(failure, BaseException):
         event["kind"] = type(failure).__name__
         if isinstance(failure, OSError) and failure.errno is not None:

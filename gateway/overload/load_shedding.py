@@ -79,8 +79,8 @@ class RejectionThrottle:
     # The burst after a pause, in seconds of the rate, and the seconds between checks of the queue.
     BURST = 0.1
     INTERVAL = 0.005
-    # The initial cost of a rejection in seconds, and the factor for unmeasured costs of the system and
-    # the event loop (from the overload benchmark).
+    # The initial cost of a rejection in seconds, and the factor for unmeasured costs of the system and the event loop
+    # (from the overload benchmark).
     COST, WHOLE = 30e-6, 1.5
     # Measurements that are needed to update the cost.
     MEASURED_MIN = 20

@@ -100,7 +100,7 @@ class GatewayApp:
         except ClientDisconnected:
             return None
         except Exception:  # noqa: BLE001 - a bug: it is logged with its frames
-            self._log.broke(exchange.request_id)
+            self._log.write_internal_error(exchange.request_id)
             return internal_error(exchange.request_id)
 
     def _rejection_of(self, exchange: Exchange) -> Response | None:
