@@ -37,7 +37,7 @@ def test_a_body_is_returned_while_it_is_valid():
     cache, seen = responses(), []
     cache.put(KEY, BODY, ["dependency"])
     whole = cache.get(KEY, lambda dependencies: (seen.append(dependencies), FRESH)[1], takes_gzip=False)
-    assert (whole.body, whole.standing, whole.is_gzip) == (
+    assert (whole.body, whole.freshness, whole.is_gzip) == (
         BODY, FRESH, False,
     )  # fmt: skip
     assert seen == [["dependency"]]
