@@ -11,6 +11,7 @@ import pytest
 from gateway.errors import GatewayError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from gateway.settings import CacheSettings, Settings, UpstreamSettings
 from gateway.upstream.cache import CacheReader, CacheWriter, MemoryStore
+from gateway.upstream.client import FleetClient
 from gateway.upstream.coalescing import SingleFlight
 from gateway.upstream.endpoints import NOT_KEPT, Endpoint, FleetEndpoints, Lifetime
 from gateway.upstream.http.transport import HttpTransport
@@ -18,7 +19,7 @@ from gateway.upstream.lease import LeaseCoalescing
 from gateway.upstream.memory_store import BoundedMemoryCache
 from gateway.upstream.models import Cursors, Vehicle
 from gateway.upstream.pages import VehiclePage
-from gateway.upstream.requests import UpstreamRequest, UpstreamResponse
+from gateway.upstream.requests import RequestScope, UpstreamRequest, UpstreamResponse
 from gateway.upstream.stack import build_client
 from tests.upstream.fakes import ENDPOINTS, Clock, FakeFetcher, Sending, calls_over, scope, vehicle_read
 from tests.upstream.test_transports import CLOSE, TRANSPORTS, coded
@@ -284,3 +285,33 @@ async def test_a_write_drops_what_it_may_have_changed(failure):
     for vehicle_id, name in reads:
         await stack.cache.fetch(vehicle_read(vehicle_id, scope(name)))
     assert (stack.fleet.calls["/vehicles/A"], stack.fleet.calls["/vehicles/B"]) == (3, 1)
+
+
+TRIPS = Endpoint("/vehicles/{id}/trips", list, lambda body, key, mask: [], lifetime=Lifetime(10), missing=Lifetime(10))
+
+
+class MoreClient(FleetClient):
+    """A client with one more endpoint."""
+
+    async def trips(self, by: RequestScope, vehicle_id: str) -> list[Any] | None:
+        """The trips of a vehicle."""
+        return (await self._fetcher.fetch(UpstreamRequest.of(by, TRIPS, item_id=vehicle_id))).value
+
+
+async def test_a_new_endpoint_needs_an_entry_and_a_method():
+    """Every layer takes it as it is: its response is shared and cached for its lifetime, for each principal."""
+    stack = Stack(FakeFetcher(lambda read: [read.caller.principal]))
+    client = MoreClient(stack.cache, UpstreamSettings(), ENDPOINTS)
+    alice, bob = scope("alice"), scope("bob")
+    first, second = await asyncio.gather(client.trips(alice, "A"), client.trips(alice, "A"))
+    assert first == second == await client.trips(alice, "A") == [alice.caller.principal]
+    assert await client.trips(bob, "A") == [bob.caller.principal]
+    assert stack.fleet.calls == {"/vehicles/A/trips": 2}
+
+
+def test_the_documentation_says_where_a_new_endpoint_is_declared(pytestconfig):
+    """It names the two files."""
+    text = (pytestconfig.rootpath / "docs/architecture.md").read_text()
+    (sentence,) = (part for part in text.split("\n\n") if part.startswith("A new upstream endpoint:"))
+    assert "`upstream/endpoints.py`" in sentence
+    assert "`upstream/client.py`" in sentence
