@@ -1,4 +1,4 @@
-"""How long someone waits: until a time, or until they no longer want the result."""
+"""Deadlines: waits that end at a time, or when they are cancelled."""
 
 from __future__ import annotations
 
@@ -13,55 +13,55 @@ T = TypeVar("T")
 
 
 class Deadline:
-    """How long someone waits: until `deadline` (seconds of `time.monotonic`; None: for ever), or until they leave."""
+    """Ends `at` a time (seconds of `time.monotonic`; None: never), or when it is cancelled."""
 
-    __slots__ = ("_ended", "_timer", "_waiting", "at")
+    __slots__ = ("_ended", "_timer", "_waiters", "at")
 
     def __init__(self, at: float | None = None) -> None:
         self.at = at
         self._ended = False
-        self._waiting: set[asyncio.Future[None]] | None = None
+        self._waiters: set[asyncio.Future[None]] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
-        """A patience that ends so many seconds from now."""
+        """A deadline some seconds from now."""
         return cls(time.monotonic() + seconds)
 
     @property
     def remaining(self) -> float:
-        """Seconds that are left; infinite without a deadline, never below zero."""
+        """The remaining seconds; infinite without a time, never below zero."""
         return math.inf if self.at is None else max(0.0, self.at - time.monotonic())
 
     def extend(self, to: float | None) -> None:
-        """Waits at least until `to`."""
+        """Moves the deadline to `to` if that is later."""
         self.at = None if self.at is None or to is None else max(self.at, to)
 
     def cancel(self) -> None:
-        """Ends every wait: nobody is there any more to hear what comes of it."""
+        """Ends every wait, because the result is no longer wanted."""
         self._ended = True
-        for waiting in self._waiting or ():
-            if not waiting.done():
-                waiting.set_result(None)
+        for waiter in self._waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
 
     def check(self) -> None:
-        """Raises DeadlineExceeded if it has ended: nothing more need be begun."""
+        """Raises DeadlineExceeded if the deadline has passed or was cancelled."""
         if self._ended or not self.remaining:
             raise DeadlineExceeded
 
     async def wait(self, work: asyncio.Future[T]) -> T:
-        """What becomes of some work, which is not cancelled by this; raises DeadlineExceeded at the deadline."""
+        """The result of a future, which is never cancelled; raises DeadlineExceeded at the deadline."""
         if not work.done():
-            # A future of its own: a task that waits for the work itself would cancel it when it is cancelled.
-            told = asyncio.get_running_loop().create_future()
+            # A separate future, because a cancelled task cancels the future that it awaits.
+            event = asyncio.get_running_loop().create_future()
 
             def done(_: asyncio.Future[T]) -> None:
-                if not told.done():
-                    told.set_result(None)
+                if not event.done():
+                    event.set_result(None)
 
             work.add_done_callback(done)
             try:
-                await self.wait_event(told)
+                await self.wait_event(event)
             finally:
                 if not work.done():
                     work.remove_done_callback(done)
@@ -69,21 +69,21 @@ class Deadline:
                 raise DeadlineExceeded
         return work.result()
 
-    async def wait_event(self, told: asyncio.Future[None]) -> None:
-        """Waits until a future has its result, which nobody else waits for; at the end of this it is given one."""
-        if self._ended or told.done():
+    async def wait_event(self, event: asyncio.Future[None]) -> None:
+        """Waits for a future that has no other waiter. At the deadline this sets its result."""
+        if self._ended or event.done():
             return
         if self._timer is None and self.at is not None:
             self._timer = asyncio.get_running_loop().call_later(self.remaining, self.cancel)
-        if self._waiting is None:
-            self._waiting = set()
-        self._waiting.add(told)
+        if self._waiters is None:
+            self._waiters = set()
+        self._waiters.add(event)
         try:
-            await told
+            await event
         finally:
-            self._waiting.discard(told)
+            self._waiters.discard(event)
 
     def close(self) -> None:
-        """Forgets the deadline's timer; the request is over."""
+        """Cancels the timer when the request is over."""
         if self._timer is not None:
             self._timer.cancel()

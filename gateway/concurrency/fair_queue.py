@@ -14,10 +14,10 @@ def _never(_: object) -> bool:
 
 
 class FairQueue(Generic[T]):
-    """A first-in, first-out queue for each tenant. Items that are `done` while they wait are skipped."""
+    """A first-in, first-out queue for each tenant. Items that `is_done` reports as done are skipped."""
 
     def __init__(self, is_done: Callable[[T], bool] = _never) -> None:
-        # The tenant who is served next comes first.
+        # The tenant that is served next comes first.
         self._queues: OrderedDict[str, deque[T]] = OrderedDict()
         self._is_done = is_done
 
@@ -36,11 +36,11 @@ class FairQueue(Generic[T]):
             yield from queue
 
     def waiting(self, tenant: str) -> int:
-        """How many items a tenant has."""
+        """The number of a tenant's items."""
         return len(self._queues.get(tenant, ()))
 
     def push(self, tenant: str, item: T, *, first: bool = False) -> None:
-        """Adds an item as its tenant's last; or as the very next one, where it was popped in vain."""
+        """Adds an item as its tenant's last, or as the `first` of all to put back one that was popped."""
         queue = self._queues.setdefault(tenant, deque())
         if first:
             queue.appendleft(item)
@@ -79,7 +79,7 @@ class FairQueue(Generic[T]):
         return tenant, item
 
     def remove(self, tenant: str, item: T) -> bool:
-        """Removes an item that gave up; false if it is not there."""
+        """Removes an item that no longer waits; returns whether it was queued."""
         queue = self._queues.get(tenant)
         if queue is None or item not in queue:
             return False
@@ -89,7 +89,7 @@ class FairQueue(Generic[T]):
         return True
 
     def expire(self, is_late: Callable[[T], bool]) -> list[T]:
-        """Removes late items; each tenant's wait equally long, so those in front are late first."""
+        """Removes and returns late items. All items may wait equally long, so the oldest of a tenant are late first."""
         late: list[T] = []
         for tenant, queue in list(self._queues.items()):
             while queue and (self._is_done(queue[0]) or is_late(queue[0])):

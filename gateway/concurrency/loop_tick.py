@@ -1,4 +1,4 @@
-"""Work that is collected during an iteration of the event loop, and done once at its end."""
+"""Batches of the work of one event-loop iteration."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ T = TypeVar("T")
 
 
 class TickBatch(Generic[T]):
-    """Hands all items of an iteration to `flush`, in order."""
+    """Passes all items of an event-loop iteration to `flush` at its end, in order."""
 
     def __init__(self, flush: Callable[[list[T]], None]) -> None:
         self._flush = flush
         self._items: list[T] = []
 
     def add(self, item: T, loop: asyncio.AbstractEventLoop) -> None:
-        """Has an item flushed when this iteration ends."""
+        """Adds an item to the batch of this iteration."""
         if not self._items:
             loop.call_soon(self.flush_now)
         self._items.append(item)
 
     def flush_now(self) -> None:
-        """Flushes what was added so far."""
+        """Flushes the items that were added so far."""
         items, self._items = self._items, []
         if items:
             self._flush(items)

@@ -11,9 +11,9 @@ V = TypeVar("V")
 
 
 class LRU(Generic[K, V]):
-    """Holds at most `entries_max` entries and `bytes_max` bytes, as `size_of` accounts for them; None is no bound.
+    """At most `entries_max` entries and `bytes_max` bytes by `size_of`; None means no bound.
 
-    `size_of` has to give the same size when an entry is dropped as when it was put, but for what `grow` was told.
+    When an entry is dropped, `size_of` must return its size at `put` plus the growth that was reported to `grow`.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class LRU(Generic[K, V]):
         return iter(self._entries)
 
     def get(self, key: K) -> V | None:
-        """A value, which is then the most recently used."""
+        """The value of a key, or None; makes the entry the most recently used."""
         value = self._entries.get(key)
         if value is not None:
             self._entries.move_to_end(key)
         return value
 
     def get_many(self, keys: Sequence[K]) -> list[V | None]:
-        """The values of keys, each in its place."""
+        """The value of each key, or None, in the order of the keys."""
         values = list(map(self._entries.get, keys))
         if any(values):
             for key, value in zip(keys, values, strict=True):
@@ -62,7 +62,7 @@ class LRU(Generic[K, V]):
         return True
 
     def put(self, key: K, value: V) -> list[tuple[K, V]]:
-        """Puts an entry in place of an earlier one, if there is room for it at all; returns what was dropped for it."""
+        """Adds or replaces an entry unless it alone exceeds `bytes_max`; returns the evicted entries."""
         self.drop(key)
         if self._size_of is not None:
             size = self._size_of(key, value)
@@ -70,15 +70,15 @@ class LRU(Generic[K, V]):
                 return []
             self.bytes += size
         self._entries[key] = value
-        return self._evicted()
+        return self._evict()
 
     def grow(self, size: int) -> list[tuple[K, V]]:
-        """Accounts for entries that take so many bytes more; returns what was dropped for them."""
+        """Accounts for the growth of entries by `size` bytes; returns the evicted entries."""
         self.bytes += size
-        return self._evicted()
+        return self._evict()
 
     def drop(self, key: K) -> V | None:
-        """Drops an entry, and returns its value."""
+        """Drops an entry and returns its value."""
         value = self._entries.pop(key, None)
         if value is not None and self._size_of is not None:
             self.bytes -= self._size_of(key, value)
@@ -89,7 +89,7 @@ class LRU(Generic[K, V]):
         self._entries.clear()
         self.bytes = 0
 
-    def _evicted(self) -> list[tuple[K, V]]:
+    def _evict(self) -> list[tuple[K, V]]:
         evicted = []
         while self._is_over():
             key, value = self._entries.popitem(last=False)
