@@ -89,8 +89,8 @@ class PageSizeInvalid(InputInvalid):
 
     code = "PAGE_SIZE_INVALID"
 
-    def __init__(self, argument: str, asked: int, maximum: int) -> None:
-        super().__init__(f"`{argument}` must be between 0 and {maximum}; it was {asked}.", argument)
+    def __init__(self, argument: str, requested: int, maximum: int) -> None:
+        super().__init__(f"`{argument}` must be between 0 and {maximum}; it was {requested}.", argument)
         self.maximum = maximum
 
     def extensions(self) -> dict[str, object]:
@@ -155,7 +155,7 @@ class CursorForeign(CursorError):
 
 
 class CursorExpired(CursorError):
-    """The upstream page of a cursor is gone; the client has to start again without a cursor."""
+    """The upstream no longer has the page of a cursor; the client has to start again without a cursor."""
 
     code = "CURSOR_EXPIRED"
 
@@ -199,7 +199,7 @@ class UpstreamError(GatewayError):
         super().__init__(self.message)
         self.problem = problem
         self.retry_after = retry_after
-        self.rate: tuple[int, int, float] | None = None  # the limit that came with the answer, for the rate limiter
+        self.rate: tuple[int, int, float] | None = None  # the response's rate limit
 
     def extensions(self) -> dict[str, object]:
         extensions = super().extensions()
@@ -267,7 +267,7 @@ class DeadlineExceeded(UpstreamTimeout):
 
 
 class UpstreamInvalidResponse(UpstreamError):
-    """An invalid upstream response: not JSON, too large, without an id, or with cursors that lead nowhere."""
+    """An invalid upstream response: not JSON, too large, without an id, or with invalid cursors."""
 
     code = "UPSTREAM_INVALID_RESPONSE"
     message = "The fleet API sent an invalid response."

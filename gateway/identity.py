@@ -51,7 +51,7 @@ class Caller:
         return self.__authorization
 
     def head(self, render: Callable[[str], bytes]) -> bytes:
-        """The header of upstream requests with the token in it, rendered once per caller."""
+        """The headers of upstream requests, which contain the token, rendered once per caller."""
         head = self.__head
         if head is None:
             head = self.__head = render(self.__authorization)
