@@ -1,7 +1,7 @@
-"""The cache: responses of the fleet API for each principal, for as long as they are fresh, or usable when stale.
+"""The cache: responses of the fleet API for each principal, while they are fresh or usable when stale.
 
-`CacheReader` looks up, `CacheWriter` (below coalescing) stores; both use a store of entries by key. Keys start with the
-caller's principal, so no caller can get the response to another. 401, 403 and 429 are never stored.
+`CacheReader` looks up entries and `CacheWriter` (below coalescing) stores them. Keys start with the caller's principal,
+so no caller gets another caller's response. 401, 403 and 429 are never stored.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.upstream.coalescing import retrieve_exception
-from gateway.upstream.endpoints import NOT_KEPT, Endpoint, Lifetime
+from gateway.upstream.endpoints import NOT_STORED, Endpoint, Lifetime
 from gateway.upstream.memory_store import BoundedMemoryCache
 from gateway.upstream.pages import MEMORY_FACTOR, PageItemRef, RawValue
 from gateway.upstream.requests import (
@@ -40,11 +40,11 @@ from gateway.upstream.requests import (
 T = TypeVar("T")
 
 UNDECODED = (PageItemRef, RawValue)
-# What an entry takes in memory beside its value, in bytes.
+# Memory of an entry without its value, in bytes.
 OVERHEAD = 600
-# How long a refresh in the background may take.
+# Time limit of a background refresh.
 REFRESH_SECONDS = 10.0
-# How many there may be at a time: what is stale then is still given, and read again a little later.
+# Concurrent refreshes. Above that, stale entries are still returned and a later request refreshes them.
 REFRESHES_MAX = 512
 OUTAGES = (UpstreamUnavailable, UpstreamTimeout, RateLimited)
 
@@ -59,9 +59,9 @@ class Age(Enum):
 
 
 def age_of(entry: Entry[Any], lifetime: Lifetime, at: float) -> Age:
-    """What may be done with an entry at a time, both in epoch seconds; its token's expiry ends everything.
+    """What an entry's age allows at a time in epoch seconds; an entry is dead once its token has expired.
 
-    An entry from the future is dead: the clock was set back, and how old it is nobody knows.
+    An entry from the future is dead: the clock was set back, so its age is unknown.
     """
     if entry.token_expires_at is not None and at >= entry.token_expires_at:
         return Age.DEAD
@@ -76,11 +76,10 @@ def age_of(entry: Entry[Any], lifetime: Lifetime, at: float) -> Age:
 
 
 class Entry(Struct, Generic[T], gc=False):
-    """A stored response; `body` is its length as JSON in bytes, `token_expires_at` when its token expires.
+    """A stored response; `body` is its length as JSON in bytes, `token_expires_at` the expiry of its token.
 
-    The value of an item of a stored page is a `PageItemRef`, which has its vehicle while the page exists; that of a
-    small response is a `RawValue`. There may be a hundred thousand entries, which the garbage collector need not track:
-    they are in no reference cycles.
+    The value is a `PageItemRef` for an item of a stored page, and a `RawValue` for a small response. There may be a
+    hundred thousand entries, which the garbage collector need not track: they are in no reference cycles.
     """
 
     value: T | None
@@ -88,39 +87,39 @@ class Entry(Struct, Generic[T], gc=False):
     body: int
     etag: str | None = None
     token_expires_at: float | None = None
-    raw: bytes | None = None  # what a value was unpacked from
+    raw: bytes | None = None  # the body that the value was decoded from
 
     @property
     def size(self) -> int:
-        """What it is accounted with in memory, in bytes; a part shares the memory of the whole."""
+        """Its accounted memory in bytes; an item shares the memory of its page."""
         memory = getattr(self.value, "memory", None)
         return OVERHEAD + (int(self.body * MEMORY_FACTOR) if memory is None else memory(self.body))
 
     def decoded_value(self, mask: type | None = None) -> Entry[Any] | None:
-        """The entry with its value in place of a part, or of what is packed; None where that is gone.
+        """The entry with a decoded value; None for an item whose page no longer exists.
 
-        A vehicle that is packed is decoded in the form of the view.
+        Undecoded vehicles are decoded with the mask.
         """
-        packed = self.value
-        if not isinstance(packed, UNDECODED):
+        undecoded = self.value
+        if not isinstance(undecoded, UNDECODED):
             return self
-        value = packed.decoded_value(mask)
+        value = undecoded.decoded_value(mask)
         if value is None:
             return None
-        body = packed.body if isinstance(packed, RawValue) else None
+        body = undecoded.body if isinstance(undecoded, RawValue) else None
         return Entry(value, self.stored_at, self.body, self.etag, self.token_expires_at, body)
 
     @property
-    def is_there(self) -> bool:
-        """Whether the whole that it may be a part of is there."""
+    def is_available(self) -> bool:
+        """Whether its page still exists, if it is an item of one."""
         return not isinstance(self.value, PageItemRef) or self.value.page() is not None
 
-    def reply(self) -> UpstreamResponse[T]:
+    def response(self) -> UpstreamResponse[T]:
         return UpstreamResponse(self.value, self.body, self.etag, body=self.raw)
 
 
 class CacheHit(NamedTuple):
-    """A fresh answer that was at hand; since when it is known and until when it is fresh, in epoch seconds."""
+    """A fresh entry's value, with the times when it was stored and when it becomes stale, in epoch seconds."""
 
     value: Any
     stored_at: float
@@ -128,7 +127,7 @@ class CacheHit(NamedTuple):
 
 
 class Dependency(NamedTuple):
-    """An entry that something was made of."""
+    """An entry that a rendered response was made from."""
 
     key: str
     endpoint: Endpoint[Any]
@@ -136,16 +135,16 @@ class Dependency(NamedTuple):
 
 
 class Freshness(NamedTuple):
-    """Since when something is known and until when it is fresh, in epoch seconds."""
+    """When the oldest dependency was stored and when the first one becomes stale, in epoch seconds."""
 
     stored_at: float
     fresh_until: float
 
 
 class Store(Protocol):
-    """Holds entries by key; may forget any at any time, and never fails.
+    """Entries by key. A store may drop any entry at any time, and never fails.
 
-    `mask` is the form that vehicles are needed in; some may be whole.
+    Vehicles are decoded with `mask`, or in full.
     """
 
     def peek_undecoded(self, key: str) -> Entry[Any] | None: ...
@@ -170,7 +169,7 @@ class MemoryStore:
         self._cache = cache
 
     def peek_undecoded(self, key: str) -> Entry[Any] | None:
-        """What is there without waiting, in the form that it is kept in."""
+        """An entry as it is stored."""
         entry: Entry[Any] | None = self._cache.peek(key)
         return entry
 
@@ -183,7 +182,7 @@ class MemoryStore:
         return self.peek(key, mask)
 
     async def get_many(self, keys: Sequence[str], model: type[T], mask: type | None = None) -> list[Entry[T] | None]:
-        entries = self._cache.peek_each(keys)
+        entries = self._cache.peek_many(keys)
         return [None if entry is None else entry.decoded_value(mask) for entry in entries] if any(entries) else entries
 
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None:
@@ -194,16 +193,16 @@ class MemoryStore:
         await self._cache.delete(key)
 
 
-class _Known(NamedTuple, Generic[T]):
-    """What the store knew of a read: a reply that counts, else the read to make and what to fall back on."""
+class _Lookup(NamedTuple, Generic[T]):
+    """The result of a look-up: a usable response, or the request to make and a stale entry to fall back on."""
 
-    reply: UpstreamResponse[T] | None
-    read: UpstreamRequest[T]
+    response: UpstreamResponse[T] | None
+    request: UpstreamRequest[T]
     fallback: Entry[T] | None
 
 
 class CacheReader:
-    """Answers a read from the store if what is there counts, else reads and lets what lies below keep it."""
+    """The fetcher that returns usable entries and passes all other requests on; stale entries are refreshed."""
 
     def __init__(self, following: ManyFetcher, store: Store, clock: Clock) -> None:
         self._following = following
@@ -211,61 +210,69 @@ class CacheReader:
         self._clock = clock
         self._refreshing: dict[str, asyncio.Task[Any]] = {}
 
-    async def fetch(self, read: UpstreamRequest[T]) -> UpstreamResponse[T]:
-        if not read.endpoint.idempotent:
-            return await self._following.fetch(read)
-        known = self._known(read, await self._store.get(read.key, read.endpoint.model, read.mask), self._clock())
-        if known.reply is not None:
-            return known.reply
+    async def fetch(self, request: UpstreamRequest[T]) -> UpstreamResponse[T]:
+        if not request.endpoint.idempotent:
+            return await self._following.fetch(request)
+        lookup = self._lookup(
+            request, await self._store.get(request.key, request.endpoint.model, request.mask), self._clock()
+        )
+        if lookup.response is not None:
+            return lookup.response
         try:
-            reply = await self._following.fetch(known.read)
+            response = await self._following.fetch(lookup.request)
         except OUTAGES:
-            if known.fallback is None:
+            if lookup.fallback is None:
                 raise
-            return self._hit(read, known.fallback, stale=True)
-        self._note((read,), (reply,))
-        return reply
+            return self._hit(request, lookup.fallback, stale=True)
+        self._record((request,), (response,))
+        return response
 
     async def fetch_all(
-        self, reads: Sequence[UpstreamRequest[T]], at_a_time: int
+        self, requests: Sequence[UpstreamRequest[T]], at_a_time: int
     ) -> list[UpstreamResponse[T] | BaseException]:
-        """The reply or the error of each of a request's reads, in order; at most so many are under way at a time.
+        """The response or the error of each request, in order, with at most `at_a_time` calls at a time.
 
-        They are of one endpoint.
+        All requests are for one endpoint and of one scope.
         """
-        if not reads:
+        if not requests:
             return []
-        if not reads[0].endpoint.idempotent:
-            return await self._following.fetch_all(reads, at_a_time)
-        entries = await self._store.get_many([read.key for read in reads], reads[0].endpoint.model, reads[0].mask)
+        if not requests[0].endpoint.idempotent:
+            return await self._following.fetch_all(requests, at_a_time)
+        entries = await self._store.get_many(
+            [request.key for request in requests], requests[0].endpoint.model, requests[0].mask
+        )
         if not any(entries):
-            outcomes = await self._following.fetch_all(reads, at_a_time)
-            self._note(reads, outcomes)
+            outcomes = await self._following.fetch_all(requests, at_a_time)
+            self._record(requests, outcomes)
             return outcomes
         at = self._clock()
-        known = [self._known(read, entry, at) for read, entry in zip(reads, entries, strict=True)]
-        to_make = [each.read for each in known if each.reply is None]
-        outcomes = await self._following.fetch_all(to_make, at_a_time)
-        if to_make:
-            self._note(to_make, outcomes)
-        made = iter(outcomes)
-        return [self._covered(each, next(made)) if each.reply is None else each.reply for each in known]
+        lookups = [self._lookup(request, entry, at) for request, entry in zip(requests, entries, strict=True)]
+        missed = [lookup.request for lookup in lookups if lookup.response is None]
+        outcomes = await self._following.fetch_all(missed, at_a_time)
+        if missed:
+            self._record(missed, outcomes)
+        following = iter(outcomes)
+        return [
+            self._with_fallback(each, next(following)) if each.response is None else each.response for each in lookups
+        ]
 
-    async def held(self, reads: Sequence[UpstreamRequest[T]]) -> list[UpstreamResponse[T] | None]:
-        """What is there and fresh, for each read in its place."""
-        if not reads:
+    async def cached_responses(self, requests: Sequence[UpstreamRequest[T]]) -> list[UpstreamResponse[T] | None]:
+        """The fresh response of each request, or None, in order."""
+        if not requests:
             return []
-        entries = await self._store.get_many([read.key for read in reads], reads[0].endpoint.model, reads[0].mask)
+        entries = await self._store.get_many(
+            [request.key for request in requests], requests[0].endpoint.model, requests[0].mask
+        )
         at = self._clock()
         return [
-            self._hit(read, entry, stale=False)
-            if entry is not None and age_of(entry, read.endpoint.lifetime_of(entry.value), at) is Age.FRESH
+            self._hit(request, entry, stale=False)
+            if entry is not None and age_of(entry, request.endpoint.lifetime_of(entry.value), at) is Age.FRESH
             else None
-            for read, entry in zip(reads, entries, strict=True)
+            for request, entry in zip(requests, entries, strict=True)
         ]
 
     def fresh_entry(self, key: str, endpoint: Endpoint[Any]) -> CacheHit | None:
-        """A fresh answer that needs no waiting."""
+        """A fresh entry in memory."""
         entry = self._store.peek(key)
         if entry is None:
             return None
@@ -274,91 +281,91 @@ class CacheReader:
             return None
         return CacheHit(entry.value, entry.stored_at, entry.stored_at + lifetime.fresh)
 
-    def dependencies_of(self, reads: Sequence[CacheUse]) -> list[Dependency] | None:
-        """The entries that hold what was read; None where one has gone, or been replaced, since it was used."""
-        made = []
-        for key, endpoint, at in reads:
+    def dependencies_of(self, uses: Sequence[CacheUse]) -> list[Dependency] | None:
+        """The used entries; None if one has been dropped or replaced since it was used."""
+        dependencies = []
+        for key, endpoint, at in uses:
             entry = self._store.peek_undecoded(key)
             if entry is None or entry.stored_at > at:
                 return None
-            made.append(Dependency(key, endpoint, entry.stored_at))
-        return made
+            dependencies.append(Dependency(key, endpoint, entry.stored_at))
+        return dependencies
 
-    def freshness_of(self, made: Sequence[Dependency]) -> Freshness | None:
-        """How fresh something is that was made of entries, if all of them are the same still, and fresh."""
+    def freshness_of(self, dependencies: Sequence[Dependency]) -> Freshness | None:
+        """The freshness of dependencies; None unless all of them are unchanged and fresh."""
         now, oldest, fresh_until = self._clock(), inf, inf
-        for key, endpoint, stored_at in made:
+        for key, endpoint, stored_at in dependencies:
             entry = self._store.peek_undecoded(key)
-            if entry is None or entry.stored_at != stored_at or not entry.is_there:
+            if entry is None or entry.stored_at != stored_at or not entry.is_available:
                 return None
             lifetime = endpoint.lifetime_of(entry.value)
             if age_of(entry, lifetime, now) is not Age.FRESH:
                 return None
             oldest, fresh_until = min(oldest, stored_at), min(fresh_until, stored_at + lifetime.fresh)
-        return Freshness(oldest, fresh_until) if made else None
+        return Freshness(oldest, fresh_until) if dependencies else None
 
     async def settle(self) -> None:
         """Waits for the refreshes under way."""
         if self._refreshing:
             await asyncio.wait([*self._refreshing.values()])
 
-    def _known(self, read: UpstreamRequest[T], entry: Entry[T] | None, at: float) -> _Known[T]:
-        if entry is None or read.afresh:
-            return _Known(None, read, None)
-        age = age_of(entry, read.endpoint.lifetime_of(entry.value), at)
+    def _lookup(self, request: UpstreamRequest[T], entry: Entry[T] | None, at: float) -> _Lookup[T]:
+        if entry is None or request.afresh:
+            return _Lookup(None, request, None)
+        age = age_of(entry, request.endpoint.lifetime_of(entry.value), at)
         if age is Age.FRESH:
-            return _Known(self._hit(read, entry, stale=False), read, None)
-        again = read.having(entry.reply()) if entry.etag and entry.value else read
+            return _Lookup(self._hit(request, entry, stale=False), request, None)
+        conditional = request.revalidating(entry.response()) if entry.etag and entry.value else request
         if age is Age.REVALIDATING:
-            self._refresh(again)
-            return _Known(self._hit(read, entry, stale=True), again, None)
-        return _Known(None, again, None if age is Age.DEAD else entry)
+            self._refresh(conditional)
+            return _Lookup(self._hit(request, entry, stale=True), conditional, None)
+        return _Lookup(None, conditional, None if age is Age.DEAD else entry)
 
-    def _covered(
-        self, known: _Known[T], outcome: UpstreamResponse[T] | BaseException
+    def _with_fallback(
+        self, lookup: _Lookup[T], outcome: UpstreamResponse[T] | BaseException
     ) -> UpstreamResponse[T] | BaseException:
-        """What came of a read that was made, or what is there in place of an outage."""
-        if known.fallback is not None and isinstance(outcome, OUTAGES):
-            return self._hit(known.read, known.fallback, stale=True)
+        """The outcome of a call, or the stale entry if that is an outage."""
+        if lookup.fallback is not None and isinstance(outcome, OUTAGES):
+            return self._hit(lookup.request, lookup.fallback, stale=True)
         return outcome
 
-    def _note(
-        self, reads: Sequence[UpstreamRequest[T]], outcomes: Sequence[UpstreamResponse[T] | BaseException]
+    def _record(
+        self, requests: Sequence[UpstreamRequest[T]], outcomes: Sequence[UpstreamResponse[T] | BaseException]
     ) -> None:
-        """Tells the request's tally of the replies among the outcomes of its reads; of equal lifetimes once."""
-        at, stats, endpoint = self._clock(), reads[0].scope.stats, reads[0].endpoint
+        """Adds the responses among the outcomes to the request's stats, once for each lifetime."""
+        at, stats, endpoint = self._clock(), requests[0].scope.stats, requests[0].endpoint
         for is_negative in {outcome.value is None for outcome in outcomes if type(outcome) is UpstreamResponse}:
-            lifetime = (endpoint.missing or NOT_KEPT) if is_negative else endpoint.lifetime
+            lifetime = (endpoint.missing or NOT_STORED) if is_negative else endpoint.lifetime
             stats.used(at, at + lifetime.fresh, stale=False)
         if stats.reads is not None:
-            pairs = zip(reads, outcomes, strict=True)
+            pairs = zip(requests, outcomes, strict=True)
             stats.reads += [
-                CacheUse(read.key, read.endpoint, at)
-                for read, outcome in pairs
+                CacheUse(request.key, request.endpoint, at)
+                for request, outcome in pairs
                 if isinstance(outcome, UpstreamResponse)
             ]
 
-    def _hit(self, read: UpstreamRequest[T], entry: Entry[T], *, stale: bool) -> UpstreamResponse[T]:
-        lifetime, stats = read.endpoint.lifetime_of(entry.value), read.scope.stats
+    def _hit(self, request: UpstreamRequest[T], entry: Entry[T], *, stale: bool) -> UpstreamResponse[T]:
+        lifetime, stats = request.endpoint.lifetime_of(entry.value), request.scope.stats
         stats.cache_hits += 1
         stats.used(entry.stored_at, entry.stored_at + lifetime.fresh, stale=stale)
         if stats.reads is not None:
-            stats.reads.append(CacheUse(read.key, read.endpoint, entry.stored_at))
-        return entry.reply()
+            stats.reads.append(CacheUse(request.key, request.endpoint, entry.stored_at))
+        return entry.response()
 
-    def _refresh(self, read: UpstreamRequest[Any]) -> None:
-        key = read.key
+    def _refresh(self, request: UpstreamRequest[Any]) -> None:
+        key = request.key
         if key in self._refreshing or len(self._refreshing) >= REFRESHES_MAX:
-            return  # whoever is given it next, or after that, has it read again
-        # Nobody waits for it, so nobody who leaves ends it.
-        refresh = asyncio.create_task(self._following.fetch(read.during(Deadline.after(REFRESH_SECONDS))))
+            return  # a later request refreshes it
+        # It has a deadline of its own, so a client that disconnects does not end it.
+        refresh = asyncio.create_task(self._following.fetch(request.with_deadline(Deadline.after(REFRESH_SECONDS))))
         self._refreshing[key] = refresh
         refresh.add_done_callback(lambda _: self._refreshing.pop(key))
         refresh.add_done_callback(retrieve_exception)
 
 
 class CacheWriter:
-    """The layer that stores each reply, and its parts, before it is returned; after a write it drops stale entries."""
+    """The layer that stores each response and its items; after a write it drops the entries that it invalidates."""
 
     def __init__(self, following: Layer, store: Store, clock: Clock) -> None:
         self._following = following
@@ -366,17 +373,17 @@ class CacheWriter:
         self._clock = clock
 
     def steps(self, call: UpstreamCall[Any]) -> Steps:
-        """Those of the call, and storing its reply."""
-        if not call.read.endpoint.idempotent:
+        """The steps of the call, then storing its response."""
+        if not call.request.endpoint.idempotent:
             yield from self._write_steps(call)
             return
         try:
             yield from self._following.steps(call)
         except (UpstreamUnauthenticated, UpstreamForbidden):
-            # What this caller may no longer read is not kept for later either.
-            yield self._store.drop(call.read.key)
+            # This caller may no longer read it.
+            yield self._store.drop(call.request.key)
             raise
-        entries = self._entries(call.read, call.reply)
+        entries = self._entries(call.request, call.response)
         if entries:
             yield self._store.put(entries)
 
@@ -384,27 +391,29 @@ class CacheWriter:
         try:
             yield from self._following.steps(call)
         finally:  # a write that failed may have been carried out
-            for key in call.read.invalidated():
+            for key in call.request.invalidated():
                 yield self._store.drop(key)
 
-    def _entries(self, read: UpstreamRequest[T], reply: UpstreamResponse[T]) -> list[tuple[str, Entry[Any], float]]:
-        if not read.endpoint.lifetime_of(reply.value).kept:
+    def _entries(
+        self, request: UpstreamRequest[T], response: UpstreamResponse[T]
+    ) -> list[tuple[str, Entry[Any], float]]:
+        if not request.endpoint.lifetime_of(response.value).store_seconds:
             return []
-        at, token_expires_at = self._clock(), read.caller.expires_at
-        value: Any = reply.value if reply.body is None else RawValue(reply.body, read.endpoint.decode)
-        kept = [self._timed(read, Entry(value, at, reply.size, reply.etag, token_expires_at))]
-        if reply.value is not None and read.parts is not None and kept[0][2] > 0:
+        at, token_expires_at = self._clock(), request.caller.expires_at
+        value: Any = response.value if response.body is None else RawValue(response.body, request.endpoint.decode)
+        entries = [self._timed(request, Entry(value, at, response.size, response.etag, token_expires_at))]
+        if response.value is not None and request.parts is not None and entries[0][2] > 0:
             parts = [
                 self._timed(part, Entry(value, at, 0, None, token_expires_at))
-                for part, value in read.parts(reply.value)
+                for part, value in request.parts(response.value)
             ]
-            # A part that goes in before the whole goes out before it.
-            kept = [*parts, *kept]
-        return [each for each in kept if each[2] > 0]
+            # Items are put before their page, so that they are evicted before it.
+            entries = [*parts, *entries]
+        return [entry for entry in entries if entry[2] > 0]
 
-    def _timed(self, read: UpstreamRequest[Any], entry: Entry[Any]) -> tuple[str, Entry[Any], float]:
-        return read.key, entry, self._kept(read, entry)
+    def _timed(self, request: UpstreamRequest[Any], entry: Entry[Any]) -> tuple[str, Entry[Any], float]:
+        return request.key, entry, self._store_seconds(request, entry)
 
-    def _kept(self, read: UpstreamRequest[Any], entry: Entry[Any]) -> float:
-        seconds = read.endpoint.lifetime_of(entry.value).kept
+    def _store_seconds(self, request: UpstreamRequest[Any], entry: Entry[Any]) -> float:
+        seconds = request.endpoint.lifetime_of(entry.value).store_seconds
         return seconds if entry.token_expires_at is None else min(seconds, entry.token_expires_at - entry.stored_at)

@@ -1,6 +1,6 @@
-"""The decisions of the circuit breaker: when calls fail at once, and when a probe asks whether the fleet API is back.
+"""The decisions of the circuit breaker: when calls fail at once, and when a probe is sent.
 
-Only outages count: no connection, no answer in time, a 5xx. A problem of one vehicle or of one caller shows that the
+Only outages count: no connection, no response in time, a 5xx. A problem of one vehicle or of one caller shows that the
 fleet API is up.
 """
 
@@ -17,11 +17,11 @@ ONE_VEHICLE = ("/problems/telematics-unit", "/problems/vehicle/")
 
 
 def is_outage(failure: BaseException) -> bool | None:
-    """Whether a failure says that the fleet API as a whole is down; None where it says nothing about that."""
+    """Whether a failure means that the whole fleet API is down; None if it is inconclusive."""
     if isinstance(failure, UpstreamUnavailable):
         kind = failure.problem.type if failure.problem is not None else None
         return kind is None or not kind.startswith(ONE_VEHICLE)
-    # An unreadable answer may be a proxy's; a refusal by our own rate limiter is no answer at all.
+    # An unreadable response may be a proxy's; our own rate limiter rejects a call without a response.
     if isinstance(failure, UpstreamInvalidResponse) or (isinstance(failure, RateLimited) and failure.problem is None):
         return None
     return isinstance(failure, UpstreamTimeout)
@@ -38,7 +38,7 @@ class _Second:
 
 
 class Circuit:
-    """Closed, open until a time, or half open with one probe under way; times are epoch seconds.
+    """Closed, open until a time, or half open with one probe in progress; times are epoch seconds.
 
     Each call that `wait` allows has to be reported to `ended`.
     """
@@ -58,7 +58,7 @@ class Circuit:
         return self.open_until is not None
 
     def wait(self, at: float) -> float | None:
-        """None if a call may be made, else the seconds until it is worth asking again."""
+        """None if a call may be made, else the seconds until the next probe."""
         if self.open_until is None:
             return None
         if self._opened_at <= at < self.open_until:
@@ -71,7 +71,7 @@ class Circuit:
     def ended(self, at: float, *, outage: bool | None) -> bool:
         """Counts a call that ended; returns whether that opened or closed the circuit.
 
-        `outage` is None where the call says nothing about the fleet API, such as one that was cancelled.
+        `outage` is None if the call is inconclusive, such as one that was cancelled.
         """
         if self.open_until is not None:
             return self._probe_ended(at, self.open_until, outage=outage)

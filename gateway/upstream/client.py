@@ -1,4 +1,4 @@
-"""`FleetClient`: the fleet API as methods, over the endpoints and whatever makes the requests."""
+"""`FleetClient`: the fleet API as methods, over the endpoints and a fetcher."""
 
 from __future__ import annotations
 
@@ -40,28 +40,28 @@ from gateway.upstream.requests import (
 from gateway.upstream.scan_planner import ScanProgress, should_scan
 
 T = TypeVar("T")
-# Principals whose fleet sizes are remembered.
+# Principals whose fleet sizes are cached.
 FLEETS_MAX = 10_000
 Found = dict[str, Vehicle | BaseException | None]
 
-# Pages whose digests are remembered, those of all callers, for a digest knows of none; and how long the cursor or the
-# words may be that they are asked for with.
+# Cached digests of page requests, which are independent of the caller; and the longest cursor and search that they are
+# cached for.
 DIGESTS_MAX = 4096
 SHORT = 512
-# These would be the answer to every further read of the same caller, too.
+# Every further request of the same caller would fail in the same way.
 FINAL = (UpstreamUnauthenticated, UpstreamForbidden, RateLimited)
 
 
-class Holder(Protocol):
-    """Knows what is there without a call."""
+class CacheLookup(Protocol):
+    """Looks up entries without a call."""
 
     def fresh_entry(self, key: str, endpoint: Endpoint[Any]) -> CacheHit | None: ...
 
-    def dependencies_of(self, reads: Sequence[CacheUse]) -> list[Dependency] | None: ...
+    def dependencies_of(self, uses: Sequence[CacheUse]) -> list[Dependency] | None: ...
 
-    def freshness_of(self, made: Sequence[Dependency]) -> Freshness | None: ...
+    def freshness_of(self, dependencies: Sequence[Dependency]) -> Freshness | None: ...
 
-    async def held(self, reads: Sequence[UpstreamRequest[T]]) -> list[UpstreamResponse[T] | None]: ...
+    async def cached_responses(self, requests: Sequence[UpstreamRequest[T]]) -> list[UpstreamResponse[T] | None]: ...
 
 
 class FleetClient:
@@ -72,7 +72,7 @@ class FleetClient:
         fetcher: ManyFetcher,
         settings: UpstreamSettings,
         endpoints: FleetEndpoints,
-        cache: Holder | None = None,
+        cache: CacheLookup | None = None,
         *,
         prefetch: bool = False,
         under_way: Callable[[], int] = lambda: 0,
@@ -86,8 +86,8 @@ class FleetClient:
         self._known_digest = lru_cache(DIGESTS_MAX)(self._digest_of_page)
         self._cache = cache
         self._prefetch = prefetch and cache is not None
-        self._ahead: set[asyncio.Task[Any]] = set()
-        # The size of each principal's fleet when it was last scanned to its end.
+        self._prefetches: set[asyncio.Task[Any]] = set()
+        # The size of each principal's fleet at its last complete scan.
         self._fleet_sizes: LRU[str, int] = LRU(FLEETS_MAX)
 
     async def vehicles(
@@ -99,53 +99,52 @@ class FleetClient:
         mask: type[Vehicle] | None = None,
         afresh: bool = False,
     ) -> VehiclePage:
-        """A page of the fleet: the first one, filtered by `search`, or the one that `cursor` names.
+        """A page of the fleet: the first one, filtered by `search`, or the one of a `cursor`.
 
-        `mask` is the form its vehicles are needed in; if the page is at hand, it may be in another so far. What is
-        kept does not count where it is read `afresh`.
+        Vehicles are decoded with `mask`, but a cached page may be decoded otherwise. `afresh` ignores cached pages.
         """
-        read = self._page_read(scope, cursor, search, mask)
-        read.afresh = afresh
-        reply = await self._fetcher.fetch(read)
-        page = reply.value
+        request = self._page_request(scope, cursor, search, mask)
+        request.afresh = afresh
+        response = await self._fetcher.fetch(request)
+        page = response.value
         if page is None:
-            raise UpstreamRejected(Problem(404, flow_id=reply.flow_id))
+            raise UpstreamRejected(Problem(404, flow_id=response.flow_id))
         if page.cursors is None:
             token = page.next_page_token
             page.cursors = Cursors(next=PAGE_TOKEN + token if token else None)
         if self._prefetch and page.cursors.next:
-            self._read_ahead(
+            self._prefetch_page(
                 RequestScope(scope.caller, RequestStats(), deadline=Deadline.after(REFRESH_SECONDS)), page.cursors.next
             )
         return page
 
     def cached_page(self, caller: Caller, cursor: str | None, search: str | None) -> CacheHit | None:
-        """A page of the fleet that is there and fresh; `search` goes with the first alone."""
+        """A cached page of the fleet that is fresh; only the first page has a `search`."""
         if self._cache is None or self._prefetch:
             return None
         is_short = len(cursor or "") + len(search or "") <= SHORT
         digest = (self._known_digest if is_short else self._digest_of_page)(cursor, search)
         return self._cache.fresh_entry(key_of(caller, digest), self._endpoints.vehicles)
 
-    def dependencies_of(self, reads: Sequence[CacheUse]) -> list[Dependency] | None:
-        """What holds what was read, if it is kept and the same still."""
-        return None if self._cache is None else self._cache.dependencies_of(reads)
+    def dependencies_of(self, uses: Sequence[CacheUse]) -> list[Dependency] | None:
+        """The used cache entries, if they are unchanged."""
+        return None if self._cache is None else self._cache.dependencies_of(uses)
 
-    def freshness_of(self, made: Sequence[Dependency]) -> Freshness | None:
-        """How fresh something is that was made of what is kept, if that is the same still."""
-        return None if self._cache is None else self._cache.freshness_of(made)
+    def freshness_of(self, dependencies: Sequence[Dependency]) -> Freshness | None:
+        """The freshness of cache entries, if they are unchanged and fresh."""
+        return None if self._cache is None else self._cache.freshness_of(dependencies)
 
     async def vehicle(self, scope: RequestScope, vehicle_id: str) -> Vehicle | None:
-        """One vehicle, or None where there is none (or none that the caller may know of)."""
+        """One vehicle, or None if it does not exist or is invisible to the caller."""
         if not is_possible(vehicle_id):
             return None
-        vehicle = (await self._fetcher.fetch(self._vehicle_reads(scope, [vehicle_id])[0])).value
+        vehicle = (await self._fetcher.fetch(self._vehicle_requests(scope, [vehicle_id])[0])).value
         return None if vehicle is None else decode_full(vehicle)
 
     async def vehicles_by_id(self, scope: RequestScope, ids: Iterable[str], mask: type[Vehicle] | None = None) -> Found:
-        """Vehicles by id, each with its own error if it has one, in as few upstream calls as the plan allows.
+        """The vehicle or the error of each id, by single reads or a scan, whichever takes fewer upstream calls.
 
-        `mask` is the form they are needed in; some may be whole.
+        Vehicles are decoded with `mask`, or in full.
         """
         wanted = list(dict.fromkeys(ids))
         found: Found = {}
@@ -153,49 +152,49 @@ class FleetClient:
             found = {vehicle_id: None for vehicle_id in wanted if not is_possible(vehicle_id)}
         fleet_size = self._fleet_sizes.get(scope.caller.principal)
         if should_scan(len(wanted) - len(found), self._settings.page_size, fleet_size):
-            # What is held need not be walked for; else the reads themselves find it.
-            await self._take_held(scope, [i for i in wanted if i not in found], found, mask)
+            # Cached vehicles need no scan. Without a scan, the reads below find them.
+            await self._take_cached(scope, [i for i in wanted if i not in found], found, mask)
             await self._scan(scope, {i for i in wanted if i not in found}, found)
         missing = [i for i in wanted if i not in found] if found else wanted
-        values = await self._values(self._vehicle_reads(scope, missing, mask))
+        values = await self._values(self._vehicle_requests(scope, missing, mask))
         if set(map(type, values)) != {mask}:
             values = [in_form(value, mask) for value in values]
         found.update(zip(missing, values, strict=True))
         return found
 
     async def latest_states(self, scope: RequestScope, ids: Sequence[str]) -> list[State | BaseException | None]:
-        """The latest states of vehicles as property by name, each with its own error if it has one.
+        """The latest state of each vehicle as properties by name, or its error.
 
-        They are part of what lists answer, so the price does not count them; beyond the limit of an operation's calls
-        the error is CallLimitExceeded.
+        Lists usually contain the states, so the estimated cost omits these calls. Above an operation's call limit the
+        error is CallLimitExceeded.
         """
         possible = list(dict.fromkeys(ids))
         if not are_plain(possible):
             possible = list(filter(is_possible, possible))
-        reads = requests_of(scope, self._endpoints.latest_state, possible)
-        scope.unpriced_calls += len(reads)
-        if self._calls_max is None or scope.unpriced_calls <= self._calls_max:
-            values = await self._values(reads)
+        requests = requests_of(scope, self._endpoints.latest_state, possible)
+        scope.uncosted_calls += len(requests)
+        if self._calls_max is None or scope.uncosted_calls <= self._calls_max:
+            values = await self._values(requests)
         else:
-            values = await self._values_within(scope, reads, self._calls_max)
+            values = await self._values_within(scope, requests, self._calls_max)
         found = dict(zip(possible, values, strict=True))
         return [found.get(vehicle_id) for vehicle_id in ids]
 
     def under_way(self) -> int:
-        """Reads that have not come to their end."""
+        """The number of reads in progress."""
         return self._under_way()
 
     async def settle(self) -> None:
-        """Waits for the pages being read ahead."""
-        if self._ahead:
-            await asyncio.wait(self._ahead)
+        """Waits for the pages that are being prefetched."""
+        if self._prefetches:
+            await asyncio.wait(self._prefetches)
 
-    def _page_read(
+    def _page_request(
         self, scope: RequestScope, cursor: str | None, search: str | None, mask: type[Vehicle] | None = None
     ) -> UpstreamRequest[VehiclePage]:
         def parts(page: VehiclePage) -> Iterable[tuple[UpstreamRequest[Vehicle], PageItemRef]]:
             parts = page.parts()
-            return zip(self._vehicle_reads(scope, [part.vehicle_id for part in parts]), parts, strict=True)
+            return zip(self._vehicle_requests(scope, [part.vehicle_id for part in parts]), parts, strict=True)
 
         parameters = self._endpoints.page_parameters(cursor, search)
         return UpstreamRequest.of(scope, self._endpoints.vehicles, parameters=parameters, parts=parts, mask=mask)
@@ -203,64 +202,64 @@ class FleetClient:
     def _digest_of_page(self, cursor: str | None, search: str | None) -> str:
         return digest_of(self._endpoints.vehicles.path, self._endpoints.page_parameters(cursor, search))
 
-    def _vehicle_reads(
+    def _vehicle_requests(
         self, scope: RequestScope, ids: Sequence[str], mask: type[Vehicle] | None = None
     ) -> list[UpstreamRequest[Vehicle]]:
         return requests_of(scope, self._endpoints.vehicle, ids, mask)
 
-    async def _take_held(self, scope: RequestScope, ids: list[str], found: Found, mask: type[Vehicle] | None) -> None:
+    async def _take_cached(self, scope: RequestScope, ids: list[str], found: Found, mask: type[Vehicle] | None) -> None:
         if self._cache is None or not ids:
             return
-        held = await self._cache.held(self._vehicle_reads(scope, ids, mask))
-        found.update((i, in_form(reply.value, mask)) for i, reply in zip(ids, held, strict=True) if reply is not None)
+        responses = await self._cache.cached_responses(self._vehicle_requests(scope, ids, mask))
+        found.update((i, in_form(hit.value, mask)) for i, hit in zip(ids, responses, strict=True) if hit is not None)
 
     async def _scan(self, scope: RequestScope, missing: set[str], found: Found) -> None:
         principal = scope.caller.principal
-        walked, seen, cursor = ScanProgress(), 0, None
-        while should_scan(len(missing), self._settings.page_size, self._fleet_sizes.get(principal), walked):
+        progress, seen, cursor = ScanProgress(), 0, None
+        while should_scan(len(missing), self._settings.page_size, self._fleet_sizes.get(principal), progress):
             try:
                 page = await self.vehicles(scope, cursor=cursor, mask=IDS)
-            except FINAL as refusal:
-                found.update(dict.fromkeys(missing, refusal))
+            except FINAL as failure:
+                found.update(dict.fromkeys(missing, failure))
                 return
             except GatewayError:
-                return  # each vehicle is then read, and may fail, on its own
+                return  # the missing vehicles are then read, and may fail, one by one
             ids = page.ids
-            hits = {vehicle_id: page.vehicle(place) for place, vehicle_id in enumerate(ids) if vehicle_id in missing}
+            hits = {vehicle_id: page.vehicle(index) for index, vehicle_id in enumerate(ids) if vehicle_id in missing}
             found.update(hits)
             missing -= hits.keys()
-            walked, seen = ScanProgress(walked.pages + 1, walked.found + len(hits)), seen + len(ids)
+            progress, seen = ScanProgress(progress.pages + 1, progress.found + len(hits)), seen + len(ids)
             cursor = page.cursors.next if page.cursors is not None else None
             if not cursor:
                 self._fleet_sizes.put(principal, seen)
                 return
 
-    async def _values(self, reads: Sequence[UpstreamRequest[T]]) -> list[T | BaseException | None]:
-        replies = await self._fetcher.fetch_all(reads, self._settings.parallel_reads_max)
-        return [reply.value if isinstance(reply, UpstreamResponse) else reply for reply in replies]
+    async def _values(self, requests: Sequence[UpstreamRequest[T]]) -> list[T | BaseException | None]:
+        responses = await self._fetcher.fetch_all(requests, self._settings.parallel_reads_max)
+        return [response.value if isinstance(response, UpstreamResponse) else response for response in responses]
 
     async def _values_within(
-        self, scope: RequestScope, reads: Sequence[UpstreamRequest[T]], calls_max: int
+        self, scope: RequestScope, requests: Sequence[UpstreamRequest[T]], calls_max: int
     ) -> list[T | BaseException | None]:
-        """What is read as long as the operation's calls are within the limit: what is kept takes none."""
+        """The values of requests until the operation's calls reach the limit; cached values take no call."""
         values: list[T | BaseException | None] = []
-        if scope.one_at_a_time is None:
-            scope.one_at_a_time = asyncio.Lock()
-        async with scope.one_at_a_time:
-            while len(values) < len(reads) and (room := calls_max - scope.stats.upstream_calls) > 0:
-                part: list[T | BaseException | None] = await self._values(reads[len(values) :][:room])
+        if scope.call_lock is None:
+            scope.call_lock = asyncio.Lock()
+        async with scope.call_lock:
+            while len(values) < len(requests) and (room := calls_max - scope.stats.upstream_calls) > 0:
+                part: list[T | BaseException | None] = await self._values(requests[len(values) :][:room])
                 values += part
-        return values + [CallLimitExceeded(calls_max)] * (len(reads) - len(values))
+        return values + [CallLimitExceeded(calls_max)] * (len(requests) - len(values))
 
-    def _read_ahead(self, scope: RequestScope, cursor: str) -> None:
-        ahead = asyncio.create_task(self._fetcher.fetch(self._page_read(scope, cursor, None)))
-        self._ahead.add(ahead)
-        ahead.add_done_callback(self._ahead.discard)
-        ahead.add_done_callback(retrieve_exception)
+    def _prefetch_page(self, scope: RequestScope, cursor: str) -> None:
+        prefetch = asyncio.create_task(self._fetcher.fetch(self._page_request(scope, cursor, None)))
+        self._prefetches.add(prefetch)
+        prefetch.add_done_callback(self._prefetches.discard)
+        prefetch.add_done_callback(retrieve_exception)
 
 
 def in_form(outcome: Vehicle | BaseException | None, mask: type[Vehicle] | None) -> Vehicle | BaseException | None:
-    """A vehicle in a view, or whole: another caller's read, which this one shared, may have asked for another view."""
+    """A vehicle decoded with a mask, or in full: a shared call may have used the mask of another operation."""
     if outcome is None or type(outcome) is mask or not isinstance(outcome, VehicleForm):
         return outcome
     try:

@@ -1,4 +1,4 @@
-"""Coalescing: equal reads at the same time share one upstream call, which lasts as long as anyone waits for it."""
+"""Coalescing: equal concurrent reads share one upstream call, which is cancelled when its last waiter leaves."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ T = TypeVar("T")
 
 
 class Flight(RunningCall[T], Generic[T], eq=False, kw_only=True):
-    """A read under way. A waiter can leave or run out of time; when the last has gone, the call is cancelled.
+    """A call in progress with its waiters. When the last waiter leaves or times out, the call is cancelled.
 
-    The read belongs to the flight: its deadline is the latest of its waiters'. `outcome` is the reply or the error once
-    the flight is complete.
+    The flight owns its request, whose deadline becomes the latest of its waiters'. `outcome` is the response or the
+    error once the flight is complete.
     """
 
     flights: Flights
     waiters: int = 0
-    abandoned: bool = False  # whether the last waiter has gone
+    abandoned: bool = False  # whether the last waiter has left
     outcome: Outcome[T] | None = None
     batches: tuple[Batch, ...] = ()
-    is_shared: bool = False  # whether the read's deadline is no longer that of one waiter
+    is_shared: bool = False  # whether the request's deadline is no longer that of one waiter
     completion: asyncio.Future[None] | None = None
 
     def completed(self) -> asyncio.Future[None]:
-        """A future that has its result when the flight is complete; it is made when it is asked for."""
+        """A future that is done when the flight is complete; created on first use."""
         if self.completion is None:
             self.completion = asyncio.get_running_loop().create_future()
         return self.completion
@@ -38,10 +38,10 @@ class Flight(RunningCall[T], Generic[T], eq=False, kw_only=True):
     def join(self, deadline: Deadline) -> None:
         """Adds a waiter."""
         self.waiters += 1
-        if deadline is not self.read.deadline:
+        if deadline is not self.request.deadline:
             if not self.is_shared:
-                self.is_shared, self.read.deadline = True, Deadline(self.read.deadline.at)
-            self.read.deadline.extend(deadline.at)
+                self.is_shared, self.request.deadline = True, Deadline(self.request.deadline.at)
+            self.request.deadline.extend(deadline.at)
 
     def leave(self) -> None:
         """Removes a waiter."""
@@ -51,11 +51,11 @@ class Flight(RunningCall[T], Generic[T], eq=False, kw_only=True):
             self.cancel()
 
     def done(self) -> bool:
-        """Whether nobody waits for the outcome any more."""
+        """Whether no waiter is left."""
         return self.abandoned or self.outcome is not None
 
     def complete(self, outcome: Outcome[T]) -> None:
-        """Sets the outcome and notifies all who wait for it."""
+        """Sets the outcome and notifies all waiters."""
         self.outcome = outcome
         self.flights.remove(self)
         for each in self.batches:
@@ -68,18 +68,18 @@ class Flights(Protocol):
     """The registry of a flight."""
 
     def remove(self, flight: Flight[Any]) -> None:
-        """A flight is complete."""
+        """Removes a flight that is complete."""
 
 
 class Batch(Protocol):
     """A waiter for any number of flights."""
 
     def completed(self, flight: Flight[Any]) -> None:
-        """A flight is complete."""
+        """Called when a flight is complete."""
 
 
 class Uncoalesced:
-    """Every read has a flight of its own: the stack without coalescing."""
+    """Starts a flight for every request: the stack without coalescing."""
 
     def __init__(self, layer: Layer, sender: Sender) -> None:
         self._layer = layer
@@ -89,47 +89,47 @@ class Uncoalesced:
     def __len__(self) -> int:
         return len(self._others)
 
-    async def fetch(self, read: UpstreamRequest[T]) -> UpstreamResponse[T]:
-        """The reply of a read."""
-        (outcome,) = await self.fetch_all((read,), 1)
+    async def fetch(self, request: UpstreamRequest[T]) -> UpstreamResponse[T]:
+        """The response to a request."""
+        (outcome,) = await self.fetch_all((request,), 1)
         if isinstance(outcome, BaseException):
             raise outcome
         return outcome
 
-    async def fetch_all(self, reads: Sequence[UpstreamRequest[T]], at_a_time: int) -> list[Outcome[T]]:
-        """The reply or the error of each of a request's reads, in order; at most so many are under way at a time."""
-        if not reads:
+    async def fetch_all(self, requests: Sequence[UpstreamRequest[T]], at_a_time: int) -> list[Outcome[T]]:
+        """The response or the error of each request of one scope, in order, with at most `at_a_time` in progress."""
+        if not requests:
             return []
-        deadline = reads[0].deadline
+        deadline = requests[0].deadline
         try:
             deadline.check()
         except DeadlineExceeded as ended:
-            return [ended] * len(reads)
-        batch = _Batch(self, reads, at_a_time, deadline)
+            return [ended] * len(requests)
+        batch = _Batch(self, requests, at_a_time, deadline)
         try:
-            await deadline.wait_event(batch.whole)
+            await deadline.wait_event(batch.all_done)
             is_late = batch.is_under_way
         finally:
             batch.leave()
         if is_late:
             late = DeadlineExceeded()
             return [late if outcome is None else outcome for outcome in batch.outcomes]
-        return batch.outcomes  # type: ignore[return-value] # all are there
+        return batch.outcomes  # type: ignore[return-value] # all are set
 
-    def flight_of(self, read: UpstreamRequest[T]) -> Flight[T]:
-        """The flight that a read starts or joins; it may be complete."""
-        flight = Flight(read, self._sender, flights=self)
+    def flight_of(self, request: UpstreamRequest[T]) -> Flight[T]:
+        """The flight that a request starts or joins; it may be complete."""
+        flight = Flight(request, self._sender, flights=self)
         flight.steps = self._layer.steps(flight)
         self._others.add(flight)
         flight.run()
         return flight
 
     def remove(self, flight: Flight[Any]) -> None:
-        """A flight is complete."""
+        """Removes a flight that is complete."""
         self._others.remove(flight)
 
     async def settle(self) -> None:
-        """Waits for the flights under way."""
+        """Waits for the flights in progress."""
         if len(self):
             await asyncio.wait([flight.completed() for flight in self._under_way()])
 
@@ -138,7 +138,7 @@ class Uncoalesced:
 
 
 class SingleFlight(Uncoalesced):
-    """Equal reads share a flight: all get its reply, or its error."""
+    """Equal reads share a flight: all get its response or its error."""
 
     def __init__(self, layer: Layer, sender: Sender) -> None:
         super().__init__(layer, sender)
@@ -147,50 +147,50 @@ class SingleFlight(Uncoalesced):
     def __len__(self) -> int:
         return len(self._flights) + len(self._others)
 
-    def flight_of(self, read: UpstreamRequest[T]) -> Flight[T]:
-        """The flight that a read starts or joins; it may be complete."""
-        if not read.endpoint.idempotent:
-            return super().flight_of(read)
-        key = read.key
+    def flight_of(self, request: UpstreamRequest[T]) -> Flight[T]:
+        """The flight that a request starts or joins; it may be complete."""
+        if not request.endpoint.idempotent:
+            return super().flight_of(request)
+        key = request.key
         known: Flight[T] | None = self._flights.get(key)
         if known is not None:
             if not known.abandoned:
-                read.scope.stats.coalesced += 1
+                request.scope.stats.coalesced += 1
                 return known
             self._others.add(known)
-        flight = self._flights[key] = Flight(read, self._sender, flights=self)
+        flight = self._flights[key] = Flight(request, self._sender, flights=self)
         flight.steps = self._layer.steps(flight)
         flight.run()
         return flight
 
     def remove(self, flight: Flight[Any]) -> None:
-        """A flight is complete."""
-        if flight in self._others:  # It was abandoned, and an equal read has started another.
+        """Removes a flight that is complete."""
+        if flight in self._others:  # It was abandoned, and an equal read started another.
             self._others.remove(flight)
         else:
-            del self._flights[flight.read.key]
+            del self._flights[flight.request.key]
 
     def _under_way(self) -> list[Flight[Any]]:
         return [*self._flights.values(), *self._others]
 
 
 class _Batch(Generic[T]):
-    """The reads of one request; when a flight completes, the next read starts."""
+    """The upstream requests of one scope; when a flight completes, the next request starts."""
 
     def __init__(
-        self, flights: Uncoalesced, reads: Sequence[UpstreamRequest[T]], at_a_time: int, deadline: Deadline
+        self, flights: Uncoalesced, requests: Sequence[UpstreamRequest[T]], at_a_time: int, deadline: Deadline
     ) -> None:
         self._flights = flights
-        self._patience = deadline
-        # Those that have not started, the next one last.
-        self._left = list(enumerate(reads))[::-1]
-        # The indices of the reads of each flight under way: equal reads share one.
+        self._deadline = deadline
+        # Requests that have not started, the next one last.
+        self._pending = list(enumerate(requests))[::-1]
+        # The indices of the requests of each flight in progress: equal reads share one.
         self._indices: dict[Flight[T], list[int]] = {}
-        self.outcomes: list[Outcome[T] | None] = [None] * len(reads)
-        self.whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.outcomes: list[Outcome[T] | None] = [None] * len(requests)
+        self.all_done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._start(at_a_time)
         if not self._indices:
-            self.whole.set_result(None)
+            self.all_done.set_result(None)
 
     @property
     def is_under_way(self) -> bool:
@@ -198,28 +198,28 @@ class _Batch(Generic[T]):
         return bool(self._indices)
 
     def leave(self) -> None:
-        """Leaves the flights that are not complete."""
+        """Leaves the incomplete flights."""
         under_way, self._indices = self._indices, {}
         for flight in under_way:
             flight.leave()
 
     def completed(self, flight: Flight[T]) -> None:
-        """A flight is complete."""
+        """Takes the outcome of a flight and starts further requests."""
         indices = self._indices.pop(flight, None)
         if indices is None:
-            return  # This batch has left it.
+            return  # This batch has left the flight.
         for index in indices:
             self.outcomes[index] = flight.outcome
-        if self._left:
+        if self._pending:
             self._start(len(indices))
-        if not self._indices and not self.whole.done():
-            self.whole.set_result(None)
+        if not self._indices and not self.all_done.done():
+            self.all_done.set_result(None)
 
     def _start(self, number: int) -> None:
-        """Starts so many of the reads that are left, and more for those that complete at once."""
-        while number and self._left:
-            index, read = self._left.pop()
-            flight = self._flights.flight_of(read)
+        """Starts `number` of the pending requests, and another for each that completes at once."""
+        while number and self._pending:
+            index, request = self._pending.pop()
+            flight = self._flights.flight_of(request)
             if flight.outcome is not None:
                 self.outcomes[index] = flight.outcome
                 continue
@@ -230,13 +230,13 @@ class _Batch(Generic[T]):
                 continue
             self._indices[flight] = [index]
             flight.batches += (self,)
-            if flight.waiters or read.deadline is not self._patience:
-                flight.join(self._patience)
+            if flight.waiters or request.deadline is not self._deadline:
+                flight.join(self._deadline)
             else:
                 flight.waiters = 1
 
 
 def retrieve_exception(call: asyncio.Future[Any]) -> None:
-    """Marks an error as seen, because the loop would report it as lost where nobody waits for it any more."""
+    """Retrieves a future's exception, because the event loop would log it as never retrieved."""
     if not call.cancelled():
         call.exception()

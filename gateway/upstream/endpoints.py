@@ -1,4 +1,4 @@
-"""The endpoints of the fleet API: paths, parameters, what responses decode to, and how long those count."""
+"""The endpoints of the fleet API: their paths, parameters, codecs and cache lifetimes."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ Parameters = tuple[tuple[str, str], ...]
 # Marks a next_page_token among cursors; no upstream cursor holds a line break.
 PAGE_TOKEN = "page_token\n"  # noqa: S105 - a mark, no secret
 ID_LENGTH_MAX = 256
-# Ids are opaque, and those known are of letters and digits. What could lead out of a path, were it decoded on its way,
-# is in none, and neither are dots: some servers take an ending for a format.
+# Ids are opaque; the known ones consist of letters and digits. Characters that could escape the path after decoding are
+# excluded, and so are dots, because some servers treat a suffix as a format.
 POSSIBLE_ID = re.compile(rf"[A-Za-z0-9_~:@=-]{{1,{ID_LENGTH_MAX}}}")
 
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """How long an entry counts, in seconds: fresh, then usable while it is refreshed, and while the upstream fails."""
+    """Seconds for which an entry is fresh, then usable while it is revalidated, and while the upstream fails."""
 
     fresh: float
     while_revalidating: float = 0.0
     if_error: float = 0.0
 
     @property
-    def kept(self) -> float:
-        """How long an entry is of any use; what is never fresh is not kept."""
+    def store_seconds(self) -> float:
+        """How long an entry is stored; one that is never fresh is not stored."""
         return self.fresh + max(self.while_revalidating, self.if_error) if self.fresh else 0.0
 
 
-NOT_KEPT = Lifetime(0)
+NOT_STORED = Lifetime(0)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Endpoint(Generic[T]):
-    """One endpoint; its `path` holds `{id}` where it is of one vehicle.
+    """One endpoint; its `path` contains `{id}` if it is about one vehicle.
 
-    `decode` takes a body, the request's key and the view that is wanted. `model` is what stores decode an entry to;
-    where the entry `stays_encoded` they keep the body itself. `id_of` reads a value's id. `missing` is the lifetime of
-    a 404; where it is None, a 404 is a failure. Only requests to an `idempotent` endpoint are retried, shared and
-    cached; after any other the caller's entries for the same id are dropped at the endpoints that it `invalidates`.
+    `decode` takes a body, the request's key and a field mask. Stores decode an entry to `model`, or store the body
+    itself if it `stays_encoded`. `id_of` returns a value's id. `missing` is the lifetime of a 404; without it, a 404 is
+    an error. Only requests to an `idempotent` endpoint are retried, shared and cached; any other drops the caller's
+    entries of the same id for the endpoints that it `invalidates`.
     """
 
     path: str
@@ -59,7 +59,7 @@ class Endpoint(Generic[T]):
     decode: Callable[[bytes, str, type | None], T]
     method: str = "GET"
     success: frozenset[int] = frozenset((200,))
-    lifetime: Lifetime = NOT_KEPT
+    lifetime: Lifetime = NOT_STORED
     missing: Lifetime | None = None
     stays_encoded: bool = False
     id_of: Callable[[T], str] | None = None
@@ -78,21 +78,25 @@ class Endpoint(Generic[T]):
 
     def lifetime_of(self, value: T | None) -> Lifetime:
         """The lifetime of a value, or of a 404."""
-        return self.lifetime if value is not None else self.missing or NOT_KEPT
+        return self.lifetime if value is not None else self.missing or NOT_STORED
 
 
 class FleetEndpoints:
-    """The endpoints under the names and with the lifetimes of the settings; without a cache nothing is kept."""
+    """The endpoints with the names and lifetimes of the settings; without a cache nothing is stored."""
 
     def __init__(self, upstream: UpstreamSettings, cache: CacheSettings) -> None:
-        self._names = upstream
+        self._settings = upstream
         missing = _lifetime(cache, "negative")
         pages_live = _lifetime(cache, "vehicles")
-        unchanged_max = upstream.page_dedup_bytes_max
-        # What the cache keeps need not be kept for comparison, too.
+        dedup_bytes_max = upstream.page_dedup_bytes_max
+        # Pages in the cache need not be held for comparison, too.
         decoded_pages = DecodedPages()
-        unchanged = PageDeduplicator(0 if pages_live.kept else unchanged_max, decoded_pages) if unchanged_max else None
-        decode = partial(_page, unchanged=unchanged, decoded_pages=decoded_pages)
+        deduplicator = (
+            PageDeduplicator(0 if pages_live.store_seconds else dedup_bytes_max, decoded_pages)
+            if dedup_bytes_max
+            else None
+        )
+        decode = partial(_page, deduplicator=deduplicator, decoded_pages=decoded_pages)
         self.vehicles = Endpoint(upstream.vehicles_path, VehiclePage, decode, lifetime=pages_live)
         self.vehicle = Endpoint(
             upstream.vehicle_path,
@@ -108,8 +112,8 @@ class FleetEndpoints:
         )
 
     def page_parameters(self, cursor: str | None, search: str | None) -> Parameters:
-        """The parameters of a page of vehicles: a cursor carries the limit and the search of the first page."""
-        names = self._names
+        """The parameters of a page of vehicles; a cursor contains the limit and the search of the first page."""
+        names = self._settings
         if cursor is None:
             size = (names.limit_parameter, str(names.page_size))
             return (size,) if search is None else (size, (names.search_parameter, search))
@@ -119,29 +123,29 @@ class FleetEndpoints:
 
 
 def are_plain(ids: Sequence[str]) -> bool:
-    """Whether all ids are of letters, digits and dashes, as all of today's are, and none is too long."""
+    """Whether all ids consist of letters, digits and dashes, as all known ones do, and none is too long."""
     letters = "".join(ids).replace("-", "")
     return letters.isascii() and letters.isalnum() and "" not in ids and max(map(len, ids)) <= ID_LENGTH_MAX
 
 
 def is_possible(vehicle_id: str) -> bool:
-    """Whether this can be an id at all, so that it may stand in a path."""
+    """Whether this can be an id, so that it is safe in a path."""
     return POSSIBLE_ID.fullmatch(vehicle_id) is not None
 
 
 def _lifetime(cache: CacheSettings, name: str) -> Lifetime:
     if not cache.enabled:
-        return NOT_KEPT
+        return NOT_STORED
     fields = (f"{name}_ttl", f"{name}_stale_while_revalidate", f"{name}_stale_if_error")
     return Lifetime(*(getattr(cache, field, 0.0) for field in fields))
 
 
 def _page(
-    body: bytes, key: str, mask: type | None, *, unchanged: PageDeduplicator | None, decoded_pages: DecodedPages
+    body: bytes, key: str, mask: type | None, *, deduplicator: PageDeduplicator | None, decoded_pages: DecodedPages
 ) -> VehiclePage:
-    if unchanged is None:
+    if deduplicator is None:
         return VehiclePage.of_body(body, mask, decoded_pages)
-    return unchanged.page_of(key, body, mask)
+    return deduplicator.page_of(key, body, mask)
 
 
 def _vehicle(body: bytes, _key: str, mask: type | None) -> Vehicle:

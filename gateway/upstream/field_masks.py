@@ -1,8 +1,8 @@
-"""Views: the upstream's structs with only the members that somebody needs, so that only those are decoded.
+"""Field masks: the upstream's structs with only the members that an operation needs, so that only those are decoded.
 
-A view has the names, the types and the computed members of its model, and its checks for what it has. What a page holds
-beside them is passed over by the decoder without making an object of it. One that was read by its id keeps the answer's
-`body`, for whoever needs more of it.
+A mask has the names, the types and the computed members of its model, and the model's checks of them. The decoder skips
+all other members without creating objects. A masked vehicle that was read by its id has the response `body`, from which
+it can be decoded in full.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gateway.upstream.models import (
     decoded,
 )
 
-# What is needed of an object: its members, and of each all (None) or what is needed of it in turn.
+# The needed members of an object, each with its own needed members, or None for all.
 Needs = Mapping[str, "Needs | None"]
 Frozen = tuple[tuple[str, Any], ...]
 
@@ -44,7 +44,7 @@ COMPUTED_FROM: Mapping[type, Mapping[str, tuple[str, ...]]] = {
     MasterData: {
         "fuel_type_raw": ("fuel_type",),
         "vehicle_type_raw": ("vehicle_type",),
-        # The year is looked at with these; alone it needs nobody: a number is a text in the end.
+        # The year needs normalising only along with these; by itself a number is rendered as text anyway.
         **dict.fromkeys(
             ("transmission", "transmission_raw"),
             ("transmission", "transmission_raw", "gear_box", "year_of_production"),
@@ -57,19 +57,19 @@ ALWAYS: Mapping[type, tuple[str, ...]] = {
     Vehicle: ("vehicle_id", "fleet_id"),
     TelematicsUnit: ("unit_id", "vehicle_id"),
 }
-# Views that are remembered; callers' selections make them, so there is no end to them.
-VIEWS_MAX = 1024
+# Cached masks. Callers' selections determine them, so their number is unbounded.
+MASKS_MAX = 1024
 FORMS: Mapping[type, tuple[type, ...]] = {Vehicle: (VehicleForm,), TelematicsUnit: (UnitForm,)}
 
 
 def check_computed(computed_from: Mapping[type, Mapping[str, tuple[str, ...]]]) -> None:
-    """Raises TypeError for a computed member that has no entry, and so would be missing in views.
+    """Raises TypeError for a computed member without an entry, which masks would lack.
 
-    Computed members are properties, and members with a `$` in place of a name of the upstream's.
+    Computed members are properties, and members whose encoded name starts with `$`.
     """
     for model in (Vehicle, *PARTS.values()):
         computed = {name for name, member in vars(model).items() if isinstance(member, property)}
-        computed |= {known.name for known in msgspec.structs.fields(model) if known.encode_name.startswith("$")}
+        computed |= {member.name for member in msgspec.structs.fields(model) if member.encode_name.startswith("$")}
         missing = computed - computed_from.get(model, {}).keys() - {*ALWAYS.get(model, ())}
         if missing:
             raise TypeError(f"{model.__name__} has computed members without an entry: {', '.join(sorted(missing))}.")
@@ -79,37 +79,37 @@ check_computed(COMPUTED_FROM)
 
 
 def vehicle_mask(needs: Needs) -> type[Vehicle]:
-    """The view of vehicles that has what is needed, and ids in any case."""
+    """The mask of vehicles with the needed members, and ids in any case."""
     return _mask(Vehicle, frozen(needs))  # type: ignore[no-any-return]
 
 
 def frozen(needs: Needs | None) -> Frozen | None:
-    """Needs as a key."""
+    """Needs as a hashable key."""
     return None if needs is None else tuple(sorted((name, frozen(inner)) for name, inner in needs.items()))
 
 
-@lru_cache(VIEWS_MAX)
+@lru_cache(MASKS_MAX)
 def _mask(model: type, needs: Frozen) -> Any:
     computed_from = COMPUTED_FROM.get(model, {})
     inner = dict(needs)
     wanted = {*ALWAYS.get(model, ()), *(part for name in inner for part in computed_from.get(name, (name,)))}
-    # A unit without an id is left out, which only the whole vehicle can do: the view refuses it.
+    # A unit without an id has to be left out. Only the full model can do that, so the mask rejects it.
     strict = {"unit_id"} if model is TelematicsUnit and "vehicle_id" not in inner else set()
-    members = [_member(known, inner, strict) for known in msgspec.structs.fields(model) if known.name in wanted]
+    members = [_member(member, inner, strict) for member in msgspec.structs.fields(model) if member.name in wanted]
     namespace: dict[str, Any] = {
         name: getattr(model, name) for name in inner if isinstance(getattr(model, name, None), property)
     }
-    if _is_worked_on(model, inner):
+    if _needs_post_init(model, inner):
         namespace["__post_init__"] = vars(model)["__post_init__"]
     if model is Vehicle:
         members.append(("body", bytes, field(default=b"", name="$body")))
     return msgspec.defstruct(
-        f"{model.__name__}View", members, namespace=namespace, bases=FORMS.get(model, ()), gc=False
+        f"Masked{model.__name__}", members, namespace=namespace, bases=FORMS.get(model, ()), gc=False
     )
 
 
 def decode_masked(body: bytes, mask: type[Vehicle]) -> Vehicle:
-    """A vehicle in a view, or whole where it does not fit that; raises msgspec's errors where it is none."""
+    """A vehicle decoded with a mask, or in full where it does not match; raises msgspec's errors."""
     try:
         vehicle: Any = _decoder(mask).decode(body)
     except msgspec.ValidationError:
@@ -119,7 +119,7 @@ def decode_masked(body: bytes, mask: type[Vehicle]) -> Vehicle:
 
 
 def decode_full(vehicle: Any) -> Vehicle:
-    """A vehicle with all that the answer said of it; raises UpstreamInvalidResponse where that can't be read."""
+    """A vehicle with all members of the response; raises UpstreamInvalidResponse where that can't be decoded."""
     if type(vehicle) is Vehicle:
         return vehicle
     try:
@@ -128,13 +128,13 @@ def decode_full(vehicle: Any) -> Vehicle:
         raise UpstreamInvalidResponse(Problem(200)) from unreadable
 
 
-@lru_cache(VIEWS_MAX)
+@lru_cache(MASKS_MAX)
 def _decoder(mask: type[Vehicle]) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(mask)
 
 
-def _is_worked_on(model: type, needs: Mapping[str, Frozen | None]) -> bool:
-    """Whether `__post_init__` has something to do."""
+def _needs_post_init(model: type, needs: Mapping[str, Frozen | None]) -> bool:
+    """Whether `__post_init__` has an effect on the needed members."""
     if model is MasterData:
         return "transmission" in needs or "transmission_raw" in needs
     unit = needs.get("telematics_unit")
@@ -142,23 +142,25 @@ def _is_worked_on(model: type, needs: Mapping[str, Frozen | None]) -> bool:
 
 
 def _member(
-    known: msgspec.structs.FieldInfo, needs: Mapping[str, Frozen | None], strict: AbstractSet[str]
+    member: msgspec.structs.FieldInfo, needs: Mapping[str, Frozen | None], strict: AbstractSet[str]
 ) -> tuple[str, Any, Any]:
-    kind, within = known.type, needs.get(known.name)
-    if known.name in strict:
-        return known.name, str, field(name=known.encode_name)
-    if within is not None and known.name in PARTS:
-        kind = Optional[_mask(PARTS[known.name], within)]  # noqa: UP045 - made at run time
-    elif within is not None and known.name == "latest_state":
-        kind = Union[_state(within), UnsetType, None]  # noqa: UP007 - as above
-    default = field(name=known.encode_name) if known.required else field(default=known.default, name=known.encode_name)
-    return known.name, kind, default
+    kind, inner_needs = member.type, needs.get(member.name)
+    if member.name in strict:
+        return member.name, str, field(name=member.encode_name)
+    if inner_needs is not None and member.name in PARTS:
+        kind = Optional[_mask(PARTS[member.name], inner_needs)]  # noqa: UP045 - made at run time
+    elif inner_needs is not None and member.name == "latest_state":
+        kind = Union[_state(inner_needs), UnsetType, None]  # noqa: UP007 - as above
+    default = (
+        field(name=member.encode_name) if member.required else field(default=member.default, name=member.encode_name)
+    )
+    return member.name, kind, default
 
 
-@lru_cache(VIEWS_MAX)
+@lru_cache(MASKS_MAX)
 def _state(needs: Frozen) -> type:
     members = [(name, Optional[StateProperty], None) for name, _ in needs]  # noqa: UP045 - as above
-    return msgspec.defstruct("StateView", members, namespace={"get": _get}, gc=False)
+    return msgspec.defstruct("MaskedState", members, namespace={"get": _get}, gc=False)
 
 
 def _get(state: Any, name: str) -> StateProperty | None:

@@ -1,4 +1,4 @@
-"""One flight for all processes: who holds the lease on a read calls the fleet API, the others wait for the entry."""
+"""Coalescing across processes: the holder of a read's lease calls the fleet API, the others wait for its entry."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from gateway.upstream.cache import Entry
 from gateway.upstream.requests import Clock, Layer, Steps, UpstreamCall, UpstreamRequest, UpstreamResponse
 
 T = TypeVar("T")
-FIRST_LOOK = 0.005
-LOOKS_APART_MAX = 0.05
-# Seconds that may lie between a look into Redis and the next.
-MOMENT = 0.25
-# Seconds by which the clocks of machines may differ that share a Redis: what one of them has just read would be from
-# the future to another, whose caller waits for it.
+# The first interval between polls of Redis, and the longest.
+POLL_SECONDS = 0.005
+POLL_SECONDS_MAX = 0.05
+# The age, in seconds before the call, up to which an entry of another process is accepted.
+RECENT = 0.25
+# The clock difference, in seconds, of machines that share a Redis: a new entry of one may be from the future for
+# another one that waits for it.
 SKEW = 1.0
 
 
 class Leases(Protocol):
-    """Leases on keys, and the entries that their holders leave behind."""
+    """Leases on keys, and the entries that their holders store."""
 
     async def acquire(self, key: str, seconds: float) -> str | None: ...
 
@@ -31,7 +32,7 @@ class Leases(Protocol):
 
 
 class LeaseCoalescing:
-    """Lets one process through for each read; when its lease ends without an entry, one other takes its place."""
+    """Lets one process call for each read; if its lease ends without an entry, another process calls."""
 
     def __init__(self, following: Layer, leases: Leases, seconds: float, clock: Clock) -> None:
         self._following = following
@@ -40,35 +41,35 @@ class LeaseCoalescing:
         self._clock = clock
 
     def steps(self, call: UpstreamCall[Any]) -> Steps:
-        """Those of the one that holds the lease; the others wait for its entry."""
-        if not call.read.endpoint.idempotent:
+        """The steps of the lease holder; the other processes wait for its entry."""
+        if not call.request.endpoint.idempotent:
             yield from self._following.steps(call)
             return
-        # This reader has looked for an entry a moment ago: one that was stored since is as new as one to come.
-        began, started, apart = self._clock() - MOMENT, time.monotonic(), FIRST_LOOK
-        read = call.read
-        while (token := (yield self._leases.acquire(read.key, self._seconds))) is None:
+        # The cache was looked up just before, so an entry that was stored since then is fresh.
+        began, started, interval = self._clock() - RECENT, time.monotonic(), POLL_SECONDS
+        request = call.request
+        while (token := (yield self._leases.acquire(request.key, self._seconds))) is None:
             if time.monotonic() - started > self._seconds:
                 break
-            yield asyncio.sleep(apart * random.uniform(0.5, 1.0))
-            apart = min(2 * apart, LOOKS_APART_MAX)
-            if (reply := (yield self._left_behind(read, began))) is not None:
-                call.reply = reply
+            yield asyncio.sleep(interval * random.uniform(0.5, 1.0))
+            interval = min(2 * interval, POLL_SECONDS_MAX)
+            if (response := (yield self._stored_response(request, began))) is not None:
+                call.response = response
                 return
         try:
-            # Another holder may have come to its end between the last look and this lease.
-            if (reply := (yield self._left_behind(read, began))) is not None:
-                call.reply = reply
+            # Another holder may have finished between the last poll and this lease.
+            if (response := (yield self._stored_response(request, began))) is not None:
+                call.response = response
             else:
                 yield from self._following.steps(call)
         finally:
             if token:
-                yield self._leases.release(read.key, token)
+                yield self._leases.release(request.key, token)
 
-    async def _left_behind(self, read: UpstreamRequest[T], began: float) -> UpstreamResponse[T] | None:
-        """What another process has read since then."""
-        entry = await self._leases.shared(read.key, read.endpoint.model)
+    async def _stored_response(self, request: UpstreamRequest[T], began: float) -> UpstreamResponse[T] | None:
+        """The response that another process has stored since a time."""
+        entry = await self._leases.shared(request.key, request.endpoint.model)
         if entry is None or not began <= entry.stored_at <= self._clock() + SKEW:
             return None
-        read.stats.coalesced += 1
-        return entry.reply()
+        request.stats.coalesced += 1
+        return entry.response()

@@ -1,6 +1,6 @@
-"""aiocache's memory cache with what it lacks: a bound on entries and bytes, least recently used out first.
+"""aiocache's memory cache, with LRU eviction above a number of entries or bytes.
 
-Time to live is the caller's business (an entry knows its own age); aiocache's timer for each entry is not used.
+Entries carry their own timestamps, so aiocache's timer for each entry is not used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ require_internals(SimpleMemoryCache, "_clear", "_delete", "_get", "_multi_get", 
 
 
 class BoundedMemoryCache(SimpleMemoryCache):  # type: ignore[misc]
-    """Holds at most `entries_max` values and `bytes_max` accounted bytes; values tell their `size`."""
+    """Holds at most `entries_max` values and `bytes_max` bytes, by the `size` of the values."""
 
     NAME = "bounded-memory"
 
@@ -26,21 +26,21 @@ class BoundedMemoryCache(SimpleMemoryCache):  # type: ignore[misc]
         super().__init__(timeout=None, **kwargs)
         self._cache: LRU[str, Any] = LRU(entries_max, bytes_max, size_of=lambda _, value: value.size)
         self.peek = self._cache.get
-        self.peek_each = self._cache.get_many
+        self.peek_many = self._cache.get_many
 
     def __len__(self) -> int:
         return len(self._cache)
 
     @property
     def bytes(self) -> int:
-        """What the entries take in memory."""
+        """The memory that the entries take, in bytes."""
         return self._cache.bytes
 
     async def _get(self, key: str, encoding: str | None = "utf-8", _conn: Any = None) -> Any:
         return self.peek(key)
 
     async def _multi_get(self, keys: list[str], encoding: str | None = "utf-8", _conn: Any = None) -> list[Any]:
-        return self.peek_each(keys)
+        return self.peek_many(keys)
 
     async def _set(
         self, key: str, value: Any, ttl: float | None = None, _cas_token: Any = None, _conn: Any = None

@@ -1,8 +1,8 @@
-"""What the REST API answers, as structs: unknown members are ignored, unknown enum values kept as they came.
+"""The REST API's responses as structs: unknown members are ignored, unknown enum values are preserved.
 
-They hold no circles, so the collector need not know them.
+They form no reference cycles, so the garbage collector need not track them.
 Any member but a vehicle's `id` may be missing or null. Timestamps stay text: RFC 3339, UTC. Early member names are
-folded into the current ones. Source: the vendor's public pages on vehicle management, vehicle state and paging.
+mapped to the current ones. Source: the vendor's public pages on vehicle management, vehicle state and paging.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from msgspec import UNSET, Struct, UnsetType, field
 
 Scalar = str | int | float | bool | None
 
-# The names a property had before: current name by early name.
+# Renamed state properties: current name by early name.
 EARLY_STATE_NAMES = {"fuel_level_in_percent": "state_of_charge_or_fuel_level_in_percent"}
 EARLY_TRANSMISSIONS = {"MANUAL_SHIFT": "MANUAL"}
-# What is read member by member: bytes of an answer, and how many of anything it may hold in one place. It takes a
-# hundred times as long as strict decoding does, and the largest page that can be asked for is 2.4 MB.
+# Bounds of tolerant decoding: bytes of a response, and members or items of one object or array. It takes a hundred
+# times as long as strict decoding, and the largest page that can be requested is 2.4 MB.
 TOLERATED_BYTES_MAX = 4 * 2**20
 TOLERATED_MAX = 10_000
 
 
 class Status(Struct, gc=False):
-    """A status and since when it holds."""
+    """A status and the time of its last change."""
 
     value: str | None = None
     modified_at: str | None = None
@@ -36,7 +36,7 @@ class Status(Struct, gc=False):
 
 
 class MasterData(Struct, gc=False):
-    """What people entered about a vehicle."""
+    """Master data of a vehicle, entered by people."""
 
     vin: str | None = None
     license_plate: str | None = None
@@ -49,7 +49,7 @@ class MasterData(Struct, gc=False):
     gear_box: str | None = None
     vehicle_type: str | None = None
     remark: str | None = None
-    # What the upstream called the transmission, under either name; no member of the upstream's.
+    # The upstream's word for the transmission, from either member; not a member of the upstream's itself.
     transmission_raw: str | None = field(default=None, name="$transmission_raw")
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class MasterData(Struct, gc=False):
 
 
 class Capabilities(Struct, gc=False):
-    """What a vehicle can do and can report; the vendor adds to both without notice."""
+    """The commands and state properties that a vehicle supports; the vendor adds to both without notice."""
 
     commands: list[str] | None = None
     vehicle_state: list[str] | None = None
@@ -87,11 +87,11 @@ class StateProperty(Struct, gc=False):
 
 
 class UnitForm(Struct, gc=False):
-    """What is a telematics unit, whole or in a view."""
+    """Marks telematics units, full or masked."""
 
 
 class VehicleForm(Struct, gc=False):
-    """What is a vehicle, whole or in a view."""
+    """Marks vehicles, full or masked."""
 
 
 class TelematicsUnit(UnitForm, gc=False):
@@ -105,7 +105,7 @@ class TelematicsUnit(UnitForm, gc=False):
     fleet_id: str | None = None
     created_at: str | None = None
     modified_at: str | None = None
-    # The vehicle that answered with this unit; no member of the upstream's.
+    # The vehicle that this unit is part of; not a member of the upstream's.
     vehicle_id: str = field(default="", name="$vehicle_id")
 
     @property
@@ -138,7 +138,7 @@ class Vehicle(VehicleForm, gc=False):
     def __post_init__(self) -> None:
         if self.telematics_unit is not None:
             if self.telematics_unit.unit_id is None:
-                self.telematics_unit = None  # a unit without an id can be neither shown nor found again
+                self.telematics_unit = None  # a unit without an id can't be identified
             else:
                 self.telematics_unit.vehicle_id = self.vehicle_id
 
@@ -158,7 +158,7 @@ class Cursors(Struct):
 
 
 class ProblemBody(Struct):
-    """The members of a problem that decide anything; titles and details change freely."""
+    """The members of a problem that the gateway uses; titles and details may change at any time."""
 
     type: str | None = None
     status: int | None = None
@@ -169,7 +169,7 @@ State = dict[str, StateProperty]
 
 
 def decoded(body: bytes, model: Any) -> Any:
-    """An answer's body as `model`: strictly, and member by member where that fails; raises msgspec's errors."""
+    """A response body as `model`, decoded strictly, or member by member where that fails; raises msgspec's errors."""
     try:
         return _decoder(model).decode(body)
     except msgspec.ValidationError:
@@ -177,7 +177,7 @@ def decoded(body: bytes, model: Any) -> Any:
             raise
         raw = msgspec.json.decode(body)
         if model == State and isinstance(raw, dict) and (type(raw.get("id")) is str or type(raw.get("items")) is list):
-            raise  # a vehicle or a list of them is no state, however much of it could be taken for one
+            raise  # a vehicle or a list of them is not a state, even if it can be decoded as one
         return tolerant(raw, model)
 
 
@@ -187,15 +187,15 @@ def _decoder(model: Any) -> msgspec.json.Decoder[Any]:
 
 
 def tolerant(raw: Any, model: Any) -> Any:
-    """Decoded JSON as `model`, members of a wrong type dropped; raises where nothing sound is left of an item.
+    """Decoded JSON as `model` without members of a wrong type; raises where a required member is invalid.
 
-    For answers that a strict decoder refused: one odd member must not cost a page of vehicles.
+    For responses that strict decoding rejects: one invalid member must not cost a page of vehicles.
     """
     if model == dict[str, Any] and isinstance(raw, dict):
-        return raw  # what may be anything may be null
+        return raw  # values of any type may be null
     origin = getattr(model, "__origin__", None)
     if isinstance(raw, (list, dict)) and len(raw) > TOLERATED_MAX:
-        raise msgspec.ValidationError("It holds too much to be looked at one by one.")
+        raise msgspec.ValidationError("It has too many members or items to be decoded one by one.")
     try:
         return msgspec.convert(raw, model)
     except msgspec.ValidationError:
@@ -204,24 +204,24 @@ def tolerant(raw: Any, model: Any) -> Any:
     if origin is list and isinstance(raw, list):
         return [tolerant(item, model.__args__[0]) for item in raw]
     if origin is dict and isinstance(raw, dict):
-        return {key: value for key, item in raw.items() if (value := _sound(item, model.__args__[1])) is not None}
+        return {key: value for key, item in raw.items() if (value := _valid(item, model.__args__[1])) is not None}
     bare = origin or model
     if isinstance(bare, type) and issubclass(bare, Struct) and isinstance(raw, dict):
-        return msgspec.convert(_sound_members(raw, model), model)
+        return msgspec.convert(_valid_members(raw, model), model)
     return msgspec.convert(raw, model)
 
 
-def _sound_members(raw: dict[str, Any], model: type[Struct]) -> dict[str, Any]:
-    sound: dict[str, Any] = {}
+def _valid_members(raw: dict[str, Any], model: type[Struct]) -> dict[str, Any]:
+    valid: dict[str, Any] = {}
     for member in _members(model):
         name = member.encode_name
         if name not in raw:
             continue
         if member.required:
-            sound[name] = msgspec.to_builtins(tolerant(raw[name], member.type))
-        elif (value := _sound(raw[name], member.type)) is not None:
-            sound[name] = msgspec.to_builtins(value)
-    return sound
+            valid[name] = msgspec.to_builtins(tolerant(raw[name], member.type))
+        elif (value := _valid(raw[name], member.type)) is not None:
+            valid[name] = msgspec.to_builtins(value)
+    return valid
 
 
 @cache
@@ -229,7 +229,7 @@ def _members(model: type[Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
     return msgspec.structs.fields(model)
 
 
-def _sound(raw: Any, annotation: Any) -> Any:
+def _valid(raw: Any, annotation: Any) -> Any:
     for alternative in getattr(annotation, "__args__", ()) if _is_union(annotation) else (annotation,):
         if alternative in (type(None), UnsetType):
             continue

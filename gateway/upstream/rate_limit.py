@@ -1,6 +1,6 @@
-"""The rate limiter: keeps each client within the limit that the fleet API states, so that it never has to refuse.
+"""The rate limiter: keeps each client within the limit that the fleet API states, so that it need not reject calls.
 
-Every answer states how many calls a client has left and until when. The last share of them is spread over the rest of
+Every response states how many calls a client has left and until when. The last share of them is spread over the rest of
 the window. Calls of a client whose limit is unknown do not wait.
 """
 
@@ -15,7 +15,7 @@ from gateway.settings import PacingSettings
 from gateway.upstream.requests import Rate
 
 SPAN_MAX = 3600.0
-# Seconds ahead at which a window can't end, nor a refusal: neither is taken for longer than an hour, and clocks differ.
+# Windows and blocks end within an hour, plus clock differences; one that ends later was recorded before a clock change.
 AHEAD_MAX = SPAN_MAX + 60.0
 
 
@@ -56,7 +56,7 @@ class Window:
         return start - at
 
     def update(self, rate: Rate) -> None:
-        """An answer stated the limit. Within a window the count only falls, because answers can arrive out of order."""
+        """Takes the limit of a response. Within a window the count only falls: responses can arrive out of order."""
         limit, remaining, reset = rate
         if reset < self.reset:
             return
@@ -65,12 +65,12 @@ class Window:
         self.limit, self.remaining, self.reset = limit, remaining, reset
 
     def block(self, until: float) -> None:
-        """The fleet API refused a call until a time."""
+        """Allows no call until a time, because the fleet API rejected one."""
         self.next = max(self.next, until)
 
 
 class RateLimiter(Protocol):
-    """The windows of all clients. What has to be waited for is returned as an awaitable."""
+    """The windows of all clients. Methods that have to wait return an awaitable."""
 
     def knows(self, client: str) -> bool:
         """Whether a client may have a window, so that its calls have to `take`."""

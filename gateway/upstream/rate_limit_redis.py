@@ -1,4 +1,4 @@
-"""The windows of all clients in Redis, shared by all processes; while Redis is away each process uses its own."""
+"""The windows of all clients in Redis, shared by all processes; without Redis, each process uses its own."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from gateway.upstream.requests import Rate
 # `Window` of rate_limit.py as scripts, so that no two processes take the same call. A window expires some time after
 # its end, because the limit has to be known until the next one begins.
 _COMMON = """
-local held = redis.call('HMGET', KEYS[1], 'limit', 'remaining', 'reset', 'next', 'span')
-local limit, remaining = tonumber(held[1] or 0), tonumber(held[2] or 0)
-local reset, nextcall = tonumber(held[3] or 0), tonumber(held[4] or 0)
-local span = tonumber(held[5] or 0)
-local function keep()
+local stored = redis.call('HMGET', KEYS[1], 'limit', 'remaining', 'reset', 'next', 'span')
+local limit, remaining = tonumber(stored[1] or 0), tonumber(stored[2] or 0)
+local reset, nextcall = tonumber(stored[3] or 0), tonumber(stored[4] or 0)
+local span = tonumber(stored[5] or 0)
+local function store()
   redis.call('HSET', KEYS[1], 'limit', limit, 'remaining', remaining, 'reset', string.format('%.17g', reset),
              'next', string.format('%.17g', nextcall), 'span', string.format('%.17g', span))
   redis.call('PEXPIRE', KEYS[1], 3600000)
@@ -40,7 +40,7 @@ if start - at < wait_max then
   remaining = math.max(0, remaining - 1)
   if step > 0 then nextcall = start + step end
 end
-keep()
+store()
 return string.format('%.6f', start - at)
 """
 )
@@ -51,22 +51,22 @@ local newlimit, newremaining, newreset = tonumber(ARGV[1]), tonumber(ARGV[2]), t
 if newreset < reset then return 0 end
 if newreset == reset and limit > 0 then newremaining = math.min(newremaining, remaining) end
 limit, remaining, reset = newlimit, newremaining, newreset
-keep()
+store()
 return 0
 """
 )
-BLOCK = _COMMON + "nextcall = math.max(nextcall, tonumber(ARGV[1])) keep() return 0"
+BLOCK = _COMMON + "nextcall = math.max(nextcall, tonumber(ARGV[1])) store() return 0"
 FOREVER = 1e9  # An infinite wait_max: Lua reads numbers from text, which has no infinity.
 
 
 class Scripts(Protocol):
-    """Runs a Lua script on one key; returns None while Redis is away."""
+    """Runs a Lua script on one key; returns None while Redis is unavailable."""
 
     async def script(self, text: str, key: str, *arguments: str) -> Any: ...
 
 
 class RedisRateLimiter:
-    """Writes each answer's limit to Redis and to this process, and asks Redis before each call."""
+    """Writes each response's limit to Redis and to this process, and reads it from Redis before each call."""
 
     def __init__(self, settings: PacingSettings, scripts: Scripts) -> None:
         self._settings = settings
@@ -78,7 +78,7 @@ class RedisRateLimiter:
         return True
 
     async def take(self, client: str, at: float, wait_max: float) -> float:
-        """`Window.take` of a client, in Redis if it is there."""
+        """`Window.take` of a client, in Redis if that is available."""
         numbers = (at, min(wait_max, FOREVER), self._settings.share, self._settings.reserve)
         here = self._local.take(client, at, wait_max)
         there = await self._scripts.script(TAKE, _key(client), *map(repr, numbers))

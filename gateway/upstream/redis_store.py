@@ -1,5 +1,6 @@
-"""Entries in Redis, shared by all processes, below those in memory. A Redis that is dead or slow costs a short
-time-out at most, then it is left alone for a while; it never costs an answer.
+"""Entries in Redis, shared by all processes, as a second tier below memory.
+
+After a failure or time-out Redis is not used for a while; it never fails a request.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ from gateway.upstream.pages import IDS, DecodedPages, VehiclePage
 T = TypeVar("T")
 log = get_logger("gateway.upstream")
 
-# Raised whenever the stored form changes: what an older version wrote is then not found.
+# Incremented whenever the stored form changes, so that entries of older versions are not found.
 FORMAT = 3
-# Upstream settings that decide how a call is made and not what it answers. All others, new ones too, are part of a key.
+# Upstream settings that do not affect responses. All others, including new ones, are part of a key.
 HOW = frozenset(
     (
-        "url",  # which goes in normalised
+        "url",  # it is part of the key in normalised form
         "transport",
         "http2",
         "ca_file",
@@ -56,7 +57,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class Stored(msgspec.Struct, Generic[T], array_like=True):
-    """An entry as it lies in Redis, in MessagePack."""
+    """An entry in Redis, in MessagePack."""
 
     value: T | None
     stored_at: float
@@ -68,8 +69,8 @@ class Stored(msgspec.Struct, Generic[T], array_like=True):
 class RedisStore:
     """Two tiers: memory first, then Redis.
 
-    Gateways may share a Redis. They share entries and leases where all that decides an answer is the same, and rate
-    limits where the upstream is.
+    Gateways may share a Redis. They share entries and leases if all settings that affect responses are equal, and rate
+    limits if the upstream is the same.
     """
 
     def __init__(self, settings: RedisSettings, upstream: UpstreamSettings, memory: MemoryStore) -> None:
@@ -78,17 +79,17 @@ class RedisStore:
         start = f"{settings.namespace}:{FORMAT}"
         self._redis = _redis_of(settings, f"{start}:{digest_of_answers(upstream)}")
         self._scripts_namespace = f"{start}:{digest_of_url(upstream)}"
-        self._left_alone_until = 0.0
+        self._unused_until = 0.0
         self._encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
         self._decoded_pages = DecodedPages()
         self._decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
     def peek_undecoded(self, key: str) -> Entry[Any] | None:
-        """What memory has, in the form that it is kept in."""
+        """An entry in memory, as it is stored."""
         return self._memory.peek_undecoded(key)
 
     def peek(self, key: str) -> Entry[Any] | None:
-        """What memory has."""
+        """An entry in memory."""
         return self._memory.peek(key)
 
     async def get(self, key: str, model: type[T], mask: type | None = None) -> Entry[T] | None:
@@ -99,7 +100,7 @@ class RedisStore:
         missing = [index for index, entry in enumerate(entries) if entry is None]
         if not missing:
             return entries
-        raw = await self._tried(self._redis.multi_get([keys[index] for index in missing]))
+        raw = await self._run(self._redis.multi_get([keys[index] for index in missing]))
         arrived = []
         for index, body in zip(missing, raw or (), strict=False):
             entry = self._decoded(body, model)
@@ -110,43 +111,43 @@ class RedisStore:
         return entries
 
     async def shared(self, key: str, model: type[T]) -> Entry[T] | None:
-        """What Redis has, whatever memory holds."""
-        return self._decoded(await self._tried(self._redis.get(key)), model)
+        """An entry in Redis, regardless of memory."""
+        return self._decoded(await self._run(self._redis.get(key)), model)
 
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None:
         await self._memory.put(entries)
-        by_time: dict[float, list[tuple[str, bytes]]] = defaultdict(list)
-        for key, held, kept in entries:
-            entry = held.decoded_value()
+        by_seconds: dict[float, list[tuple[str, bytes]]] = defaultdict(list)
+        for key, undecoded, seconds in entries:
+            entry = undecoded.decoded_value()
             if entry is None:
                 continue
             stored = Stored(entry.value, entry.stored_at, entry.body, entry.etag, entry.token_expires_at)
-            by_time[kept].append((key, self._encoder.encode(stored)))
-        for kept, pairs in by_time.items():
-            await self._tried(self._redis.multi_set(pairs, ttl=float(kept)))
+            by_seconds[seconds].append((key, self._encoder.encode(stored)))
+        for seconds, pairs in by_seconds.items():
+            await self._run(self._redis.multi_set(pairs, ttl=float(seconds)))
 
     async def drop(self, key: str) -> None:
         await self._memory.drop(key)
-        await self._tried(self._redis.delete(key))
+        await self._run(self._redis.delete(key))
 
     async def acquire(self, key: str, seconds: float) -> str | None:
-        """A lease on a key: its token, `""` if Redis can't be asked, None if another process has it."""
+        """The token of a new lease on a key, `""` if Redis is unavailable, None if another process has the lease."""
         token = uuid.uuid4().hex
         try:
-            held = await self._tried(self._redis.add(f"lease:{key}", token.encode(), ttl=float(seconds)))
+            acquired = await self._run(self._redis.add(f"lease:{key}", token.encode(), ttl=float(seconds)))
         except ValueError:
             return None
-        return token if held else ""
+        return token if acquired else ""
 
     async def release(self, key: str, token: str) -> None:
-        """Gives a lease back, if it is still ours."""
+        """Releases a lease if it is still this process's."""
         lease = self._redis.build_key(f"lease:{key}", namespace=self._redis.namespace)
-        await self._tried(self._redis._redlock_release(lease, token))  # noqa: SLF001 - the compare-and-delete of aiocache's own lock
+        await self._run(self._redis._redlock_release(lease, token))  # noqa: SLF001 - the compare-and-delete of aiocache's own lock
 
     async def script(self, text: str, key: str, *arguments: str) -> Any:
-        """What a Lua script on one key returns; None if Redis can't be asked. The key belongs to the upstream's URL."""
+        """The result of a Lua script on one key of the upstream's URL; None if Redis is unavailable."""
         whole = self._redis.build_key(key, namespace=self._scripts_namespace)
-        return await self._tried(self._redis.raw("eval", text, 1, whole, *arguments))
+        return await self._run(self._redis.raw("eval", text, 1, whole, *arguments))
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -154,20 +155,20 @@ class RedisStore:
             await self._redis.client.aclose()
             await self._redis.client.connection_pool.disconnect()
 
-    async def _tried(self, command: Awaitable[Any]) -> Any:
-        """A command's result, or None where Redis is left alone, slow or dead."""
-        if time.monotonic() < self._left_alone_until:
+    async def _run(self, command: Awaitable[Any]) -> Any:
+        """A command's result, or None if Redis fails, times out or is in its cooldown."""
+        if time.monotonic() < self._unused_until:
             if asyncio.iscoroutine(command):
                 command.close()
             return None
-        # A command that is cancelled half way would take its connection with it: whoever leaves, it is finished.
-        whole = asyncio.ensure_future(command)
-        whole.add_done_callback(retrieve_exception)
+        # A cancelled command would lose its connection, so it is completed even if the client disconnects.
+        result = asyncio.ensure_future(command)
+        result.add_done_callback(retrieve_exception)
         try:
-            return await asyncio.shield(whole)
+            return await asyncio.shield(result)
         except (RedisError, OSError, TimeoutError) as failed:
-            self._left_alone_until = time.monotonic() + self._settings.cooldown
-            log.warning("redis left alone", seconds=self._settings.cooldown, kind=type(failed).__name__)
+            self._unused_until = time.monotonic() + self._settings.cooldown
+            log.warning("redis unavailable", seconds=self._settings.cooldown, kind=type(failed).__name__)
             return None
 
     def _decoded(self, body: bytes | None, model: type[T]) -> Entry[T] | None:
@@ -188,20 +189,20 @@ class RedisStore:
 
 
 def _plain(value: object) -> object:
-    """A page lies in Redis as it came."""
+    """The stored form of a page: its response body."""
     if isinstance(value, VehiclePage):
         return value.body
     raise TypeError(f"not stored: {type(value).__name__}")
 
 
 def digest_of_answers(upstream: UpstreamSettings) -> str:
-    """A digest of all that decides what the same read of the same caller is answered."""
+    """A digest of all settings that affect the response to a request of a caller."""
     rest = upstream.model_dump(exclude=set(HOW)) | {"fleet_id": upstream.fleet_id or None}
     return _digest([_parts_of(upstream.url), sorted(rest.items())])
 
 
 def digest_of_url(upstream: UpstreamSettings) -> str:
-    """A digest of where the fleet API is: its rate limits are the same for every gateway in front of it."""
+    """A digest of the fleet API's URL: its rate limits are the same for every gateway in front of it."""
     return _digest(_parts_of(upstream.url))
 
 
@@ -221,18 +222,18 @@ require_internals(RedisCache, "_redlock_release")
 
 def _redis_of(settings: RedisSettings, namespace: str) -> RedisCache:
     assert settings.url is not None
-    where = parse_url(settings.url.get_secret_value())
+    parts = parse_url(settings.url.get_secret_value())
     return RedisCache(
         serializer=NullSerializer(encoding=None),
         namespace=namespace,
-        # The client's own time-outs close what they give up; aiocache's cancels, which loses connections.
+        # The Redis client closes a connection that times out; aiocache's time-out cancels, which loses connections.
         timeout=None,
-        endpoint=where.pop("host", "127.0.0.1"),
-        port=where.pop("port", 6379),
-        db=where.pop("db", 0),
-        password=where.pop("password", None),
+        endpoint=parts.pop("host", "127.0.0.1"),
+        port=parts.pop("port", 6379),
+        db=parts.pop("db", 0),
+        password=parts.pop("password", None),
         pool_max_size=settings.connections_max,
         create_connection_timeout=settings.timeout,
         connection_pool_class=BlockingConnectionPool,
-        connection_pool_kwargs={**where, "timeout": settings.timeout, "socket_timeout": settings.timeout},
+        connection_pool_kwargs={**parts, "timeout": settings.timeout, "socket_timeout": settings.timeout},
     )

@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 
 class CacheUse(NamedTuple):
-    """A read whose answer was used, by its key, and when that was known, in epoch seconds."""
+    """The use of a response, by its cache key; `at` is when it was stored, in epoch seconds."""
 
     key: str
     endpoint: Endpoint[Any]
@@ -30,9 +30,9 @@ class CacheUse(NamedTuple):
 
 @dataclass(slots=True)
 class RequestStats:
-    """What one request has cost so far, and how old its oldest part is; `reads` are noted where somebody asks.
+    """The cost of one GraphQL request so far, and the freshness of its data; `reads` is recorded if it is a list.
 
-    `accepted` says that the fleet API has answered, so the caller's token is one of its own.
+    `accepted` says that the fleet API has accepted the caller's token.
     """
 
     upstream_calls: int = 0
@@ -45,7 +45,7 @@ class RequestStats:
     reads: list[CacheUse] | None = None
 
     def used(self, stored_at: float, fresh_until: float, *, stale: bool) -> None:
-        """Notes a part of the answer: since when it is known and until when it is fresh, in epoch seconds."""
+        """Records used data: when it was stored and when it becomes stale, in epoch seconds."""
         if self.oldest is None or stored_at < self.oldest:
             self.oldest = stored_at
         if self.fresh_until is None or fresh_until < self.fresh_until:
@@ -55,17 +55,17 @@ class RequestStats:
 
 @dataclass(slots=True)
 class RequestScope:
-    """On whose behalf a request reads, at what cost so far, for how long, in which trace (W3C `traceparent`).
+    """The caller, stats, deadline and trace (W3C `traceparent`) of one GraphQL request.
 
-    `unpriced_calls` counts the reads that were no part of its price; many of them are made in turn.
+    `uncosted_calls` counts the calls that its estimated cost omits; above a limit they are made under `call_lock`.
     """
 
     caller: Caller
     stats: RequestStats
     traceparent: str | None = None
     deadline: Deadline = field(default_factory=Deadline)
-    unpriced_calls: int = 0
-    one_at_a_time: asyncio.Lock | None = None
+    uncosted_calls: int = 0
+    call_lock: asyncio.Lock | None = None
 
 
 # A path as long as this needs no digest; no digest begins with a slash.
@@ -73,7 +73,7 @@ PATH_MAX = 200
 
 
 def digest_of(path: str, parameters: Parameters = ()) -> str:
-    """What is read, whoever reads it: the digest of a read in its canonical form, or that itself where it is short."""
+    """The digest of a request in canonical form, independent of the caller; a short path is its own digest."""
     if not parameters and len(path) <= PATH_MAX:
         return path
     canonical = "\0".join((path, *(text for pair in sorted(parameters) for text in pair)))
@@ -81,16 +81,16 @@ def digest_of(path: str, parameters: Parameters = ()) -> str:
 
 
 def key_of(caller: Caller, digest: str) -> str:
-    """The key of a caller's read: the principal comes first."""
+    """The cache key of a caller's request; it starts with the principal."""
     return f"{caller.principal}:{digest}"
 
 
 class UpstreamRequest(Struct, Generic[T], eq=False):
-    """One request to an endpoint for one caller, with a `body` where its method takes one.
+    """One request to an endpoint for one caller, with a `body` if its method takes one.
 
-    Of equal `key`s the answers are equal. `item_id` is the id of the item in the path. `mask` is the form it is needed
-    in at first, `parts` which other reads its answer holds, `known` an older answer; what is read `afresh` is not
-    answered by what is kept. `deadline` is the errand's until the read is part of something that others wait for, too.
+    Requests with equal `key`s have equal responses. `item_id` is the id of the item in the path. `mask` is the field
+    mask to decode with, `parts` splits a response into its items' requests and values, `known` is an older response to
+    revalidate, `afresh` ignores cached responses. `deadline` is the scope's until the call has other waiters.
     """
 
     scope: RequestScope
@@ -118,7 +118,7 @@ class UpstreamRequest(Struct, Generic[T], eq=False):
         item_id: str | None = None,
         body: bytes = b"",
     ) -> UpstreamRequest[T]:
-        """The request to an endpoint with parameters, for the item with an id where its path holds one."""
+        """A request to an endpoint with parameters, or for an item if its path contains an id."""
         path = endpoint.path if item_id is None else endpoint.paths([item_id])[0]
         key = key_of(scope.caller, digest_of(path, parameters))
         return cls(scope, endpoint, path, key, scope.deadline, mask, item_id, parameters, parts, body=body)
@@ -132,29 +132,29 @@ class UpstreamRequest(Struct, Generic[T], eq=False):
         return self.scope.stats
 
     @property
-    def shows_itself(self) -> bool:
-        """Whether the answer's id shows that it is the answer to this request."""
+    def is_matched_by_id(self) -> bool:
+        """Whether the id in a response shows that it belongs to this request."""
         return self.item_id is not None and self.endpoint.id_of is not None
 
     def invalidated(self) -> list[str]:
-        """The keys of the caller's entries that may be out of date once this request was carried out."""
+        """The keys of the caller's entries that this request may make stale."""
         ids = [] if self.item_id is None else [self.item_id]
         paths = [path for endpoint in self.endpoint.invalidates for path in endpoint.paths(ids)]
         return [key_of(self.caller, digest_of(path)) for path in paths]
 
-    def having(self, known: UpstreamResponse[T]) -> UpstreamRequest[T]:
-        """The same read by one who has an older answer, and needs another only if that has changed."""
+    def revalidating(self, known: UpstreamResponse[T]) -> UpstreamRequest[T]:
+        """The same request, conditional on a change of an older response."""
         return replace(self, known=known)
 
-    def during(self, deadline: Deadline) -> UpstreamRequest[T]:
-        """The same read with a patience of its own."""
+    def with_deadline(self, deadline: Deadline) -> UpstreamRequest[T]:
+        """The same request with another deadline."""
         return replace(self, deadline=deadline)
 
 
 def requests_of(
     scope: RequestScope, endpoint: Endpoint[T], ids: Sequence[str], mask: type | None = None
 ) -> list[UpstreamRequest[T]]:
-    """The reads of items by their ids, made together."""
+    """The requests of items by their ids."""
     start, deadline = key_of(scope.caller, ""), scope.deadline
     return [
         UpstreamRequest(
@@ -165,7 +165,7 @@ def requests_of(
 
 
 class Rate(NamedTuple):
-    """A client's rate limit as an answer told it: calls in a window, calls left, and its end in epoch seconds."""
+    """A client's rate limit as a response states it: calls per window, calls left, and its end in epoch seconds."""
 
     limit: int
     remaining: int
@@ -173,9 +173,9 @@ class Rate(NamedTuple):
 
 
 class UpstreamResponse(Struct, Generic[T], gc=False):
-    """A decoded answer; `value` is None where the upstream says 404. `size` is the body's length in bytes.
+    """A decoded response; `value` is None for a 404. `size` is the body's length in bytes.
 
-    `body` is there where it may be kept in place of the value.
+    `body` is set if the cache is to store it in place of the value.
     """
 
     value: T | None
@@ -187,39 +187,39 @@ class UpstreamResponse(Struct, Generic[T], gc=False):
 
 
 class Step(Enum):
-    """A step of a call that is no awaitable."""
+    """A step of a call that is not an awaitable."""
 
     SEND = "send"
 
 
-# Sends the request; its reply is then that of the call.
+# Sends the request and sets the call's response.
 SEND: Final = Step.SEND
 Wait = Awaitable[Any] | Literal[Step.SEND]
-# The steps of a call: yields what it waits for, and is sent what an awaitable resulted in.
+# The steps of a call: yields what it waits for, and is sent the results of awaitables.
 Steps = Generator[Wait, Any, None]
 
 
 class UpstreamCall(Protocol[T]):
-    """A read under way, and its reply as soon as there is one."""
+    """A call in progress; `response` is set once there is one."""
 
-    read: UpstreamRequest[T]
-    reply: UpstreamResponse[T]
+    request: UpstreamRequest[T]
+    response: UpstreamResponse[T]
 
 
 class Layer(Protocol):
-    """A part of the stack below coalescing: every call takes its steps, and it takes those of the next layer."""
+    """A layer of the stack below coalescing; its steps include those of the next layer."""
 
     def steps(self, call: UpstreamCall[Any]) -> Steps:
-        """The steps to the reply of a call, which raise our errors."""
+        """The steps of a call until its response; they raise the gateway's errors."""
 
 
 class ManyFetcher(Protocol):
-    """Takes a read to its reply, or raises one of our errors; or many, at most so many at a time, in order."""
+    """Gets the response to a request, or to many requests, in order and with at most `at_a_time` calls at a time."""
 
-    async def fetch(self, read: UpstreamRequest[T]) -> UpstreamResponse[T]: ...
+    async def fetch(self, request: UpstreamRequest[T]) -> UpstreamResponse[T]: ...
 
     async def fetch_all(
-        self, reads: Sequence[UpstreamRequest[T]], at_a_time: int
+        self, requests: Sequence[UpstreamRequest[T]], at_a_time: int
     ) -> list[UpstreamResponse[T] | BaseException]: ...
 
 

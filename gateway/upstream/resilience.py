@@ -1,8 +1,8 @@
-"""How a call is made: circuit breaker, retries and rate limiter in one generator, and the driver that runs it.
+"""The steps of a call: circuit breaker, retries and rate limiter in one generator, and the driver that runs it.
 
-The generator of a read yields what it waits for: `SEND` for the request itself, or an awaitable. While it only sends,
-the driver runs it inline, so it starts in the caller's turn of the event loop and completes in the turn in which the
-answer arrives. From its first other wait on, it runs in a task.
+The generator yields what it waits for: `SEND` for the request itself, or an awaitable. While it only sends, the driver
+runs it inline: it starts in the caller's event-loop iteration and completes in the one in which the response arrives.
+From its first other wait on, it runs in a task.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from msgspec import Struct
 from gateway.errors import RateLimited, UpstreamError, UpstreamUnavailable
 from gateway.telemetry import get_logger
 from gateway.upstream.circuit import Circuit, is_outage
-from gateway.upstream.http.http1 import Call, Connection, Parts, is_foreign
-from gateway.upstream.http.transport import BROKEN, meaning_of
+from gateway.upstream.http.http1 import Call, Connection, RawResponse, is_foreign
+from gateway.upstream.http.transport import TRANSPORT_ERRORS, error_of
 from gateway.upstream.rate_limit import RateLimiter
 from gateway.upstream.requests import SEND, Clock, Rate, Steps, UpstreamCall, UpstreamRequest, UpstreamResponse, Wait
 from gateway.upstream.retry import RetryPolicy
@@ -39,7 +39,7 @@ class Resilience:
 
     def steps(self, call: UpstreamCall[Any]) -> Steps:
         """All attempts of a call, unless the circuit is open."""
-        circuit, limiter, client = self.circuit, self._limiter, call.read.scope.caller.client
+        circuit, limiter, client = self.circuit, self._limiter, call.request.scope.caller.client
         if circuit.open_until is not None and (wait := circuit.wait(self._clock())) is not None:
             raise UpstreamUnavailable(retry_after=math.ceil(wait * 10) / 10)
         if not self._budget.is_full:
@@ -49,32 +49,32 @@ class Resilience:
             while True:
                 try:
                     if limiter.knows(client):
-                        yield from self._permission(client, call.read)
+                        yield from self._permission(client, call.request)
                     yield SEND
                     break
                 except UpstreamError as failure:
                     failed += 1
                     yield from self._learn(client, failure)
                     # A write that failed may have been carried out, so it is not repeated.
-                    is_idempotent = call.read.endpoint.idempotent
+                    is_idempotent = call.request.endpoint.idempotent
                     delay = (
-                        self._retries.delay(failed, failure, call.read.deadline.remaining) if is_idempotent else None
+                        self._retries.delay(failed, failure, call.request.deadline.remaining) if is_idempotent else None
                     )
                     if delay is None:
                         outage = is_outage(failure)
                         raise
                 yield asyncio.sleep(delay)
             outage = False
-            rate = call.reply.rate
+            rate = call.response.rate
             if rate is not None and (updated := limiter.update(client, rate)) is not None:
                 yield updated
         finally:
             if circuit.ended(self._clock(), outage=outage):
                 log.warning("circuit opened" if circuit.is_open else "circuit closed")
 
-    def _permission(self, client: str, read: UpstreamRequest[Any]) -> Steps:
-        """Waits until the rate limiter allows a request, or refuses it if that would be too late."""
-        remaining = read.deadline.remaining
+    def _permission(self, client: str, request: UpstreamRequest[Any]) -> Steps:
+        """Waits until the rate limiter allows a request; raises RateLimited if that would be too late."""
+        remaining = request.deadline.remaining
         wait = self._limiter.take(client, self._clock(), remaining)
         if not isinstance(wait, float):
             wait = yield wait
@@ -84,7 +84,7 @@ class Resilience:
             yield asyncio.sleep(wait)
 
     def _learn(self, client: str, failure: UpstreamError) -> Steps:
-        """Tells the rate limiter of a failure; a refusal of its own has no problem."""
+        """Reports a failure to the rate limiter; a rejection by the limiter itself has no problem."""
         waits = []
         if isinstance(failure, RateLimited) and failure.problem is not None and failure.retry_after is not None:
             waits.append(self._limiter.block(client, self._clock() + failure.retry_after))
@@ -96,50 +96,50 @@ class Resilience:
 
 
 class Sender(Protocol):
-    """Sends the request of a read."""
+    """Sends requests."""
 
     @property
     def sends_inline(self) -> bool:
-        """Whether it can `begin`; else the request has to be sent in a task."""
+        """Whether it supports `begin`; else requests have to be sent in a task."""
 
-    def begin(self, read: UpstreamRequest[Any], call: Call) -> None:
-        """Sends it without waiting; the call is told the answer."""
+    def begin(self, request: UpstreamRequest[Any], call: Call) -> None:
+        """Sends a request without waiting; the response completes the call."""
 
-    def reply_to(self, read: UpstreamRequest[T], parts: Parts) -> UpstreamResponse[T]:
-        """The reply that an answer to such a call means."""
+    def response_to(self, request: UpstreamRequest[T], raw: RawResponse) -> UpstreamResponse[T]:
+        """The decoded response of such a call."""
 
-    async def fetch(self, read: UpstreamRequest[T]) -> UpstreamResponse[T]:
-        """Sends it and waits for the reply."""
+    async def fetch(self, request: UpstreamRequest[T]) -> UpstreamResponse[T]:
+        """Sends a request and waits for the response."""
 
 
 class RunningCall(Struct, Generic[T], eq=False):
-    """Drives the steps of one read until they are complete. It is what the transport tells the answer of a request.
+    """Runs the steps of one call until they are complete. The transport reports the response to it.
 
-    `steps` and `reply` are not there from the beginning.
+    `steps` and `response` are set later.
     """
 
-    read: UpstreamRequest[T]
+    request: UpstreamRequest[T]
     sender: Sender
     steps: Steps = None  # type: ignore[assignment] # set before it runs
-    reply: UpstreamResponse[T] = None  # type: ignore[assignment] # set by SEND
+    response: UpstreamResponse[T] = None  # type: ignore[assignment] # set by SEND
     task: asyncio.Task[None] | None = None
     connection: Connection | None = None
     ends: float = 0.0
-    gives_up: float = 0.0
+    queued_until: float = 0.0
     head: bytes = b""
-    line: str = ""
-    at_once: str = ""
+    tenant: str = ""
+    reuse_key: str = ""
 
     def complete(self, outcome: Outcome[T]) -> None:
-        """The steps are over."""
+        """Called with the outcome when the steps are complete."""
         raise NotImplementedError
 
     def done(self) -> bool:
-        """Whether nobody waits for the outcome any more."""
+        """Whether the outcome is no longer needed."""
         raise NotImplementedError
 
     def run(self, failure: BaseException | None = None) -> None:
-        """Runs the steps until they have to wait; they go on from a reply, or from a failure."""
+        """Runs the steps until they have to wait, after a response or a failure."""
         steps = self.steps
         while True:
             try:
@@ -148,54 +148,54 @@ class RunningCall(Struct, Generic[T], eq=False):
                 outcome: Outcome[T] = failed
                 break
             if wait is None:
-                outcome = self.reply
+                outcome = self.response
                 break
             if wait is not SEND or not self.sender.sends_inline:
                 self.task = asyncio.get_running_loop().create_task(self._run_in_task(wait))
                 self.task.add_done_callback(self._finished)
                 return
             try:
-                self.sender.begin(self.read, self)
-            except BROKEN as broken:
-                failure = meaning_of(broken)
+                self.sender.begin(self.request, self)
+            except TRANSPORT_ERRORS as failed:
+                failure = error_of(failed)
             except Exception as failed:  # noqa: BLE001 - the steps handle it
                 failure = failed
             else:
                 return
         self.complete(outcome)
 
-    def set_result(self, parts: Parts) -> bool:
-        """The answer to the request arrived; returns whether it can be the answer to this request."""
+    def set_result(self, raw: RawResponse) -> bool:
+        """Takes the response; returns whether it can be the response to this request."""
         failure = None
         try:
-            self.reply = self.sender.reply_to(self.read, parts)
+            self.response = self.sender.response_to(self.request, raw)
         except Exception as failed:  # noqa: BLE001 - the steps handle it
             failure = failed
         self.run(failure)
-        return failure is None or not is_foreign(failure, parts)
+        return failure is None or not is_foreign(failure, raw)
 
     def set_exception(self, failure: Exception) -> None:
-        """There will be no answer to the request."""
-        self.run(meaning_of(failure))
+        """Takes a failure in place of a response."""
+        self.run(error_of(failure))
 
     def cancel(self) -> None:
-        """Ends the steps, and whatever they wait for, with a CancelledError."""
+        """Ends the steps, and their current wait, with a CancelledError."""
         if self.task is not None:
             # A task that is cancelled before it has started would leave its steps where they are.
             asyncio.get_running_loop().call_soon(self.task.cancel)
             return
         if self.connection is not None:
-            # The answer may still arrive, and belongs to nobody.
+            # The response may still arrive, and no other call may get it.
             self.connection.close()
         self.run(asyncio.CancelledError())
 
     async def _run_in_task(self, wait: Wait) -> None:
-        """The rest of the steps, from one that has to wait."""
+        """Runs the remaining steps, from one that has to wait."""
         while True:
             value, failure = None, None
             try:
                 if wait is SEND:
-                    self.reply = await self.sender.fetch(self.read)
+                    self.response = await self.sender.fetch(self.request)
                 else:
                     value = await wait
             except BaseException as failed:  # noqa: BLE001 - the steps handle it, cancellation too
@@ -207,4 +207,4 @@ class RunningCall(Struct, Generic[T], eq=False):
 
     def _finished(self, task: asyncio.Task[None]) -> None:
         self.task = None  # The task refers to this object, which would be a reference cycle.
-        self.complete(asyncio.CancelledError() if task.cancelled() else task.exception() or self.reply)
+        self.complete(asyncio.CancelledError() if task.cancelled() else task.exception() or self.response)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 async def build_client(
     settings: Settings, network: Network | None = None, clock: Clock = now
 ) -> AsyncIterator[FleetClient]:
-    """A client over the configured stack; leaving it waits for the calls under way and closes all connections."""
+    """A client over the configured stack; on exit, waits for the calls in progress and closes all connections."""
     async with AsyncExitStack() as closing:
         endpoints = FleetEndpoints(settings.upstream, settings.cache)
         transport = HttpTransport(settings.upstream, network)
@@ -75,7 +75,7 @@ def _memory_of(settings: CacheSettings) -> MemoryStore:
 def _redis_of(settings: Settings, closing: AsyncExitStack) -> RedisStore | None:
     if settings.redis.url is None:
         return None
-    from gateway.upstream.redis_store import RedisStore  # noqa: PLC0415 - redis is seven megabytes, and seldom used
+    from gateway.upstream.redis_store import RedisStore  # noqa: PLC0415 - redis takes seven megabytes and is optional
 
     redis = RedisStore(settings.redis, settings.upstream, _memory_of(settings.cache))
     closing.push_async_callback(redis.close)

@@ -66,7 +66,7 @@ class FakeFetcher:
         self.reads: list[UpstreamRequest[Any]] = []
         self.failure: Exception | None = None
         self.gate: asyncio.Event | None = None
-        self._answer = answer or (lambda read: Vehicle(vehicle_id=f"{read.caller.principal[:6]} {read.path}"))
+        self._answer = answer or (lambda request: Vehicle(vehicle_id=f"{request.caller.principal[:6]} {request.path}"))
         self.etag: str | None = None
         self.body: bytes | None = None
 
@@ -74,16 +74,16 @@ class FakeFetcher:
     def total(self) -> int:
         return sum(self.calls.values())
 
-    async def fetch(self, read: UpstreamRequest[Any]) -> UpstreamResponse[Any]:
-        self.calls[read.path] += 1
-        self.reads.append(read)
+    async def fetch(self, request: UpstreamRequest[Any]) -> UpstreamResponse[Any]:
+        self.calls[request.path] += 1
+        self.reads.append(request)
         if self.gate is not None:
             await self.gate.wait()
         if self.failure is not None:
             raise self.failure
-        if read.known is not None and read.known.etag == self.etag is not None:
-            return read.known
-        return UpstreamResponse(self._answer(read), 1000, self.etag, body=self.body)
+        if request.known is not None and request.known.etag == self.etag is not None:
+            return request.known
+        return UpstreamResponse(self._answer(request), 1000, self.etag, body=self.body)
 
 
 def calls_over(

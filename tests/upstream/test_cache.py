@@ -35,20 +35,20 @@ class Stack:
         filling = CacheWriter(Sending(), store, self.clock)
         self.cache = CacheReader(SingleFlight(filling, self.fleet), store, self.clock)
 
-    async def fetch(self, read: UpstreamRequest[Vehicle]) -> str | None:
-        value = (await self.cache.fetch(read)).value
+    async def fetch(self, request: UpstreamRequest[Vehicle]) -> str | None:
+        value = (await self.cache.fetch(request)).value
         return value.vehicle_id if value is not None else None
 
 
 async def test_a_fresh_answer_is_not_asked_for_again():
     """Within its lifetime an answer is given from the cache, and the tally says so."""
     stack = Stack()
-    read = vehicle_read()
-    await stack.fetch(read)
+    request = vehicle_read()
+    await stack.fetch(request)
     stack.clock.time += 9
-    await stack.fetch(read)
+    await stack.fetch(request)
     assert stack.fleet.total == 1
-    assert (read.stats.cache_hits, read.stats.stale, read.stats.oldest) == (1, False, 1_000_000)
+    assert (request.stats.cache_hits, request.stats.stale, request.stats.oldest) == (1, False, 1_000_000)
 
 
 async def test_no_caller_sees_what_another_may_see():
@@ -120,9 +120,9 @@ async def test_a_stale_answer_is_better_than_an_outage(outage):
     before = await stack.fetch(vehicle_read())
     stack.fleet.failure = outage
     stack.clock.time += 60
-    read = vehicle_read()
-    assert await stack.fetch(read) == before
-    assert read.stats.stale
+    request = vehicle_read()
+    assert await stack.fetch(request) == before
+    assert request.stats.stale
     stack.clock.time += 60
     with pytest.raises(type(outage)):
         await stack.fetch(vehicle_read())
@@ -156,7 +156,7 @@ async def test_failures_are_not_kept(failure):
 
 async def test_what_does_not_exist_is_known_for_a_while():
     """A 404 is kept for its own, shorter lifetime."""
-    stack = Stack(FakeFetcher(lambda read: None))
+    stack = Stack(FakeFetcher(lambda request: None))
     assert await stack.fetch(vehicle_read()) is None
     stack.clock.time += 2
     assert await stack.fetch(vehicle_read()) is None
@@ -180,14 +180,16 @@ async def test_a_page_answers_for_its_vehicles():
     """The vehicles of a list page are known by id without another call."""
     by = scope()
     page = VehiclePage(items=[Vehicle(vehicle_id="A"), Vehicle(vehicle_id="B")])
-    stack = Stack(FakeFetcher(lambda read: page))
+    stack = Stack(FakeFetcher(lambda request: page))
 
     def items(answer):
         return ((vehicle_read(part.vehicle_id, by), part) for part in answer.parts())
 
     await stack.cache.fetch(UpstreamRequest.of(by, ENDPOINTS.vehicles, parts=items))
     assert await stack.fetch(vehicle_read("B")) == "B"
-    assert [reply is not None for reply in await stack.cache.held([vehicle_read("A"), vehicle_read("C")])] == [
+    assert [
+        response is not None for response in await stack.cache.cached_responses([vehicle_read("A"), vehicle_read("C")])
+    ] == [
         True,
         False,
     ]
@@ -202,11 +204,11 @@ async def test_a_vehicle_at_hand_is_decoded_as_it_is_needed():
     stack = Stack(fleet)
     mask = vehicle_mask({"status": None})
     await stack.fetch(vehicle_read())
-    read = vehicle_read(mask=mask)
-    for reply in (await stack.cache.fetch(read), *await stack.cache.fetch_all([read], 1)):
-        assert isinstance(reply.value, mask)
-        assert reply.value.status == "ACTIVE"
-        assert decode_full(reply.value).tags == ["blue"]
+    request = vehicle_read(mask=mask)
+    for response in (await stack.cache.fetch(request), *await stack.cache.fetch_all([request], 1)):
+        assert isinstance(response.value, mask)
+        assert response.value.status == "ACTIVE"
+        assert decode_full(response.value).tags == ["blue"]
     assert (await stack.cache.fetch(vehicle_read())).value.tags == ["blue"]
     assert fleet.total == 1
 
@@ -219,7 +221,12 @@ async def test_an_entity_tag_saves_the_body():
     for _ in range(3):
         stack.clock.time += 50
         assert await stack.fetch(vehicle_read()) == before
-    assert [read.known.etag if read.known else None for read in stack.fleet.reads] == [None, '"1"', '"1"', '"1"']
+    assert [request.known.etag if request.known else None for request in stack.fleet.reads] == [
+        None,
+        '"1"',
+        '"1"',
+        '"1"',
+    ]
     assert stack.memory.bytes == Entry(None, 0, 1000).size
 
 
@@ -235,15 +242,15 @@ async def test_a_lifetime_of_zero_keeps_nothing():
 async def test_memory_is_bounded_by_entries_and_by_bytes():
     """Beyond either bound the least recently used entries go; the accounted bytes never exceed theirs."""
     one = Entry(None, 0, 1000).size
-    for bounds, kept in (({"entries_max": 3}, 3), ({"bytes_max": 5 * one}, 5)):
+    for bounds, entries in (({"entries_max": 3}, 3), ({"bytes_max": 5 * one}, 5)):
         stack = Stack(**bounds)
         for number in range(20):
             await stack.fetch(vehicle_read("first"))
             await stack.fetch(vehicle_read(str(number)))
             assert stack.memory.bytes <= bounds.get("bytes_max", 2**20)
-        assert len(stack.memory) == kept
+        assert len(stack.memory) == entries
         assert stack.fleet.calls["/vehicles/first"] == 1
-        assert stack.memory.bytes == kept * one
+        assert stack.memory.bytes == entries * one
 
 
 async def test_an_entry_larger_than_the_whole_bound_is_not_kept():
@@ -257,10 +264,10 @@ async def test_many_at_once_share_one_call():
     """Equal reads under way at the same time are one call, and all but one are counted as coalesced."""
     stack = Stack()
     stack.fleet.gate = asyncio.Event()
-    reads = [vehicle_read() for _ in range(50)]
-    fetches = [asyncio.create_task(stack.fetch(read)) for read in reads]
+    requests = [vehicle_read() for _ in range(50)]
+    fetches = [asyncio.create_task(stack.fetch(request)) for request in requests]
     await asyncio.sleep(0)
     stack.fleet.gate.set()
     assert len(set(await asyncio.gather(*fetches))) == 1
     assert stack.fleet.total == 1
-    assert sum(read.stats.coalesced for read in reads) == 49
+    assert sum(request.stats.coalesced for request in requests) == 49

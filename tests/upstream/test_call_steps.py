@@ -32,21 +32,21 @@ class Limiter:
     """A rate limiter with one answer, that notes what it is told."""
 
     def __init__(self, wait: object = None) -> None:
-        self.wait, self.told, self.pending = wait, [], None
+        self.wait, self.reported, self.pending = wait, [], None
 
     def knows(self, client):
         return self.wait is not None
 
     def take(self, client, at, wait_max):
-        self.told.append(("take", at, wait_max))
+        self.reported.append(("take", at, wait_max))
         return self.wait
 
     def update(self, client, rate):
-        self.told.append(("update", rate))
+        self.reported.append(("update", rate))
         return self.pending
 
     def block(self, client, until):
-        self.told.append(("block", until))
+        self.reported.append(("block", until))
         return self.pending
 
 
@@ -58,9 +58,11 @@ class Steps:
         self.circuit = Circuit(BreakerSettings(**{"failure_threshold": 1, **breaker}))
         self.retries = RetryPolicy(RetrySettings(attempts=attempts, backoff=1, budget_ratio=0.25), lambda: 1.0)
         self.layer = Resilience(self.circuit, self.retries, self.limiter, self.clock)
-        read = vehicle_read()
+        request = vehicle_read()
         self.call = SimpleNamespace(
-            read=SimpleNamespace(scope=read.scope, endpoint=read.endpoint, deadline=SimpleNamespace(remaining=10))
+            request=SimpleNamespace(
+                scope=request.scope, endpoint=request.endpoint, deadline=SimpleNamespace(remaining=10)
+            )
         )
 
     def begin(self):
@@ -78,9 +80,9 @@ async def slept(wait) -> float:
 def test_a_plain_call_sends_once_and_counts_as_a_success(rate):
     """It has one step; the rate of its reply goes to the limiter, and the circuit counts it."""
     steps = Steps()
-    steps.call.reply = UpstreamResponse("answer", rate=rate)
+    steps.call.response = UpstreamResponse("answer", rate=rate)
     assert list(steps.begin()) == [SEND]
-    assert steps.limiter.told == ([] if rate is None else [("update", rate)])
+    assert steps.limiter.reported == ([] if rate is None else [("update", rate)])
     assert [(second.calls, second.failed) for second in steps.circuit._recent] == [(1, 0)]
 
 
@@ -89,13 +91,13 @@ async def test_what_the_limiter_has_to_wait_for_is_a_step():
     limiter = Limiter(wait=asyncio.sleep(0))
     limiter.pending = asyncio.sleep(0)
     steps = Steps(limiter)
-    steps.call.reply = UpstreamResponse("answer", rate=RATE)
+    steps.call.response = UpstreamResponse("answer", rate=RATE)
     running = steps.begin()
     assert next(running) is limiter.wait
     assert running.send(0.0) is SEND
     assert next(running) is limiter.pending
     assert next(running, None) is None
-    assert limiter.told == [("take", 1_000_000.0, 10), ("update", RATE)]
+    assert limiter.reported == [("take", 1_000_000.0, 10), ("update", RATE)]
     await asyncio.gather(limiter.wait, limiter.pending)
 
 
@@ -117,12 +119,12 @@ def test_a_call_that_would_wait_past_its_deadline_is_refused(wait, refused):
     with pytest.raises(RateLimited) as failed:
         next(steps.begin())
     assert failed.value.retry_after == refused
-    assert [kind for kind, *_ in steps.limiter.told] == ["take"]
+    assert [kind for kind, *_ in steps.limiter.reported] == ["take"]
     assert not steps.circuit._recent
 
 
 @pytest.mark.parametrize(
-    ("failure", "told"),
+    ("failure", "reported"),
     [
         (RateLimited(Problem(429), retry_after=7), [("block", 1_000_007.0)]),
         (RateLimited(Problem(429)), []),
@@ -131,7 +133,7 @@ def test_a_call_that_would_wait_past_its_deadline_is_refused(wait, refused):
     ],
 )
 @pytest.mark.parametrize("rate", [None, RATE])
-def test_the_limiter_learns_from_failures(failure, told, rate):
+def test_the_limiter_learns_from_failures(failure, reported, rate):
     """A 429 blocks until the time that it names; a rate counts whatever it came with."""
     steps = Steps()
     failure.rate = rate
@@ -139,7 +141,7 @@ def test_the_limiter_learns_from_failures(failure, told, rate):
     next(running)
     with pytest.raises(type(failure)):
         running.throw(failure)
-    assert steps.limiter.told == told + ([] if rate is None else [("update", rate)])
+    assert steps.limiter.reported == reported + ([] if rate is None else [("update", rate)])
 
 
 async def test_what_a_failure_has_to_wait_for_is_a_step():
@@ -175,7 +177,7 @@ def test_each_read_saves_for_retries_once_the_budget_is_not_full():
     while steps.retries.budget.spend():
         pass
     for _ in range(4):
-        steps.call.reply = UpstreamResponse("answer")
+        steps.call.response = UpstreamResponse("answer")
         assert not steps.retries.budget.spend()
         list(steps.begin())
     assert steps.retries.budget.spend()
@@ -194,7 +196,7 @@ def test_an_open_circuit_refuses_without_a_step():
         next(steps.begin())
     assert refused.value.retry_after == 0.3
     steps.clock.time += 0.25
-    steps.call.reply = UpstreamResponse("answer")
+    steps.call.response = UpstreamResponse("answer")
     with structlog.testing.capture_logs() as logs:
         assert list(steps.begin()) == [SEND]
     assert [log["event"] for log in logs] == ["circuit closed"]
@@ -217,17 +219,17 @@ class ByHand:
     def __init__(self, *, inline: bool = True, broken: Exception | None = None) -> None:
         self.sends_inline, self.broken, self.calls, self.gate = inline, broken, [], asyncio.Event()
 
-    def begin(self, read, call):
+    def begin(self, request, call):
         if self.broken is not None:
             raise self.broken
         self.calls.append(call)
 
-    def reply_to(self, read, parts):
+    def response_to(self, request, parts):
         if isinstance(parts[2], Exception):
             raise parts[2]
         return UpstreamResponse(parts[2])
 
-    async def fetch(self, read):
+    async def fetch(self, request):
         await self.gate.wait()
         return UpstreamResponse("fetched")
 
@@ -335,5 +337,5 @@ async def test_a_failure_in_a_task_takes_the_last_steps():
     assert layer.cleaned == 1
 
 
-async def failing(read):
+async def failing(request):
     raise UpstreamTimeout

@@ -172,110 +172,110 @@ class Timeline:
 
 def test_the_call_that_opens_it_says_so():
     """Only the failure that reaches the threshold reports a change, and the circuit is then open for the pause."""
-    line = Timeline()
-    assert line.end(*[(100.0, True)] * 4) == [False, False, False, True]
-    assert line.circuit.open_until == 102.0
-    assert line.circuit.is_open
+    timeline = Timeline()
+    assert timeline.end(*[(100.0, True)] * 4) == [False, False, False, True]
+    assert timeline.circuit.open_until == 102.0
+    assert timeline.circuit.is_open
 
 
 @pytest.mark.parametrize(("successes", "opens"), [(4, True), (5, False)])
 def test_failures_have_to_be_their_share_of_the_calls(successes, opens):
     """Half of the calls is enough, less is not."""
-    line = Timeline()
-    line.end(*[(100.0, False)] * successes, *[(100.5, True)] * 3)
-    assert line.end((100.9, True)) == [opens]
+    timeline = Timeline()
+    timeline.end(*[(100.0, False)] * successes, *[(100.5, True)] * 3)
+    assert timeline.end((100.9, True)) == [opens]
 
 
 @pytest.mark.parametrize(("later", "opens"), [(109.99, True), (110.0, False)])
 def test_a_failure_counts_for_the_seconds_of_the_window(later, opens):
     """The second in which it happened leaves the window as a whole."""
-    line = Timeline()
-    line.end((100.3, True), (103.0, True), (104.0, True))
-    assert line.end((later, True)) == [opens]
+    timeline = Timeline()
+    timeline.end((100.3, True), (103.0, True), (104.0, True))
+    assert timeline.end((later, True)) == [opens]
 
 
 def test_calls_of_one_second_are_counted_together():
     """A second begins anew where its number changes, not with each call, so the memory stays bounded."""
-    line = Timeline(window=3)
+    timeline = Timeline(window=3)
     for tenths in range(1000, 1100):
-        line.end((tenths / 10, False))
-    assert [second.number for second in line.circuit._recent] == [107, 108, 109]
-    assert {second.calls for second in line.circuit._recent} == {10}
+        timeline.end((tenths / 10, False))
+    assert [second.number for second in timeline.circuit._recent] == [107, 108, 109]
+    assert {second.calls for second in timeline.circuit._recent} == {10}
 
 
 def test_a_clock_that_is_set_back_forgets_the_calls_that_seem_to_come():
     """Calls of a later second than now have an unknown age."""
-    line = Timeline()
-    line.end(*[(100.0, True)] * 3)
-    line.end((90.0, True))
-    assert not line.circuit.is_open
-    assert [second.number for second in line.circuit._recent] == [90]
+    timeline = Timeline()
+    timeline.end(*[(100.0, True)] * 3)
+    timeline.end((90.0, True))
+    assert not timeline.circuit.is_open
+    assert [second.number for second in timeline.circuit._recent] == [90]
 
 
 def test_a_call_that_says_nothing_is_not_counted():
     """It does not become part of the share."""
-    line = Timeline()
-    line.end(*[(100.0, None)] * 9, *[(100.0, True)] * 3)
-    assert line.end((100.0, True)) == [True]
+    timeline = Timeline()
+    timeline.end(*[(100.0, None)] * 9, *[(100.0, True)] * 3)
+    assert timeline.end((100.0, True)) == [True]
 
 
 def test_nothing_opens_it_where_it_is_disabled():
     """Without a circuit breaker all calls are made."""
-    line = Timeline(enabled=False)
-    assert not any(line.end(*[(100.0, True)] * 50))
-    assert line.circuit.wait(100.0) is None
+    timeline = Timeline(enabled=False)
+    assert not any(timeline.end(*[(100.0, True)] * 50))
+    assert timeline.circuit.wait(100.0) is None
 
 
 def test_one_probe_at_a_time():
     """Until the pause is over calls wait for its end; then one is allowed, and others wait for another pause."""
-    line = Timeline()
-    line.end(*[(100.0, True)] * 4)
-    assert [line.circuit.wait(at) for at in (100.0, 101.5)] == [2.0, 0.5]
-    assert line.circuit.wait(102.0) is None
-    assert line.circuit.wait(102.0) == 2
-    assert line.end((102.5, False)) == [True]
-    assert (line.circuit.is_open, line.circuit.wait(102.5)) == (False, None)
+    timeline = Timeline()
+    timeline.end(*[(100.0, True)] * 4)
+    assert [timeline.circuit.wait(at) for at in (100.0, 101.5)] == [2.0, 0.5]
+    assert timeline.circuit.wait(102.0) is None
+    assert timeline.circuit.wait(102.0) == 2
+    assert timeline.end((102.5, False)) == [True]
+    assert (timeline.circuit.is_open, timeline.circuit.wait(102.5)) == (False, None)
 
 
 def test_an_inconclusive_probe_makes_room_for_the_next():
     """The circuit stays open, and the next call is the probe."""
-    line = Timeline()
-    line.end(*[(100.0, True)] * 4)
-    assert line.circuit.wait(103.0) is None
-    assert line.end((103.0, None)) == [False]
-    assert line.circuit.is_open
-    assert line.circuit.wait(103.0) is None
+    timeline = Timeline()
+    timeline.end(*[(100.0, True)] * 4)
+    assert timeline.circuit.wait(103.0) is None
+    assert timeline.end((103.0, None)) == [False]
+    assert timeline.circuit.is_open
+    assert timeline.circuit.wait(103.0) is None
 
 
 def test_calls_that_began_before_it_opened_change_nothing():
     """Neither do their answers close it nor do their failures make it wait longer."""
-    line = Timeline()
-    line.end(*[(100.0, True)] * 4)
-    assert line.end((100.5, False), (101.0, True), (102.0, True)) == [False] * 3
-    assert line.circuit.open_until == 102.0
+    timeline = Timeline()
+    timeline.end(*[(100.0, True)] * 4)
+    assert timeline.end((100.5, False), (101.0, True), (102.0, True)) == [False] * 3
+    assert timeline.circuit.open_until == 102.0
 
 
 def test_a_failed_probe_opens_it_for_longer_and_a_success_resets_that():
     """The pause doubles up to its bound; after the circuit was closed it begins with the first again."""
-    line = Timeline()
-    line.end(*[(100.0, True)] * 4)
+    timeline = Timeline()
+    timeline.end(*[(100.0, True)] * 4)
     for at, until in ((102.0, 106.0), (106.0, 111.0), (111.0, 116.0)):
-        assert line.circuit.wait(at) is None
-        assert line.end((at, True)) == [False]
-        assert line.circuit.open_until == until
-    line.circuit.wait(116.0)
-    line.end((116.0, False), *[(117.0, True)] * 4)
-    assert line.circuit.open_until == 119.0
+        assert timeline.circuit.wait(at) is None
+        assert timeline.end((at, True)) == [False]
+        assert timeline.circuit.open_until == until
+    timeline.circuit.wait(116.0)
+    timeline.end((116.0, False), *[(117.0, True)] * 4)
+    assert timeline.circuit.open_until == 119.0
 
 
 def test_what_counted_before_it_opened_counts_no_more_after():
     """Closed again, it takes as many failures as at first to open."""
-    line = Timeline()
-    line.end(*[(100.0, True)] * 4)
-    line.circuit.wait(102.0)
-    line.end((102.0, False), *[(102.1, True)] * 3)
-    assert not line.circuit.is_open
-    assert line.end((102.2, True)) == [True]
+    timeline = Timeline()
+    timeline.end(*[(100.0, True)] * 4)
+    timeline.circuit.wait(102.0)
+    timeline.end((102.0, False), *[(102.1, True)] * 3)
+    assert not timeline.circuit.is_open
+    assert timeline.end((102.2, True)) == [True]
 
 
 @pytest.mark.parametrize(

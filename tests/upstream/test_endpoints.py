@@ -13,7 +13,7 @@ from gateway.settings import CacheSettings, Settings, UpstreamSettings
 from gateway.upstream.cache import CacheReader, CacheWriter, MemoryStore
 from gateway.upstream.client import FleetClient
 from gateway.upstream.coalescing import SingleFlight
-from gateway.upstream.endpoints import NOT_KEPT, Endpoint, FleetEndpoints, Lifetime
+from gateway.upstream.endpoints import NOT_STORED, Endpoint, FleetEndpoints, Lifetime
 from gateway.upstream.http.transport import HttpTransport
 from gateway.upstream.lease import LeaseCoalescing
 from gateway.upstream.memory_store import BoundedMemoryCache
@@ -87,23 +87,23 @@ def test_the_settings_name_lifetimes():
     assert endpoints.latest_state.lifetime_of({}) == Lifetime(7, 8, 9)
     assert endpoints.vehicle.lifetime_of(None) == endpoints.latest_state.lifetime_of(None) == Lifetime(10)
     assert endpoints.vehicles.missing is None
-    assert endpoints.vehicles.lifetime_of(None) == NOT_KEPT
+    assert endpoints.vehicles.lifetime_of(None) == NOT_STORED
 
 
 def test_what_has_no_lifetime_is_not_kept():
     """A time to live of 0 is that of an endpoint which nothing is kept of; without a cache all are such."""
     endpoints = FleetEndpoints(UpstreamSettings(), CacheSettings(vehicle_ttl=0))
-    assert [each.lifetime.kept > 0 for each in (endpoints.vehicles, endpoints.vehicle)] == [True, False]
+    assert [each.lifetime.store_seconds > 0 for each in (endpoints.vehicles, endpoints.vehicle)] == [True, False]
     endpoints = FleetEndpoints(UpstreamSettings(), CacheSettings(enabled=False))
-    assert endpoints.vehicles.lifetime == endpoints.latest_state.lifetime == NOT_KEPT
-    assert endpoints.vehicle.lifetime_of(None) == NOT_KEPT
+    assert endpoints.vehicles.lifetime == endpoints.latest_state.lifetime == NOT_STORED
+    assert endpoints.vehicle.lifetime_of(None) == NOT_STORED
 
 
 def test_a_lifetime_is_as_long_as_its_longest_part():
     """Stale entries are of use until the later of their two bounds; what is never fresh is of none."""
-    assert Lifetime(10, 5, 100).kept == 110
-    assert Lifetime(10, 50, 1).kept == 60
-    assert Lifetime(0, 50, 100).kept == 0
+    assert Lifetime(10, 5, 100).store_seconds == 110
+    assert Lifetime(10, 50, 1).store_seconds == 60
+    assert Lifetime(0, 50, 100).store_seconds == 0
 
 
 def test_a_page_is_decoded_once_where_it_has_not_changed():
@@ -164,8 +164,8 @@ async def test_a_body_reaches_the_socket_whole(recorded, body):
     """Method, path, length and body are sent as they are, once each, and the connection serves what follows."""
     transport, recorder = recorded
     for _ in range(2):
-        reply = await transport.fetch(write(body=body))
-        assert reply.value == {"body": "{}"}
+        response = await transport.fetch(write(body=body))
+        assert response.value == {"body": "{}"}
     assert len(recorder.requests) == 2
     for request in recorder.requests:
         head, _, sent = request.partition(b"\r\n\r\n")
@@ -216,8 +216,8 @@ async def test_a_write_passes_the_whole_stack_once(recorder, transport, coalesci
         upstream={"url": url, "transport": transport}, retry={"backoff": 0.001}, coalescing={"enabled": coalescing}
     )
     async with build_client(settings) as client:
-        replies = await asyncio.gather(*(client._fetcher.fetch(write()) for _ in range(3)))
-        assert [reply.value for reply in replies] == [{"body": "{}"}] * 3
+        responses = await asyncio.gather(*(client._fetcher.fetch(write()) for _ in range(3)))
+        assert [response.value for response in responses] == [{"body": "{}"}] * 3
         await asyncio.sleep(0.01)
         server.steps = [b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"]
         with pytest.raises(UpstreamUnavailable):
@@ -253,7 +253,7 @@ class Stack:
 
 async def test_equal_writes_are_each_made():
     """Nothing of a write is shared, kept or leased, alone or in a batch, also while an equal one is under way."""
-    stack = Stack(FakeFetcher(lambda read: {}), NoLeases())
+    stack = Stack(FakeFetcher(lambda request: {}), NoLeases())
     stack.fleet.gate = asyncio.Event()
     by = scope()
     calls = [asyncio.create_task(stack.cache.fetch(write(by=by))) for _ in range(2)]
@@ -261,7 +261,7 @@ async def test_equal_writes_are_each_made():
     await asyncio.sleep(0.01)
     assert stack.fleet.total == 4
     stack.fleet.gate.set()
-    assert [reply.value for reply in [*await asyncio.gather(*calls), *await batch]] == [{}] * 4
+    assert [response.value for response in [*await asyncio.gather(*calls), *await batch]] == [{}] * 4
     assert (by.stats.cache_hits, by.stats.coalesced, by.stats.fresh_until) == (0, 0, None)
     assert len(stack.memory) == 0
     await stack.cache.fetch(write(by=by))
@@ -271,9 +271,9 @@ async def test_equal_writes_are_each_made():
 @pytest.mark.parametrize("failure", [None, UpstreamTimeout()])
 async def test_a_write_drops_what_it_may_have_changed(failure):
     """Entries of the caller's own vehicle go, also where nobody knows whether the write was carried out; others stay."""
-    stack = Stack(FakeFetcher(lambda read: {} if read.endpoint is TAG else Vehicle(vehicle_id=read.item_id)))
-    reads = [("A", "alice"), ("B", "alice"), ("A", "bob")]
-    for vehicle_id, name in reads:
+    stack = Stack(FakeFetcher(lambda request: {} if request.endpoint is TAG else Vehicle(vehicle_id=request.item_id)))
+    requests = [("A", "alice"), ("B", "alice"), ("A", "bob")]
+    for vehicle_id, name in requests:
         await stack.cache.fetch(vehicle_read(vehicle_id, scope(name)))
     stack.fleet.failure = failure
     try:
@@ -282,7 +282,7 @@ async def test_a_write_drops_what_it_may_have_changed(failure):
         outcome = failed
     assert outcome is failure or isinstance(outcome, UpstreamResponse)
     stack.fleet.failure = None
-    for vehicle_id, name in reads:
+    for vehicle_id, name in requests:
         await stack.cache.fetch(vehicle_read(vehicle_id, scope(name)))
     assert (stack.fleet.calls["/vehicles/A"], stack.fleet.calls["/vehicles/B"]) == (3, 1)
 

@@ -49,7 +49,7 @@ def client_certificate(tmp_path_factory) -> Certificate:
     return certificate(tmp_path_factory.mktemp("client"), "gateway")
 
 
-def read(vehicle_id: str = "JQ7RP") -> UpstreamRequest[Vehicle]:
+def vehicle_request(vehicle_id: str = "JQ7RP") -> UpstreamRequest[Vehicle]:
     """A read of one vehicle."""
     return vehicle_read(vehicle_id, scope("secret-token"))
 
@@ -70,14 +70,14 @@ async def test_a_private_authority_is_trusted_by_setting(transport, server_certi
     server = Server([PLAIN])
     async with server.listening(server_context(server_certificate)) as url:
         async with transport_to(url, transport=transport, ca_file=str(server_certificate.file)) as good:
-            assert (await good.fetch(read())).value.vehicle_id == "JQ7RP"
+            assert (await good.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
         async with transport_to(url, transport=transport) as unknown_authority:
             with pytest.raises(UpstreamUnavailable):
-                await unknown_authority.fetch(read())
+                await unknown_authority.fetch(vehicle_request())
         other_name = url.replace("localhost", "127.0.0.1")
         async with transport_to(other_name, transport=transport, ca_file=str(server_certificate.file)) as wrong_name:
             with pytest.raises(UpstreamUnavailable):
-                await wrong_name.fetch(read())
+                await wrong_name.fetch(vehicle_request())
     assert len(server.heads) == 1
 
 
@@ -92,10 +92,10 @@ async def test_a_client_certificate_is_presented(transport, files, server_certif
     server, trusted = Server([PLAIN]), {"transport": transport, "ca_file": str(server_certificate.file)}
     async with server.listening(server_context(server_certificate, client_certificate)) as url:
         async with transport_to(url, **trusted, **presented) as known:
-            assert (await known.fetch(read())).value.vehicle_id == "JQ7RP"
+            assert (await known.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
         async with transport_to(url, **trusted) as unknown:
             with pytest.raises(UpstreamUnavailable):
-                await unknown.fetch(read())
+                await unknown.fetch(vehicle_request())
     assert len(server.heads) == 1
 
 
@@ -142,7 +142,7 @@ async def test_a_tunnel_through_the_proxy_of_the_environment(variable, monkeypat
         ca_file = str(server_certificate.file)
         async with transport_to(url, transport="httpx", ca_file=ca_file) as transport:
             for _ in range(2):
-                assert (await transport.fetch(read())).value.vehicle_id == "JQ7RP"
+                assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
                 await asyncio.sleep(SILENT)
     (head,) = proxy.heads
     assert head.startswith(b"CONNECT localhost:%d HTTP/1.1\r\n" % int(url.rpartition(":")[2]))
@@ -159,7 +159,7 @@ async def test_a_request_is_forwarded_by_the_proxy_of_the_environment(monkeypatc
         monkeypatch.setenv("http_proxy", address)
         async with transport_to(url, transport="httpx") as transport:
             for _ in range(2):
-                assert (await transport.fetch(read())).value.vehicle_id == "JQ7RP"
+                assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
     assert [head.split(b"\r\n")[0] for head in proxy.heads] == [b"GET %b/vehicles/JQ7RP HTTP/1.1" % url.encode()] * 2
 
 
@@ -170,7 +170,7 @@ async def test_a_host_of_no_proxy_is_called_directly(monkeypatch):
         monkeypatch.setenv("HTTP_PROXY", f"http://{address}")
         monkeypatch.setenv("NO_PROXY", "example.com, localhost")
         async with transport_to(url, transport="httpx") as transport:
-            assert (await transport.fetch(read())).value.vehicle_id == "JQ7RP"
+            assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
     assert (proxy.heads, len(server.heads)) == ([], 1)
 
 
@@ -184,9 +184,9 @@ async def test_a_proxy_that_refuses_makes_the_upstream_unavailable(refusal, monk
         async with transport_to(url, transport="httpx", **settings) as transport:
             for _ in range(5):
                 with pytest.raises(UpstreamUnavailable):
-                    await transport.fetch(read())
+                    await transport.fetch(vehicle_request())
             proxy._refusal = b""
-            assert (await transport.fetch(read())).value.vehicle_id == "JQ7RP"
+            assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
 
 
 @pytest.mark.parametrize(
@@ -269,8 +269,8 @@ async def test_calls_share_one_http2_connection(server_certificate):
     settings = {"transport": "httpx", "http2": True, "ca_file": str(server_certificate.file)}
     async with server.listening(server_context(server_certificate)) as url, transport_to(url, **settings) as transport:
         for _ in range(2):
-            replies = await asyncio.gather(*(transport.fetch(read(f"V{number}")) for number in range(40)))
-            assert [reply.value.vehicle_id for reply in replies] == [f"V{number}" for number in range(40)]
+            responses = await asyncio.gather(*(transport.fetch(vehicle_request(f"V{number}")) for number in range(40)))
+            assert [response.value.vehicle_id for response in responses] == [f"V{number}" for number in range(40)]
     assert [len(paths) for paths in server.streams] == [80]
 
 
@@ -280,7 +280,7 @@ async def test_a_cancelled_call_does_no_harm_to_its_http2_connection(server_cert
     settings = {"transport": "httpx", "http2": True, "ca_file": str(server_certificate.file), "connections_max": 8}
     async with server.listening(server_context(server_certificate)) as url, transport_to(url, **settings) as transport:
         for _ in range(40):
-            calls = [asyncio.create_task(transport.fetch(read(f"V{number}"))) for number in range(8)]
+            calls = [asyncio.create_task(transport.fetch(vehicle_request(f"V{number}"))) for number in range(8)]
             await asyncio.sleep(dice.choice((0, 0.001, 0.003, 0.005, 0.007)))
             left = calls.pop(dice.choice((0, 0, 3)))
             left.cancel()
@@ -296,7 +296,7 @@ async def test_closing_ends_calls_over_http2(server_certificate):
     server = Http2Server(seconds=5)
     settings = {"transport": "httpx", "http2": True, "ca_file": str(server_certificate.file)}
     async with server.listening(server_context(server_certificate)) as url, transport_to(url, **settings) as transport:
-        calls = [asyncio.create_task(transport.fetch(read(f"V{number}"))) for number in range(3)]
+        calls = [asyncio.create_task(transport.fetch(vehicle_request(f"V{number}"))) for number in range(3)]
         await asyncio.sleep(0.05)
         await transport.close()
         outcomes = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 1)
@@ -309,7 +309,7 @@ async def test_a_server_without_http2_is_spoken_to_over_http11(server_certificat
     settings = {"transport": "httpx", "http2": True, "ca_file": str(server_certificate.file)}
     async with server.listening(server_context(server_certificate)) as url, transport_to(url, **settings) as transport:
         for _ in range(3):
-            replies = await asyncio.gather(*(transport.fetch(read()) for _ in range(5)))
-            assert [reply.value.vehicle_id for reply in replies] == ["JQ7RP"] * 5
+            responses = await asyncio.gather(*(transport.fetch(vehicle_request()) for _ in range(5)))
+            assert [response.value.vehicle_id for response in responses] == ["JQ7RP"] * 5
             await asyncio.sleep(SILENT)
     assert 5 <= server.connections <= 11

@@ -55,20 +55,20 @@ def test_what_one_caller_or_place_was_answered_is_not_known_for_another():
 def test_no_more_is_kept_than_may_be_and_the_least_recently_read_goes_first():
     """What was read again stays; what was not makes room."""
     pages = PageDeduplicator(2 * len(body()))
-    kept = {name: weakref.ref(pages.page_of(name, body(), None)) for name in ("alice", "bob")}
-    assert pages.page_of("alice", body(), None) is kept["alice"]()
-    kept["eve"] = weakref.ref(pages.page_of("eve", body(), None))
-    assert {name: page() is not None for name, page in kept.items()} == {"alice": True, "bob": False, "eve": True}
+    latest = {name: weakref.ref(pages.page_of(name, body(), None)) for name in ("alice", "bob")}
+    assert pages.page_of("alice", body(), None) is latest["alice"]()
+    latest["eve"] = weakref.ref(pages.page_of("eve", body(), None))
+    assert {name: page() is not None for name, page in latest.items()} == {"alice": True, "bob": False, "eve": True}
 
 
 def test_what_is_too_large_is_found_while_others_hold_it():
     """It costs nothing then, and it goes with them."""
     pages = PageDeduplicator(10)
-    held = pages.page_of(HERE, body(), None)
-    assert pages.page_of(HERE, body(), None) is held
-    gone = weakref.ref(held)
-    del held
-    assert gone() is None
+    page = pages.page_of(HERE, body(), None)
+    assert pages.page_of(HERE, body(), None) is page
+    page_ref = weakref.ref(page)
+    del page
+    assert page_ref() is None
 
 
 @pytest.mark.parametrize(("bytes_max", "same"), [(0, False), (10_000_000, True)])

@@ -36,7 +36,7 @@ class Limited:
         self.clock, self.limit, self.ends = clock, limit, clock() + seconds
         self.seconds, self.used, self.refused = seconds, 0, 0
 
-    async def fetch(self, read):
+    async def fetch(self, request):
         if self.clock() >= self.ends:
             self.used, self.ends = 0, self.clock() + self.seconds
         self.used += 1
@@ -53,9 +53,9 @@ def by(token: str, seconds: float = 0.001) -> RequestScope:
     return RequestScope(Caller(token), RequestStats(), deadline=Deadline.after(seconds))
 
 
-async def made(calls: Uncoalesced, read: UpstreamRequest[Any]) -> UpstreamResponse[Any]:
+async def fetched(calls: Uncoalesced, request: UpstreamRequest[Any]) -> UpstreamResponse[Any]:
     """What comes of a call; only the rate limiter looks at its deadline."""
-    flight = calls.flight_of(read)
+    flight = calls.flight_of(request)
     if flight.outcome is None:
         await flight.completed()
     if isinstance(flight.outcome, BaseException):
@@ -71,7 +71,7 @@ async def test_the_limit_is_never_used_up():
     refusals = []
     for _ in range(200):
         try:
-            await made(calls, vehicle_read(by=by("alice")))
+            await fetched(calls, vehicle_read(by=by("alice")))
         except RateLimited as refused:
             refusals.append(refused.extensions()["retryAfter"])
     assert fleet.refused == 0
@@ -88,7 +88,7 @@ async def test_the_last_calls_are_spread_over_the_window():
     for _ in range(240):
         clock.time += 0.5
         try:
-            await made(calls, vehicle_read(by=by("alice")))
+            await fetched(calls, vehicle_read(by=by("alice")))
             served.append(clock.time)
         except RateLimited:
             pass
@@ -122,7 +122,7 @@ async def test_a_herd_that_waits_meets_no_refusal_of_the_fleet_api():
 
     async def ask() -> str:
         try:
-            await made(calls, vehicle_read(by=by("alice", 1.2)))
+            await fetched(calls, vehicle_read(by=by("alice", 1.2)))
         except RateLimited:
             return "refused"
         return "served"
@@ -151,7 +151,7 @@ async def test_a_refusal_holds_the_client_back_until_its_time():
         sends_inline = False
         calls = 0
 
-        async def fetch(self, read):
+        async def fetch(self, request):
             self.calls += 1
             raise RateLimited(Problem(429), retry_after=7)
 
@@ -159,12 +159,12 @@ async def test_a_refusal_holds_the_client_back_until_its_time():
     calls = calls_over(fleet, clock, limiter=LocalRateLimiter(SETTINGS))
     for _ in range(3):
         with pytest.raises(RateLimited) as refused:
-            await made(calls, vehicle_read(by=by("alice")))
+            await fetched(calls, vehicle_read(by=by("alice")))
     assert fleet.calls == 1
     assert refused.value.extensions()["retryAfter"] == 7
     clock.time += 7.1
     with pytest.raises(RateLimited):
-        await made(calls, vehicle_read(by=by("alice")))
+        await fetched(calls, vehicle_read(by=by("alice")))
     assert fleet.calls == 2
 
 
@@ -175,7 +175,7 @@ async def test_a_short_wait_is_waited():
     limiter = LocalRateLimiter(SETTINGS)
     limiter.block(Caller("alice").client, clock() + 0.05)
     began = asyncio.get_running_loop().time()
-    await made(calls_over(fleet, clock, limiter=limiter), vehicle_read(by=by("alice", 5)))
+    await fetched(calls_over(fleet, clock, limiter=limiter), vehicle_read(by=by("alice", 5)))
     assert asyncio.get_running_loop().time() - began >= 0.04
 
 
@@ -240,7 +240,7 @@ async def test_two_processes_share_one_window(redis):
     workers = [calls_over(fleet, clock, limiter=RedisRateLimiter(SETTINGS, store)) for store in stores]
     for number in range(120):
         with contextlib.suppress(RateLimited):
-            await made(workers[number % 2], vehicle_read(by=by("alice")))
+            await fetched(workers[number % 2], vehicle_read(by=by("alice")))
     assert fleet.refused == 0
     assert 40 <= fleet.used < 50
     for store in stores:

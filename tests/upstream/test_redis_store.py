@@ -72,11 +72,11 @@ async def test_at_the_same_time_one_process_calls_and_the_others_wait(workers):
     """Equal reads in two workers at once are one upstream call."""
     fleet, one, two = workers
     fleet.gate = asyncio.Event()
-    reads = [asyncio.create_task(worker.cache.fetch(vehicle_read())) for worker in (one, two) for _ in range(20)]
+    calls = [asyncio.create_task(worker.cache.fetch(vehicle_read())) for worker in (one, two) for _ in range(20)]
     await asyncio.sleep(0.05)
     fleet.gate.set()
-    replies = await asyncio.gather(*reads)
-    assert len({reply.value.vehicle_id for reply in replies}) == 1
+    responses = await asyncio.gather(*calls)
+    assert len({response.value.vehicle_id for response in responses}) == 1
     assert fleet.total == 1
 
 
@@ -85,8 +85,8 @@ async def test_when_a_leader_dies_one_other_takes_over(redis):
     fleet = FakeFetcher()
     waiting = [Worker(redis.url, fleet, lease=5.0) for _ in range(4)]
     assert await waiting[0].store.acquire(vehicle_read().key, 0.2)
-    replies = await asyncio.gather(*(worker.cache.fetch(vehicle_read()) for worker in waiting))
-    assert len({reply.value.vehicle_id for reply in replies}) == 1
+    responses = await asyncio.gather(*(worker.cache.fetch(vehicle_read()) for worker in waiting))
+    assert len({response.value.vehicle_id for response in responses}) == 1
     assert fleet.total == 1
     for worker in waiting:
         await worker.store.close()

@@ -55,7 +55,7 @@ def tasks(monkeypatch):
     begun = []
 
     def counted(self, wait):
-        begun.append(self.read.path)
+        begun.append(self.request.path)
         return run_in_task(self, wait)
 
     run_in_task = RunningCall._run_in_task
@@ -104,7 +104,7 @@ async def test_another_layer_takes_part_in_every_call(transport):
         def steps(self, call):
             Around.calls += 1
             yield from Sending().steps(call)
-            call.reply = UpstreamResponse("changed")
+            call.response = UpstreamResponse("changed")
 
     async with Server([PLAIN], names=True).listening() as url:
         http = HttpTransport(UpstreamSettings(url=url, transport=transport))
@@ -192,11 +192,11 @@ async def test_who_leaves_costs_no_connection(coalescing):
     async with client_of([OK, PLAIN[len(OK) :]], **slices) as (client, _):
         dice = random.Random(7)
         for _ in range(4):
-            reads = [asyncio.create_task(client.vehicle(scope(), f"V{number:04}")) for number in range(60)]
-            for left in dice.sample(reads, 40):
+            requests = [asyncio.create_task(client.vehicle(scope(), f"V{number:04}")) for number in range(60)]
+            for left in dice.sample(requests, 40):
                 await asyncio.sleep(dice.choice((0, 0, 0.001)))
                 left.cancel()
-            outcomes = await asyncio.gather(*reads, return_exceptions=True)
+            outcomes = await asyncio.gather(*requests, return_exceptions=True)
             assert sum(isinstance(outcome, Vehicle) for outcome in outcomes) >= 20
             assert all(isinstance(outcome, (Vehicle, asyncio.CancelledError)) for outcome in outcomes)
         assert client.under_way() == 0

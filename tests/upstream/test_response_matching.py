@@ -34,7 +34,7 @@ OTHER = {"alice": "bob", "bob": "alice"}
 KINDS = ("vehicle", "page", "state")
 
 
-class Asked:
+class CheckedRequest:
     """One question of a caller's, and what it was given: `seen` counts that."""
 
     def __init__(self, name: str, dice: random.Random, seen: Counter[str]) -> None:
@@ -51,7 +51,7 @@ class Asked:
         ids = self.ids if self.kind == "vehicle" else [f"{self.ids[0]}{number}" for number in range(PAGE)]
         return [(vehicle_id, self.name) for vehicle_id in ids]
 
-    def was_given(self, outcomes: list[Any]) -> None:
+    def check(self, outcomes: list[Any]) -> None:
         for outcome, right in zip(outcomes, self.expected(), strict=True):
             if isinstance(outcome, BaseException):
                 self.failed(outcome)
@@ -63,32 +63,32 @@ class Asked:
     def failed(self, failure: BaseException) -> None:
         self.seen[type(failure).__name__] += 1
 
-    async def unless_it_leaves(self, work: asyncio.Future[Any]) -> Any:
+    async def result_unless_cancelled(self, work: asyncio.Future[Any]) -> Any:
         """What comes of it, if the caller does not leave before that."""
         if self.leaves_after is not None:
             asyncio.get_running_loop().call_later(self.leaves_after, work.cancel)
         return await work
 
 
-async def ask(client: FleetClient, asked: Asked) -> None:
-    scope = RequestScope(Caller(asked.name), RequestStats(), deadline=Deadline.after(asked.deadline))
+async def check_request(client: FleetClient, request: CheckedRequest) -> None:
+    scope = RequestScope(Caller(request.name), RequestStats(), deadline=Deadline.after(request.deadline))
     try:
-        if asked.kind == "vehicle":
-            call = client.vehicles_by_id(scope, asked.ids)
-            came = list((await asked.unless_it_leaves(asyncio.ensure_future(call))).values())
-        elif asked.kind == "page":
-            page = client.vehicles(scope, search=asked.ids[0])
-            came = list((await asked.unless_it_leaves(asyncio.ensure_future(page))).items)
+        if request.kind == "vehicle":
+            call = client.vehicles_by_id(scope, request.ids)
+            came = list((await request.result_unless_cancelled(asyncio.ensure_future(call))).values())
+        elif request.kind == "page":
+            page = client.vehicles(scope, search=request.ids[0])
+            came = list((await request.result_unless_cancelled(asyncio.ensure_future(page))).items)
         else:
-            states = client.latest_states(scope, asked.ids)
-            came = await asked.unless_it_leaves(asyncio.ensure_future(states))
+            states = client.latest_states(scope, request.ids)
+            came = await request.result_unless_cancelled(asyncio.ensure_future(states))
             came = [state["door"].value if isinstance(state, dict) and state else state for state in came]
     except (GatewayError, asyncio.CancelledError) as failure:
-        asked.failed(failure)
+        request.failed(failure)
         return
     finally:
         scope.deadline.close()
-    asked.was_given([(v.vehicle_id, v.vehicle_model_id) if hasattr(v, "vehicle_id") else v for v in came])
+    request.check([(v.vehicle_id, v.vehicle_model_id) if hasattr(v, "vehicle_id") else v for v in came])
 
 
 async def crowd(url: str, answers: int, **upstream: object) -> Counter[str]:
@@ -106,7 +106,7 @@ async def crowd(url: str, answers: int, **upstream: object) -> Counter[str]:
         async def keep_asking(name: str, number: int) -> None:
             dice = random.Random(f"{name} {number}")
             while seen["right"] < answers:
-                await ask(client, Asked(name, dice, seen))
+                await check_request(client, CheckedRequest(name, dice, seen))
                 if dice.random() < 0.05:
                     await asyncio.sleep(dice.uniform(0, 0.02))
 
@@ -134,24 +134,24 @@ async def served_crowd(url: str, answers: int) -> Counter[str]:
         async def keep_asking(name: str, number: int) -> None:
             dice = random.Random(f"{name} {number}")
             while seen["right"] < answers:
-                asked = Asked(name, dice, seen)
-                if asked.kind == "page":
-                    query = f'{{vehicles(search:"{asked.ids[0]}"){{nodes{{vehicleId vehicleModelId}}}}}}'
+                request = CheckedRequest(name, dice, seen)
+                if request.kind == "page":
+                    query = f'{{vehicles(search:"{request.ids[0]}"){{nodes{{vehicleId vehicleModelId}}}}}}'
                 else:
-                    fields = [f'v{n}:vehicle(id:"{i}"){{vehicleId vehicleModelId}}' for n, i in enumerate(asked.ids)]
-                    query, asked.kind = f"{{{' '.join(fields)}}}", "vehicle"
+                    fields = [f'v{n}:vehicle(id:"{i}"){{vehicleId vehicleModelId}}' for n, i in enumerate(request.ids)]
+                    query, request.kind = f"{{{' '.join(fields)}}}", "vehicle"
                 call = http.post("/graphql", json={"query": query}, headers={"Authorization": f"Bearer {name}"})
                 try:
-                    data = (await asked.unless_it_leaves(asyncio.ensure_future(call))).json()["data"]
+                    data = (await request.result_unless_cancelled(asyncio.ensure_future(call))).json()["data"]
                 except asyncio.CancelledError as left:
-                    asked.failed(left)
+                    request.failed(left)
                     continue
-                nodes = list(data.values()) if asked.kind == "vehicle" else (data["vehicles"] or {}).get("nodes")
+                nodes = list(data.values()) if request.kind == "vehicle" else (data["vehicles"] or {}).get("nodes")
                 if nodes is None:
                     seen["errors"] += 1
                     continue
                 failure = GatewayError("as the answer says")
-                asked.was_given([failure if v is None else (v["vehicleId"], v["vehicleModelId"]) for v in nodes])
+                request.check([failure if v is None else (v["vehicleId"], v["vehicleModelId"]) for v in nodes])
 
         await asyncio.gather(*(keep_asking(name, number) for name in OTHER for number in range(AT_A_TIME)))
     return seen

@@ -37,7 +37,7 @@ class Failing:
         self.failures = list(failures)
         self.calls = 0
 
-    async def fetch(self, read):
+    async def fetch(self, request):
         self.calls += 1
         if self.failures:
             raise self.failures.pop(0)
@@ -97,7 +97,7 @@ async def test_retries_are_a_tenth_of_the_traffic_at_most():
         sends_inline = False
         calls = 0
 
-        async def fetch(self, read):
+        async def fetch(self, request):
             self.calls += 1
             raise UpstreamUnavailable
 
@@ -111,13 +111,13 @@ async def test_retries_are_a_tenth_of_the_traffic_at_most():
 def test_a_budget_never_gives_more_than_its_share_and_reserve(retried, share, reserve):
     """Whatever the order of reads and retries, retries stay within the reserve and the share of reads."""
     budget = Budget(share, reserve)
-    reads = retries = 0
+    requests = retries = 0
     for wants_retry in retried:
         budget.save()
-        reads += 1
+        requests += 1
         if wants_retry:
             retries += budget.spend()
-    assert retries <= reserve + share * reads + 1e-6
+    assert retries <= reserve + share * requests + 1e-6
 
 
 @given(st.integers(2, 30), st.floats(0.5, 1.0))

@@ -106,9 +106,9 @@ async def test_what_does_not_look_like_a_problem_is_not_told(said):
 async def test_an_etag_that_could_not_be_sent_back_is_not_kept():
     """A tag outside ASCII: the answer is as good as one without."""
     transport = transport_over(httpx.Response(200, json={"id": "JQ7RP"}, headers=[(b"etag", b'"caf\xe9"')]))
-    reply = await transport.fetch(READ)
-    assert reply.value is not None
-    assert reply.etag is None
+    response = await transport.fetch(READ)
+    assert response.value is not None
+    assert response.etag is None
 
 
 @pytest.mark.parametrize(
@@ -259,8 +259,8 @@ async def test_callers_who_leave_do_not_use_up_connections(kind):
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
-    replies = await asyncio.wait_for(asyncio.gather(*(transport.fetch(READ) for _ in range(5))), 10)
-    assert [reply.value.vehicle_id for reply in replies] == ["JQ7RP"] * 5
+    responses = await asyncio.wait_for(asyncio.gather(*(transport.fetch(READ) for _ in range(5))), 10)
+    assert [response.value.vehicle_id for response in responses] == ["JQ7RP"] * 5
     await transport.settle()
     await http.close()
     server.close()

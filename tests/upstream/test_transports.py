@@ -35,7 +35,7 @@ SILENT = 0.07  # seconds after which either transport has a connection serve its
 Step = bytes | object
 
 
-def read(vehicle_id: str = "JQ7RP", token: str = "secret-token") -> UpstreamRequest[Vehicle]:
+def vehicle_request(vehicle_id: str = "JQ7RP", token: str = "secret-token") -> UpstreamRequest[Vehicle]:
     endpoint = replace(ENDPOINTS.vehicle, id_of=lambda vehicle: vehicle_id if vehicle.vehicle_id == "JQ7RP" else "")
     return UpstreamRequest.of(RequestScope(Caller(token), RequestStats()), endpoint, item_id=vehicle_id)
 
@@ -202,8 +202,8 @@ def test_an_answer_is_whole_however_it_is_framed(run, framing):
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         for _ in range(2):
-            reply = await transport.fetch(read())
-            assert (reply.value.vehicle_id, reply.size, reply.etag) == ("JQ7RP", 14, None)
+            response = await transport.fetch(vehicle_request())
+            assert (response.value.vehicle_id, response.size, response.etag) == ("JQ7RP", 14, None)
 
     run(scenario, GOOD[framing])
 
@@ -215,8 +215,8 @@ def test_an_answer_that_is_none_has_its_error(run, fault):
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         with pytest.raises(error):
-            await transport.fetch(read())
-        assert (await transport.fetch(read())).value.vehicle_id == "JQ7RP"
+            await transport.fetch(vehicle_request())
+        assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
         assert len(server.heads) == 2
 
     run(scenario, steps, [PLAIN], read_timeout=0.2, connections_max=1, response_bytes_max=2048)
@@ -227,7 +227,7 @@ def test_what_drips_is_given_up(run):
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         with pytest.raises(UpstreamTimeout):
-            await transport.fetch(read())
+            await transport.fetch(vehicle_request())
 
     run(scenario, [OK, *[b"X: y\r\n"] * 1000], total_timeout=0.2)
 
@@ -238,10 +238,10 @@ def test_some_statuses_have_no_body(run, status, lines):
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         with pytest.raises(UpstreamInvalidResponse) as failed:
-            await transport.fetch(read())
+            await transport.fetch(vehicle_request())
         assert failed.value.problem.status == status
         await asyncio.sleep(SILENT)
-        await transport.fetch(read())
+        await transport.fetch(vehicle_request())
         assert server.connections == 1
 
     run(scenario, [b"HTTP/1.1 %d Fine\r\n%b\r\n" % (status, lines)], [PLAIN], read_timeout=1)
@@ -252,8 +252,8 @@ def test_cookies_and_redirects_are_not_followed(run):
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         with pytest.raises(UpstreamInvalidResponse):
-            await transport.fetch(read())
-        await transport.fetch(read())
+            await transport.fetch(vehicle_request())
+        await transport.fetch(vehicle_request())
         assert len(server.heads) == 2
         assert not any(b"cookie" in head.lower() for head in server.heads)
 
@@ -266,16 +266,16 @@ def test_connections_are_kept_as_long_as_they_may(run):
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         for _ in range(3):
-            await transport.fetch(read())
+            await transport.fetch(vehicle_request())
             await asyncio.sleep(SILENT)
         assert server.connections == 1
         await asyncio.sleep(0.5)
-        await transport.fetch(read())
+        await transport.fetch(vehicle_request())
         await asyncio.sleep(SILENT)
         assert server.connections == 2
-        await transport.fetch(read())  # after its answer the server ends the connection
+        await transport.fetch(vehicle_request())  # after its answer the server ends the connection
         await asyncio.sleep(0.1)
-        await transport.fetch(read())
+        await transport.fetch(vehicle_request())
         assert server.connections == 3
 
     run(scenario, *[[PLAIN]] * 4, [PLAIN, CLOSE], [PLAIN], keepalive_expiry=0.2)
@@ -286,7 +286,7 @@ def test_an_idle_connection_is_closed_after_its_time(run):
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         for _ in range(4):
-            await transport.fetch(read())
+            await transport.fetch(vehicle_request())
             await asyncio.sleep(0.15)
         assert server.connections == 1
         await asyncio.sleep(0.8)
@@ -300,12 +300,14 @@ def test_no_answer_is_taken_for_another_calls(run):
     other = PLAIN.replace(b"JQ7RP", b"OTHER")
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
-        calls = [transport.fetch(read()) for _ in range(3)]
-        replies = await asyncio.gather(*calls, return_exceptions=True)
+        calls = [transport.fetch(vehicle_request()) for _ in range(3)]
+        responses = await asyncio.gather(*calls, return_exceptions=True)
         for _ in range(2):
-            replies.append(await transport.fetch(read()))
+            responses.append(await transport.fetch(vehicle_request()))
             await asyncio.sleep(0.05)
-        assert {reply.value.vehicle_id for reply in replies if not isinstance(reply, UpstreamUnavailable)} == {"JQ7RP"}
+        assert {
+            response.value.vehicle_id for response in responses if not isinstance(response, UpstreamUnavailable)
+        } == {"JQ7RP"}
         assert server.connections == 5
 
     run(scenario, [PLAIN + other], [PLAIN], [PLAIN], [PLAIN, other], [PLAIN], connections_max=1)
@@ -329,11 +331,11 @@ def test_who_ends_an_idle_connection_is_trusted_still(run):
     """A 408 with which a server ends an idle connection is nobody's answer; others stay."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
-        await asyncio.gather(transport.fetch(read()), transport.fetch(read()))
+        await asyncio.gather(transport.fetch(vehicle_request()), transport.fetch(vehicle_request()))
         server.writers[0].write(b"HTTP/1.1 408 Request Timeout\r\nConnection: close\r\n\r\n")
         for _ in range(3):
             await asyncio.sleep(SILENT)
-            await transport.fetch(read())
+            await transport.fetch(vehicle_request())
         assert server.connections == 2
 
     run(scenario, [PLAIN])
@@ -344,8 +346,8 @@ def test_an_answer_of_another_vehicle_is_invalid(run):
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         with pytest.raises(UpstreamInvalidResponse):
-            await transport.fetch(read())
-        assert (await transport.fetch(read())).value.vehicle_id == "JQ7RP"
+            await transport.fetch(vehicle_request())
+        assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
         assert server.connections == 2
 
     run(scenario, [PLAIN.replace(b"JQ7RP", b"OTHER")], [PLAIN])
@@ -354,17 +356,17 @@ def test_an_answer_of_another_vehicle_is_invalid(run):
 @pytest.mark.parametrize("run", ["builtin"], indirect=True)
 def test_a_connection_changes_hands_only_after_silence(run, monkeypatch):
     """The same principal's next vehicle is read at once; for another's, and what shows no id, it has to be silent."""
-    monkeypatch.setattr("gateway.upstream.http.http1.QUIET", 60)
+    monkeypatch.setattr("gateway.upstream.http.http1.SILENCE", 60)
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         for _ in range(3):
-            await transport.fetch(read())
+            await transport.fetch(vehicle_request())
         assert server.connections == 1
-        await transport.fetch(read(token="another"))
+        await transport.fetch(vehicle_request(token="another"))
         assert server.connections == 2
         await transport.fetch(unchecked())
         assert server.connections == 3
-        await asyncio.gather(*(transport.fetch(read(token=token)) for token in ("another", "secret-token")))
+        await asyncio.gather(*(transport.fetch(vehicle_request(token=token)) for token in ("another", "secret-token")))
         assert server.connections == 3
         await transport.fetch(unchecked("another"))
         assert server.connections == 4
@@ -377,8 +379,8 @@ def test_where_no_other_may_be_opened_the_next_waits_for_silence(run):
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         calls = [transport.fetch(unchecked(token)) for token in ("one", "two") for _ in range(5)]
-        replies = await asyncio.gather(*calls)
-        assert [reply.value.vehicle_id for reply in replies] == ["JQ7RP"] * 10
+        responses = await asyncio.gather(*calls)
+        assert [response.value.vehicle_id for response in responses] == ["JQ7RP"] * 10
         assert (server.connections, len(server.heads)) == (1, 10)
 
     run(scenario, [PLAIN], connections_max=1)
@@ -401,7 +403,7 @@ def test_nobody_waits_for_a_connection_for_ever(run):
     """Beyond the bound calls wait, for as long as they may; connections that hang are given up."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
-        calls = [transport.fetch(read()) for _ in range(4)]
+        calls = [transport.fetch(vehicle_request()) for _ in range(4)]
         results = await asyncio.gather(*calls, return_exceptions=True)
         assert [type(result) for result in results] == [UpstreamTimeout] * 4
         assert server.connections <= 2
@@ -416,16 +418,18 @@ def test_who_reads_a_few_does_not_wait_for_who_reads_many(loop_factory):
         server = Server([PLAIN])
         async with server.listening() as url:
             transport = HttpTransport(UpstreamSettings(url=url, connections_max=2))
-            many = [asyncio.ensure_future(transport.fetch(read(f"many{number}", "many"))) for number in range(60)]
+            many = [
+                asyncio.ensure_future(transport.fetch(vehicle_request(f"many{number}", "many"))) for number in range(60)
+            ]
             await asyncio.sleep(0)
-            few = [transport.fetch(read(f"few{number}", "few")) for number in range(3)]
+            few = [transport.fetch(vehicle_request(f"few{number}", "few")) for number in range(3)]
 
             def names() -> list[str]:
                 return [head.split(b" ")[1].rsplit(b"/", 1)[1].decode() for head in server.heads]
 
             await asyncio.gather(*few)
-            asked = names()
-            assert asked.index("few2") < 12
+            requested = names()
+            assert requested.index("few2") < 12
             await asyncio.gather(*many)
             await transport.close()
             assert sorted(names()) == sorted([f"many{number}" for number in range(60)] + ["few0", "few1", "few2"])
@@ -441,7 +445,7 @@ def test_no_server_is_an_outage(transport, loop_factory):
     async def scenario() -> None:
         for url in ("http://127.0.0.1:1", "http://nowhere.invalid"):
             http = HttpTransport(UpstreamSettings(url=url, transport=transport, connections_max=2))
-            calls = [http.fetch(read()) for _ in range(5)]
+            calls = [http.fetch(vehicle_request()) for _ in range(5)]
             results = await asyncio.gather(*calls, return_exceptions=True)
             assert [type(result) for result in results] == [UpstreamUnavailable] * 5
             await http.close()
@@ -456,18 +460,18 @@ def test_callers_who_leave_at_any_time_cost_no_connection(run):
     async def scenario(transport: HttpTransport, server: Server) -> None:
         flights = Uncoalesced(Sending(), transport)
         dice = random.Random(7)
-        kept = 0
+        completed = 0
         for _ in range(6):
-            calls = [asyncio.create_task(flights.fetch(read(f"V{number}"))) for number in range(60)]
+            calls = [asyncio.create_task(flights.fetch(vehicle_request(f"V{number}"))) for number in range(60)]
             for call in dice.sample(calls, 40):
                 await asyncio.sleep(dice.choice((0, 0, 0.001)))
                 call.cancel()
             for result in await asyncio.gather(*calls, return_exceptions=True):
-                kept += not isinstance(result, BaseException)
-        assert kept >= 120
+                completed += not isinstance(result, BaseException)
+        assert completed >= 120
         for _ in range(2):
-            replies = await asyncio.gather(*(flights.fetch(read()) for _ in range(9)))
-            assert [reply.value.vehicle_id for reply in replies] == ["JQ7RP"] * 9
+            responses = await asyncio.gather(*(flights.fetch(vehicle_request()) for _ in range(9)))
+            assert [response.value.vehicle_id for response in responses] == ["JQ7RP"] * 9
         await flights.settle()
 
     run(scenario, [PLAIN[:20], PLAIN[20:]], connections_max=3, pool_timeout=6)
@@ -477,14 +481,14 @@ def test_a_cancelled_call_ends_its_connection_alone(run):
     """Who leaves closes the connection under way; the other one stays."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
-        await asyncio.gather(transport.fetch(read()), transport.fetch(read()))
+        await asyncio.gather(transport.fetch(vehicle_request()), transport.fetch(vehicle_request()))
         assert server.connections == 2
         await asyncio.sleep(SILENT)
-        leaving = asyncio.create_task(transport.fetch(read()))
+        leaving = asyncio.create_task(transport.fetch(vehicle_request()))
         await asyncio.sleep(0.05)
         leaving.cancel()
         await asyncio.gather(leaving, return_exceptions=True)
-        await transport.fetch(read())
+        await transport.fetch(vehicle_request())
         assert server.connections == 2
 
     run(scenario, [PLAIN[:20], PLAIN[20:]], [PLAIN[:20], PLAIN[20:]], [PAUSE], [PLAIN])
@@ -495,10 +499,10 @@ def test_a_connection_that_is_closing_takes_no_call(run):
     """A call that was given a connection that is closing has another: nothing of it was sent."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
-        await transport.fetch(read())
+        await transport.fetch(vehicle_request())
         (idle,) = transport._http1._idle
         idle._transport.abort()
-        assert (await transport.fetch(read())).value.vehicle_id == "JQ7RP"
+        assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
         assert (server.connections, len(server.heads)) == (2, 2)
 
     run(scenario, [PLAIN])
@@ -508,10 +512,10 @@ def test_closing_ends_every_call(run):
     """Calls under way, calls that wait and calls that come later all fail, at once."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
-        calls = [asyncio.create_task(transport.fetch(read())) for _ in range(3)]
+        calls = [asyncio.create_task(transport.fetch(vehicle_request())) for _ in range(3)]
         await asyncio.sleep(0.05)
         await transport.close()
-        results = await asyncio.gather(*calls, transport.fetch(read()), return_exceptions=True)
+        results = await asyncio.gather(*calls, transport.fetch(vehicle_request()), return_exceptions=True)
         assert [type(result) for result in results] == [UpstreamUnavailable] * 4
 
     run(scenario, [PAUSE], connections_max=1)
@@ -524,17 +528,17 @@ async def test_nothing_can_be_slipped_into_a_request(name):
     async with server.listening() as url:
         transport = HttpTransport(UpstreamSettings(url=url, transport=name, fleet_id="a\r\nY: b"))
         with pytest.raises(UpstreamUnavailable):
-            await transport.fetch(read())
+            await transport.fetch(vehicle_request())
         await transport.close()
         transport = HttpTransport(UpstreamSettings(url=url, transport=name))
         for token in ("a\nb", "a\r\nY: b", "ä"):
             with pytest.raises(UpstreamUnavailable):
-                await transport.fetch(read(token=token))
+                await transport.fetch(vehicle_request(token=token))
         with pytest.raises(UpstreamUnavailable):
             await transport.fetch(
                 UpstreamRequest.of(RequestScope(Caller("t"), RequestStats()), replace(ENDPOINTS.vehicle, path="/a b"))
             )
         assert server.heads == []
-        await transport.fetch(read())
+        await transport.fetch(vehicle_request())
         assert server.heads[0].lower().count(b"\r\nhost: ") == 1
         await transport.close()

@@ -1,13 +1,13 @@
-"""The builtin transport: HTTP/1.1 with httptools' parser, for a fraction of what httpx costs.
+"""The builtin transport: HTTP/1.1 with httptools' parser, for a fraction of the CPU time of httpx.
 
-`Http1` has calls wait in lines, one for each principal, and gives each free connection the next; `Connection` asks one
-question at a time. A call that is cancelled while it is under way closes its connection, which nobody else was using.
-Nothing is sent twice and nothing is pipelined; redirects, cookies, proxies and authentication are not known here.
+`Http1` queues calls fairly by principal and gives each free connection the next one; a `Connection` makes one call at a
+time. A call that is cancelled in progress closes its connection, which no other call uses. Nothing is retried or
+pipelined; redirects, cookies, proxies and authentication are not supported.
 
-HTTP/1.1 does not say which request an answer belongs to. So that none is given to another call, and above all to
-another principal, a connection serves its next call only after it has been silent for `QUIET` seconds, and is looked at
-just before the request is sent; the next call goes at once only where it is the same principal's and its answer shows
-what it answers. After a server has sent what nobody asked for, each call has a connection of its own for a while.
+HTTP/1.1 does not say which request a response belongs to. To keep a response from another call, and above all from
+another principal, a connection takes its next call only after `SILENCE` seconds without a byte, and is polled just
+before the request is sent. The next call is sent at once only if it is the same principal's and its response can be
+matched to it. After an unsolicited response, each call has a connection of its own for a while.
 """
 
 from __future__ import annotations
@@ -33,80 +33,80 @@ from gateway.upstream.http.network import tls_context
 
 log = get_logger("gateway.upstream")
 
-# Bytes of an answer that come without any of its body: its head with interim answers, then its trailers, and what the
-# framing of the whole body may add to its bound.
+# Bytes of a response without body bytes: its head with interim responses, its trailers, and the framing of the body.
 HEAD_BYTES_MAX = 64 * 1024
-# Header fields of an answer, by name.
+# Header fields of a response.
 FIELDS_MAX = 256
-# Pieces of a body that are held apart, and after how many in one read others have their turn first.
-PIECES_MAX = 64
-PIECES_A_TURN = 1024
-# Seconds without a byte before a connection serves a call that what came late could be taken for an answer to.
-QUIET = 0.005
-# Seconds for which no connection serves a second call, after one has received what nobody asked for.
+# Chunks of a body before they are joined, and chunks in one read after which other callbacks run first.
+CHUNKS_MAX = 64
+CHUNKS_PER_ITERATION = 1024
+# Seconds without a byte before a connection takes a call that could be given a late response to another.
+SILENCE = 0.005
+# Seconds for which no connection takes a second call after an unsolicited response.
 DISTRUST = 60.0
-# What servers send before they end an idle connection is no answer that could be another call's.
-FAREWELL = b" 408 "
-# Seconds before the next of a host's addresses is tried beside the one before.
-NEXT_ADDRESS = 0.25
+# Servers send a 408 before they close an idle connection. It is no response to another call.
+TIMEOUT_STATUS = b" 408 "
+# Seconds before a host's next address is tried concurrently.
+HAPPY_EYEBALLS_DELAY = 0.25
 FRAMED = frozenset((b"content-length", b"transfer-encoding"))
-ODD = "The request holds what no request may."
+INVALID_REQUEST = "The request contains characters that are not allowed."
 OK = 200
-Parts = tuple[int, Fields, bytes]
-# What an answer is made into where it arrives; raises our errors.
-Decode = Callable[[Parts], Any]
+RawResponse = tuple[int, Fields, bytes]
+# Decodes a response as it arrives; raises the gateway's errors.
+Decoder = Callable[[RawResponse], Any]
 
 
 class Call(Protocol):
-    """A question that is told what comes of it, as a future would be; times in seconds of the loop's clock.
+    """A call that is completed as a future would be; times are in seconds of the event loop's clock.
 
-    `connection` is the one that it has, from when it is asked until it is answered. It waits in its `line` for one,
-    which is its principal's. `at_once` is that, too, if an answer with status 200 shows whether it is this call's, else
-    it is empty.
+    `connection` is set while the call is in progress. The call waits for one until `queued_until`, in the queue of its
+    `tenant`, which is its principal. `reuse_key` is the tenant if a 200 can be matched to the call, else it is empty.
     """
 
-    line: str
-    at_once: str
+    tenant: str
+    reuse_key: str
     connection: Connection | None
     ends: float
-    gives_up: float
+    queued_until: float
     head: bytes
 
     def done(self) -> bool:
-        """Whether nobody asks any more."""
+        """Whether the outcome is no longer needed."""
 
-    def set_result(self, parts: Parts) -> bool:
-        """The answer is there; perhaps nobody asks any more. False where it can't be the answer to this call."""
+    def set_result(self, raw: RawResponse) -> bool:
+        """Takes the response, even if the call is done; false if it can't be the response to this call."""
 
     def set_exception(self, failure: Exception) -> None:
-        """There will be none."""
+        """Takes a failure in place of a response."""
 
 
-class _Awaited:
-    """A call whose answer somebody awaits."""
+class _AwaitedCall:
+    """A call that completes a future."""
 
-    __slots__ = ("at_once", "connection", "ends", "future", "gives_up", "head", "line", "made")
+    __slots__ = ("connection", "decode", "ends", "future", "head", "queued_until", "reuse_key", "tenant")
 
-    def __init__(self, future: asyncio.Future[Any], head: bytes, line: str, made: Decode | None, checked: bool) -> None:  # noqa: FBT001
-        self.line = line
+    def __init__(
+        self, future: asyncio.Future[Any], head: bytes, tenant: str, decode: Decoder | None, *, is_checked: bool
+    ) -> None:
+        self.tenant = tenant
         self.future = future
         self.head = head
-        self.made = made
-        self.at_once = line if checked else ""
+        self.decode = decode
+        self.reuse_key = tenant if is_checked else ""
         self.connection: Connection | None = None
-        self.ends = self.gives_up = 0.0
+        self.ends = self.queued_until = 0.0
 
     def done(self) -> bool:
         return self.future.done()
 
-    def set_result(self, parts: Parts) -> bool:
+    def set_result(self, raw: RawResponse) -> bool:
         if self.future.done():
             return True
         try:
-            self.future.set_result(parts if self.made is None else self.made(parts))
-        except Exception as failure:  # noqa: BLE001 - whoever awaits it sees to it
+            self.future.set_result(raw if self.decode is None else self.decode(raw))
+        except Exception as failure:  # noqa: BLE001 - the waiter handles it
             self.future.set_exception(failure)
-            return not is_foreign(failure, parts)
+            return not is_foreign(failure, raw)
         return True
 
     def set_exception(self, failure: Exception) -> None:
@@ -114,10 +114,9 @@ class _Awaited:
 
 
 class Http1:
-    """A pool of connections to one origin; every answer is whole when it is given, within all bounds of the settings.
+    """A pool of connections to one origin, which returns complete responses within the bounds of the settings.
 
-    Raises httpx's errors. Of an answer that is too large no more is read than shows it: a response is cut one byte
-    after its bound.
+    Raises httpx's errors. A response that is too large is cut one byte after its bound.
     """
 
     def __init__(self, settings: UpstreamSettings) -> None:
@@ -127,74 +126,77 @@ class Http1:
         self._path = url.raw_path.decode("ascii").rstrip("/")
         self._rest = f" HTTP/1.1\r\nHost: {url.netloc.decode('ascii')}\r\n"
         self._tls = tls_context(settings) if url.scheme == "https" else None
-        self._gives_up_after = min(settings.pool_timeout, settings.total_timeout)
-        self._ends_after = settings.total_timeout
-        # Asked for once: in Python 3.11 it costs a system call each time.
+        self._pool_timeout = min(settings.pool_timeout, settings.total_timeout)
+        self._total_timeout = settings.total_timeout
+        # Cached, because in Python 3.11 getting the loop costs a system call.
         self._loop: asyncio.AbstractEventLoop | None = None
-        # The one that has been idle longest first: what comes late for it has had the most time to arrive.
+        # The longest idle one first, because a late response to it has had the most time to arrive.
         self._idle: dict[Connection, None] = {}
         self._connections: set[Connection] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._queue: FairQueue[Call] = FairQueue(_is_done)
-        # The requests of an event-loop iteration are sent together: the first wakes the fleet API's machine.
+        # The requests of an event-loop iteration are sent together: the first one wakes the fleet API's machine.
         self.requests: TickBatch[Connection] = TickBatch(_send_all)
-        self._clock: asyncio.TimerHandle | None = None
-        self._silence: asyncio.TimerHandle | None = None
-        self.trusts_from = 0.0
+        self._queue_timer: asyncio.TimerHandle | None = None
+        self._silence_timer: asyncio.TimerHandle | None = None
+        self.distrusted_until = 0.0
         self._closed = False
 
     def prepared(self, fields: Mapping[str, str]) -> bytes:
-        """Header fields as `request` takes them, made once for many calls."""
+        """Header fields rendered for `request`, once for many calls."""
         lines = "".join([f"{name}: {value}\r\n" for name, value in fields.items()])
         _check(lines, len(fields))
         return f"{self._rest}{lines}\r\n".encode("ascii")
 
     def request(self, method: str, target: str, prepared: bytes, body: bytes = b"") -> bytes:
-        """The whole of a request to a target, which is of ASCII, with prepared header fields."""
+        """A complete request to an ASCII target, with prepared header fields."""
         if not target.isascii() or not target.isprintable() or " " in target:
-            raise httpx.LocalProtocolError(ODD)
+            raise httpx.LocalProtocolError(INVALID_REQUEST)
         head = f"{method} {self._path}{target}".encode() + prepared
         if method == "GET":
             return head
         return b"%bContent-Length: %d\r\n\r\n%b" % (head[:-2], len(body), body)
 
     def begin(self, call: Call) -> None:
-        """Sends a call's `head`; the call is told in the turn in which its answer comes.
+        """Sends a call's `head`, and completes the call in the event-loop iteration in which the response arrives.
 
-        Who gives up closes its `connection`.
+        To abandon the call, close its `connection`.
         """
         loop = self._loop
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
         now = loop.time()
-        call.ends = now + self._ends_after
+        call.ends = now + self._total_timeout
         if self._idle and not self._queue:
             newest = self._idle.popitem()[0]
-            if newest.reusable_for == call.at_once:
-                newest.ask(call, now)
+            if newest.reusable_by == call.reuse_key:
+                newest.start(call, now)
                 return
             self._idle[newest] = None
         self._wait_for_connection(call, loop, now)
 
-    async def asked(self, head: bytes, line: str = "", made: Decode | None = None, *, checked: bool = False) -> Any:
-        """Status, header fields and body of an answer as it came, past httpx's objects, or what is `made` of them.
+    async def asked(
+        self, head: bytes, tenant: str = "", decode: Decoder | None = None, *, is_checked: bool = False
+    ) -> Any:
+        """A response's status, header fields and body, or the result of `decode`, without httpx's objects.
 
-        `line` says where to wait, `checked` whether `made` refuses another call's answer with status 200.
+        The call waits in the queue of `tenant`. `is_checked` says that `decode` rejects a 200 that belongs to another
+        call.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        call = _Awaited(future, head, line, made, checked)
+        call = _AwaitedCall(future, head, tenant, decode, is_checked=is_checked)
         self.begin(call)
         try:
             return await future
         finally:
-            # Left before its answer was there: what still comes of it is nobody's.
+            # Cancelled before the response arrived; no other call may get that.
             if call.connection is not None:
                 call.connection.close()
 
     async def aclose(self) -> None:
-        """Closes every connection; calls under way fail."""
+        """Closes every connection; calls in progress fail."""
         self._closed = True
-        for timer in (self._clock, self._silence):
+        for timer in (self._queue_timer, self._silence_timer):
             if timer is not None:
                 timer.cancel()
         while (popped := self._queue.pop()) is not None:
@@ -208,11 +210,11 @@ class Http1:
             await asyncio.wait([*self._connecting, *lost], timeout=1)
 
     def free(self, connection: Connection, now: float) -> None:
-        """A connection can take the next call."""
+        """Gives a free connection the next call, or makes it idle."""
         call = self._queue.peek() if self._queue else None
-        if call is not None and (connection.reusable_for == call.at_once or connection.silent_at <= now):
+        if call is not None and (connection.reusable_by == call.reuse_key or connection.silent_at <= now):
             self._queue.pop()
-            connection.ask(call, now)
+            connection.start(call, now)
         elif self._closed:
             connection.close()
         else:
@@ -221,7 +223,7 @@ class Http1:
                 self._serve(now)
 
     def put_back(self, call: Call) -> None:
-        """A call whose request was not sent needs another connection; it is the next of its line."""
+        """Queues a call whose request was not sent as the next of its tenant."""
         call.connection = None
         if call.done():
             return
@@ -232,24 +234,23 @@ class Http1:
             self._wait_for_connection(call, loop, loop.time(), first=True)
 
     def distrust(self) -> None:
-        """The server has sent what nobody asked for, so the next answer may be another call's."""
+        """Stops reusing connections for a while after an unsolicited response: the next one may be another call's."""
         now = asyncio.get_running_loop().time()
-        if now >= self.trusts_from:
-            log.warning("upstream sent an answer that nobody asked for", connection_per_call_seconds=DISTRUST)
-        self.trusts_from = now + DISTRUST
+        if now >= self.distrusted_until:
+            log.warning("upstream sent an unsolicited response", connection_per_call_seconds=DISTRUST)
+        self.distrusted_until = now + DISTRUST
         for connection in list(self._idle):
             if connection.has_served:
                 connection.close()
 
     def _idle_for(self, call: Call, now: float) -> Connection | None:
-        """The idle connection that serves a call now: where it matters, the oldest of those that have been silent.
+        """The idle connection for a call: its tenant's newest if responses can be matched, else the oldest silent one.
 
-        A call whose answer shows that it is its own goes to those of its principal at once, and the newest is the
-        cheapest: to take each in turn costs a sixth of the call.
+        The newest is the cheapest: to rotate among connections costs a sixth of a call.
         """
-        if call.at_once:
+        if call.reuse_key:
             for connection in reversed(self._idle):
-                if connection.reusable_for == call.at_once:
+                if connection.reusable_by == call.reuse_key:
                     return connection
                 if connection.silent_at <= now:
                     break
@@ -257,25 +258,25 @@ class Http1:
         return oldest if oldest.silent_at <= now else None
 
     def _serve(self, now: float) -> None:
-        """Gives those whose turn it is the connections that they may have; looks again when one has been silent."""
+        """Gives queued calls the connections that they may use; runs again when the next one has been silent."""
         while self._idle and (call := self._queue.peek()) is not None:
             connection = self._idle_for(call, now)
             if connection is None:
-                if self._silence is None:
+                if self._silence_timer is None:
                     silent_at = next(iter(self._idle)).silent_at
-                    self._silence = asyncio.get_running_loop().call_at(silent_at, self._after_silence)
+                    self._silence_timer = asyncio.get_running_loop().call_at(silent_at, self._after_silence)
                 return
             self._queue.pop()
             del self._idle[connection]
-            connection.ask(call, now)
+            connection.start(call, now)
 
     def _after_silence(self) -> None:
-        self._silence = None
-        # The loop may be early by as much as its clock resolves.
+        self._silence_timer = None
+        # The event loop may call this early by up to its clock's resolution.
         self._serve(asyncio.get_running_loop().time() + 0.001)
 
-    def gone(self, connection: Connection) -> None:
-        """A connection can take no further call; others may need one in its place."""
+    def connection_closed(self, connection: Connection) -> None:
+        """Forgets a closed connection, and opens others if calls wait for one."""
         self._idle.pop(connection, None)
         self._connections.discard(connection)
         self._connect_as_needed()
@@ -285,23 +286,23 @@ class Http1:
     ) -> None:
         if self._closed:
             raise httpx.ConnectError("The transport is closed.")
-        call.gives_up = call.ends - self._ends_after + self._gives_up_after
-        self._queue.push(call.line, call, first=first)
+        call.queued_until = call.ends - self._total_timeout + self._pool_timeout
+        self._queue.push(call.tenant, call, first=first)
         self._serve(now)
         if self._queue:
-            if self._clock is None:
-                self._clock = loop.call_at(call.gives_up, self._look_at_queue)
+            if self._queue_timer is None:
+                self._queue_timer = loop.call_at(call.queued_until, self._expire_queued)
             self._connect_as_needed()
 
-    def _look_at_queue(self) -> None:
+    def _expire_queued(self) -> None:
         loop = asyncio.get_running_loop()
         now = loop.time()
-        self._clock = None
-        for call in self._queue.expire(lambda call: call.gives_up <= now):
+        self._queue_timer = None
+        for call in self._queue.expire(lambda call: call.queued_until <= now):
             _fail(call, httpx.PoolTimeout("No connection became free."))
-        next_look = min((call.gives_up for call in self._queue.heads()), default=None)
-        if next_look is not None and self._clock is None:
-            self._clock = loop.call_at(next_look, self._look_at_queue)
+        next_expiry = min((call.queued_until for call in self._queue.heads()), default=None)
+        if next_expiry is not None and self._queue_timer is None:
+            self._queue_timer = loop.call_at(next_expiry, self._expire_queued)
 
     def _connect_as_needed(self) -> None:
         if self._closed:
@@ -319,12 +320,12 @@ class Http1:
         self._connect_as_needed()
 
     async def _connect(self) -> None:
-        """Opens a connection and gives it the first call that waits; if it can't be opened, that call is told."""
+        """Opens a connection for the next call in the queue; that call fails if this fails."""
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.settings.connect_timeout):
                 addresses = await loop.getaddrinfo(self._host, self._port, type=1)
-                sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=NEXT_ADDRESS)
+                sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY)
                 try:
                     _, connection = await loop.create_connection(
                         lambda: Connection(self, loop, sock),
@@ -336,16 +337,16 @@ class Http1:
                     sock.close()
                     raise
         except TimeoutError:
-            self._tell_next(httpx.ConnectTimeout("No connection in time."))
-        except Exception as failed:  # noqa: BLE001 - whatever it is, a call waits to be told
-            self._tell_next(httpx.ConnectError(type(failed).__name__))
+            self._fail_next(httpx.ConnectTimeout("No connection in time."))
+        except Exception as failed:  # noqa: BLE001 - any failure has to reach a call
+            self._fail_next(httpx.ConnectError(type(failed).__name__))
         else:
             if not connection.closed:
                 self._connections.add(connection)
                 now = connection.silent_at = loop.time()
                 self.free(connection, now)
 
-    def _tell_next(self, failure: httpx.TransportError) -> None:
+    def _fail_next(self, failure: httpx.TransportError) -> None:
         popped = self._queue.pop()
         if popped is not None:
             _fail(popped[1], failure)
@@ -365,19 +366,19 @@ def _fail(call: Call, failure: httpx.RequestError) -> None:
         call.set_exception(failure)
 
 
-def is_foreign(failure: Exception, parts: Parts) -> bool:
-    """Whether an answer may belong to another call, for it can't be read as this one's."""
-    return parts[0] == OK and isinstance(failure, UpstreamInvalidResponse)
+def is_foreign(failure: Exception, raw: RawResponse) -> bool:
+    """Whether a response may belong to another call, because it is invalid for this one."""
+    return raw[0] == OK and isinstance(failure, UpstreamInvalidResponse)
 
 
 def _check(head: str, breaks: int) -> None:
-    # Whatever holds a line break would be read as further headers, or as a further request.
+    # A line break in a field would start another header, or another request.
     if head.count("\n") != breaks or head.count("\r") != breaks or not head.isascii():
-        raise httpx.LocalProtocolError(ODD)
+        raise httpx.LocalProtocolError(INVALID_REQUEST)
 
 
 class Connection(asyncio.Protocol):
-    """One connection: idle, or with one call under way."""
+    """One connection: idle, or with one call in progress."""
 
     def __init__(self, pool: Http1, loop: asyncio.AbstractEventLoop, sock: socket.socket) -> None:
         self._pool = pool
@@ -386,202 +387,202 @@ class Connection(asyncio.Protocol):
         settings = pool.settings
         self._read_timeout = settings.read_timeout
         self._first_timeout = min(settings.read_timeout, settings.write_timeout)
-        # The timer goes on from look to look, so that a call need not have one of its own.
+        # One repeating timer checks all timeouts, so that a call needs none of its own.
         self._expiry = settings.keepalive_expiry
-        self._look_apart = max(0.05, min(self._first_timeout, settings.total_timeout, self._expiry))
+        self._check_interval = max(0.05, min(self._first_timeout, settings.total_timeout, self._expiry))
         self._bytes_max = settings.response_bytes_max
-        self._is_kept = self._expiry > 0
-        self._arrived = select.poll()
-        self._arrived.register(sock, select.POLLIN)
-        self._told: dict[bytes, bytes] = {}
+        self._keeps_alive = self._expiry > 0
+        self._poll = select.poll()
+        self._poll.register(sock, select.POLLIN)
+        self._headers: dict[bytes, bytes] = {}
         self._chunks: list[bytes] = []
-        # What came before the chunks, where there were many.
-        self._start = io.BytesIO()
-        self.on_header, self.on_body = self._told.__setitem__, self._chunks.append
+        # Chunks that were joined, if there were many.
+        self._buffer = io.BytesIO()
+        self.on_header, self.on_body = self._headers.__setitem__, self._chunks.append
         self._parser = httptools.HttpResponseParser(self)
         self._feed = self._parser.feed_data
         self._call: Call | None = None
         self._is_sent = False
-        self._asked = self._due = self._next_look = 0.0
+        self._started_at = self._due = self._next_check = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.closed = False
-        # Whether it has had a call; and from when it may serve any call, and at once those of which principal.
+        # Whether it has made a call; when it may take any call, and which tenant's calls it may take before.
         self.has_served = False
         self.silent_at = 0.0
-        self.reusable_for: str | None = None
+        self.reusable_by: str | None = None
         self.lost: asyncio.Future[None] = loop.create_future()
 
-    def ask(self, call: Call, now: float) -> None:
-        """Sends a call's request; its answer, or a failure, goes to the call."""
+    def start(self, call: Call, now: float) -> None:
+        """Starts a call; the response or a failure completes it."""
         self._call = call
         call.connection = self
-        self._head_is_whole = self._is_whole = self._lasts = self._is_sent = False
+        self._head_is_whole = self._is_whole = self._is_reusable = self._is_sent = False
         self._received = 0
-        self._asked = now
+        self._started_at = now
         self._due = min(now + self._first_timeout, call.ends)
         self._pool.requests.add(self, self.loop)
 
     def send(self) -> None:
-        """Sends what it was asked last, if nothing has arrived that would be taken for its answer."""
+        """Sends the request of its call, unless bytes have arrived that would be taken for the response."""
         call = self._call
         if call is None:
-            return  # it was closed meanwhile
+            return  # it has been closed
         transport = self._transport
-        if transport.is_closing():  # and uvloop has not yet told so
-            self._move_on()
+        if transport.is_closing():  # uvloop has not reported it yet
+            self._close_unsent()
             return
-        if call.at_once != self.reusable_for and self._arrived.poll(0):
-            # Perhaps only TLS's own; the loop reads it, and then this is tried again.
+        if call.reuse_key != self.reusable_by and self._poll.poll(0):
+            # It may be only a TLS record. The event loop reads it before this is tried again.
             self._pool.requests.add(self, self.loop)
             return
         transport.write(call.head)
         self._is_sent = True
-        if self._due < self._next_look:
-            self._look_at(self._due)
+        if self._due < self._next_check:
+            self._check_at(self._due)
 
     def close(self) -> None:
-        """Closes it at once; a call under way has to be told by whoever does this."""
+        """Closes it at once; the caller has to complete a call in progress."""
         if not self.closed:
             self.closed = True
             self._call = None
             if self._timer is not None:
                 self._timer.cancel()
             self._transport.abort()
-            self._pool.gone(self)
+            self._pool.connection_closed(self)
 
     def fail(self, failure: httpx.RequestError) -> None:
-        """Closes it, and tells the call that is under way."""
+        """Closes it, and fails the call in progress."""
         if self._call is not None:
             self._call.connection = None
             _fail(self._call, failure)
         self.close()
 
-    # What the loop calls.
+    # Callbacks of the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._due = self._time() + self._expiry
-        self._look_at(self._time() + self._look_apart)
+        self._check_at(self._time() + self._check_interval)
 
     def data_received(self, data: bytes) -> None:
         call = self._call
         if call is None or not self._is_sent:
-            if data.strip(b"\r\n") and data[8:13] != FAREWELL:
+            if data.strip(b"\r\n") and data[8:13] != TIMEOUT_STATUS:
                 self._pool.distrust()
-            self._move_on()
+            self._close_unsent()
             return
         try:
             self._feed(data)
-        except httptools.HttpParserError as garbled:
+        except httptools.HttpParserError as malformed:
             if self._is_whole:
                 self._pool.distrust()
-            self.fail(httpx.RemoteProtocolError(type(garbled).__name__))
+            self.fail(httpx.RemoteProtocolError(type(malformed).__name__))
         except httptools.HttpParserUpgrade:
             self.fail(httpx.RemoteProtocolError("The server changed the protocol."))
         if self._is_whole and self._call is call:
             if self._transport.get_write_buffer_size():
-                self.fail(httpx.DecodingError("The answer came before the request was sent."))
+                self.fail(httpx.DecodingError("The response arrived before the request was sent."))
             else:
-                self._answer(call)
+                self._complete(call)
         elif self._call is call:
-            self._wait_on(call, len(data))
+            self._on_partial(call, len(data))
 
     def eof_received(self) -> None:
-        self._ended(None)
+        self._on_end(None)
 
     def connection_lost(self, failure: Exception | None) -> None:
-        self._ended(failure)
+        self._on_end(failure)
         if not self.lost.done():
             self.lost.set_result(None)
 
-    # What the parser calls; `on_header` puts a field into `_told`, and `on_body` appends a chunk to `_chunks`.
+    # Callbacks of the parser; `on_header` sets a field in `_headers`, and `on_body` appends a chunk to `_chunks`.
 
     def on_message_begin(self) -> None:
-        # Were it taken for the next call's answer, that would be another caller's.
+        # It must not become the response to the next call, which may be another caller's.
         if self._is_whole:
-            raise httpx.RemoteProtocolError("More than one answer to one request.")
-        self._told.clear()
+            raise httpx.RemoteProtocolError("More than one response to one request.")
+        self._headers.clear()
 
     def on_headers_complete(self) -> None:
-        if len(self._told) > FIELDS_MAX:
-            raise httpx.RemoteProtocolError("The answer has too many headers.")
+        if len(self._headers) > FIELDS_MAX:
+            raise httpx.RemoteProtocolError("The response has too many headers.")
         status = self._status = self._parser.get_status_code()
-        if status >= OK:  # what is below is followed by the answer itself
+        if status >= OK:  # a lower status is followed by the final response
             self._head_is_whole = True
-            self._fields = self._told.copy()  # a trailer is none of them
+            self._fields = self._headers.copy()  # without trailers
 
     def on_message_complete(self) -> None:
         if self._head_is_whole:
             self._is_whole = True
-            self._lasts = self._is_kept and self._parser.should_keep_alive()  # known here alone
+            self._is_reusable = self._keeps_alive and self._parser.should_keep_alive()  # known only here
 
-    def _wait_on(self, call: Call, size: int) -> None:
-        """Some bytes more have come, and the answer is not whole; it may be too large. All of them count."""
+    def _on_partial(self, call: Call, size: int) -> None:
+        """Checks the bounds of an incomplete response after some bytes have arrived; all bytes count."""
         if not self._received:
-            self._bodiless = self._pieces = 0
+            self._overhead = self._chunk_count = 0
         self._received += size
         self._due = min(self._time() + self._read_timeout, call.ends)
-        pieces = len(self._chunks)
-        if pieces == self._pieces:
-            self._bodiless += size
+        chunk_count = len(self._chunks)
+        if chunk_count == self._chunk_count:
+            self._overhead += size
         else:
-            self._bodiless = 0
-        if pieces > PIECES_MAX:
-            self._start.write(b"".join(self._chunks))
+            self._overhead = 0
+        if chunk_count > CHUNKS_MAX:
+            self._buffer.write(b"".join(self._chunks))
             self._chunks.clear()
-            if pieces > PIECES_A_TURN:
+            if chunk_count > CHUNKS_PER_ITERATION:
                 self._transport.pause_reading()
-                self.loop.call_soon(self._read_on)
-        self._pieces = len(self._chunks)
-        if self._bodiless > HEAD_BYTES_MAX or (not self._head_is_whole and self._received > HEAD_BYTES_MAX):
-            self.fail(httpx.RemoteProtocolError("The answer's headers have no end."))
+                self.loop.call_soon(self._resume_reading)
+        self._chunk_count = len(self._chunks)
+        if self._overhead > HEAD_BYTES_MAX or (not self._head_is_whole and self._received > HEAD_BYTES_MAX):
+            self.fail(httpx.RemoteProtocolError("The response's headers are too large."))
         elif self._received > self._bytes_max:
-            if self._start.tell() + sum(map(len, self._chunks)) > self._bytes_max:
-                self._answer(call)
+            if self._buffer.tell() + sum(map(len, self._chunks)) > self._bytes_max:
+                self._complete(call)
             elif self._received > self._bytes_max + HEAD_BYTES_MAX:
-                self.fail(httpx.DecodingError("The answer is too large."))
+                self.fail(httpx.DecodingError("The response is too large."))
 
-    def _read_on(self) -> None:
+    def _resume_reading(self) -> None:
         if not self.closed and not self._transport.is_closing():
             self._transport.resume_reading()
 
-    def _answer(self, call: Call) -> None:
-        """Gives the call its answer, whole or as far as it may be large, and the pool the connection."""
+    def _complete(self, call: Call) -> None:
+        """Completes the call with the response, cut at its bound, and returns the connection to the pool."""
         self._call = call.connection = None
         chunks = self._chunks
-        if self._received and self._start.tell():
-            self._start.writelines(chunks)
-            body, self._start = self._start.getvalue(), io.BytesIO()
+        if self._received and self._buffer.tell():
+            self._buffer.writelines(chunks)
+            body, self._buffer = self._buffer.getvalue(), io.BytesIO()
             chunks.clear()
         elif len(chunks) == 1:
             body = chunks.pop()
         else:
             body = b"".join(chunks)
             chunks.clear()
-        is_its = call.set_result((self._status, self._fields, body))
+        matches = call.set_result((self._status, self._fields, body))
         now = self._time()
-        if is_its and self._lasts and now >= self._pool.trusts_from:
+        if matches and self._is_reusable and now >= self._pool.distrusted_until:
             self.has_served = True
-            self.silent_at = now + QUIET
-            self.reusable_for = (call.at_once or None) if self._status == OK else None
+            self.silent_at = now + SILENCE
+            self.reusable_by = (call.reuse_key or None) if self._status == OK else None
             self._due = now + self._expiry
             self._pool.free(self, now)
         else:
             self.close()
 
-    def _ended(self, failure: Exception | None) -> None:
+    def _on_end(self, failure: Exception | None) -> None:
         call = self._call
         if call is None or not self._is_sent:
-            self._move_on()
+            self._close_unsent()
         elif failure is None and self._head_is_whole and FRAMED.isdisjoint(map(bytes.lower, self._fields)):
-            self._answer(call)  # the end of the connection is the end of the body
+            self._complete(call)  # the server ends the body by closing the connection
         elif failure is None:
-            self.fail(httpx.RemoteProtocolError("The connection ended before the answer did."))
+            self.fail(httpx.RemoteProtocolError("The connection ended before the response did."))
         else:
             self.fail(httpx.ReadError(type(failure).__name__))
 
-    def _move_on(self) -> None:
-        """Closes it; a call whose request was not sent goes to another connection, unless this one was new."""
+    def _close_unsent(self) -> None:
+        """Closes it; a call that was not sent gets another connection, unless this one was new."""
         call = self._call
         if call is not None and not self.has_served:
             self.fail(httpx.RemoteProtocolError("The connection ended before the request was sent."))
@@ -590,21 +591,21 @@ class Connection(asyncio.Protocol):
         if call is not None:
             self._pool.put_back(call)
 
-    def _look_at(self, time: float) -> None:
+    def _check_at(self, time: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._next_look = time
-        self._timer = self.loop.call_at(time, self._look)
+        self._next_check = time
+        self._timer = self.loop.call_at(time, self._check_timeouts)
 
-    def _look(self) -> None:
+    def _check_timeouts(self) -> None:
         now, call = self._time(), self._call
-        if now >= self._due and call is not None and self._due < min(self._asked + self._read_timeout, call.ends):
-            # Nothing has come yet; where all was sent, it is reading that takes its time.
+        if now >= self._due and call is not None and self._due < min(self._started_at + self._read_timeout, call.ends):
+            # Nothing has arrived yet. If the request was sent, the read timeout applies.
             if self._transport.get_write_buffer_size():
                 self.fail(httpx.WriteTimeout("The request could not be sent in time."))
                 return
-            self._due = min(self._asked + self._read_timeout, call.ends)
+            self._due = min(self._started_at + self._read_timeout, call.ends)
         if now >= self._due:
-            self.fail(httpx.ReadTimeout("No answer in time."))
+            self.fail(httpx.ReadTimeout("No response in time."))
             return
-        self._look_at(min(self._due, now + self._look_apart))
+        self._check_at(min(self._due, now + self._check_interval))

@@ -20,22 +20,29 @@ import httpx
 
 from gateway.settings import UpstreamSettings
 from gateway.telemetry import get_logger
-from gateway.upstream.http.http1 import DISTRUST, FAREWELL, HEAD_BYTES_MAX, ODD, Parts, is_foreign
+from gateway.upstream.http.http1 import (
+    DISTRUST,
+    HEAD_BYTES_MAX,
+    INVALID_REQUEST,
+    TIMEOUT_STATUS,
+    RawResponse,
+    is_foreign,
+)
 from gateway.upstream.http.network import Proxy, proxy_of, tls_context
 
 T = TypeVar("T")
 log = get_logger("gateway.upstream")
 
-# Seconds without a byte before an HTTP/1.1 connection serves its next call, and for which it is listened to even then.
-# Longer than under the builtin transport: httpcore gives way to other tasks between the last look and the request.
+# Seconds without a byte before an HTTP/1.1 connection serves its next call, and seconds to wait for a byte even then.
+# Longer than in the builtin transport, because httpcore lets other tasks run between the last check and the request.
 SILENCE, LISTEN = 0.05, 0.001
-# Calls at a time over one HTTP/2 connection; servers allow 100 at least, mostly.
+# Concurrent calls over one HTTP/2 connection; most servers allow at least 100.
 STREAMS_MAX = 100
-# What a chunk's framing takes at least, and after how many pieces of a body the event loop runs other callbacks.
+# The least framing of a chunk in bytes, and the chunks of a body after which the event loop runs other callbacks.
 FRAMING = 5
-PIECES_A_TURN = 64
+CHUNKS_PER_ITERATION = 64
 CLOSED = "The transport is closed."
-# What httpcore tells a trace function just before it sends.
+# The event that httpcore's trace function gets just before the request is sent.
 SENDING = "http11.send_request_headers.started"
 
 
@@ -44,7 +51,7 @@ class _NotSilent(Exception):
 
 
 class _Channel:
-    """An httpx transport, the calls that it is making and the connection that its last HTTP/1.1 response came over."""
+    """An httpx transport, its calls in progress and the connection of its last HTTP/1.1 response."""
 
     def __init__(self, transport: httpx.AsyncBaseTransport, streams: int) -> None:
         self.transport = transport
@@ -57,9 +64,9 @@ class _Channel:
 
 
 class HttpxTransport:
-    """Makes calls over httpx, bounded as the settings say; raises httpx's errors.
+    """Makes calls over httpx within the bounds of the settings; raises httpx's errors.
 
-    `network` is an httpx transport that makes the calls in tests.
+    `network` replaces the network in tests.
     """
 
     def __init__(self, settings: UpstreamSettings, network: httpx.AsyncBaseTransport | None = None) -> None:
@@ -75,12 +82,12 @@ class HttpxTransport:
         }
         self._slots = asyncio.Semaphore(settings.connections_max)
         self._channels: set[_Channel] = set()
-        # Those that can take another call, the one that has been idle longest first.
+        # Channels that can take another call, the longest idle one first.
         self._available: dict[_Channel, None] = {}
         self._closing: set[asyncio.Task[None]] = set()
-        self._shared_calls: set[asyncio.Task[tuple[_Channel, Parts]]] = set()
+        self._shared_calls: set[asyncio.Task[tuple[_Channel, RawResponse]]] = set()
         self._pruning: asyncio.TimerHandle | None = None
-        self._trusts_from = 0.0
+        self._distrusted_until = 0.0
         self._closed = False
         self._streams = STREAMS_MAX if settings.http2 else 1
         self._tls = tls_context(settings)
@@ -90,34 +97,31 @@ class HttpxTransport:
             log.info("upstream calls go through a proxy", variable=proxy.variable)
 
     async def send(
-        self, method: str, target: str, fields: Mapping[str, str], body: bytes, make: Callable[[Parts], T]
+        self, method: str, target: str, fields: Mapping[str, str], body: bytes, decode: Callable[[RawResponse], T]
     ) -> T:
-        """What `make` makes of the response's status, header fields and body as they came.
-
-        The body is cut where it exceeds its bound.
-        """
+        """The result of `decode` for a response's status, header fields and body, which is cut at its bound."""
         request = self._request(method, target, fields, body)
         if self._streams == 1:
-            channel, parts = await self._call(request)
+            channel, raw = await self._call(request)
         else:
             call = asyncio.get_running_loop().create_task(self._call(request))
             self._shared_calls.add(call)
             call.add_done_callback(self._shared_calls.discard)
             try:
-                channel, parts = await asyncio.shield(call)
+                channel, raw = await asyncio.shield(call)
             except asyncio.CancelledError:
                 if not call.cancelled():
                     raise
                 raise httpx.ReadError(CLOSED) from None
         try:
-            return make(parts)
+            return decode(raw)
         except Exception as failure:
-            if is_foreign(failure, parts):
+            if is_foreign(failure, raw):
                 self._retire(channel)
             raise
 
     async def aclose(self) -> None:
-        """Closes every connection; calls under way fail."""
+        """Closes every connection; calls in progress fail."""
         self._closed = True
         if self._pruning is not None:
             self._pruning.cancel()
@@ -127,7 +131,7 @@ class HttpxTransport:
             self._retire(channel, at_once=True)
         await asyncio.gather(*self._shared_calls, *self._closing, return_exceptions=True)
 
-    async def _call(self, request: httpx.Request) -> tuple[_Channel, Parts]:
+    async def _call(self, request: httpx.Request) -> tuple[_Channel, RawResponse]:
         try:
             async with asyncio.timeout(self._settings.total_timeout), self._slot():
                 while True:
@@ -135,21 +139,21 @@ class HttpxTransport:
                     try:
                         return channel, await self._answer(channel, request)
                     except _NotSilent:
-                        pass  # nothing of the request was sent; another connection may have it
+                        pass  # the request was not sent, so another connection may be used
         except TimeoutError as late:
             raise httpx.ReadTimeout("The response took too long.") from late
 
     def _request(self, method: str, target: str, fields: Mapping[str, str], body: bytes) -> httpx.Request:
-        # What holds a line break would be read as further headers.
+        # A line break in a field would start another header.
         texts = [target, *fields.keys(), *fields.values()]
         if " " in target or not all(text.isascii() and text.isprintable() for text in texts):
-            raise httpx.LocalProtocolError(ODD)
+            raise httpx.LocalProtocolError(INVALID_REQUEST)
         url = self._settings.url + target
         return httpx.Request(method, url, headers=fields, content=body or None, extensions=dict(self._timeouts))
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
-        """One of as many calls at a time as there may be connections."""
+        """A slot for a call; there are as many as connections are allowed."""
         try:
             async with asyncio.timeout(self._settings.pool_timeout):
                 await self._slots.acquire()
@@ -161,7 +165,7 @@ class HttpxTransport:
             self._slots.release()
 
     async def _take(self) -> _Channel:
-        """A channel for a call: one that is idle and silent, else a new one."""
+        """A channel for a call: an idle and silent one, else a new one."""
         while self._available and not self._closed:
             channel = next(iter(self._available))
             is_full = len(self._channels) >= self._settings.connections_max
@@ -177,7 +181,7 @@ class HttpxTransport:
         return channel
 
     async def _claim(self, channel: _Channel) -> bool:
-        """Counts a call of an available channel; False where its connection is not silent, which ends it."""
+        """Counts a call of an available channel; if its connection is not silent, retires it and returns false."""
         channel.calls += 1
         if channel.calls >= channel.streams:
             del self._available[channel]
@@ -191,7 +195,7 @@ class HttpxTransport:
         return is_silent
 
     async def _is_silent(self, stream: httpcore.AsyncNetworkStream, silent_at: float) -> bool:
-        """Whether a connection is open, and nothing arrives that the next call could take for its response."""
+        """Whether a connection is open, and no bytes arrive that the next call could take for its response."""
         now = asyncio.get_running_loop().time()
         try:
             received = await stream.read(64, timeout=max(LISTEN, silent_at - now))
@@ -199,11 +203,11 @@ class HttpxTransport:
             return True
         except httpcore.NetworkError:
             return False
-        if received.strip(b"\r\n") and received[8:13] != FAREWELL:
+        if received.strip(b"\r\n") and received[8:13] != TIMEOUT_STATUS:
             self._distrust()
         return False
 
-    async def _answer(self, channel: _Channel, request: httpx.Request) -> Parts:
+    async def _answer(self, channel: _Channel, request: httpx.Request) -> RawResponse:
         is_whole = False
         request.extensions["trace"] = partial(self._look_before_sending, channel)
         try:
@@ -223,31 +227,31 @@ class HttpxTransport:
         return response.status_code, dict(response.headers.raw), body
 
     async def _look_before_sending(self, channel: _Channel, event: str, _: object) -> None:
-        """Looks once more whether something has arrived: httpcore gives way to other tasks before it sends."""
+        """Checks again for received bytes, because httpcore lets other tasks run before it sends."""
         stream = channel.stream
         if event != SENDING or stream is None:
             return
-        is_trusted = asyncio.get_running_loop().time() >= self._trusts_from
+        is_trusted = asyncio.get_running_loop().time() >= self._distrusted_until
         if not is_trusted or (stream.get_extra_info("is_readable") and not await self._is_silent(stream, 0.0)):
             raise _NotSilent
 
     async def _body(self, response: httpx.Response) -> bytes:
-        """The body as it was sent; more than its bound is only as much as shows it."""
+        """The encoded body; one that is too large is cut after the chunk that exceeds its bound."""
         assert isinstance(response.stream, httpx.AsyncByteStream)
-        bytes_max, pieces, size = self._settings.response_bytes_max, [], 0
-        async for piece in response.stream:
-            pieces.append(piece)
-            size += len(piece)
+        bytes_max, chunks, size = self._settings.response_bytes_max, [], 0
+        async for chunk in response.stream:
+            chunks.append(chunk)
+            size += len(chunk)
             if size > bytes_max:
                 break
-            if size + FRAMING * len(pieces) > bytes_max + HEAD_BYTES_MAX:
+            if size + FRAMING * len(chunks) > bytes_max + HEAD_BYTES_MAX:
                 raise httpx.DecodingError("The response is too large.")
-            if len(pieces) % PIECES_A_TURN == 0:
+            if len(chunks) % CHUNKS_PER_ITERATION == 0:
                 await asyncio.sleep(0)
-        return b"".join(pieces)
+        return b"".join(chunks)
 
     def _look_at_connection(self, channel: _Channel, response: httpx.Response) -> None:
-        """Learns from a whole response whether its connection may take another call."""
+        """Records the connection of a complete response, and retires the channel if that can't be reused."""
         if response.http_version == "HTTP/2":
             return
         self._streams = 1
@@ -259,20 +263,20 @@ class HttpxTransport:
             self._distrust()
 
     def _distrust(self) -> None:
-        """The server has sent what nobody asked for: each call has a connection of its own for a while."""
+        """Stops reusing connections for a while after an unsolicited response."""
         now = asyncio.get_running_loop().time()
-        if now >= self._trusts_from:
-            log.warning("upstream sent an answer that nobody asked for", connection_per_call_seconds=DISTRUST)
-        self._trusts_from = now + DISTRUST
+        if now >= self._distrusted_until:
+            log.warning("upstream sent an unsolicited response", connection_per_call_seconds=DISTRUST)
+        self._distrusted_until = now + DISTRUST
         for channel in list(self._available):
             if channel.stream is not None:
                 self._retire(channel)
 
     def _give_back(self, channel: _Channel, *, retire: bool) -> None:
-        """A call of a channel has ended; the channel is now the one that was used last, unless it is retired."""
+        """Ends a call of a channel, and makes the channel the last available one unless it is retired."""
         channel.calls -= 1
         now, expiry = asyncio.get_running_loop().time(), self._settings.keepalive_expiry
-        is_doubtful = channel.stream is not None and now < self._trusts_from
+        is_doubtful = channel.stream is not None and now < self._distrusted_until
         if retire or channel.is_retired or is_doubtful or not expiry or self._closed:
             self._retire(channel)
             return
@@ -284,7 +288,7 @@ class HttpxTransport:
             self._pruning = asyncio.get_running_loop().call_later(expiry, self._prune)
 
     def _retire(self, channel: _Channel, *, at_once: bool = False) -> None:
-        """Takes no further call, and is closed when those under way have ended."""
+        """Lets a channel take no further call, and closes it when those in progress have ended."""
         channel.is_retired = True
         self._available.pop(channel, None)
         if at_once or not channel.calls:
@@ -321,7 +325,7 @@ class HttpxTransport:
 
 
 def _left_over(response: httpx.Response) -> bytes:
-    """What arrived after an HTTP/1.1 response; h11 would take it for the beginning of the next one."""
+    """The bytes after an HTTP/1.1 response, which h11 would take for the beginning of the next one."""
     stream: Any = response.stream
     data: bytes = stream._httpcore_stream._stream._connection._h11_state.trailing_data[0]  # noqa: SLF001
     return data

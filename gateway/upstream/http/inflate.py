@@ -6,7 +6,7 @@ import zlib
 
 import httpx
 
-# Header fields as they came; of those that come more than once the last.
+# Header fields as they were received; of repeated ones the last.
 Fields = dict[bytes, bytes]
 CODINGS = (b"gzip", b"x-gzip", b"deflate")
 
@@ -14,14 +14,14 @@ CODINGS = (b"gzip", b"x-gzip", b"deflate")
 def inflated(fields: Fields, body: bytes, bytes_max: int) -> tuple[Fields, bytes]:
     """The header fields and the body without its content coding; at most one byte more than `bytes_max`.
 
-    A coding that was not asked for stays. Raises httpx.DecodingError where the body can't be decompressed.
+    A coding that was not requested is left as it is. Raises httpx.DecodingError where the body can't be decompressed.
     """
     for name, coding in fields.items():
         if len(name) == len(b"content-encoding") and name.lower() == b"content-encoding":
             plain = _inflate(body, coding.strip().lower(), bytes_max)
             if plain is not None:
-                gone = (b"content-encoding", b"content-length")
-                return {name: value for name, value in fields.items() if name.lower() not in gone}, plain
+                dropped = (b"content-encoding", b"content-length")
+                return {name: value for name, value in fields.items() if name.lower() not in dropped}, plain
             break
     return fields, body
 
@@ -34,8 +34,8 @@ def _inflate(body: bytes, coding: bytes, bytes_max: int) -> bytes | None:
     decompressor = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else 32 + zlib.MAX_WBITS)
     try:
         plain = decompressor.decompress(body, bytes_max + 1)
-    except zlib.error as garbled:
-        raise httpx.DecodingError(str(garbled)) from garbled
+    except zlib.error as malformed:
+        raise httpx.DecodingError(str(malformed)) from malformed
     if not decompressor.eof and len(plain) <= bytes_max:
         raise httpx.DecodingError("The body ends before its compressed stream does.")
     return plain

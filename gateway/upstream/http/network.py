@@ -1,4 +1,4 @@
-"""How the fleet API is reached: the TLS context of the settings, and the proxy that the environment names."""
+"""Network access to the fleet API: the TLS context of the settings, and the proxy of the environment."""
 
 from __future__ import annotations
 
@@ -48,27 +48,29 @@ def tls_context(settings: UpstreamSettings) -> ssl.SSLContext:
     """The TLS context of both transports; raises UpstreamMisconfigured where a file can't be used."""
     try:
         context = ssl.create_default_context(cafile=settings.ca_file)
-    except OSError as unusable:
-        raise _unusable("upstream.ca_file", unusable) from unusable
+    except OSError as failure:
+        raise _file_error("upstream.ca_file", failure) from failure
     if settings.client_certificate is not None:
         try:
-            # An encrypted key would be asked for its password on the terminal.
+            # Without a password, OpenSSL would prompt for that of an encrypted key.
             context.load_cert_chain(settings.client_certificate, settings.client_key, password="")
-        except OSError as unusable:
-            raise _unusable("upstream.client_certificate", unusable) from unusable
+        except OSError as failure:
+            raise _file_error("upstream.client_certificate", failure) from failure
     elif settings.client_key is not None:
         raise UpstreamMisconfigured("upstream.client_key", "A key needs a client certificate, which is not set")
     return context
 
 
 def check(settings: UpstreamSettings) -> None:
-    """Raises UpstreamMisconfigured where the transport would ignore, or can't do, what is configured."""
+    """Raises UpstreamMisconfigured for settings that the transport would ignore or does not support."""
     if settings.url.lower().startswith("https://"):
         tls_context(settings)
     else:
         for name in ("ca_file", "client_certificate", "client_key"):
             if getattr(settings, name) is not None:
-                raise UpstreamMisconfigured(f"upstream.{name}", "The file is of no use: the upstream's URL is no https")
+                raise UpstreamMisconfigured(
+                    f"upstream.{name}", "The file is unused, because the upstream's URL is not https"
+                )
     proxy = None if _is_loopback(settings.url) else proxy_of(settings.url)
     if settings.transport == "builtin":
         if proxy is not None:
@@ -88,10 +90,10 @@ def check(settings: UpstreamSettings) -> None:
 def _check_proxy(proxy: Proxy) -> None:
     try:
         parts = urlsplit(proxy.url)
-        is_sound = bool(parts.hostname) and parts.port != 0 and parts.scheme in ("http", "https", *SOCKS)
+        is_valid = bool(parts.hostname) and parts.port != 0 and parts.scheme in ("http", "https", *SOCKS)
     except ValueError:
-        is_sound = False
-    if not is_sound:
+        is_valid = False
+    if not is_valid:
         raise UpstreamMisconfigured(
             "upstream.transport", f"{proxy.variable} must have the form http://host:port, https:// or socks5://"
         )
@@ -101,7 +103,7 @@ def _check_proxy(proxy: Proxy) -> None:
         )
 
 
-def _unusable(setting: str, failure: OSError) -> UpstreamMisconfigured:
+def _file_error(setting: str, failure: OSError) -> UpstreamMisconfigured:
     reason = failure.strerror if failure.strerror and not isinstance(failure, ssl.SSLError) else "no usable PEM file"
     return UpstreamMisconfigured(setting, f"The file can't be used: {reason}")
 

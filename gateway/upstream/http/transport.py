@@ -1,6 +1,6 @@
 """The innermost fetcher: one HTTP call over one of two transports, `Http1` or `HttpxTransport`.
 
-Both raise httpx's errors; every failure becomes one of the gateway's own errors here.
+Both raise httpx's errors, which are mapped to the gateway's errors here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from gateway.errors import (
 )
 from gateway.settings import UpstreamSettings
 from gateway.upstream.endpoints import Parameters
-from gateway.upstream.http.http1 import Call, Http1, Parts
+from gateway.upstream.http.http1 import Call, Http1, RawResponse
 from gateway.upstream.http.inflate import Fields, inflated
 from gateway.upstream.http.network import check
 from gateway.upstream.models import ProblemBody
@@ -40,34 +40,32 @@ if TYPE_CHECKING:
     from gateway.upstream.http.httpx_transport import HttpxTransport
 
 T = TypeVar("T")
-# What tests put in place of the network.
+# Replaces the network in tests.
 Network = httpx.AsyncBaseTransport
 FLOW_ID = "X-INVERS-Flow-ID"
 FLOW_ID_BYTES = FLOW_ID.lower().encode()
-# What an answer's header fields tell that is used where all is well.
-TELLING = frozenset((b"etag", FLOW_ID_BYTES, b"x-rate-limit-limit", b"content-encoding"))
-# The vendor's examples send a content type on every request and its documents ask for it.
+# The header fields of a successful response that are used.
+USED_FIELDS = frozenset((b"etag", FLOW_ID_BYTES, b"x-rate-limit-limit", b"content-encoding"))
+# The vendor's documentation requires a content type on every request.
 EVERY_REQUEST = {
     "Accept": "application/json",
     "Accept-Encoding": "gzip, deflate",
     "Content-Type": "application/json",
     "User-Agent": f"invers-graphql-gateway/{__version__}",
 }
-# How long a parameter may be whose call's target is remembered: the last, which may be a cursor or words of a caller's.
-SHORT = 512
-# Of a number in a header: more says nothing of time or calls.
+# The longest last parameter, a cursor or a caller's search, for which the request target is cached.
+CACHED_LENGTH_MAX = 512
+# Digits of a number in a header; longer ones are no sensible time or count.
 DIGITS_MAX = 12
-# Seconds after which it is asked again, however long the fleet API says to wait: what it says may be wrong.
+# The longest wait in seconds, because the fleet API may state a wrong one.
 WAIT_MAX = 3600.0
-
-
-# Characters of a request's target; servers that are asked for more may drop the connection, which looks like an outage.
+# Characters of a request's target. Servers may drop the connection for longer ones, which would look like an outage.
 TARGET_MAX = 8000
 TOO_LONG = Problem(414)
 PROBLEM_TYPE = re.compile(r"/problems/[a-z0-9/_-]{1,90}")
 FLOW_ID_FORM = re.compile(r"[A-Za-z0-9_-]{1,64}")
-# What transports raise.
-BROKEN = (httpx.TransportError, httpx.StreamError, httpx.DecodingError, UnicodeDecodeError, OSError)
+# The errors that transports raise.
+TRANSPORT_ERRORS = (httpx.TransportError, httpx.StreamError, httpx.DecodingError, UnicodeDecodeError, OSError)
 
 
 class HttpTransport:
@@ -82,70 +80,72 @@ class HttpTransport:
         self._httpx = _httpx_transport(settings, network) if self._http1 is None else None
         self.sends_inline = self._http1 is not None
 
-    async def fetch(self, read: UpstreamRequest[T]) -> UpstreamResponse[T]:
-        target = _target_of(read)
-        read.stats.upstream_calls += 1
-        made = partial(self.reply_to, read)
+    async def fetch(self, request: UpstreamRequest[T]) -> UpstreamResponse[T]:
+        target = _target_of(request)
+        request.stats.upstream_calls += 1
+        decode = partial(self.response_to, request)
         try:
             if self._httpx is not None:
-                headers = self._headers_of(read)
-                return await self._httpx.send(read.endpoint.method, target, headers, read.body, made)
+                headers = self._headers_of(request)
+                return await self._httpx.send(request.endpoint.method, target, headers, request.body, decode)
             assert self._http1 is not None
-            request = self._http1.request(read.endpoint.method, target, self._prepared_for(read), read.body)
-            reply: UpstreamResponse[T] = await self._http1.asked(
-                request, read.caller.principal, made, checked=read.shows_itself
+            head = self._http1.request(request.endpoint.method, target, self._prepared_for(request), request.body)
+            response: UpstreamResponse[T] = await self._http1.asked(
+                head, request.caller.principal, decode, is_checked=request.is_matched_by_id
             )
-        except BROKEN as broken:
-            raise meaning_of(broken) from broken
-        return reply
+        except TRANSPORT_ERRORS as failure:
+            raise error_of(failure) from failure
+        return response
 
-    def begin(self, read: UpstreamRequest[Any], call: Call) -> None:
-        """Makes a call without waiting: it is told what comes of it; raises one of BROKEN, or UpstreamRejected."""
+    def begin(self, request: UpstreamRequest[Any], call: Call) -> None:
+        """Starts a call, which is completed later; raises one of TRANSPORT_ERRORS, or UpstreamRejected."""
         assert self._http1 is not None
-        target, scope = _target_of(read), read.scope
+        target, scope = _target_of(request), request.scope
         scope.stats.upstream_calls += 1
-        is_plain = scope.traceparent is None and read.known is None
-        prepared = scope.caller.head(self._rendered) if is_plain else self._prepared_for(read)
-        call.head = self._http1.request(read.endpoint.method, target, prepared, read.body)
-        call.line = scope.caller.principal
-        if read.shows_itself:
-            call.at_once = call.line
+        is_plain = scope.traceparent is None and request.known is None
+        prepared = scope.caller.head(self._rendered) if is_plain else self._prepared_for(request)
+        call.head = self._http1.request(request.endpoint.method, target, prepared, request.body)
+        call.tenant = scope.caller.principal
+        if request.is_matched_by_id:
+            call.reuse_key = call.tenant
         self._http1.begin(call)
 
-    def reply_to(self, read: UpstreamRequest[T], parts: Parts) -> UpstreamResponse[T]:
-        """What an answer says, given as it came; raises our errors."""
-        status, fields, body = parts
-        names = _telling(tuple(fields))
+    def response_to(self, request: UpstreamRequest[T], raw: RawResponse) -> UpstreamResponse[T]:
+        """The decoded response; raises the gateway's errors."""
+        status, fields, body = raw
+        names = _used_fields(tuple(fields))
         if b"content-encoding" in names:
             try:
                 fields, body = inflated(fields, body, self._bytes_max)
-            except BROKEN as garbled:
-                raise meaning_of(garbled) from garbled
+            except TRANSPORT_ERRORS as malformed:
+                raise error_of(malformed) from malformed
         if len(body) > self._bytes_max:
             raise UpstreamInvalidResponse(_problem_of(status, httpx.Headers(fields), b""))
-        if status != 200 and status not in read.endpoint.success:
-            return self._unusual(read, status, fields, body)
-        read.stats.accepted = True
-        value = self._decoded(read, body)
-        endpoint = read.endpoint
-        if read.item_id is not None and endpoint.id_of is not None and endpoint.id_of(value) != read.item_id:
+        if status != 200 and status not in request.endpoint.success:
+            return self._other_status(request, status, fields, body)
+        request.stats.accepted = True
+        value = self._decoded(request, body)
+        endpoint = request.endpoint
+        if request.item_id is not None and endpoint.id_of is not None and endpoint.id_of(value) != request.item_id:
             raise UpstreamInvalidResponse(Problem(status))
-        reply = UpstreamResponse(value, len(body), body=body if endpoint.stays_encoded else None)
+        response = UpstreamResponse(value, len(body), body=body if endpoint.stays_encoded else None)
         if names:
             etag, flow_id = names.get(b"etag"), names.get(FLOW_ID_BYTES)
-            # One that is not plain text could not be sent back.
-            reply.etag = fields[etag].decode("ascii") if etag is not None and fields[etag].isascii() else None
-            reply.flow_id = None if flow_id is None else sound_flow_id(fields[flow_id].decode("latin-1"))
-            reply.rate = rate_of(httpx.Headers(fields)) if b"x-rate-limit-limit" in names else None
-        return reply
+            # An ETag outside ASCII can't be sent back.
+            response.etag = fields[etag].decode("ascii") if etag is not None and fields[etag].isascii() else None
+            response.flow_id = None if flow_id is None else valid_flow_id(fields[flow_id].decode("latin-1"))
+            response.rate = rate_of(httpx.Headers(fields)) if b"x-rate-limit-limit" in names else None
+        return response
 
-    def _unusual(self, read: UpstreamRequest[T], status: int, fields: Fields, body: bytes) -> UpstreamResponse[T]:
+    def _other_status(
+        self, request: UpstreamRequest[T], status: int, fields: Fields, body: bytes
+    ) -> UpstreamResponse[T]:
         headers = httpx.Headers(fields)
-        if status == 304 and read.known is not None:
-            read.stats.accepted = True
-            return msgspec.structs.replace(read.known, rate=rate_of(headers))
-        if status == 404 and read.endpoint.missing is not None:
-            return UpstreamResponse(None, len(body), flow_id=sound_flow_id(headers.get(FLOW_ID)), rate=rate_of(headers))
+        if status == 304 and request.known is not None:
+            request.stats.accepted = True
+            return msgspec.structs.replace(request.known, rate=rate_of(headers))
+        if status == 404 and request.endpoint.missing is not None:
+            return UpstreamResponse(None, len(body), flow_id=valid_flow_id(headers.get(FLOW_ID)), rate=rate_of(headers))
         raise failure_of(status, headers, body)
 
     async def close(self) -> None:
@@ -154,48 +154,50 @@ class HttpTransport:
             if transport is not None:
                 await transport.aclose()
 
-    def _headers_of(self, read: UpstreamRequest[Any]) -> dict[str, str]:
-        headers = {**self._headers, "Authorization": read.caller.authorization()}
-        if read.scope.traceparent is not None:
-            headers["traceparent"] = read.scope.traceparent
-        if read.known is not None and read.known.etag is not None:
-            headers["If-None-Match"] = read.known.etag
+    def _headers_of(self, request: UpstreamRequest[Any]) -> dict[str, str]:
+        headers = {**self._headers, "Authorization": request.caller.authorization()}
+        if request.scope.traceparent is not None:
+            headers["traceparent"] = request.scope.traceparent
+        if request.known is not None and request.known.etag is not None:
+            headers["If-None-Match"] = request.known.etag
         return headers
 
-    def _prepared_for(self, read: UpstreamRequest[Any]) -> bytes:
-        """The headers of a read; what all reads of a request have in common is made once."""
-        scope = read.scope
-        if scope.traceparent is None and read.known is None:
+    def _prepared_for(self, request: UpstreamRequest[Any]) -> bytes:
+        """The rendered headers of a request, rendered once per caller where possible."""
+        scope = request.scope
+        if scope.traceparent is None and request.known is None:
             return scope.caller.head(self._rendered)
         assert self._http1 is not None
-        return self._http1.prepared(self._headers_of(read))
+        return self._http1.prepared(self._headers_of(request))
 
     def _rendered(self, bearer: str) -> bytes:
         assert self._http1 is not None
         return self._http1.prepared({**self._headers, "Authorization": bearer})
 
-    def _decoded(self, read: UpstreamRequest[T], body: bytes) -> T:
+    def _decoded(self, request: UpstreamRequest[T], body: bytes) -> T:
         try:
-            return read.endpoint.decode(body, read.key, read.mask)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as unreadable:
-            raise UpstreamInvalidResponse(Problem(200)) from unreadable
+            return request.endpoint.decode(body, request.key, request.mask)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as malformed:
+            raise UpstreamInvalidResponse(Problem(200)) from malformed
 
 
-def meaning_of(broken: Exception) -> UpstreamError:
-    """Which of our errors it is that there is no answer, or none that can be read."""
-    if isinstance(broken, (httpx.TimeoutException, TimeoutError)):
+def error_of(failure: Exception) -> UpstreamError:
+    """The gateway's error for an error of a transport."""
+    if isinstance(failure, (httpx.TimeoutException, TimeoutError)):
         return UpstreamTimeout()
-    if isinstance(broken, (httpx.DecodingError, UnicodeDecodeError)):
+    if isinstance(failure, (httpx.DecodingError, UnicodeDecodeError)):
         return UpstreamInvalidResponse()
     return UpstreamUnavailable()
 
 
-def _target_of(read: UpstreamRequest[Any]) -> str:
-    if not read.parameters:
-        if len(read.path) > TARGET_MAX:
+def _target_of(request: UpstreamRequest[Any]) -> str:
+    if not request.parameters:
+        if len(request.path) > TARGET_MAX:
             raise UpstreamRejected(TOO_LONG)
-        return read.path
-    return (_known_target if len(read.parameters[-1][1]) <= SHORT else _target)(read.path, read.parameters)
+        return request.path
+    return (_cached_target if len(request.parameters[-1][1]) <= CACHED_LENGTH_MAX else _target)(
+        request.path, request.parameters
+    )
 
 
 def _target(path: str, parameters: Parameters) -> str:
@@ -205,23 +207,23 @@ def _target(path: str, parameters: Parameters) -> str:
     return target
 
 
-_known_target = lru_cache(1024)(_target)
+_cached_target = lru_cache(1024)(_target)
 
 
 @lru_cache(64)
-def _telling(names: tuple[bytes, ...]) -> Mapping[bytes, bytes]:
-    """The names that tell something, as they came; what a server names in its answers seldom differs."""
-    return {name.lower(): name for name in names if name.lower() in TELLING}
+def _used_fields(names: tuple[bytes, ...]) -> Mapping[bytes, bytes]:
+    """The names of the used fields as received, by lower-case name; a server's field names seldom change."""
+    return {name.lower(): name for name in names if name.lower() in USED_FIELDS}
 
 
 def _httpx_transport(settings: UpstreamSettings, network: Network | None) -> HttpxTransport:
-    from gateway.upstream.http.httpx_transport import HttpxTransport  # noqa: PLC0415 - httpcore, which `builtin` never needs
+    from gateway.upstream.http.httpx_transport import HttpxTransport  # noqa: PLC0415 - httpcore is not needed by `builtin`
 
     return HttpxTransport(settings, network)
 
 
 def failure_of(status: int, headers: Mapping[str, str], body: bytes, now: float | None = None) -> UpstreamError:
-    """The error for an answer that is neither 200 nor 404; `now` is the epoch time that waits are counted from."""
+    """The error for a response that is neither a success nor a 404; `now` is the epoch time that waits start from."""
     kind: type[UpstreamError] = UpstreamInvalidResponse
     if status in (401, 403, 429):
         kind = {401: UpstreamUnauthenticated, 403: UpstreamForbidden, 429: RateLimited}[status]
@@ -236,12 +238,12 @@ def failure_of(status: int, headers: Mapping[str, str], body: bytes, now: float 
 
 
 def wait_of(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds to wait, at most WAIT_MAX: of `Retry-After` (seconds or HTTP date), else `X-Rate-Limit-Reset` (epoch)."""
-    wait = _wait_told(headers, now)
+    """Seconds to wait by `Retry-After` (seconds or HTTP date), else `X-Rate-Limit-Reset` (epoch); at most WAIT_MAX."""
+    wait = _stated_wait(headers, now)
     return None if wait is None else min(wait, WAIT_MAX)
 
 
-def _wait_told(headers: Mapping[str, str], now: float) -> float | None:
+def _stated_wait(headers: Mapping[str, str], now: float) -> float | None:
     after = headers.get("Retry-After")
     if after is not None:
         if after.strip().isdecimal() and len(after) <= DIGITS_MAX:
@@ -257,24 +259,24 @@ def _wait_told(headers: Mapping[str, str], now: float) -> float | None:
 
 
 def rate_of(headers: Mapping[str, str]) -> Rate | None:
-    """The client's rate limit, where an answer tells all three of its numbers."""
-    told = [headers.get(f"X-Rate-Limit-{name}", "").strip() for name in ("Limit", "Remaining", "Reset")]
-    if not all(number.isdecimal() and len(number) <= DIGITS_MAX for number in told):
+    """The client's rate limit, if a response states all three of its numbers."""
+    numbers = [headers.get(f"X-Rate-Limit-{name}", "").strip() for name in ("Limit", "Remaining", "Reset")]
+    if not all(number.isdecimal() and len(number) <= DIGITS_MAX for number in numbers):
         return None
-    limit, remaining, reset = map(int, told)
+    limit, remaining, reset = map(int, numbers)
     return Rate(limit, remaining, min(float(reset), time.time() + WAIT_MAX))
 
 
 def _problem_of(status: int, headers: Mapping[str, str], body: bytes) -> Problem:
     try:
-        said = msgspec.json.decode(body, type=ProblemBody)
+        problem = msgspec.json.decode(body, type=ProblemBody)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        said = ProblemBody()
-    # Only what looks like a problem type is passed on: whatever else stands there is not ours to show.
-    known = said.type if said.type and PROBLEM_TYPE.fullmatch(said.type) else None
-    return Problem(status, known, sound_flow_id(headers.get(FLOW_ID) or said.flow_id))
+        problem = ProblemBody()
+    # Only a well-formed problem type is passed on; other upstream text must not reach clients.
+    kind = problem.type if problem.type and PROBLEM_TYPE.fullmatch(problem.type) else None
+    return Problem(status, kind, valid_flow_id(headers.get(FLOW_ID) or problem.flow_id))
 
 
-def sound_flow_id(given: str | None) -> str | None:
-    """What the fleet API calls a request, if it looks like such an id."""
+def valid_flow_id(given: str | None) -> str | None:
+    """The fleet API's id of a request, if it is well-formed."""
     return given if given is not None and FLOW_ID_FORM.fullmatch(given) else None
