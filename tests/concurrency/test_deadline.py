@@ -1,4 +1,4 @@
-"""How long callers wait, and what becomes of the calls that they have left."""
+"""Deadlines: how long callers wait, and when abandoned calls are cancelled."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def hurried(seconds: float | None) -> RequestScope:
 
 
 class HeldUp(FakeFetcher):
-    """Answers when its gate opens, and counts the calls that were cancelled before."""
+    """Responds when its gate opens, and counts the calls that were cancelled before."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class HeldUp(FakeFetcher):
 
 @pytest.mark.parametrize("kind", [SingleFlight, Uncoalesced])
 async def test_the_deadline_ends_the_wait_and_the_call(kind):
-    """Past the deadline the read fails, and the call that nobody waits for any more is cancelled."""
+    """At the deadline the read fails, and a call without waiters is cancelled."""
     fleet = HeldUp()
     flights = kind(Sending(), fleet)
     with pytest.raises(DeadlineExceeded):
@@ -49,7 +49,7 @@ async def test_the_deadline_ends_the_wait_and_the_call(kind):
 
 
 async def test_a_call_lasts_as_long_as_anyone_waits():
-    """The hurried leader fails at its deadline; who joined with more time gets the answer of the same call."""
+    """The first caller fails at its deadline; one that joined with more time gets the response of the same call."""
     fleet = HeldUp()
     flights = SingleFlight(Sending(), fleet)
     leader = asyncio.create_task(flights.fetch(vehicle_read(by=hurried(0.02))))
@@ -61,8 +61,8 @@ async def test_a_call_lasts_as_long_as_anyone_waits():
     assert (fleet.total, fleet.cancelled) == (1, 0)
 
 
-async def test_a_caller_who_leaves_ends_all_of_its_waits():
-    """Leaving ends each read that is under way and keeps new ones from beginning."""
+async def test_cancelling_a_deadline_ends_all_waits():
+    """It ends each read in progress and prevents new ones."""
     fleet = HeldUp()
     flights = SingleFlight(Sending(), fleet)
     scope = hurried(None)
@@ -77,8 +77,8 @@ async def test_a_caller_who_leaves_ends_all_of_its_waits():
     assert (fleet.total, fleet.cancelled) == (2, 2)
 
 
-async def test_who_comes_after_a_cancelled_call_has_one_of_its_own():
-    """A call that is being cancelled is not joined."""
+async def test_a_cancelled_call_is_not_joined():
+    """A read that equals a call being cancelled starts a call of its own."""
     fleet = HeldUp()
     flights = SingleFlight(Sending(), fleet)
     leaving = hurried(None)

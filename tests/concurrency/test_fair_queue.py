@@ -48,14 +48,14 @@ def test_tenants_are_served_round_robin():
 
 
 def test_done_items_are_skipped():
-    """They are neither peeked at nor popped, wherever they stand."""
+    """They are neither peeked at nor popped, at any position."""
     items = [Item("a", is_done=done) for done in (True, False, True, False)]
     queue = queue_of(Item("b", is_done=True), *items)
     assert queue.peek() is items[1]
     assert drained(queue) == [items[1], items[3]]
 
 
-def test_an_item_that_was_popped_in_vain_is_the_next():
+def test_an_item_that_is_put_back_is_the_next():
     """Its tenant keeps its turn."""
     queue = queue_of(*map(Item, "abc"))
     _, item = queue.pop()
@@ -83,8 +83,8 @@ def test_an_item_can_be_removed():
     assert not queue
 
 
-def test_late_items_leave_each_queue():
-    """The oldest of each tenant go when their time is over; the heads tell when to look again."""
+def test_late_items_are_removed_from_each_queue():
+    """The oldest of each tenant expire first; the heads show when the next ones do."""
     queue = queue_of(Item("a", 1.0), Item("b", 2.0), Item("a", 3.0, is_done=True), Item("a", 3.0), Item("b", 4.0))
     assert [item.late_at for item in queue.heads()] == [1.0, 2.0]
     assert [item.late_at for item in queue.expire(lambda item: item.late_at <= 2.5)] == [1.0, 2.0]

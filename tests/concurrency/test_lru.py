@@ -1,4 +1,4 @@
-"""The bounded map: what is used least recently is dropped first, and never more than needed."""
+"""The bounded map: least recently used entries are dropped first, and no more than needed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def sized(entries_max: int | None = None, bytes_max: int | None = None) -> LRU[s
 
 
 def test_the_least_recently_used_entry_is_dropped():
-    """Getting, touching and putting count as use; asking whether it is there does not."""
+    """Getting, touching and putting count as use; testing for a key does not."""
     lru = LRU(3)
     for key in "abc":
         lru.put(key, key.upper())
@@ -32,8 +32,8 @@ def test_the_least_recently_used_entry_is_dropped():
     assert not lru.touch("b")
 
 
-def test_what_is_larger_than_the_bound_is_not_put():
-    """Nothing else is dropped for it; what was there under its key is."""
+def test_a_value_larger_than_the_bound_is_not_put():
+    """No other entry is dropped for it, but an earlier entry with its key is."""
     lru = sized(bytes_max=10)
     assert lru.put("a", 4) == []
     assert lru.put("b", 6) == []
@@ -46,7 +46,7 @@ def test_what_is_larger_than_the_bound_is_not_put():
 
 
 def test_growth_drops_entries():
-    """Bytes that an entry takes later count, and the oldest entries make room for them."""
+    """Growth counts, and the oldest entries are dropped for it."""
     values = {"a": 4, "b": 4}
     lru: LRU[str, str] = LRU(bytes_max=10, size_of=lambda key, _: values[key])
     lru.put("a", "A")
@@ -64,7 +64,7 @@ def test_growth_drops_entries():
     st.none() | st.integers(1, 16),
 )
 def test_it_is_an_ordered_dict_within_bounds(steps, entries_max, bytes_max):
-    """After any history it holds what an ordered dict that is cut from the front would hold."""
+    """After any history it equals an ordered dict that is truncated at the front."""
     lru, model = sized(entries_max, bytes_max), OrderedDict()
     for step, key, size in steps:
         if step == "put":

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Certificate(NamedTuple):
-    """A certificate that is its own authority, and its key, as PEM files."""
+    """A self-signed certificate and its key, as PEM files."""
 
     file: Path
     key: Path
@@ -24,7 +24,7 @@ def certificate(folder: Path, name: str) -> Certificate:
 
 
 def server_context(server: Certificate, client: Certificate | None = None) -> ssl.SSLContext:
-    """A server's TLS context; with `client` it demands that certificate of its clients."""
+    """A server's TLS context; with `client` it requires that certificate of its clients."""
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(*server)
     if client is not None:

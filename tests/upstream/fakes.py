@@ -1,4 +1,4 @@
-"""A fleet API without HTTP, and a clock that is set by hand."""
+"""A fleet API without HTTP, and a manual clock."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ENDPOINTS = endpoints_that_live(10, 5, 100, 3)
 
 
 class Clock:
-    """Epoch seconds, moved by hand."""
+    """Epoch seconds, set by tests."""
 
     def __init__(self) -> None:
         self.time = 1_000_000.0
@@ -50,23 +50,25 @@ class Clock:
 
 
 class Sending:
-    """The layer of a stack that has no others: sends the request."""
+    """The only layer of a stack: sends the request."""
 
     def steps(self, call: UpstreamCall[Any]) -> Steps:
         yield SEND
 
 
 class FakeFetcher:
-    """Answers reads from a function, counts them, and can be held up or made to fail."""
+    """Responds to requests with a function, counts them, and can be blocked or made to fail."""
 
     sends_inline = False
 
-    def __init__(self, answer: Callable[[UpstreamRequest[Any]], Any] | None = None) -> None:
+    def __init__(self, respond: Callable[[UpstreamRequest[Any]], Any] | None = None) -> None:
         self.calls: Counter[str] = Counter()
         self.reads: list[UpstreamRequest[Any]] = []
         self.failure: Exception | None = None
         self.gate: asyncio.Event | None = None
-        self._answer = answer or (lambda request: Vehicle(vehicle_id=f"{request.caller.principal[:6]} {request.path}"))
+        self._respond = respond or (
+            lambda request: Vehicle(vehicle_id=f"{request.caller.principal[:6]} {request.path}")
+        )
         self.etag: str | None = None
         self.body: bytes | None = None
 
@@ -83,14 +85,14 @@ class FakeFetcher:
             raise self.failure
         if request.known is not None and request.known.etag == self.etag is not None:
             return request.known
-        return UpstreamResponse(self._answer(request), 1000, self.etag, body=self.body)
+        return UpstreamResponse(self._respond(request), 1000, self.etag, body=self.body)
 
 
 def calls_over(
-    fleet: Any, clock: Callable[[], float] = now, *, limiter: RateLimiter | None = None, **slices: Any
+    fleet: Any, clock: Callable[[], float] = now, *, limiter: RateLimiter | None = None, **groups: Any
 ) -> Uncoalesced:
-    """Calls of a fake fleet API with resilience as it is set; without rate limiter, retries and circuit by default."""
-    settings = {"breaker": {"enabled": False}, "retry": {"attempts": 1}, "pacing": {"enabled": False}} | slices
+    """Calls of a fake fleet API with resilience; by default without rate limiter, retries and circuit."""
+    settings = {"breaker": {"enabled": False}, "retry": {"attempts": 1}, "pacing": {"enabled": False}} | groups
     chosen = Settings(**settings)
     limiter = limiter or LocalRateLimiter(chosen.pacing)
     return Uncoalesced(Resilience(Circuit(chosen.breaker), RetryPolicy(chosen.retry), limiter, clock), fleet)
@@ -106,5 +108,5 @@ def vehicle_read(
     endpoints: FleetEndpoints = ENDPOINTS,
     mask: type | None = None,
 ) -> UpstreamRequest[Vehicle]:
-    """The read of one vehicle."""
+    """The request for one vehicle."""
     return UpstreamRequest.of(by or scope(), endpoints.vehicle, item_id=vehicle_id, mask=mask)

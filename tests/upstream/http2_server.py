@@ -14,7 +14,7 @@ import h2.events
 
 
 class Http2Server:
-    """Answers each request after `seconds`; `streams` has the paths by connection."""
+    """Responds to each request after `seconds`; `streams` has the paths by connection."""
 
     def __init__(self, seconds: float = 0.0) -> None:
         self.seconds = seconds
@@ -23,7 +23,7 @@ class Http2Server:
 
     @contextlib.asynccontextmanager
     async def listening(self, context: ssl.SSLContext) -> AsyncIterator[str]:
-        """Serves it over TLS; gives its URL."""
+        """Serves it over TLS; yields its URL."""
         context.set_alpn_protocols(["h2"])
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
         try:

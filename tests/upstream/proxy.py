@@ -9,16 +9,16 @@ from urllib.parse import urlsplit
 
 
 class ForwardProxy:
-    """Passes on what it is sent, and keeps the heads of the requests that were for itself."""
+    """Forwards what it receives, and records the heads of the requests to itself."""
 
-    def __init__(self, refusal: bytes = b"") -> None:
+    def __init__(self, rejection: bytes = b"") -> None:
         self.heads: list[bytes] = []
-        self._refusal = refusal
+        self._rejection = rejection
         self._tasks: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def listening(self) -> AsyncIterator[str]:
-        """Serves it; gives its address as host:port."""
+        """Serves it; yields its address as host:port."""
         server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
         try:
             yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
@@ -39,8 +39,8 @@ class ForwardProxy:
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = await reader.readuntil(b"\r\n\r\n")
         self.heads.append(head)
-        if self._refusal:
-            writer.write(self._refusal)
+        if self._rejection:
+            writer.write(self._rejection)
             return
         method, target, _ = head.decode().split(" ", 2)
         parts = urlsplit(target if method != "CONNECT" else f"//{target}")
@@ -62,7 +62,7 @@ class ForwardProxy:
 
 
 async def copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Copies bytes until there are no more."""
+    """Copies bytes until the end of the stream."""
     while data := await reader.read(65_536):
         writer.write(data)
         await writer.drain()

@@ -1,4 +1,4 @@
-"""The cache: what is kept, for whom, for how long, and what is never kept."""
+"""The cache: which responses are stored, for whom, for how long, and which never are."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class Stack:
         self.clock = Clock()
         self.memory = BoundedMemoryCache(**{"entries_max": 100, "bytes_max": 2**20, **bounds})
         store = MemoryStore(self.memory)
-        filling = CacheWriter(Sending(), store, self.clock)
-        self.cache = CacheReader(SingleFlight(filling, self.fleet), store, self.clock)
+        writer = CacheWriter(Sending(), store, self.clock)
+        self.cache = CacheReader(SingleFlight(writer, self.fleet), store, self.clock)
 
     async def fetch(self, request: UpstreamRequest[Vehicle]) -> str | None:
         value = (await self.cache.fetch(request)).value
         return value.vehicle_id if value is not None else None
 
 
-async def test_a_fresh_answer_is_not_asked_for_again():
-    """Within its lifetime an answer is given from the cache, and the tally says so."""
+async def test_a_fresh_response_is_served_from_the_cache():
+    """Within its lifetime it takes no call, and the stats count a cache hit."""
     stack = Stack()
     request = vehicle_read()
     await stack.fetch(request)
@@ -51,8 +51,8 @@ async def test_a_fresh_answer_is_not_asked_for_again():
     assert (request.stats.cache_hits, request.stats.stale, request.stats.oldest) == (1, False, 1_000_000)
 
 
-async def test_no_caller_sees_what_another_may_see():
-    """Equal reads of two tokens are two answers."""
+async def test_entries_are_private_to_a_principal():
+    """Equal reads with two tokens are two calls."""
     stack = Stack()
     mine = await stack.fetch(vehicle_read(by=scope("alice")))
     theirs = await stack.fetch(vehicle_read(by=scope("bob")))
@@ -60,8 +60,8 @@ async def test_no_caller_sees_what_another_may_see():
     assert stack.fleet.total == 2
 
 
-async def test_a_stale_answer_is_given_while_it_is_read_again():
-    """Just after its lifetime an answer comes at once, marked stale, and is refreshed behind the scenes."""
+async def test_a_stale_response_is_served_while_it_is_revalidated():
+    """Just after its lifetime it is returned at once, marked stale, and refreshed in the background."""
     stack = Stack()
     await stack.fetch(vehicle_read())
     stack.clock.time += 12
@@ -76,8 +76,8 @@ async def test_a_stale_answer_is_given_while_it_is_read_again():
     assert stack.fleet.total == 2
 
 
-async def test_what_is_stale_is_read_again_once_and_not_all_in_one_moment():
-    """However many are given stale answers, each is refreshed once, and so many at a time; the rest a little later."""
+async def test_refreshes_are_shared_and_bounded():
+    """Each stale entry is refreshed once, with a bounded number at a time; the rest are refreshed later."""
     stack = Stack(entries_max=2 * REFRESHES_MAX, bytes_max=2**24)
     everything = [f"V{number}" for number in range(REFRESHES_MAX + 100)]
     for vehicle_id in everything:
@@ -95,8 +95,8 @@ async def test_what_is_stale_is_read_again_once_and_not_all_in_one_moment():
     assert stack.fleet.total == 2 * len(everything)
 
 
-async def test_a_refresh_goes_on_when_its_caller_has_left():
-    """Whoever was given the stale answer is not waited for: their leaving ends nothing."""
+async def test_a_refresh_survives_a_client_disconnect():
+    """Cancelling the request that got the stale response does not end its refresh."""
     stack = Stack()
     await stack.fetch(vehicle_read())
     stack.clock.time += 12
@@ -114,8 +114,8 @@ async def test_a_refresh_goes_on_when_its_caller_has_left():
 
 
 @pytest.mark.parametrize("outage", [UpstreamUnavailable(), UpstreamTimeout(), RateLimited()])
-async def test_a_stale_answer_is_better_than_an_outage(outage):
-    """While the fleet API is down, slow or limiting, an old answer is given within its bound, marked stale."""
+async def test_a_stale_response_replaces_an_outage(outage):
+    """While the fleet API is down, slow or limiting, a stale response is served within its bound, and marked."""
     stack = Stack()
     before = await stack.fetch(vehicle_read())
     stack.fleet.failure = outage
@@ -128,24 +128,24 @@ async def test_a_stale_answer_is_better_than_an_outage(outage):
         await stack.fetch(vehicle_read())
 
 
-@pytest.mark.parametrize("refusal", [UpstreamUnauthenticated(), UpstreamForbidden(), UpstreamRejected()])
-async def test_a_refusal_is_never_covered_by_an_old_answer(refusal):
-    """A token that may no longer read gets the refusal, and what was kept for it is gone."""
+@pytest.mark.parametrize("rejection", [UpstreamUnauthenticated(), UpstreamForbidden(), UpstreamRejected()])
+async def test_a_rejection_is_never_replaced_by_a_stale_response(rejection):
+    """A token that may no longer read gets the error, and its entry is dropped."""
     stack = Stack()
     await stack.fetch(vehicle_read())
-    stack.fleet.failure = refusal
+    stack.fleet.failure = rejection
     stack.clock.time += 20
-    with pytest.raises(type(refusal)):
+    with pytest.raises(type(rejection)):
         await stack.fetch(vehicle_read())
-    if not isinstance(refusal, UpstreamRejected):
+    if not isinstance(rejection, UpstreamRejected):
         assert len(stack.memory) == 0
 
 
 @pytest.mark.parametrize(
     "failure", [UpstreamUnauthenticated(), UpstreamForbidden(), RateLimited(), UpstreamUnavailable()]
 )
-async def test_failures_are_not_kept(failure):
-    """After a failure the next read goes up again."""
+async def test_failures_are_not_stored(failure):
+    """After a failure the next read is a call."""
     stack = Stack()
     stack.fleet.failure = failure
     for _ in range(2):
@@ -154,8 +154,8 @@ async def test_failures_are_not_kept(failure):
     assert stack.fleet.total == 2
 
 
-async def test_what_does_not_exist_is_known_for_a_while():
-    """A 404 is kept for its own, shorter lifetime."""
+async def test_a_404_is_cached():
+    """It has its own, shorter lifetime."""
     stack = Stack(FakeFetcher(lambda request: None))
     assert await stack.fetch(vehicle_read()) is None
     stack.clock.time += 2
@@ -167,7 +167,7 @@ async def test_what_does_not_exist_is_known_for_a_while():
 
 
 async def test_no_entry_outlives_its_token():
-    """At the verified expiry of its token an entry is gone, stale or not."""
+    """After the verified expiry of its token an entry is not used, stale or not."""
     stack = Stack()
     await stack.fetch(vehicle_read(by=scope(expires_at=1_000_004)))
     stack.clock.time += 5
@@ -176,14 +176,14 @@ async def test_no_entry_outlives_its_token():
         await stack.fetch(vehicle_read(by=scope(expires_at=1_000_900)))
 
 
-async def test_a_page_answers_for_its_vehicles():
-    """The vehicles of a list page are known by id without another call."""
+async def test_a_page_caches_its_vehicles():
+    """The vehicles of a list page are then read by id without another call."""
     by = scope()
     page = VehiclePage(items=[Vehicle(vehicle_id="A"), Vehicle(vehicle_id="B")])
     stack = Stack(FakeFetcher(lambda request: page))
 
-    def items(answer):
-        return ((vehicle_read(part.vehicle_id, by), part) for part in answer.parts())
+    def items(page):
+        return ((vehicle_read(part.vehicle_id, by), part) for part in page.parts())
 
     await stack.cache.fetch(UpstreamRequest.of(by, ENDPOINTS.vehicles, parts=items))
     assert await stack.fetch(vehicle_read("B")) == "B"
@@ -196,8 +196,8 @@ async def test_a_page_answers_for_its_vehicles():
     assert stack.fleet.total == 1
 
 
-async def test_a_vehicle_at_hand_is_decoded_as_it_is_needed():
-    """A vehicle that is kept as it came is decoded in the view that is asked for; who needs all of it gets all."""
+async def test_a_cached_vehicle_is_decoded_with_the_mask():
+    """A vehicle that is stored as JSON is decoded with the requested mask, or in full."""
     body = b'{"id": "A", "status": "ACTIVE", "tags": ["blue"]}'
     fleet = FakeFetcher()
     fleet.body = body
@@ -214,7 +214,7 @@ async def test_a_vehicle_at_hand_is_decoded_as_it_is_needed():
 
 
 async def test_an_entity_tag_saves_the_body():
-    """A stale answer with an ETag is asked for conditionally, and counts again when nothing has changed."""
+    """A stale response with an ETag is revalidated, and is fresh again if it is unchanged."""
     stack = Stack(FakeFetcher())
     stack.fleet.etag = '"1"'
     before = await stack.fetch(vehicle_read())
@@ -230,8 +230,8 @@ async def test_an_entity_tag_saves_the_body():
     assert stack.memory.bytes == Entry(None, 0, 1000).size
 
 
-async def test_a_lifetime_of_zero_keeps_nothing():
-    """With a time to live of 0 every read goes up."""
+async def test_a_lifetime_of_zero_stores_nothing():
+    """With a time to live of 0 every read is a call."""
     stack, endpoints = Stack(), endpoints_that_live(0, 30, 300, 0)
     for _ in range(2):
         await stack.fetch(vehicle_read(endpoints=endpoints))
@@ -240,7 +240,7 @@ async def test_a_lifetime_of_zero_keeps_nothing():
 
 
 async def test_memory_is_bounded_by_entries_and_by_bytes():
-    """Beyond either bound the least recently used entries go; the accounted bytes never exceed theirs."""
+    """Above either bound the least recently used entries are dropped; the accounted bytes stay within theirs."""
     one = Entry(None, 0, 1000).size
     for bounds, entries in (({"entries_max": 3}, 3), ({"bytes_max": 5 * one}, 5)):
         stack = Stack(**bounds)
@@ -253,15 +253,15 @@ async def test_memory_is_bounded_by_entries_and_by_bytes():
         assert stack.memory.bytes == entries * one
 
 
-async def test_an_entry_larger_than_the_whole_bound_is_not_kept():
-    """One huge answer does not throw everything else out."""
+async def test_an_entry_larger_than_the_bound_is_not_stored():
+    """It does not evict all others."""
     stack = Stack(bytes_max=3000)
     await stack.fetch(vehicle_read())
     assert stack.memory.bytes == 0
 
 
-async def test_many_at_once_share_one_call():
-    """Equal reads under way at the same time are one call, and all but one are counted as coalesced."""
+async def test_concurrent_reads_share_one_call():
+    """Equal reads in progress are one call, and all but one count as coalesced."""
     stack = Stack()
     stack.fleet.gate = asyncio.Event()
     requests = [vehicle_read() for _ in range(50)]

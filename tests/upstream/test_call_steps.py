@@ -1,4 +1,4 @@
-"""The steps of a call without any I/O, and the driver over a transport that is played by hand."""
+"""The steps of a call without any I/O, and their driver over a fake transport."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ RATE = Rate(10, 5, 1_000_060.0)
 
 
 class Limiter:
-    """A rate limiter with one answer, that notes what it is told."""
+    """A rate limiter with one wait, that records its calls."""
 
     def __init__(self, wait: object = None) -> None:
         self.wait, self.reported, self.pending = wait, [], None
@@ -51,7 +51,7 @@ class Limiter:
 
 
 class Steps:
-    """The steps of one call with ten seconds left, taken by hand."""
+    """The steps of one call with ten seconds left, run by tests."""
 
     def __init__(self, limiter: Limiter | None = None, attempts: int = 1, **breaker: object) -> None:
         self.clock, self.limiter = Clock(), limiter or Limiter()
@@ -78,20 +78,20 @@ async def slept(wait) -> float:
 
 @pytest.mark.parametrize("rate", [None, RATE])
 def test_a_plain_call_sends_once_and_counts_as_a_success(rate):
-    """It has one step; the rate of its reply goes to the limiter, and the circuit counts it."""
+    """It has one step; its response's rate goes to the limiter, and the circuit counts it."""
     steps = Steps()
-    steps.call.response = UpstreamResponse("answer", rate=rate)
+    steps.call.response = UpstreamResponse("response", rate=rate)
     assert list(steps.begin()) == [SEND]
     assert steps.limiter.reported == ([] if rate is None else [("update", rate)])
     assert [(second.calls, second.failed) for second in steps.circuit._recent] == [(1, 0)]
 
 
-async def test_what_the_limiter_has_to_wait_for_is_a_step():
-    """Its permission, and what it is told, are awaited where they are awaitable."""
+async def test_awaitables_of_the_limiter_are_steps():
+    """Those of its permission and of its updates."""
     limiter = Limiter(wait=asyncio.sleep(0))
     limiter.pending = asyncio.sleep(0)
     steps = Steps(limiter)
-    steps.call.response = UpstreamResponse("answer", rate=RATE)
+    steps.call.response = UpstreamResponse("response", rate=RATE)
     running = steps.begin()
     assert next(running) is limiter.wait
     assert running.send(0.0) is SEND
@@ -101,24 +101,24 @@ async def test_what_the_limiter_has_to_wait_for_is_a_step():
     await asyncio.gather(limiter.wait, limiter.pending)
 
 
-async def test_a_permitted_call_waits_as_long_as_it_has_to():
-    """No longer, and not at all where there is no wait."""
+async def test_a_call_waits_for_the_limiter():
+    """No longer than needed, and not at all without a wait."""
     assert next(Steps(Limiter(0.0)).begin()) is SEND
     running = Steps(Limiter(0.05)).begin()
     assert 0.04 < await slept(next(running)) < 1
     assert next(running) is SEND
 
 
-@pytest.mark.parametrize(("wait", "refused"), [(9.9, None), (10.0, 10), (10.2, 11)])
-def test_a_call_that_would_wait_past_its_deadline_is_refused(wait, refused):
-    """The refusal names whole seconds, says nothing of the fleet API and blocks nothing."""
+@pytest.mark.parametrize(("wait", "rejected"), [(9.9, None), (10.0, 10), (10.2, 11)])
+def test_a_call_that_would_wait_past_its_deadline_is_rejected(wait, rejected):
+    """The error states whole seconds, does not count for the circuit and blocks nothing."""
     steps = Steps(Limiter(wait))
-    if refused is None:
+    if rejected is None:
         next(steps.begin()).close()
         return
     with pytest.raises(RateLimited) as failed:
         next(steps.begin())
-    assert failed.value.retry_after == refused
+    assert failed.value.retry_after == rejected
     assert [kind for kind, *_ in steps.limiter.reported] == ["take"]
     assert not steps.circuit._recent
 
@@ -134,7 +134,7 @@ def test_a_call_that_would_wait_past_its_deadline_is_refused(wait, refused):
 )
 @pytest.mark.parametrize("rate", [None, RATE])
 def test_the_limiter_learns_from_failures(failure, reported, rate):
-    """A 429 blocks until the time that it names; a rate counts whatever it came with."""
+    """A 429 blocks until the stated time; a rate counts with any response."""
     steps = Steps()
     failure.rate = rate
     running = steps.begin()
@@ -144,8 +144,8 @@ def test_the_limiter_learns_from_failures(failure, reported, rate):
     assert steps.limiter.reported == reported + ([] if rate is None else [("update", rate)])
 
 
-async def test_what_a_failure_has_to_wait_for_is_a_step():
-    """It is awaited before the failure goes on."""
+async def test_awaitables_after_a_failure_are_steps():
+    """They are awaited before the failure is raised."""
     limiter = Limiter()
     limiter.pending = asyncio.sleep(0)
     running = Steps(limiter).begin()
@@ -157,7 +157,7 @@ async def test_what_a_failure_has_to_wait_for_is_a_step():
 
 
 async def test_retries_are_sent_after_their_delays():
-    """Attempt, delay, attempt: the circuit counts the outcome of all of them as one."""
+    """Attempt, delay, attempt: the circuit counts all of them as one call."""
     steps = Steps(attempts=3)
     steps.retries._settings = RetrySettings(attempts=3, backoff=0.02)
     running = steps.begin()
@@ -171,20 +171,20 @@ async def test_retries_are_sent_after_their_delays():
     assert steps.circuit.is_open
 
 
-def test_each_read_saves_for_retries_once_the_budget_is_not_full():
-    """One read is one share, however many attempts it takes."""
+def test_each_call_refills_the_retry_budget():
+    """By one share, however many attempts it takes."""
     steps = Steps()
     while steps.retries.budget.spend():
         pass
     for _ in range(4):
-        steps.call.response = UpstreamResponse("answer")
+        steps.call.response = UpstreamResponse("response")
         assert not steps.retries.budget.spend()
         list(steps.begin())
     assert steps.retries.budget.spend()
 
 
-def test_an_open_circuit_refuses_without_a_step():
-    """The refusal names the wait in tenths of a second; a probe is sent when it is over."""
+def test_an_open_circuit_rejects_without_a_step():
+    """The error states the wait in tenths of a second; a probe is sent after it."""
     steps = Steps(open_seconds=1)
     running = steps.begin()
     next(running)
@@ -192,19 +192,19 @@ def test_an_open_circuit_refuses_without_a_step():
         running.throw(UpstreamUnavailable())
     assert [log["event"] for log in logs] == ["circuit opened"]
     steps.clock.time += 0.75
-    with pytest.raises(UpstreamUnavailable) as refused:
+    with pytest.raises(UpstreamUnavailable) as rejected:
         next(steps.begin())
-    assert refused.value.retry_after == 0.3
+    assert rejected.value.retry_after == 0.3
     steps.clock.time += 0.25
-    steps.call.response = UpstreamResponse("answer")
+    steps.call.response = UpstreamResponse("response")
     with structlog.testing.capture_logs() as logs:
         assert list(steps.begin()) == [SEND]
     assert [log["event"] for log in logs] == ["circuit closed"]
 
 
 @pytest.mark.parametrize("end", [asyncio.CancelledError(), KeyError("a bug")])
-def test_a_call_that_is_cancelled_or_breaks_says_nothing(end):
-    """Neither is an answer of the fleet API's, nor the lack of one."""
+def test_a_cancelled_or_buggy_call_is_inconclusive(end):
+    """The circuit counts neither."""
     steps = Steps()
     running = steps.begin()
     next(running)
@@ -213,8 +213,8 @@ def test_a_call_that_is_cancelled_or_breaks_says_nothing(end):
     assert not steps.circuit._recent
 
 
-class ByHand:
-    """A transport whose answers a test gives."""
+class FakeTransport:
+    """A transport whose responses are set by tests."""
 
     def __init__(self, *, inline: bool = True, broken: Exception | None = None) -> None:
         self.sends_inline, self.broken, self.calls, self.gate = inline, broken, [], asyncio.Event()
@@ -235,22 +235,22 @@ class ByHand:
 
 
 @pytest.mark.parametrize(
-    ("answer", "is_its"),
+    ("response", "matches"),
     [
-        ("answer", True),
+        ("response", True),
         (UpstreamForbidden(), True),
         (UpstreamInvalidResponse(), False),
         (KeyError("a bug"), True),
     ],
 )
-async def test_an_answer_completes_the_call_in_its_turn(answer, is_its):
-    """Reply or failure, it is there without a task; the connection is told whether the answer can be the call's."""
-    sender = ByHand()
+async def test_a_response_completes_the_call_at_once(response, matches):
+    """Without a task, with a response or an error; the connection learns whether the response matches the call."""
+    sender = FakeTransport()
     flights = Uncoalesced(Sending(), sender)
     flight = flights.flight_of(vehicle_read())
     assert (flight.done(), len(flights)) == (False, 1)
-    assert sender.calls[0].set_result((200, {}, answer)) is is_its
-    assert flight.outcome is answer or flight.outcome.value == answer
+    assert sender.calls[0].set_result((200, {}, response)) is matches
+    assert flight.outcome is response or flight.outcome.value == response
     assert (flight.done(), len(flights), flight.task) == (True, 0, None)
 
 
@@ -264,24 +264,24 @@ async def test_an_answer_completes_the_call_in_its_turn(answer, is_its):
     ],
 )
 async def test_a_request_that_cannot_be_sent_fails_at_once(broken, outcome):
-    """The call is complete before it is waited for, and others of its batch start."""
-    flights = Uncoalesced(Sending(), ByHand(broken=broken))
+    """The call is complete before it is awaited, and others of its batch start."""
+    flights = Uncoalesced(Sending(), FakeTransport(broken=broken))
     outcomes = await flights.fetch_all([vehicle_read(name) for name in "ABC"], 1)
     assert [type(each) for each in outcomes] == [outcome] * 3
     assert len(flights) == 0
 
 
-async def test_a_lost_connection_is_told_as_our_error():
-    """What the transport raises never reaches the waiters."""
-    sender = ByHand()
+async def test_a_lost_connection_becomes_a_gateway_error():
+    """Errors of the transport never reach the waiters."""
+    sender = FakeTransport()
     flight = Uncoalesced(Sending(), sender).flight_of(vehicle_read())
     sender.calls[0].set_exception(OSError())
     assert type(flight.outcome) is UpstreamUnavailable
 
 
 async def test_a_transport_that_has_to_wait_is_awaited_in_a_task():
-    """The task ends with the reply, and nothing refers to it any more."""
-    sender = ByHand(inline=False)
+    """The task ends with the response, and no reference to it remains."""
+    sender = FakeTransport(inline=False)
     flights = Uncoalesced(Sending(), sender)
     flight = flights.flight_of(vehicle_read())
     assert flight.task is not None
@@ -291,7 +291,7 @@ async def test_a_transport_that_has_to_wait_is_awaited_in_a_task():
 
 
 class Cleaning:
-    """A layer that has to wait before it ends, whatever ended it."""
+    """A layer that has to wait at its end."""
 
     def __init__(self) -> None:
         self.cleaned = 0
@@ -308,16 +308,16 @@ class Cleaning:
 
 
 @pytest.mark.parametrize("inline", [True, False])
-@pytest.mark.parametrize("turns", [0, 3])
-async def test_a_cancelled_call_takes_its_last_steps(inline, turns):
-    """However early it is cancelled, and whether it runs inline or in a task; its connection is closed."""
-    layer, sender = Cleaning(), ByHand(inline=inline)
+@pytest.mark.parametrize("iterations", [0, 3])
+async def test_a_cancelled_call_runs_its_cleanup(inline, iterations):
+    """At any time, inline or in a task; its connection is closed."""
+    layer, sender = Cleaning(), FakeTransport(inline=inline)
     flights = Uncoalesced(layer, sender)
     flight = flights.flight_of(vehicle_read())
     closed = []
     if inline:
         flight.connection = SimpleNamespace(close=lambda: closed.append(1))
-    for _ in range(turns):
+    for _ in range(iterations):
         await asyncio.sleep(0)
     flight.waiters = 1
     flight.leave()
@@ -327,9 +327,9 @@ async def test_a_cancelled_call_takes_its_last_steps(inline, turns):
     assert isinstance(flight.outcome, asyncio.CancelledError)
 
 
-async def test_a_failure_in_a_task_takes_the_last_steps():
-    """The layers see it where they wait."""
-    layer, sender = Cleaning(), ByHand(inline=False)
+async def test_a_failure_in_a_task_runs_the_cleanup():
+    """The layers get it where they wait."""
+    layer, sender = Cleaning(), FakeTransport(inline=False)
     sender.fetch = failing
     flights = Uncoalesced(layer, sender)
     with pytest.raises(UpstreamTimeout):

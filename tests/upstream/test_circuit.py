@@ -47,12 +47,12 @@ def world():
 
 @pytest.mark.parametrize("failure", [UpstreamUnavailable(), UpstreamTimeout(), UpstreamUnavailable(Problem(503))])
 async def test_an_outage_opens_it(world, failure):
-    """After so many failures calls fail at once, with the seconds until the next probe."""
+    """After enough failures calls fail at once, with the seconds until the next probe."""
     await world.fail(failure, 5)
-    refused = await world.read()
+    rejected = await world.read()
     assert world.fleet.total == 5
-    assert isinstance(refused, UpstreamUnavailable)
-    assert refused.extensions()["retryAfter"] == 1
+    assert isinstance(rejected, UpstreamUnavailable)
+    assert rejected.extensions()["retryAfter"] == 1
 
 
 @pytest.mark.parametrize(
@@ -66,14 +66,14 @@ async def test_an_outage_opens_it(world, failure):
         UpstreamInvalidResponse(),
     ],
 )
-async def test_what_is_no_outage_leaves_it_closed(world, failure):
-    """One vehicle's unit, one caller's permissions or rate: the fleet API is up."""
+async def test_other_failures_leave_it_closed(world, failure):
+    """Problems of one vehicle's unit, or of one caller's permissions or rate, show that the fleet API is up."""
     await world.fail(failure, 50)
     assert world.fleet.total == 50
 
 
-async def test_a_few_failures_among_many_answers_leave_it_closed(world):
-    """Failures have to be a share of the calls, too."""
+async def test_a_low_failure_rate_leaves_it_closed(world):
+    """Failures also have to be a share of the calls."""
     for _ in range(20):
         await world.fail(None)
         await world.fail(None)
@@ -82,15 +82,15 @@ async def test_a_few_failures_among_many_answers_leave_it_closed(world):
 
 
 async def test_old_failures_are_forgotten(world):
-    """Failures count within the window only."""
+    """Failures count only within the window."""
     for _ in range(10):
         await world.fail(UpstreamUnavailable(), 2)
         world.clock.time += 11
     assert world.fleet.total == 20
 
 
-async def test_one_probe_asks_and_an_answer_closes_it(world):
-    """After the pause one call goes through while the others still fail; its answer lets all through."""
+async def test_one_successful_probe_closes_it(world):
+    """After the open time one call is sent while the others still fail; its response closes the circuit."""
     await world.fail(UpstreamUnavailable(), 5)
     world.clock.time += 1.1
     world.fleet.failure, world.fleet.gate = None, asyncio.Event()
@@ -104,20 +104,20 @@ async def test_one_probe_asks_and_an_answer_closes_it(world):
 
 
 async def test_failed_probes_wait_longer_each_time(world):
-    """Each failed probe doubles the pause, up to its bound."""
+    """Each failed probe doubles the open time, up to its bound."""
     await world.fail(UpstreamUnavailable(), 5)
     pauses = []
     for _ in range(5):
-        refused = await world.read()
-        pauses.append(refused.retry_after)
-        world.clock.time += refused.retry_after
+        rejected = await world.read()
+        pauses.append(rejected.retry_after)
+        world.clock.time += rejected.retry_after
         await world.read()
     assert pauses == [1, 2, 4, 8, 8]
     assert world.fleet.total == 10
 
 
-async def test_a_probe_that_is_given_up_leaves_room_for_another(world):
-    """When whoever sent the probe leaves, the next call is the probe."""
+async def test_a_cancelled_probe_is_replaced(world):
+    """The next call is the probe."""
     await world.fail(UpstreamUnavailable(), 5)
     world.clock.time += 1.1
     world.fleet.failure, world.fleet.gate = None, asyncio.Event()
@@ -129,8 +129,8 @@ async def test_a_probe_that_is_given_up_leaves_room_for_another(world):
     assert await world.read() is None
 
 
-async def test_a_probe_that_our_own_pacing_refuses_shows_nothing(world):
-    """A call that was never sent doesn't close the circuit, and the next one is the probe."""
+async def test_a_probe_that_the_rate_limiter_rejects_is_inconclusive(world):
+    """It was never sent, so it doesn't close the circuit, and the next call is the probe."""
     await world.fail(UpstreamUnavailable(), 5)
     world.clock.time += 1.1
     await world.fail(RateLimited(retry_after=60))
@@ -139,16 +139,16 @@ async def test_a_probe_that_our_own_pacing_refuses_shows_nothing(world):
     assert world.fleet.total == 7
 
 
-async def test_refusals_of_our_own_pacing_do_not_outvote_an_outage(world):
-    """Calls that were never sent are no answers: failures are weighed against those that were."""
+async def test_rejections_by_the_rate_limiter_do_not_count(world):
+    """The failure rate covers only calls that were sent."""
     await world.fail(RateLimited(retry_after=60), 50)
     await world.fail(UpstreamUnavailable(), 5)
     await world.read()
     assert world.fleet.total == 55
 
 
-async def test_callers_who_leave_do_not_open_it(world):
-    """A call that was given up tells nothing of the fleet API."""
+async def test_cancelled_calls_do_not_open_it(world):
+    """A cancelled call is inconclusive."""
     world.fleet.gate = asyncio.Event()
     for _ in range(20):
         call = asyncio.create_task(world.read())
@@ -160,7 +160,7 @@ async def test_callers_who_leave_do_not_open_it(world):
 
 
 class Timeline:
-    """A circuit, and the calls that end at the times that a test names; failures count within ten seconds."""
+    """A circuit, and calls that end at stated times; failures count within ten seconds."""
 
     def __init__(self, **settings: object) -> None:
         defaults = {"window": 10, "failure_threshold": 4, "failure_rate": 0.5, "open_seconds": 2, "open_seconds_max": 5}
@@ -170,8 +170,8 @@ class Timeline:
         return [self.circuit.ended(at, outage=outage) for at, outage in calls]
 
 
-def test_the_call_that_opens_it_says_so():
-    """Only the failure that reaches the threshold reports a change, and the circuit is then open for the pause."""
+def test_the_call_that_opens_it_reports_that():
+    """Only the failure that reaches the threshold reports a change, and the circuit is then open."""
     timeline = Timeline()
     assert timeline.end(*[(100.0, True)] * 4) == [False, False, False, True]
     assert timeline.circuit.open_until == 102.0
@@ -188,14 +188,14 @@ def test_failures_have_to_be_their_share_of_the_calls(successes, opens):
 
 @pytest.mark.parametrize(("later", "opens"), [(109.99, True), (110.0, False)])
 def test_a_failure_counts_for_the_seconds_of_the_window(later, opens):
-    """The second in which it happened leaves the window as a whole."""
+    """Seconds leave the window as a whole."""
     timeline = Timeline()
     timeline.end((100.3, True), (103.0, True), (104.0, True))
     assert timeline.end((later, True)) == [opens]
 
 
 def test_calls_of_one_second_are_counted_together():
-    """A second begins anew where its number changes, not with each call, so the memory stays bounded."""
+    """A new second begins when its number changes, so memory is bounded."""
     timeline = Timeline(window=3)
     for tenths in range(1000, 1100):
         timeline.end((tenths / 10, False))
@@ -203,8 +203,8 @@ def test_calls_of_one_second_are_counted_together():
     assert {second.calls for second in timeline.circuit._recent} == {10}
 
 
-def test_a_clock_that_is_set_back_forgets_the_calls_that_seem_to_come():
-    """Calls of a later second than now have an unknown age."""
+def test_a_clock_that_is_set_back_forgets_later_calls():
+    """Their age is unknown."""
     timeline = Timeline()
     timeline.end(*[(100.0, True)] * 3)
     timeline.end((90.0, True))
@@ -212,22 +212,22 @@ def test_a_clock_that_is_set_back_forgets_the_calls_that_seem_to_come():
     assert [second.number for second in timeline.circuit._recent] == [90]
 
 
-def test_a_call_that_says_nothing_is_not_counted():
-    """It does not become part of the share."""
+def test_an_inconclusive_call_is_not_counted():
+    """It is no part of the failure rate."""
     timeline = Timeline()
     timeline.end(*[(100.0, None)] * 9, *[(100.0, True)] * 3)
     assert timeline.end((100.0, True)) == [True]
 
 
-def test_nothing_opens_it_where_it_is_disabled():
-    """Without a circuit breaker all calls are made."""
+def test_a_disabled_circuit_never_opens():
+    """All calls are made."""
     timeline = Timeline(enabled=False)
     assert not any(timeline.end(*[(100.0, True)] * 50))
     assert timeline.circuit.wait(100.0) is None
 
 
 def test_one_probe_at_a_time():
-    """Until the pause is over calls wait for its end; then one is allowed, and others wait for another pause."""
+    """Calls fail until the open time is over; then one is allowed, and others fail until it ends."""
     timeline = Timeline()
     timeline.end(*[(100.0, True)] * 4)
     assert [timeline.circuit.wait(at) for at in (100.0, 101.5)] == [2.0, 0.5]
@@ -248,7 +248,7 @@ def test_an_inconclusive_probe_makes_room_for_the_next():
 
 
 def test_calls_that_began_before_it_opened_change_nothing():
-    """Neither do their answers close it nor do their failures make it wait longer."""
+    """Their successes do not close it, and their failures do not prolong it."""
     timeline = Timeline()
     timeline.end(*[(100.0, True)] * 4)
     assert timeline.end((100.5, False), (101.0, True), (102.0, True)) == [False] * 3
@@ -256,7 +256,7 @@ def test_calls_that_began_before_it_opened_change_nothing():
 
 
 def test_a_failed_probe_opens_it_for_longer_and_a_success_resets_that():
-    """The pause doubles up to its bound; after the circuit was closed it begins with the first again."""
+    """The open time doubles up to its bound; after a success it starts from the first again."""
     timeline = Timeline()
     timeline.end(*[(100.0, True)] * 4)
     for at, until in ((102.0, 106.0), (106.0, 111.0), (111.0, 116.0)):
@@ -268,8 +268,8 @@ def test_a_failed_probe_opens_it_for_longer_and_a_success_resets_that():
     assert timeline.circuit.open_until == 119.0
 
 
-def test_what_counted_before_it_opened_counts_no_more_after():
-    """Closed again, it takes as many failures as at first to open."""
+def test_closing_resets_the_counts():
+    """Once closed, it takes as many failures as at first to open."""
     timeline = Timeline()
     timeline.end(*[(100.0, True)] * 4)
     timeline.circuit.wait(102.0)
@@ -292,6 +292,6 @@ def test_what_counted_before_it_opened_counts_no_more_after():
         (UpstreamInvalidResponse(Problem(200)), None),
     ],
 )
-def test_what_a_failure_says_of_the_fleet_api(failure, outage):
-    """Down, up, or nothing."""
+def test_failures_are_outages_or_not(failure, outage):
+    """Down, up, or inconclusive."""
     assert is_outage(failure) is outage

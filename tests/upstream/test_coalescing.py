@@ -1,4 +1,4 @@
-"""Single flight: one call for equal reads at the same time, whoever leaves."""
+"""Single flight: equal concurrent reads share one call, even if some are cancelled."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.upstream.fakes import FakeFetcher, Sending, scope, vehicle_read
 
 
 async def test_followers_get_the_error_too():
-    """When the call fails, everyone who waited for it gets the same failure, and the next read starts anew."""
+    """If the call fails, every waiter gets the same error, and the next read starts a new call."""
     fleet = FakeFetcher()
     fleet.failure = UpstreamUnavailable()
     flights = SingleFlight(Sending(), fleet)
@@ -24,8 +24,8 @@ async def test_followers_get_the_error_too():
     assert fleet.total == 2
 
 
-async def test_a_leader_who_leaves_does_not_end_the_flight():
-    """The first to ask is cancelled; the others still get the answer of the one call."""
+async def test_a_cancelled_leader_does_not_end_the_flight():
+    """The others still get the response of the one call."""
     fleet = FakeFetcher()
     fleet.gate = asyncio.Event()
     flights = SingleFlight(Sending(), fleet)
@@ -41,7 +41,7 @@ async def test_a_leader_who_leaves_does_not_end_the_flight():
 
 
 async def test_flights_are_not_shared_between_principals():
-    """Two callers who ask the same at the same time are two calls."""
+    """Equal concurrent reads of two callers are two calls."""
     fleet = FakeFetcher()
     flights = SingleFlight(Sending(), fleet)
     replies = await asyncio.gather(*(flights.fetch(vehicle_read(by=scope(name))) for name in ("alice", "bob")))
@@ -49,8 +49,8 @@ async def test_flights_are_not_shared_between_principals():
     assert fleet.total == 2
 
 
-async def test_nothing_is_left_of_a_flight_that_landed():
-    """Flights under way are waited for, and none is kept."""
+async def test_a_complete_flight_is_removed():
+    """`settle` waits for flights in progress, and none remains."""
     fleet = FakeFetcher()
     flights = SingleFlight(Sending(), fleet)
     await asyncio.gather(*(flights.fetch(vehicle_read(str(number))) for number in range(10)))

@@ -1,4 +1,4 @@
-"""Endpoints: which path, which parameters, which lifetime; and what a method other than GET does on its way to the socket."""
+"""Endpoints: paths, parameters and lifetimes; and how requests that are not idempotent pass the stack."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def write(vehicle_id: str = "JQ7RP", by: Any = None, body: bytes = b'{"tag": "bl
         ("/v", "A", "/v"),
     ],
 )
-def test_an_id_stands_in_the_path(path, vehicle_id, expected):
+def test_an_id_is_part_of_the_path(path, vehicle_id, expected):
     """Wherever the path has `{id}`, percent-encoded."""
     endpoint = Endpoint(path, dict, lambda body, key, mask: {})
     assert endpoint.paths([vehicle_id]) == [expected]
@@ -58,7 +58,7 @@ def test_an_id_stands_in_the_path(path, vehicle_id, expected):
 
 
 def test_the_settings_name_paths_and_parameters():
-    """Each path and each parameter is the one that is configured."""
+    """Each path and each parameter is the configured one."""
     settings = UpstreamSettings(
         vehicles_path="/list", vehicle_path="/one/{id}", latest_state_path="/state/{id}", page_size=7,
         limit_parameter="size", cursor_parameter="at", search_parameter="find", page_token_parameter="token",
@@ -74,7 +74,7 @@ def test_the_settings_name_paths_and_parameters():
 
 
 def test_the_settings_name_lifetimes():
-    """Each endpoint has its own three times; a 404 has one of its own, but of the list, where it is a failure."""
+    """Each endpoint has its own three; a 404 has its own, except of the list, where it is an error."""
     cache = CacheSettings(
         vehicles_ttl=1, vehicles_stale_while_revalidate=2, vehicles_stale_if_error=3,
         vehicle_ttl=4, vehicle_stale_while_revalidate=5, vehicle_stale_if_error=6,
@@ -90,8 +90,8 @@ def test_the_settings_name_lifetimes():
     assert endpoints.vehicles.lifetime_of(None) == NOT_STORED
 
 
-def test_what_has_no_lifetime_is_not_kept():
-    """A time to live of 0 is that of an endpoint which nothing is kept of; without a cache all are such."""
+def test_nothing_is_stored_without_a_lifetime():
+    """With a time to live of 0 for that endpoint, without a cache for all."""
     endpoints = FleetEndpoints(UpstreamSettings(), CacheSettings(vehicle_ttl=0))
     assert [each.lifetime.store_seconds > 0 for each in (endpoints.vehicles, endpoints.vehicle)] == [True, False]
     endpoints = FleetEndpoints(UpstreamSettings(), CacheSettings(enabled=False))
@@ -99,15 +99,15 @@ def test_what_has_no_lifetime_is_not_kept():
     assert endpoints.vehicle.lifetime_of(None) == NOT_STORED
 
 
-def test_a_lifetime_is_as_long_as_its_longest_part():
-    """Stale entries are of use until the later of their two bounds; what is never fresh is of none."""
+def test_entries_are_stored_for_their_longest_use():
+    """Until the later bound for stale use; an entry that is never fresh is not stored."""
     assert Lifetime(10, 5, 100).store_seconds == 110
     assert Lifetime(10, 50, 1).store_seconds == 60
     assert Lifetime(0, 50, 100).store_seconds == 0
 
 
-def test_a_page_is_decoded_once_where_it_has_not_changed():
-    """The list's endpoint gives the known page for equal bytes of the same key, unless that is turned off."""
+def test_an_unchanged_page_is_decoded_once():
+    """Equal bytes of the same key give the same page, unless that is turned off."""
     body = b'{"items": [{"id": "A"}]}'
     decode = FleetEndpoints(UpstreamSettings(), CacheSettings(enabled=False)).vehicles.decode
     assert decode(body, "alice:1", None) is decode(body, "alice:1", None)
@@ -117,13 +117,13 @@ def test_a_page_is_decoded_once_where_it_has_not_changed():
 
 @dataclass
 class Recorder:
-    """A server that keeps whole requests, and answers them by its steps."""
+    """A server that records requests, and responds by its steps."""
 
     steps: list[bytes | object] = field(default_factory=lambda: coded(b"identity", b"{}"))
     requests: list[bytes] = field(default_factory=list)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answers one connection's requests."""
+        """Responds to one connection's requests."""
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -152,7 +152,7 @@ async def recorder():
 
 @pytest.fixture(params=TRANSPORTS)
 async def recorded(request, recorder):
-    """A transport and the server that it talks to, over a real socket."""
+    """A transport and its server, over a real socket."""
     server, url = recorder
     transport = HttpTransport(UpstreamSettings(url=url, transport=request.param, read_timeout=0.3))
     yield transport, server
@@ -160,8 +160,8 @@ async def recorded(request, recorder):
 
 
 @pytest.mark.parametrize("body", [b"", b'{"tag": "blue"}', b"\r\n\r\nGET /x HTTP/1.1\r\n\r\n", b"x" * 300_000])
-async def test_a_body_reaches_the_socket_whole(recorded, body):
-    """Method, path, length and body are sent as they are, once each, and the connection serves what follows."""
+async def test_a_body_is_sent_completely(recorded, body):
+    """Method, path, length and body are sent once each, and the connection is reused."""
     transport, recorder = recorded
     for _ in range(2):
         response = await transport.fetch(write(body=body))
@@ -185,8 +185,8 @@ async def test_a_read_has_no_body(recorded):
     assert b"content-length" not in request.lower()
 
 
-async def test_an_endpoint_says_which_statuses_are_success(recorded):
-    """A 204 is one where the endpoint names it; a 404 is a failure where it names no lifetime for that."""
+async def test_an_endpoint_lists_its_success_statuses(recorded):
+    """A 204 is a success if listed; a 404 is an error without a lifetime for it."""
     transport, recorder = recorded
     recorder.steps = [b"HTTP/1.1 204 No Content\r\n\r\n"]
     assert (await transport.fetch(write())).value == {"body": ""}
@@ -196,8 +196,8 @@ async def test_an_endpoint_says_which_statuses_are_success(recorded):
 
 
 @pytest.mark.parametrize("steps", [[CLOSE], [b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n"], []])
-async def test_a_write_is_never_made_twice(recorded, steps):
-    """Whatever becomes of it, it is sent once: no transport and no retry sends it again."""
+async def test_a_write_is_never_retried(recorded, steps):
+    """After any failure: neither a transport nor a retry sends it again."""
     transport, recorder = recorded
     await transport.fetch(write())
     await asyncio.sleep(0.01)
@@ -210,7 +210,7 @@ async def test_a_write_is_never_made_twice(recorded, steps):
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("coalescing", [True, False])
 async def test_a_write_passes_the_whole_stack_once(recorder, transport, coalescing):
-    """Through all that a client has around its transport, a write is sent once, whatever becomes of it."""
+    """The whole stack sends a write once, whatever its outcome."""
     server, url = recorder
     settings = Settings(
         upstream={"url": url, "transport": transport}, retry={"backoff": 0.001}, coalescing={"enabled": coalescing}
@@ -229,7 +229,7 @@ async def test_a_write_passes_the_whole_stack_once(recorder, transport, coalesci
 
 
 class NoLeases:
-    """Leases that nobody may ask for."""
+    """Leases that fail when used."""
 
     async def acquire(self, key: str, seconds: float) -> str | None:
         """Fails."""
@@ -238,7 +238,7 @@ class NoLeases:
 
 @dataclass
 class Stack:
-    """All layers that keep or share answers, over a fake fleet API."""
+    """All layers that store or share responses, over a fake fleet API."""
 
     fleet: FakeFetcher
     leases: Any = None
@@ -251,8 +251,8 @@ class Stack:
         self.cache = CacheReader(SingleFlight(leased, self.fleet), store, clock)
 
 
-async def test_equal_writes_are_each_made():
-    """Nothing of a write is shared, kept or leased, alone or in a batch, also while an equal one is under way."""
+async def test_equal_writes_are_not_shared():
+    """No write is shared, stored or leased, alone or in a batch, even if an equal one is in progress."""
     stack = Stack(FakeFetcher(lambda request: {}), NoLeases())
     stack.fleet.gate = asyncio.Event()
     by = scope()
@@ -269,8 +269,8 @@ async def test_equal_writes_are_each_made():
 
 
 @pytest.mark.parametrize("failure", [None, UpstreamTimeout()])
-async def test_a_write_drops_what_it_may_have_changed(failure):
-    """Entries of the caller's own vehicle go, also where nobody knows whether the write was carried out; others stay."""
+async def test_a_write_invalidates_entries(failure):
+    """The caller's own entries of the vehicle are dropped, even if the write's outcome is unknown; others stay."""
     stack = Stack(FakeFetcher(lambda request: {} if request.endpoint is TAG else Vehicle(vehicle_id=request.item_id)))
     requests = [("A", "alice"), ("B", "alice"), ("A", "bob")]
     for vehicle_id, name in requests:

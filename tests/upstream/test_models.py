@@ -1,4 +1,4 @@
-"""The REST API's answers as structs: early names folded, unknown members ignored, whatever is absent null."""
+"""The REST API's responses as structs: early names mapped, unknown members ignored, absent ones null."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def test_all_but_the_id_may_be_missing():
     ],
 )
 def test_the_early_gear_box_is_a_transmission(members, transmission, raw):
-    """gear_box stands in where transmission is absent, and its early value gets the current name."""
+    """gear_box replaces an absent transmission, and its early value gets the current name."""
     data = msgspec.convert(members, MasterData)
     assert (data.transmission, data.transmission_raw) == (transmission, raw)
 
 
 def test_a_struct_survives_being_stored():
-    """Encoding and decoding a page, as a cache does, changes nothing of it."""
+    """Encoding and decoding a page, as a cache does, changes nothing."""
     body = b"""{"items":[{"id":"A","master_data":{"gear_box":"MANUAL_SHIFT","year_of_production":2019},
       "telematics_unit":{"id":"U","manufacturer":"NIU"},"latest_state":{"x":{"value":[1,{"a":null}]}}},{"id":"B"}],
       "cursors":{"next":"n"}}"""
@@ -48,8 +48,8 @@ def test_a_unit_without_an_id_is_no_unit():
     assert msgspec.json.decode(b'{"id":"A","telematics_unit":{"brand":"NIU"}}', type=Vehicle).telematics_unit is None
 
 
-def test_what_has_too_much_to_be_tolerated_is_refused():
-    """A page of more vehicles than can be asked for, or too large to be read member by member, is no answer."""
+def test_tolerant_decoding_is_bounded():
+    """A page with too many vehicles, or too large for decoding by member, is an error."""
     vehicles = [{"id": str(number), "tags": 1} for number in range(TOLERATED_MAX + 1)]
     for items in (
         vehicles,
@@ -62,8 +62,8 @@ def test_what_has_too_much_to_be_tolerated_is_refused():
     assert (len(page), page.items[7].tags) == (TOLERATED_MAX, None)
 
 
-def test_a_vehicle_is_no_state():
-    """An answer that is a vehicle, or a list of them, is not taken for a state of which little could be read."""
+def test_a_vehicle_is_not_decoded_as_a_state():
+    """Nor is a list of vehicles, although their members could be."""
     for other in ({"id": "JQ7RP", "rental_status": {"value": "IN_RENTAL"}}, {"items": [], "cursors": {"next": None}}):
         with pytest.raises(msgspec.ValidationError):
             decoded(msgspec.json.encode(other), State)

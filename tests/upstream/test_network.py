@@ -1,4 +1,4 @@
-"""TLS, client certificates, proxies and HTTP/2: what the settings and the environment say is done, or refused at start."""
+"""TLS, client certificates, proxies and HTTP/2: settings and environment are applied, or rejected at start."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch):
-    """The tests' own environment names no proxies."""
+    """Removes proxies from the tests' own environment."""
     for name in PROXY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
@@ -50,7 +50,7 @@ def client_certificate(tmp_path_factory) -> Certificate:
 
 
 def vehicle_request(vehicle_id: str = "JQ7RP") -> UpstreamRequest[Vehicle]:
-    """A read of one vehicle."""
+    """A request for one vehicle."""
     return vehicle_read(vehicle_id, scope("secret-token"))
 
 
@@ -66,7 +66,7 @@ async def transport_to(url: str, **upstream: object) -> AsyncIterator[HttpTransp
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 async def test_a_private_authority_is_trusted_by_setting(transport, server_certificate):
-    """A server is taken whose authority `ca_file` holds and whose name is right; any other is unavailable."""
+    """A server with a certificate of `ca_file` and the right name is accepted; any other is unavailable."""
     server = Server([PLAIN])
     async with server.listening(server_context(server_certificate)) as url:
         async with transport_to(url, transport=transport, ca_file=str(server_certificate.file)) as good:
@@ -84,7 +84,7 @@ async def test_a_private_authority_is_trusted_by_setting(transport, server_certi
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("files", ["two", "one"])
 async def test_a_client_certificate_is_presented(transport, files, server_certificate, client_certificate, tmp_path):
-    """A server that demands a client certificate gets it, from two files or from one; without it there is no answer."""
+    """A server that requires a client certificate gets it, from two files or from one; without it calls fail."""
     both = tmp_path / "both.pem"
     both.write_bytes(client_certificate.key.read_bytes() + client_certificate.file.read_bytes())
     paths = {"client_certificate": str(client_certificate.file), "client_key": str(client_certificate.key)}
@@ -110,7 +110,7 @@ async def test_a_client_certificate_is_presented(transport, files, server_certif
         ({"client_key": "key.pem"}, "upstream.client_key"),
     ],
 )
-def test_a_file_that_can_not_be_used_is_refused(files, setting, client_certificate, tmp_path):
+def test_an_unusable_file_is_rejected(files, setting, client_certificate, tmp_path):
     """A missing, empty or encrypted file, or half of a pair, is an error that names its setting."""
     (tmp_path / "empty.pem").write_text("")
     (tmp_path / "certificate.pem").write_bytes(client_certificate.file.read_bytes())
@@ -118,24 +118,24 @@ def test_a_file_that_can_not_be_used_is_refused(files, setting, client_certifica
     encrypt = ["openssl", "rsa", "-aes256", "-passout", "pass:secret", "-in", str(client_certificate.key)]
     subprocess.run([*encrypt, "-out", tmp_path / "encrypted.pem"], check=True, capture_output=True)
     settings = UpstreamSettings(**{name: str(tmp_path / file) for name, file in files.items()})
-    with pytest.raises(UpstreamMisconfigured) as refused:
+    with pytest.raises(UpstreamMisconfigured) as rejected:
         check(settings)
-    assert refused.value.setting == setting
+    assert rejected.value.setting == setting
     with pytest.raises(UpstreamMisconfigured):
         tls_context(settings)
 
 
 @pytest.mark.parametrize("name", ["ca_file", "client_certificate", "client_key"])
-def test_a_file_for_tls_is_refused_where_there_is_none(name):
-    """Over http nothing is encrypted, so a certificate would be ignored."""
-    with pytest.raises(UpstreamMisconfigured) as refused:
+def test_tls_files_are_rejected_without_https(name):
+    """Over http a certificate would be ignored."""
+    with pytest.raises(UpstreamMisconfigured) as rejected:
         check(UpstreamSettings(url="http://fleet.test", **{name: "any.pem"}))
-    assert refused.value.setting == f"upstream.{name}"
+    assert rejected.value.setting == f"upstream.{name}"
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
-async def test_a_tunnel_through_the_proxy_of_the_environment(variable, monkeypatch, server_certificate):
-    """Over https the proxy is asked for a tunnel, with its credentials; the token is seen by the upstream alone."""
+async def test_https_uses_a_tunnel_through_the_proxy(variable, monkeypatch, server_certificate):
+    """The proxy gets its credentials; only the upstream gets the token."""
     server, proxy = Server([PLAIN]), ForwardProxy()
     async with server.listening(server_context(server_certificate)) as url, proxy.listening() as address:
         monkeypatch.setenv(variable, f"http://user:password@{address}")
@@ -152,8 +152,8 @@ async def test_a_tunnel_through_the_proxy_of_the_environment(variable, monkeypat
     assert b"password" not in b"".join(server.heads)
 
 
-async def test_a_request_is_forwarded_by_the_proxy_of_the_environment(monkeypatch):
-    """Over http the proxy is given the whole URL; its address may lack the scheme."""
+async def test_http_requests_are_forwarded_by_the_proxy(monkeypatch):
+    """The proxy gets the absolute URL; its address may lack the scheme."""
     server, proxy = Server([PLAIN]), ForwardProxy()
     async with server.listening() as url, proxy.listening() as address:
         monkeypatch.setenv("http_proxy", address)
@@ -174,10 +174,10 @@ async def test_a_host_of_no_proxy_is_called_directly(monkeypatch):
     assert (proxy.heads, len(server.heads)) == ([], 1)
 
 
-@pytest.mark.parametrize("refusal", [b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"SSH-2.0\r\n\r\n"])
-async def test_a_proxy_that_refuses_makes_the_upstream_unavailable(refusal, monkeypatch, server_certificate):
-    """What a proxy says is no answer of the upstream; however often it refuses, the pool stays whole."""
-    server, proxy = Server([PLAIN]), ForwardProxy(refusal)
+@pytest.mark.parametrize("rejection", [b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"SSH-2.0\r\n\r\n"])
+async def test_a_proxy_that_rejects_makes_the_upstream_unavailable(rejection, monkeypatch, server_certificate):
+    """Its response is not the upstream's; the pool survives any number of rejections."""
+    server, proxy = Server([PLAIN]), ForwardProxy(rejection)
     async with server.listening(server_context(server_certificate)) as url, proxy.listening() as address:
         monkeypatch.setenv("HTTPS_PROXY", f"http://{address}")
         settings = {"ca_file": str(server_certificate.file), "connections_max": 2, "pool_timeout": 1}
@@ -185,7 +185,7 @@ async def test_a_proxy_that_refuses_makes_the_upstream_unavailable(refusal, monk
             for _ in range(5):
                 with pytest.raises(UpstreamUnavailable):
                     await transport.fetch(vehicle_request())
-            proxy._refusal = b""
+            proxy._rejection = b""
             assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
 
 
@@ -223,20 +223,20 @@ def test_which_proxy_applies(variables, expected, monkeypatch):
         ({"http2": True}, {}, "upstream.http2", "httpx"),
     ],
 )
-def test_what_would_be_ignored_is_refused(settings, variables, setting, words, monkeypatch):
-    """A proxy that the transport can't use, or HTTP/2 over the builtin one, is an error without the proxy's password."""
+def test_settings_that_would_be_ignored_are_rejected(settings, variables, setting, words, monkeypatch):
+    """A proxy that the transport can't use, or HTTP/2 over the builtin one; the error omits the proxy's password."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UpstreamMisconfigured, match=words) as refused:
+    with pytest.raises(UpstreamMisconfigured, match=words) as rejected:
         check(UpstreamSettings(**settings))
-    assert refused.value.setting == setting
-    assert "secret" not in str(refused.value)
+    assert rejected.value.setting == setting
+    assert "secret" not in str(rejected.value)
     with pytest.raises(UpstreamMisconfigured):
         HttpTransport(UpstreamSettings(**settings))
 
 
-def test_what_can_be_done_is_not_refused(monkeypatch):
-    """The defaults, a proxy under httpx, HTTP/2 under httpx, and a proxy beside an upstream on this machine."""
+def test_supported_settings_are_accepted(monkeypatch):
+    """The defaults, a proxy or HTTP/2 with httpx, and a proxy beside a local upstream."""
     check(UpstreamSettings())
     check(UpstreamSettings(transport="httpx", http2=True))
     monkeypatch.setenv("ALL_PROXY", "https://proxy:3128")
@@ -246,14 +246,14 @@ def test_what_can_be_done_is_not_refused(monkeypatch):
 
 
 def test_http2_needs_its_extra(monkeypatch):
-    """Without the package h2 the setting is refused, and the message names the extra."""
+    """Without the package h2 the setting is rejected, and the message names the extra."""
     monkeypatch.setattr(network, "_is_installed", lambda package: package != "h2")
     with pytest.raises(UpstreamMisconfigured, match=r"\[http2\]"):
         check(UpstreamSettings(transport="httpx", http2=True))
 
 
-def test_serve_refuses_what_would_be_ignored():
-    """`gateway serve` ends with one line that names the variable and the setting."""
+def test_serve_rejects_settings_that_would_be_ignored():
+    """`gateway serve` exits with one line that names the variable and the setting."""
     environ = {**os.environ, "HTTPS_PROXY": "http://user:secret@proxy:3128", "NO_PROXY": "", "no_proxy": ""}
     command = [sys.executable, "-m", "gateway", "serve", "--port", "0"]
     ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=30, check=False)
@@ -264,7 +264,7 @@ def test_serve_refuses_what_would_be_ignored():
 
 
 async def test_calls_share_one_http2_connection(server_certificate):
-    """Many calls at a time, and the next ones, are streams of one connection, each with its own answer."""
+    """Concurrent and later calls are streams of one connection, each with its own response."""
     server = Http2Server(seconds=0.02)
     settings = {"transport": "httpx", "http2": True, "ca_file": str(server_certificate.file)}
     async with server.listening(server_context(server_certificate)) as url, transport_to(url, **settings) as transport:
@@ -275,7 +275,7 @@ async def test_calls_share_one_http2_connection(server_certificate):
 
 
 async def test_a_cancelled_call_does_no_harm_to_its_http2_connection(server_certificate):
-    """Callers leave at any moment; the others get their answers, and one connection serves them all."""
+    """Calls are cancelled at random; the others get their responses over one connection."""
     server, dice = Http2Server(seconds=0.005), random.Random(5)
     settings = {"transport": "httpx", "http2": True, "ca_file": str(server_certificate.file), "connections_max": 8}
     async with server.listening(server_context(server_certificate)) as url, transport_to(url, **settings) as transport:
@@ -292,7 +292,7 @@ async def test_a_cancelled_call_does_no_harm_to_its_http2_connection(server_cert
 
 
 async def test_closing_ends_calls_over_http2(server_certificate):
-    """Calls under way fail, and nothing is left of them."""
+    """Calls in progress fail, and nothing remains of them."""
     server = Http2Server(seconds=5)
     settings = {"transport": "httpx", "http2": True, "ca_file": str(server_certificate.file)}
     async with server.listening(server_context(server_certificate)) as url, transport_to(url, **settings) as transport:
@@ -303,8 +303,8 @@ async def test_closing_ends_calls_over_http2(server_certificate):
         assert [type(outcome) for outcome in outcomes] == [UpstreamUnavailable] * 3
 
 
-async def test_a_server_without_http2_is_spoken_to_over_http11(server_certificate):
-    """Where HTTP/2 is offered and not taken, each connection serves one call at a time."""
+async def test_http11_is_used_with_servers_without_http2(server_certificate):
+    """Each connection then makes one call at a time."""
     server = Server([PLAIN])
     settings = {"transport": "httpx", "http2": True, "ca_file": str(server_certificate.file)}
     async with server.listening(server_context(server_certificate)) as url, transport_to(url, **settings) as transport:

@@ -1,4 +1,4 @@
-"""What came again as it was is known already; what has changed by a byte, or came to somebody else, is not."""
+"""Page de-duplication: an unchanged page of the same key is shared; a changed one, or another caller's, is not."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ def body(brand: str = "VW", vehicles: int = 3) -> bytes:
     return msgspec.json.encode({"items": items, "cursors": {"next": None}})
 
 
-def test_a_page_that_came_again_is_the_same_with_all_that_was_made_of_it():
-    """Decoded once, however often it comes, and in whatever form it is wanted then."""
+def test_an_unchanged_page_is_shared_with_its_fragments():
+    """It is decoded once per mask, however often it is received."""
     pages = PageDeduplicator(ROOM)
     first = pages.page_of(HERE, body(), None)
     assert pages.page_of(HERE, body(), IDS) is first
     assert [vehicle.master_data.brand for vehicle in first.items] == ["VW"] * 3
 
 
-def test_a_page_that_has_changed_is_another_and_then_is_the_known_one():
-    """A byte makes it another; only the last one is known."""
+def test_a_changed_page_replaces_the_last_one():
+    """A single byte suffices; only the last page is compared."""
     pages = PageDeduplicator(ROOM)
     old = pages.page_of(HERE, body("VW"), None)
     new = pages.page_of(HERE, body("BMW"), None)
@@ -44,16 +44,16 @@ def test_a_page_that_has_changed_is_another_and_then_is_the_known_one():
     assert pages.page_of(HERE, body("VW"), None) is not old
 
 
-def test_what_one_caller_or_place_was_answered_is_not_known_for_another():
-    """Neither another principal nor another target finds it."""
+def test_pages_are_compared_by_key():
+    """Neither another principal nor another target shares it."""
     pages = PageDeduplicator(ROOM)
     page = pages.page_of(HERE, body(), None)
     assert pages.page_of("bob:vehicles", body(), None) is not page
     assert pages.page_of("alice:another page", body(), None) is not page
 
 
-def test_no_more_is_kept_than_may_be_and_the_least_recently_read_goes_first():
-    """What was read again stays; what was not makes room."""
+def test_memory_is_bounded():
+    """The least recently received pages are dropped first."""
     pages = PageDeduplicator(2 * len(body()))
     latest = {name: weakref.ref(pages.page_of(name, body(), None)) for name in ("alice", "bob")}
     assert pages.page_of("alice", body(), None) is latest["alice"]()
@@ -61,8 +61,8 @@ def test_no_more_is_kept_than_may_be_and_the_least_recently_read_goes_first():
     assert {name: page() is not None for name, page in latest.items()} == {"alice": True, "bob": False, "eve": True}
 
 
-def test_what_is_too_large_is_found_while_others_hold_it():
-    """It costs nothing then, and it goes with them."""
+def test_a_large_page_is_shared_while_it_is_referenced():
+    """It then takes no memory of its own, and ends with the last reference."""
     pages = PageDeduplicator(10)
     page = pages.page_of(HERE, body(), None)
     assert pages.page_of(HERE, body(), None) is page
@@ -72,8 +72,8 @@ def test_what_is_too_large_is_found_while_others_hold_it():
 
 
 @pytest.mark.parametrize(("bytes_max", "same"), [(0, False), (10_000_000, True)])
-async def test_where_nothing_may_be_kept_nothing_is(bytes_max, same):
-    """Zero bytes turn it off: each page is decoded by itself."""
+async def test_zero_bytes_turn_it_off(bytes_max, same):
+    """Each page is decoded on its own."""
     simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0))
     settings = Settings(
         upstream={"url": "http://fleet.test", "page_dedup_bytes_max": bytes_max}, cache={"enabled": False}
@@ -83,8 +83,8 @@ async def test_where_nothing_may_be_kept_nothing_is(bytes_max, same):
         assert (await client.vehicles(by) is await client.vehicles(by)) is same
 
 
-async def test_with_a_cache_what_has_aged_and_comes_again_is_held_once():
-    """A page that is read again after its time, and has not changed, is the one that was kept."""
+async def test_with_a_cache_an_unchanged_page_is_held_once():
+    """A page that is read again after its lifetime is the stored one if it is unchanged."""
     simulator, time = Simulator(PLANS, Behaviours(rate_limit_requests=0)), Clock()
     settings = Settings(upstream={"url": "http://fleet.test"}, cache={"vehicles_stale_while_revalidate": 0})
     async with build_client(settings, httpx.ASGITransport(simulator.app), time) as client:
@@ -96,7 +96,7 @@ async def test_with_a_cache_what_has_aged_and_comes_again_is_held_once():
 
 
 async def test_a_change_is_seen_at_once(gateway):
-    """Nothing is out of date: without a cache each answer is that of the fleet API, changed or not."""
+    """Without a cache each response is the fleet API's current one."""
     query = "{ vehicles(first: 3) { nodes { vehicleId masterData { customName } } } }"
     fleet = gateway.simulator.fleets["T7K2M"]
     for name in ("one", "one", "two", "two", "one"):

@@ -1,4 +1,4 @@
-"""The rate limiter: a limit is never used up, calls that would be too late are refused, processes share one window."""
+"""The rate limiter: a limit is never exhausted, late calls are rejected, processes share one window."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ SETTINGS = PacingSettings()
 
 
 class Limited:
-    """An upstream that states its limit with each answer, and counts the calls beyond it."""
+    """An upstream that states its limit with each response, and counts the calls above it."""
 
     sends_inline = False
 
     def __init__(self, clock: Clock, limit: int, seconds: float = 60) -> None:
         self.clock, self.limit, self.ends = clock, limit, clock() + seconds
-        self.seconds, self.used, self.refused = seconds, 0, 0
+        self.seconds, self.used, self.rejected = seconds, 0, 0
 
     async def fetch(self, request):
         if self.clock() >= self.ends:
@@ -42,7 +42,7 @@ class Limited:
         self.used += 1
         rate = Rate(self.limit, max(0, self.limit - self.used), self.ends)
         if self.used > self.limit:
-            self.refused += 1
+            self.rejected += 1
             failure = RateLimited(Problem(429), retry_after=self.ends - self.clock())
             failure.rate = rate
             raise failure
@@ -54,7 +54,7 @@ def by(token: str, seconds: float = 0.001) -> RequestScope:
 
 
 async def fetched(calls: Uncoalesced, request: UpstreamRequest[Any]) -> UpstreamResponse[Any]:
-    """What comes of a call; only the rate limiter looks at its deadline."""
+    """The outcome of a call; only the rate limiter respects its deadline."""
     flight = calls.flight_of(request)
     if flight.outcome is None:
         await flight.completed()
@@ -63,24 +63,24 @@ async def fetched(calls: Uncoalesced, request: UpstreamRequest[Any]) -> Upstream
     return flight.outcome
 
 
-async def test_the_limit_is_never_used_up():
-    """A client that asks on and on is refused here, with the seconds to wait, before the upstream has to."""
+async def test_the_limit_is_never_exhausted():
+    """Calls are rejected here, with the seconds to wait, before the upstream has to reject them."""
     clock = Clock()
     fleet = Limited(clock, 50)
     calls = calls_over(fleet, clock, limiter=LocalRateLimiter(SETTINGS))
-    refusals = []
+    rejections = []
     for _ in range(200):
         try:
             await fetched(calls, vehicle_read(by=by("alice")))
-        except RateLimited as refused:
-            refusals.append(refused.extensions()["retryAfter"])
-    assert fleet.refused == 0
+        except RateLimited as rejected:
+            rejections.append(rejected.extensions()["retryAfter"])
+    assert fleet.rejected == 0
     assert 40 <= fleet.used < 50
-    assert all(0 < seconds <= 61 for seconds in refusals)
+    assert all(0 < seconds <= 61 for seconds in rejections)
 
 
 async def test_the_last_calls_are_spread_over_the_window():
-    """Who asks evenly keeps being served until the window ends, and again in the next."""
+    """A steady client is served until the window ends, and again in the next."""
     clock = Clock()
     fleet = Limited(clock, 50)
     calls = calls_over(fleet, clock, limiter=LocalRateLimiter(SETTINGS))
@@ -92,14 +92,14 @@ async def test_the_last_calls_are_spread_over_the_window():
             served.append(clock.time)
         except RateLimited:
             pass
-    assert fleet.refused == 0
+    assert fleet.rejected == 0
     gaps = [later - earlier for earlier, later in itertools.pairwise(served)]
     assert max(gaps) < 12
     assert len(served) > 80
 
 
-def test_who_waits_for_the_next_window_is_spread_over_it():
-    """Calls that wait for a limit's end come one after another in the next window, not all as it begins."""
+def test_calls_that_wait_are_spread_over_the_next_window():
+    """They are not all made at its start."""
     window = Window()
     window.update(Rate(10, 10, 1060.0))
     waits = [window.take(1000.0, 150.0, SETTINGS) for _ in range(50)]
@@ -109,8 +109,8 @@ def test_who_waits_for_the_next_window_is_spread_over_it():
     assert 15 < len(starts) < 30
 
 
-async def test_a_herd_that_waits_meets_no_refusal_of_the_fleet_api():
-    """Many at a time beyond the limit: some wait for the next window, some are refused here, none is refused there."""
+async def test_concurrent_calls_above_the_limit_are_never_rejected_upstream():
+    """Some wait for the next window, some are rejected here."""
 
     class Ticking(Clock):
         def __call__(self) -> float:
@@ -120,21 +120,21 @@ async def test_a_herd_that_waits_meets_no_refusal_of_the_fleet_api():
     fleet = Limited(clock, 20, seconds=0.5)
     calls = calls_over(fleet, clock, limiter=LocalRateLimiter(SETTINGS))
 
-    async def ask() -> str:
+    async def fetch_one() -> str:
         try:
             await fetched(calls, vehicle_read(by=by("alice", 1.2)))
         except RateLimited:
-            return "refused"
+            return "rejected"
         return "served"
 
-    first = [await ask() for _ in range(4)]
-    came = first + await asyncio.gather(*(ask() for _ in range(100)))
-    assert fleet.refused == 0
-    assert came.count("served") > 25
-    assert came.count("refused") > 25
+    first = [await fetch_one() for _ in range(4)]
+    results = first + await asyncio.gather(*(fetch_one() for _ in range(100)))
+    assert fleet.rejected == 0
+    assert results.count("served") > 25
+    assert results.count("rejected") > 25
 
 
-async def test_one_client_does_not_hold_up_another():
+async def test_clients_do_not_delay_each_other():
     """Each client has a window of its own."""
     clock = Clock()
     limiter = LocalRateLimiter(SETTINGS)
@@ -143,8 +143,8 @@ async def test_one_client_does_not_hold_up_another():
     assert limiter.take(Caller("bob").client, clock(), 1) == 0
 
 
-async def test_a_refusal_holds_the_client_back_until_its_time():
-    """After a 429 with Retry-After nothing is sent for that client before."""
+async def test_a_429_blocks_the_client_until_its_time():
+    """No call of that client is sent before its Retry-After."""
     clock = Clock()
 
     class Refusing:
@@ -158,18 +158,18 @@ async def test_a_refusal_holds_the_client_back_until_its_time():
     fleet = Refusing()
     calls = calls_over(fleet, clock, limiter=LocalRateLimiter(SETTINGS))
     for _ in range(3):
-        with pytest.raises(RateLimited) as refused:
+        with pytest.raises(RateLimited) as rejected:
             await fetched(calls, vehicle_read(by=by("alice")))
     assert fleet.calls == 1
-    assert refused.value.extensions()["retryAfter"] == 7
+    assert rejected.value.extensions()["retryAfter"] == 7
     clock.time += 7.1
     with pytest.raises(RateLimited):
         await fetched(calls, vehicle_read(by=by("alice")))
     assert fleet.calls == 2
 
 
-async def test_a_short_wait_is_waited():
-    """Where the wait fits the deadline, the call is made after it."""
+async def test_a_call_waits_within_its_deadline():
+    """It is made after the wait."""
     clock = Clock()
     fleet = Limited(clock, 50)
     limiter = LocalRateLimiter(SETTINGS)
@@ -179,8 +179,8 @@ async def test_a_short_wait_is_waited():
     assert asyncio.get_running_loop().time() - began >= 0.04
 
 
-def test_answers_that_overtake_each_other_do_not_give_calls_back():
-    """In one window the count only falls; an answer of an older window is not believed."""
+def test_responses_out_of_order_do_not_raise_the_count():
+    """In one window the count only falls; a response of an older window is ignored."""
     window = Window()
     window.update(Rate(10, 5, 100.0))
     window.update(Rate(10, 8, 100.0))
@@ -201,8 +201,8 @@ STEP = st.one_of(
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEP, max_size=25))
 @example(steps=[("learn", 1, 0, 2), ("take", 0.0, 1.0), ("take", 1.0, 2.0), ("take", 0.0, 1.0)])
-async def test_redis_gives_the_same_waits_as_a_process_does(redis, steps):
-    """Any history gives the same waits, in memory and in Redis' own script."""
+async def test_redis_and_memory_give_the_same_waits(redis, steps):
+    """For any history."""
     memory = MemoryStore(BoundedMemoryCache(entries_max=10, bytes_max=2**20))
     store = RedisStore(RedisSettings(url=redis.url, timeout=2.0), UpstreamSettings(), memory)
     redis.flush()
@@ -215,9 +215,9 @@ async def test_redis_gives_the_same_waits_as_a_process_does(redis, steps):
                 wait = await shared.take("alice", at, numbers[1])
                 assert wait == pytest.approx(local.take("alice", at, numbers[1]), abs=0.001)
             elif kind == "learn":
-                told = Rate(numbers[0], min(numbers[:2]), at + numbers[2])
-                await shared.update("alice", told)
-                local.update("alice", told)
+                rate = Rate(numbers[0], min(numbers[:2]), at + numbers[2])
+                await shared.update("alice", rate)
+                local.update("alice", rate)
             else:
                 await shared.block("alice", at + numbers[0])
                 local.block("alice", at + numbers[0])
@@ -241,14 +241,14 @@ async def test_two_processes_share_one_window(redis):
     for number in range(120):
         with contextlib.suppress(RateLimited):
             await fetched(workers[number % 2], vehicle_read(by=by("alice")))
-    assert fleet.refused == 0
+    assert fleet.rejected == 0
     assert 40 <= fleet.used < 50
     for store in stores:
         await store.close()
 
 
 def window(limit: int, remaining: int, reset: float = 160.0, **more: float) -> Window:
-    """A window of ten calls or so, of which the time is 100."""
+    """A window of ten calls at the time 100."""
     return Window(limit, remaining, reset, **more)
 
 
@@ -278,22 +278,22 @@ def window(limit: int, remaining: int, reset: float = 160.0, **more: float) -> W
     ],
 )
 def test_when_the_next_call_may_be_made(before, wait, after):
-    """At the time 100, with all patience, a reserve of one call and a last share of a fifth."""
+    """At the time 100, without a wait limit, with a reserve of one call and a last share of a fifth."""
     assert before.take(100.0, 1e9, SETTINGS) == wait
     assert before == after
 
 
 @pytest.mark.parametrize(("wait_max", "remaining", "next_call"), [(20, 4, 120), (20.1, 3, 130)])
 def test_a_call_that_would_wait_too_long_is_not_counted(wait_max, remaining, next_call):
-    """It is not made, so it takes nothing from those that are."""
+    """It is not made, so it uses no call."""
     one = window(20, 4, next=120)
     assert one.take(100.0, wait_max, SETTINGS) == 20
     assert one.remaining == remaining
     assert one.next == pytest.approx(120 if next_call == 120 else 120 + 40 / 3)
 
 
-def test_an_answer_of_the_same_window_lowers_the_count_only():
-    """The first one is believed as it is."""
+def test_a_response_of_the_same_window_only_lowers_the_count():
+    """The first one sets it."""
     one = Window(reset=160.0)
     one.update(Rate(10, 7, 160.0))
     assert one == window(10, 7)
@@ -301,8 +301,8 @@ def test_an_answer_of_the_same_window_lowers_the_count_only():
     assert one == window(12, 6)
 
 
-def test_of_two_refusals_the_later_time_counts():
-    """A refusal never lets calls start earlier."""
+def test_the_later_of_two_blocks_counts():
+    """A block never lets calls start earlier."""
     one = Window()
     one.block(120.0)
     one.block(110.0)
@@ -310,7 +310,7 @@ def test_of_two_refusals_the_later_time_counts():
 
 
 def test_unknown_clients_do_not_wait():
-    """A client is known from its first answer, or its first refusal, on."""
+    """A client is known after its first response or block."""
     limiter = LocalRateLimiter(SETTINGS)
     assert not limiter.knows("alice")
     assert limiter.take("alice", 100.0, 1) == 0
@@ -323,15 +323,15 @@ def test_unknown_clients_do_not_wait():
 
 
 def test_the_client_that_was_updated_least_recently_is_dropped():
-    """No more clients are remembered than the settings say."""
+    """The number of clients is bounded by the settings."""
     limiter = LocalRateLimiter(PacingSettings(clients_max=2))
     for client in ("alice", "bob", "alice", "carol"):
         limiter.update(client, Rate(10, 5, 160.0))
     assert [limiter.knows(client) for client in ("alice", "bob", "carol")] == [True, False, True]
 
 
-def test_a_disabled_limiter_remembers_nothing():
-    """Then no call ever waits."""
+def test_a_disabled_limiter_stores_nothing():
+    """No call ever waits."""
     limiter = LocalRateLimiter(PacingSettings(enabled=False))
     limiter.update("alice", Rate(10, 0, 160.0))
     limiter.block("alice", 130.0)

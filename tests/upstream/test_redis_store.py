@@ -1,4 +1,4 @@
-"""The cache in a real Redis: shared by processes, private to principals, and never in the way."""
+"""The cache in a real Redis: shared by processes, private to principals, and never the cause of a failure."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.upstream.fakes import FakeFetcher, Sending, scope, vehicle_read
 
 
 class Worker:
-    """What one worker process has: memory of its own, and Redis."""
+    """One worker process: memory of its own, and Redis."""
 
     def __init__(self, url: str, fleet: FakeFetcher, lease: float = 2.0, **settings: float) -> None:
         memory = MemoryStore(BoundedMemoryCache(entries_max=100, bytes_max=2**20))
@@ -39,7 +39,7 @@ async def workers(redis):
 
 
 async def test_one_process_reads_for_all(workers):
-    """What one worker has read, another gives from Redis."""
+    """A response that one worker has stored is a cache hit for another."""
     fleet, one, two = workers
     first = await one.cache.fetch(vehicle_read())
     assert (await two.cache.fetch(vehicle_read())).value == first.value
@@ -47,7 +47,7 @@ async def test_one_process_reads_for_all(workers):
 
 
 async def test_redis_holds_no_token_and_keys_begin_with_the_principal(workers, redis):
-    """Keys are namespace, format, upstream, principal and digest; neither keys nor values hold a token."""
+    """Keys are namespace, format, upstream, principal and digest; neither keys nor values contain a token."""
     _, one, _ = workers
     await one.cache.fetch(vehicle_read(by=scope("a-very-secret-token")))
     async with Redis.from_url(redis.url) as client:
@@ -59,8 +59,8 @@ async def test_redis_holds_no_token_and_keys_begin_with_the_principal(workers, r
     assert b"secret" not in everything
 
 
-async def test_principals_are_apart_in_redis_too(workers):
-    """Another caller's equal read is not answered from the first one's entry."""
+async def test_entries_in_redis_are_private_to_a_principal(workers):
+    """Another caller's equal read is not a hit."""
     fleet, one, two = workers
     mine = await one.cache.fetch(vehicle_read(by=scope("alice")))
     theirs = await two.cache.fetch(vehicle_read(by=scope("bob")))
@@ -68,8 +68,8 @@ async def test_principals_are_apart_in_redis_too(workers):
     assert fleet.total == 2
 
 
-async def test_at_the_same_time_one_process_calls_and_the_others_wait(workers):
-    """Equal reads in two workers at once are one upstream call."""
+async def test_concurrent_reads_of_processes_share_one_call(workers):
+    """Equal reads in two workers are one upstream call."""
     fleet, one, two = workers
     fleet.gate = asyncio.Event()
     calls = [asyncio.create_task(worker.cache.fetch(vehicle_read())) for worker in (one, two) for _ in range(20)]
@@ -81,7 +81,7 @@ async def test_at_the_same_time_one_process_calls_and_the_others_wait(workers):
 
 
 async def test_when_a_leader_dies_one_other_takes_over(redis):
-    """A lease left behind by a dead process ends, and then one waiting process calls, not all."""
+    """The lease of a dead process expires, and then one waiting process calls, not all."""
     fleet = FakeFetcher()
     waiting = [Worker(redis.url, fleet, lease=5.0) for _ in range(4)]
     assert await waiting[0].store.acquire(vehicle_read().key, 0.2)
@@ -105,8 +105,8 @@ async def test_a_lease_is_released_by_its_holder_only(redis):
     await worker.store.close()
 
 
-async def test_entries_survive_redis_as_they_are(redis):
-    """A vehicle with every kind of value comes back equal, and a 404 stays one."""
+async def test_entries_survive_redis_unchanged(redis):
+    """A vehicle with every kind of value is equal afterwards, and so is a 404."""
     worker = Worker(redis.url, FakeFetcher())
     state = {"x": StateProperty([1, {"a": None}], "2024-05-14T08:41:12Z"), "y": StateProperty(1.5)}
     entry = Entry(Vehicle(vehicle_id="Ä", latest_state=state, custom_fields={"seats": 4}), 7.5, 100, '"tag"', 9e9)
@@ -116,8 +116,8 @@ async def test_entries_survive_redis_as_they_are(redis):
     await worker.store.close()
 
 
-async def test_what_another_version_wrote_is_not_read(workers, redis):
-    """Bytes that are no entry count as absent."""
+async def test_undecodable_entries_are_ignored(workers, redis):
+    """Entries of another version count as absent."""
     fleet, one, _ = workers
     async with Redis.from_url(redis.url) as client:
         await client.set(f"gateway:3:{digest_of_answers(UpstreamSettings())}:{vehicle_read().key}", b"\xc1 no entry")
@@ -136,8 +136,8 @@ async def test_entries_expire_in_redis(redis):
     await worker.store.close()
 
 
-async def test_a_dead_redis_never_costs_an_answer(redis):
-    """Killed and restarted under load, no read fails; afterwards Redis is used again."""
+async def test_a_dead_redis_fails_no_read(redis):
+    """Redis is killed and restarted under load, and used again afterwards."""
     fleet = FakeFetcher()
     worker = Worker(redis.url, fleet, cooldown=0.1)
     failed, number = [], 0
@@ -169,7 +169,7 @@ async def test_a_dead_redis_never_costs_an_answer(redis):
 
 
 async def test_a_slow_redis_costs_a_short_timeout_once():
-    """A Redis that never answers delays one read by its time-out, and then nobody for a while."""
+    """A Redis that never responds delays one read by its time-out, and is then not used for a while."""
 
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(-1)

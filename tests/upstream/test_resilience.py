@@ -1,4 +1,4 @@
-"""A call through all layers: inline as long as it only sends, in a task from its first other wait on, and never twice."""
+"""Calls through all layers: inline while they only send, in a task from their first other wait on, and never sent twice."""
 
 from __future__ import annotations
 
@@ -34,24 +34,24 @@ from tests.upstream.fakes import Sending, scope, vehicle_read
 from tests.upstream.test_transports import CLOSE, OK, PAUSE, PLAIN, Server
 
 
-def told(status: str, body: bytes = b"{}", fields: bytes = b"") -> list[bytes]:
+def response_with(status: str, body: bytes = b"{}", fields: bytes = b"") -> list[bytes]:
     return [b"HTTP/1.1 %b\r\n%bContent-Length: %d\r\n\r\n%b" % (status.encode(), fields, len(body), body)]
 
 
 @asynccontextmanager
-async def client_of(*answers, **slices):
-    """A client over a server that gives these answers; its retries pause for a moment only."""
-    server = Server(*answers, names=True)
+async def client_of(*responses, **groups):
+    """A client over a server with these responses and a short retry backoff."""
+    server = Server(*responses, names=True)
     async with server.listening() as url:
-        slices = {"cache": {"enabled": False}, "retry": {"backoff": 0.001, "attempts": 3}} | slices
-        upstream = {"url": url, **slices.pop("upstream", {})}
-        async with build_client(Settings(upstream=upstream, **slices)) as client:
+        groups = {"cache": {"enabled": False}, "retry": {"backoff": 0.001, "attempts": 3}} | groups
+        upstream = {"url": url, **groups.pop("upstream", {})}
+        async with build_client(Settings(upstream=upstream, **groups)) as client:
             yield client, server
 
 
 @pytest.fixture
 def tasks(monkeypatch):
-    """Counts the calls that go on in a task."""
+    """Counts the calls that run in a task."""
     begun = []
 
     def counted(self, wait):
@@ -64,7 +64,7 @@ def tasks(monkeypatch):
 
 
 async def test_a_call_that_only_sends_takes_no_task(tasks):
-    """One by one and many together: a plain 200 completes in the turn in which it arrives."""
+    """Alone or concurrently, a plain 200 completes in the event-loop iteration in which it arrives."""
     async with client_of([PLAIN]) as (client, server):
         by = scope()
         assert (await client.vehicle(by, "JQ7RP")).vehicle_id == "JQ7RP"
@@ -74,7 +74,7 @@ async def test_a_call_that_only_sends_takes_no_task(tasks):
 
 
 async def test_a_plain_200_takes_the_steps_of_every_layer(monkeypatch):
-    """Circuit, retry budget and rate limiter are asked before, and told after, a call that needs none of them."""
+    """It passes circuit, retry budget and rate limiter before and after the call."""
     seen = []
     for kind, name in [
         (Budget, "save"), (LocalRateLimiter, "knows"), (HttpTransport, "begin"), (Circuit, "ended"),
@@ -87,8 +87,11 @@ async def test_a_plain_200_takes_the_steps_of_every_layer(monkeypatch):
 
         monkeypatch.setattr(kind, name, noted)
     limit = b"X-Rate-Limit-Limit: 9\r\nX-Rate-Limit-Remaining: 5\r\nX-Rate-Limit-Reset: %d\r\n" % (time.time() + 60)
-    async with client_of(told("503 Slow Down"), told("200 OK", b'{"id":"JQ7RP"}', limit)) as (client, _):
-        assert await client.vehicle(scope(), "JQ7RP") is not None  # Its retry makes room in the budget.
+    async with client_of(response_with("503 Slow Down"), response_with("200 OK", b'{"id":"JQ7RP"}', limit)) as (
+        client,
+        _,
+    ):
+        assert await client.vehicle(scope(), "JQ7RP") is not None  # Its retry takes from the budget.
         del seen[:]
         assert await client.vehicle(scope(), "JQ7RP") is not None
     assert seen == ["save", "knows", "begin", "ended"]
@@ -96,7 +99,7 @@ async def test_a_plain_200_takes_the_steps_of_every_layer(monkeypatch):
 
 @pytest.mark.parametrize("transport", ["builtin", "httpx"])
 async def test_another_layer_takes_part_in_every_call(transport):
-    """Whatever lies around the innermost layer sees a plain 200, over each transport, and may change what comes of it."""
+    """An outer layer gets a plain 200 over each transport, and may replace its response."""
 
     class Around:
         calls = 0
@@ -115,40 +118,40 @@ async def test_another_layer_takes_part_in_every_call(transport):
 
 
 @pytest.mark.parametrize(
-    ("answer", "calls", "outcome"),
+    ("response", "calls", "outcome"),
     [
-        (told("404 Not Found"), 1, None),
-        (told("403 Forbidden"), 1, UpstreamForbidden),
-        (told("400 Bad Request"), 1, UpstreamRejected),
-        (told("200 OK", b"{"), 1, UpstreamInvalidResponse),
-        (told("200 OK", b"xx", b"Content-Encoding: gzip\r\n"), 1, UpstreamInvalidResponse),
-        (told("503 Service Unavailable"), 3, UpstreamUnavailable),
-        (told("429 Too Many Requests"), 3, RateLimited),
+        (response_with("404 Not Found"), 1, None),
+        (response_with("403 Forbidden"), 1, UpstreamForbidden),
+        (response_with("400 Bad Request"), 1, UpstreamRejected),
+        (response_with("200 OK", b"{"), 1, UpstreamInvalidResponse),
+        (response_with("200 OK", b"xx", b"Content-Encoding: gzip\r\n"), 1, UpstreamInvalidResponse),
+        (response_with("503 Service Unavailable"), 3, UpstreamUnavailable),
+        (response_with("429 Too Many Requests"), 3, RateLimited),
         ([PLAIN[:20], CLOSE], 3, UpstreamUnavailable),
     ],
     ids=["404", "403", "400", "malformed", "garbled", "503", "429", "dropped"],
 )
-async def test_failures_are_sent_as_often_as_their_kind_allows(answer, calls, outcome, tasks):
-    """What is retryable is sent three times, all else once; only what waits for a retry takes a task."""
-    async with client_of(answer) as (client, server):
+async def test_only_temporary_failures_are_retried(response, calls, outcome, tasks):
+    """They are sent three times, all others once; only a retry takes a task."""
+    async with client_of(response) as (client, server):
         by = scope()
-        (came,) = await asyncio.gather(client.vehicle(by, "JQ7RP"), return_exceptions=True)
-        assert came is None if outcome is None else type(came) is outcome
+        (result,) = await asyncio.gather(client.vehicle(by, "JQ7RP"), return_exceptions=True)
+        assert result is None if outcome is None else type(result) is outcome
         assert (by.stats.upstream_calls, len(server.heads), len(tasks)) == (calls, calls, calls > 1)
         assert client.under_way() == 0
 
 
-async def test_a_retry_makes_up_for_a_failure():
-    """The second attempt's answer is the call's."""
-    async with client_of(told("502 Bad Gateway"), [PLAIN]) as (client, server):
+async def test_a_retry_replaces_a_failure():
+    """The second attempt's response is the call's."""
+    async with client_of(response_with("502 Bad Gateway"), [PLAIN]) as (client, server):
         assert isinstance(await client.vehicle(scope(), "JQ7RP"), Vehicle)
         assert len(server.heads) == 2
 
 
-async def test_an_outage_opens_the_circuit_and_an_answer_closes_it():
-    """While it is open nothing is sent; an answer to the probe closes it."""
+async def test_an_outage_opens_the_circuit_and_a_success_closes_it():
+    """While it is open no call is sent; a successful probe closes it."""
     settings = {"retry": {"attempts": 1}, "breaker": {"failure_threshold": 3, "open_seconds": 0.2}}
-    async with client_of(*[told("500 Internal Server Error")] * 3, [PLAIN], **settings) as (client, server):
+    async with client_of(*[response_with("500 Internal Server Error")] * 3, [PLAIN], **settings) as (client, server):
         for _ in range(5):
             with pytest.raises(UpstreamUnavailable):
                 await client.vehicle(scope(), "JQ7RP")
@@ -161,11 +164,11 @@ async def test_an_outage_opens_the_circuit_and_an_answer_closes_it():
 
 @pytest.mark.parametrize("transport", ["builtin", "httpx"])
 async def test_a_call_is_counted_once(transport):
-    """Of five calls that are left two may be made at once, whichever transport makes them: none counts twice."""
+    """Of five remaining calls two may be made at once over either transport: none counts twice."""
     reset = int(time.time()) + 60
     limit = b"X-Rate-Limit-Limit: 100\r\nX-Rate-Limit-Remaining: 5\r\nX-Rate-Limit-Reset: %d\r\n" % reset
     settings = {"upstream": {"transport": transport}, "pacing": {"reserve": 3, "share": 0}}
-    async with client_of(told("200 OK", b'{"id":"JQ7RP"}', limit), [PLAIN], **settings) as (client, server):
+    async with client_of(response_with("200 OK", b'{"id":"JQ7RP"}', limit), [PLAIN], **settings) as (client, server):
         by = RequestScope(scope().caller, RequestStats(), deadline=Deadline.after(5))
         for _ in range(3):
             assert await client.vehicle(by, "JQ7RP") is not None
@@ -174,11 +177,11 @@ async def test_a_call_is_counted_once(transport):
         assert len(server.heads) == 3
 
 
-async def test_a_client_s_limit_is_learnt_and_kept():
-    """When an answer says that nothing is left until a time, the next call is made then."""
+async def test_a_client_s_limit_is_respected():
+    """If a response states that no call is left until a time, the next call is made then."""
     reset = int(time.time()) + 2
     limit = b"X-Rate-Limit-Limit: 10\r\nX-Rate-Limit-Remaining: 0\r\nX-Rate-Limit-Reset: %d\r\n" % reset
-    async with client_of(told("200 OK", b'{"id":"JQ7RP"}', limit), [PLAIN]) as (client, server):
+    async with client_of(response_with("200 OK", b'{"id":"JQ7RP"}', limit), [PLAIN]) as (client, server):
         assert await client.vehicle(scope(), "JQ7RP") is not None
         assert await client.vehicle(scope(), "JQ7RP") is not None
         assert time.time() >= reset
@@ -186,10 +189,10 @@ async def test_a_client_s_limit_is_learnt_and_kept():
 
 
 @pytest.mark.parametrize("coalescing", [True, False])
-async def test_who_leaves_costs_no_connection(coalescing):
-    """Hundreds of reads over three connections, given up at random: all others get their answers, and the next do."""
-    slices = {"upstream": {"connections_max": 3, "pool_timeout": 15}, "coalescing": {"enabled": coalescing}}
-    async with client_of([OK, PLAIN[len(OK) :]], **slices) as (client, _):
+async def test_cancelled_reads_leak_no_connection(coalescing):
+    """Hundreds of reads over three connections are cancelled at random: all others, and later ones, succeed."""
+    groups = {"upstream": {"connections_max": 3, "pool_timeout": 15}, "coalescing": {"enabled": coalescing}}
+    async with client_of([OK, PLAIN[len(OK) :]], **groups) as (client, _):
         dice = random.Random(7)
         for _ in range(4):
             requests = [asyncio.create_task(client.vehicle(scope(), f"V{number:04}")) for number in range(60)]
@@ -203,8 +206,8 @@ async def test_who_leaves_costs_no_connection(coalescing):
         assert await client.vehicle(scope(), "VLAST") is not None
 
 
-async def test_who_has_no_time_left_is_told_and_leaves_nothing_under_way():
-    """At the deadline the call is given up, with its connection."""
+async def test_the_deadline_cancels_the_call():
+    """Its connection is closed."""
     async with client_of([PAUSE], [PLAIN]) as (client, server):
         by = RequestScope(scope().caller, RequestStats(), deadline=Deadline.after(0.1))
         with pytest.raises(GatewayError) as late:
@@ -216,18 +219,18 @@ async def test_who_has_no_time_left_is_told_and_leaves_nothing_under_way():
         assert server.connections == 2
 
 
-async def test_what_is_too_late_or_too_large_fails():
-    """The transport's bounds end in the errors of the gateway."""
+async def test_late_or_large_responses_fail():
+    """The transport's bounds become errors of the gateway."""
     async with client_of([PAUSE], upstream={"read_timeout": 0.1}, retry={"attempts": 1}) as (client, _):
         with pytest.raises(UpstreamTimeout):
             await client.vehicle(scope(), "JQ7RP")
-    async with client_of(told("200 OK", b" " * 5000), upstream={"response_bytes_max": 1024}) as (client, _):
+    async with client_of(response_with("200 OK", b" " * 5000), upstream={"response_bytes_max": 1024}) as (client, _):
         with pytest.raises(UpstreamInvalidResponse):
             await client.vehicle(scope(), "JQ7RP")
 
 
-async def test_a_call_leaves_nothing_to_the_collector():
-    """Nothing of it is in a circle."""
+async def test_a_call_creates_no_reference_cycles():
+    """The garbage collector finds nothing of it."""
     async with client_of([PLAIN]) as (client, _):
         await client.vehicles_by_id(scope(), ["AAAAA", "BBBBB"])
         while gc.collect():

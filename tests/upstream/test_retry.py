@@ -1,4 +1,4 @@
-"""Retries: which failures, how long between, how many in all, and never past the deadline."""
+"""Retries: which failures, with what delay, how many in total, and never past the deadline."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ QUICK = {"backoff": 0.001, "backoff_max": 0.002}
 
 
 class Failing:
-    """Raises the failures it was given, one a call, then answers."""
+    """Raises the given failures, one per call, then responds."""
 
     sends_inline = False
 
@@ -41,45 +41,45 @@ class Failing:
         self.calls += 1
         if self.failures:
             raise self.failures.pop(0)
-        return UpstreamResponse("answer")
+        return UpstreamResponse("response")
 
 
 @pytest.mark.parametrize("failure", [UpstreamUnavailable, UpstreamTimeout, RateLimited])
-async def test_what_may_pass_is_tried_again(failure):
-    """A network fault, a 5xx, a time-out or a 429 costs another call, not the answer."""
+async def test_temporary_failures_are_retried(failure):
+    """A network fault, a 5xx, a time-out or a 429 takes another call."""
     fleet = Failing(failure(), failure())
-    assert (await calls_over(fleet, retry=QUICK).fetch(vehicle_read())).value == "answer"
+    assert (await calls_over(fleet, retry=QUICK).fetch(vehicle_read())).value == "response"
     assert fleet.calls == 3
 
 
 @pytest.mark.parametrize(
     "failure", [UpstreamUnauthenticated, UpstreamForbidden, UpstreamRejected, UpstreamInvalidResponse]
 )
-async def test_what_will_not_pass_is_not_tried_again(failure):
-    """A refusal, or an answer that can't be read, is told at once."""
+async def test_permanent_failures_are_not_retried(failure):
+    """A rejection or an invalid response fails at once."""
     fleet = Failing(failure())
     with pytest.raises(failure):
         await calls_over(fleet, retry=QUICK).fetch(vehicle_read())
     assert fleet.calls == 1
 
 
-async def test_the_last_failure_is_told():
+async def test_the_last_failure_is_raised():
     """After the last attempt its own failure is raised, not the library's."""
     fleet = Failing(UpstreamTimeout(), UpstreamUnavailable(), RateLimited(retry_after=0))
     with pytest.raises(RateLimited):
         await calls_over(fleet, retry=QUICK).fetch(vehicle_read())
 
 
-async def test_the_upstreams_wait_is_kept():
-    """After a 429 nothing is sent before the time that it named."""
+async def test_the_upstreams_wait_is_respected():
+    """After a 429 no call is sent before the stated time."""
     fleet = Failing(RateLimited(retry_after=0.05))
     began = time.monotonic()
     await calls_over(fleet, retry=QUICK).fetch(vehicle_read())
     assert time.monotonic() - began >= 0.05
 
 
-async def test_nothing_is_tried_past_the_deadline():
-    """A wait that would end after the deadline is not begun: the failure is told at once."""
+async def test_no_retry_is_made_past_the_deadline():
+    """If the wait would end after the deadline, the call fails at once."""
     fleet = Failing(RateLimited(retry_after=60))
     hurried = RequestScope(Caller("alice"), RequestStats(), deadline=Deadline.after(5))
     began = time.monotonic()
@@ -91,7 +91,7 @@ async def test_nothing_is_tried_past_the_deadline():
 
 
 async def test_retries_are_a_tenth_of_the_traffic_at_most():
-    """In an outage a thousand reads at once cost the reserve and a tenth more, not three thousand."""
+    """In an outage a thousand concurrent reads cause the burst and a tenth more, not three thousand."""
 
     class Out:
         sends_inline = False
@@ -108,8 +108,8 @@ async def test_retries_are_a_tenth_of_the_traffic_at_most():
 
 
 @given(st.lists(st.booleans(), max_size=500), st.floats(0.0, 1.0), st.integers(1, 20))
-def test_a_budget_never_gives_more_than_its_share_and_reserve(retried, share, reserve):
-    """Whatever the order of reads and retries, retries stay within the reserve and the share of reads."""
+def test_a_budget_never_exceeds_its_ratio_and_burst(retried, share, reserve):
+    """In any order of reads and retries."""
     budget = Budget(share, reserve)
     requests = retries = 0
     for wants_retry in retried:
@@ -121,8 +121,8 @@ def test_a_budget_never_gives_more_than_its_share_and_reserve(retried, share, re
 
 
 @given(st.integers(2, 30), st.floats(0.5, 1.0))
-def test_pauses_grow_up_to_their_bound(attempt, dice):
-    """Backoff doubles, is cut by the dice, and never exceeds its bound."""
+def test_backoff_grows_up_to_its_bound(attempt, dice):
+    """It doubles, has jitter, and never exceeds its bound."""
     settings = RetrySettings(backoff=0.1, backoff_max=2.0)
     pause = RetryPolicy(settings, lambda: dice).backoff(attempt - 1, UpstreamUnavailable())
     assert 0.05 <= pause <= 2.0
@@ -136,20 +136,20 @@ def policy(**settings: float) -> RetryPolicy:
     return RetryPolicy(RetrySettings(**{**POLICY, **settings}), lambda: 1.0)
 
 
-def test_backoff_doubles_from_the_first_to_the_longest_pause():
-    """After one failed attempt it is the pause itself."""
+def test_backoff_doubles_up_to_its_bound():
+    """After one failed attempt it is the configured backoff."""
     assert [policy().backoff(failed, UpstreamTimeout()) for failed in (1, 2, 3, 4, 9)] == [0.1, 0.2, 0.4, 0.5, 0.5]
 
 
-def test_the_wait_that_the_upstream_names_gets_jitter_of_at_most_a_pause():
-    """All who were refused until one time do not come back in one moment, nor before it."""
-    refused = RateLimited(retry_after=3)
-    assert [policy().backoff(failed, refused) for failed in (1, 4)] == [pytest.approx(3.1)] * 2
-    assert RetryPolicy(RetrySettings(**POLICY), lambda: 0.5).backoff(1, refused) == 3.05
+def test_the_upstreams_wait_gets_bounded_jitter():
+    """Calls that were rejected until one time are not retried all at once, nor before it."""
+    rejected = RateLimited(retry_after=3)
+    assert [policy().backoff(failed, rejected) for failed in (1, 4)] == [pytest.approx(3.1)] * 2
+    assert RetryPolicy(RetrySettings(**POLICY), lambda: 0.5).backoff(1, rejected) == 3.05
 
 
 def test_jitter_is_random_by_default():
-    """Between half and all of a pause."""
+    """Between half and all of a backoff."""
     delays = {RetryPolicy(RetrySettings(**POLICY)).backoff(1, UpstreamTimeout()) for _ in range(20)}
     assert len(delays) > 1
     assert all(0.05 <= delay <= 0.1 for delay in delays)
@@ -157,12 +157,12 @@ def test_jitter_is_random_by_default():
 
 @pytest.mark.parametrize(("failed", "remaining", "delay"), [(1, 9, 0.1), (2, 9, 0.2), (3, 9, None), (1, 0.1, None)])
 def test_a_retry_needs_an_attempt_and_time(failed, remaining, delay):
-    """After the last attempt, or where the delay would not end before the deadline, there is none."""
+    """There is none after the last attempt, or if its delay would end after the deadline."""
     assert policy().delay(failed, UpstreamTimeout(), remaining) == delay
 
 
-def test_a_retry_needs_a_failure_that_may_pass():
-    """All others have none, and cost the budget nothing."""
+def test_a_retry_needs_a_temporary_failure():
+    """Others have none, and take nothing of the budget."""
     one = policy(budget_burst=1)
     assert one.delay(1, UpstreamForbidden(), 9) is None
     assert one.delay(1, UpstreamTimeout(), 0.05) is None
@@ -171,8 +171,8 @@ def test_a_retry_needs_a_failure_that_may_pass():
     assert one.delay(1, UpstreamTimeout(), 9) is None
 
 
-def test_a_budget_is_full_until_a_retry_is_paid_and_saved_again():
-    """`is_full` tells that there is nothing to save."""
+def test_a_budget_is_full_until_a_retry_takes_a_token():
+    """And again once it is refilled."""
     budget = Budget(0.5, 2)
     assert budget.is_full
     assert [budget.spend() for _ in range(3)] == [True, True, False]

@@ -28,6 +28,6 @@ from gateway.upstream.scan_planner import ScanProgress, should_scan
         (0, 100, 1_000, ScanProgress(3, 400), False),
     ],
 )
-def test_whichever_is_fewer_calls(missing, page_size, fleet_size, walked, walks):
-    """A walk goes on as long as it promises fewer calls than a read for each missing id."""
+def test_a_scan_continues_while_it_saves_calls(missing, page_size, fleet_size, walked, walks):
+    """Compared with a call for each missing id."""
     assert should_scan(missing, page_size, fleet_size, walked) is walks

@@ -1,4 +1,4 @@
-"""One call to the fleet API: what is sent, and what each kind of answer becomes."""
+"""One call to the fleet API: what is sent, and what each kind of response becomes."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ ENDPOINTS = FleetEndpoints(SETTINGS, CacheSettings())
 READ = UpstreamRequest.of(ERRAND, ENDPOINTS.vehicle, item_id="JQ7RP")
 
 
-def transport_over(answer: httpx.Response | Exception, settings: UpstreamSettings = SETTINGS) -> HttpTransport:
+def transport_over(fake: httpx.Response | Exception, settings: UpstreamSettings = SETTINGS) -> HttpTransport:
     def handle(request: httpx.Request) -> httpx.Response:
         requests.append(request)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
+        if isinstance(fake, Exception):
+            raise fake
+        return fake
 
     requests: list[httpx.Request] = []
     transport = HttpTransport(settings, httpx.MockTransport(handle))
@@ -49,8 +49,8 @@ def transport_over(answer: httpx.Response | Exception, settings: UpstreamSetting
     return transport
 
 
-async def test_a_call_carries_the_callers_token_and_what_the_vendor_asks_for():
-    """The token goes up as it came, with the content type on a GET too, and the configured fleet."""
+async def test_a_call_carries_the_token_and_the_required_headers():
+    """The token is forwarded as received, with a content type even on a GET, and the configured fleet."""
     transport = transport_over(
         httpx.Response(200, json={"id": "JQ7RP"}), UpstreamSettings(url="http://fleet.test/", fleet_id="T7K2M")
     )
@@ -62,8 +62,8 @@ async def test_a_call_carries_the_callers_token_and_what_the_vendor_asks_for():
     assert request.headers["X-INVERS-Fleet-Id"] == "T7K2M"
 
 
-async def test_a_404_is_a_plain_nothing():
-    """What does not exist is None, not an error."""
+async def test_a_404_is_none():
+    """It is not an error."""
     assert (await transport_over(httpx.Response(404, json={})).fetch(READ)).value is None
 
 
@@ -82,29 +82,29 @@ async def test_a_404_is_a_plain_nothing():
     ],
 )
 async def test_each_status_has_its_error(status, error):
-    """A failure keeps the problem's type and flow id, and nothing else of the answer."""
+    """An error has the problem's type and flow id, and no other text of the response."""
     problem = {"type": "/problems/some-error", "detail": "secret detail", "flow_id": "body-flow"}
-    answer = httpx.Response(status, json=problem, headers={"X-INVERS-Flow-ID": "flow-1"})
+    fake = httpx.Response(status, json=problem, headers={"X-INVERS-Flow-ID": "flow-1"})
     with pytest.raises(error) as failed:
-        await transport_over(answer).fetch(READ)
-    told = failed.value.extensions()
-    assert told["upstream"] == {"status": status, "type": "/problems/some-error", "flowId": "flow-1"}
-    assert "secret" not in repr(told) + str(failed.value)
+        await transport_over(fake).fetch(READ)
+    extensions = failed.value.extensions()
+    assert extensions["upstream"] == {"status": status, "type": "/problems/some-error", "flowId": "flow-1"}
+    assert "secret" not in repr(extensions) + str(failed.value)
 
 
 @pytest.mark.parametrize(
     "said", ["/problems/Bearer abc.def https://x", "/problems/" + "x" * 100, "/elsewhere", "Bearer t"]
 )
-async def test_what_does_not_look_like_a_problem_is_not_told(said):
-    """Types and flow ids of any other form may be whatever the fleet API was given."""
+async def test_malformed_problem_types_and_flow_ids_are_dropped(said):
+    """They may contain anything that the fleet API received."""
     transport = transport_over(httpx.Response(500, json={"type": said, "flow_id": said}))
     with pytest.raises(UpstreamUnavailable) as failed:
         await transport.fetch(READ)
     assert failed.value.extensions()["upstream"] == {"status": 500, "type": None, "flowId": None}
 
 
-async def test_an_etag_that_could_not_be_sent_back_is_not_kept():
-    """A tag outside ASCII: the answer is as good as one without."""
+async def test_an_etag_outside_ascii_is_dropped():
+    """It could not be sent back; the response is valid without it."""
     transport = transport_over(httpx.Response(200, json={"id": "JQ7RP"}, headers=[(b"etag", b'"caf\xe9"')]))
     response = await transport.fetch(READ)
     assert response.value is not None
@@ -114,8 +114,8 @@ async def test_an_etag_that_could_not_be_sent_back_is_not_kept():
 @pytest.mark.parametrize(
     "body", [b"<html>busy</html>", b"", b'{"type": 5}', b"\xff", b'{"type":"https://evil.test/x"}']
 )
-async def test_a_failure_without_a_problem_is_still_told_by_its_status(body):
-    """HTML, nothing or nonsense under a 502 makes an error without a problem type."""
+async def test_a_failure_without_a_problem_is_mapped_by_its_status(body):
+    """HTML, nothing or nonsense under a 502 becomes an error without a problem type."""
     with pytest.raises(UpstreamUnavailable) as failed:
         await transport_over(httpx.Response(502, content=body)).fetch(READ)
     assert failed.value.extensions()["upstream"] == {"status": 502, "type": None, "flowId": None}
@@ -133,20 +133,20 @@ async def test_a_failure_without_a_problem_is_still_told_by_its_status(body):
     ],
 )
 async def test_each_failure_of_the_network_has_its_error(raised, error):
-    """No connection is unavailable, no answer in time is a time-out."""
+    """No connection is unavailable, no response in time is a time-out."""
     with pytest.raises(error):
         await transport_over(raised).fetch(READ)
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"x"', b"null", b"\xff\xfe", b"{}", b'{"id": null}', b'{"id": 7}'])
-async def test_an_answer_that_is_no_vehicle_is_an_error(body):
-    """Malformed JSON, another type, or a vehicle without an id can't be read."""
+async def test_a_response_that_is_no_vehicle_is_an_error(body):
+    """Malformed JSON, another type, or a vehicle without an id."""
     with pytest.raises(UpstreamInvalidResponse):
         await transport_over(httpx.Response(200, content=body)).fetch(READ)
 
 
-async def test_an_answer_larger_than_the_limit_is_an_error():
-    """More bytes than allowed are refused, however they are framed."""
+async def test_a_response_larger_than_the_limit_is_an_error():
+    """However it is framed."""
     with pytest.raises(UpstreamInvalidResponse):
         await transport_over(httpx.Response(200, content=b'{"id":"' + b"x" * 3000 + b'"}')).fetch(READ)
 
@@ -154,19 +154,19 @@ async def test_an_answer_larger_than_the_limit_is_an_error():
 @pytest.mark.parametrize(
     "body", [b"not gzip at all", gzip.compress(b'{"id":"%s"}' % (b"x" * 2**20))], ids=["garbled", "bomb"]
 )
-async def test_a_compressed_answer_is_held_to_the_same_limit(body):
-    """What can't be decompressed, or is too large once it is, can't be read."""
+async def test_a_compressed_response_has_the_same_limit(body):
+    """A body that can't be decompressed, or is too large afterwards, is an error."""
 
     async def compressed():
         yield body
 
-    answer = httpx.Response(200, content=compressed(), headers={"Content-Encoding": "gzip"})
+    fake = httpx.Response(200, content=compressed(), headers={"Content-Encoding": "gzip"})
     with pytest.raises(UpstreamInvalidResponse):
-        await transport_over(answer).fetch(READ)
+        await transport_over(fake).fetch(READ)
 
 
-async def test_an_answer_that_drips_too_long_is_a_timeout():
-    """The total time is bounded although each byte comes in time."""
+async def test_a_slow_response_is_a_timeout():
+    """The total time is bounded although each byte arrives in time."""
 
     async def drip():
         for _ in range(100):
@@ -178,8 +178,8 @@ async def test_an_answer_that_drips_too_long_is_a_timeout():
         await transport_over(httpx.Response(200, content=drip()), settings).fetch(READ)
 
 
-async def test_a_member_of_a_wrong_type_costs_only_itself():
-    """Members that can't be read are dropped; the vehicle and the rest of it stay."""
+async def test_a_member_of_a_wrong_type_is_dropped():
+    """The vehicle and its other members remain."""
     odd = {"id": "JQ7RP", "status": 7, "tags": {}, "fleet_id": "T7K2M", "master_data": {"vin": [], "brand": "Audi"},
            "latest_state": {"ignition": {"value": "ON"}, "position": 5}, "telematics_unit": "none"}  # fmt: skip
     vehicle = (await transport_over(httpx.Response(200, json=odd)).fetch(READ)).value
@@ -205,15 +205,15 @@ async def test_a_member_of_a_wrong_type_costs_only_itself():
         ({}, None),
     ],
 )
-def test_both_forms_of_429_tell_how_long_to_wait(headers, seconds):
+def test_both_forms_of_429_state_the_wait(headers, seconds):
     """Retry-After comes first, in seconds or as a date, then the reset time in epoch seconds."""
     assert wait_of(httpx.Headers(headers), now=1_000_000) == seconds
 
 
-def test_a_window_that_never_ends_is_taken_to_end_in_an_hour():
-    """A reset time that makes no sense slows calls down for a while, not for ever."""
-    told = {"X-Rate-Limit-Limit": "100", "X-Rate-Limit-Remaining": "1", "X-Rate-Limit-Reset": "999999999999"}
-    rate = rate_of(httpx.Headers(told))
+def test_a_window_ends_within_an_hour():
+    """An implausible reset time does not block calls for ever."""
+    fields = {"X-Rate-Limit-Limit": "100", "X-Rate-Limit-Remaining": "1", "X-Rate-Limit-Reset": "999999999999"}
+    rate = rate_of(httpx.Headers(fields))
     assert rate is not None
     assert rate.reset <= time.time() + WAIT_MAX
 
@@ -222,17 +222,17 @@ TOLD = st.text(st.characters(max_codepoint=255, exclude_categories=["Cc"]), max_
 
 
 @given(after=TOLD, reset=TOLD, remaining=TOLD)
-def test_whatever_the_headers_tell_a_wait_is_a_wait(after, reset, remaining):
-    """Headers of any content tell a time that has not passed, or none."""
-    told = {"Retry-After": after, "X-Rate-Limit-Reset": reset, "X-Rate-Limit-Remaining": remaining}
-    headers = httpx.Headers({name.encode(): value.encode("latin-1") for name, value in told.items()})
+def test_any_headers_give_a_valid_wait(after, reset, remaining):
+    """A wait is not negative, or there is none."""
+    fields = {"Retry-After": after, "X-Rate-Limit-Reset": reset, "X-Rate-Limit-Remaining": remaining}
+    headers = httpx.Headers({name.encode(): value.encode("latin-1") for name, value in fields.items()})
     seconds = wait_of(headers, now=1_000_000)
     assert seconds is None or 0 <= seconds < 10**12
 
 
 @pytest.mark.parametrize("kind", ["builtin", "httpx"])
-async def test_callers_who_leave_do_not_use_up_connections(kind):
-    """After many cancelled calls over two connections, the next calls still work."""
+async def test_cancelled_calls_do_not_exhaust_connections(kind):
+    """After many cancelled calls over two connections, the next calls succeed."""
     connections = []
 
     async def slow(reader, writer):
@@ -288,8 +288,8 @@ IMPOSSIBLE += ["\u2025", "\uff0f", "a\u200bb", "a" * 257, "a+b", "a,b", "a&b", "
 
 
 @pytest.mark.parametrize("impossible", IMPOSSIBLE)
-async def test_what_no_id_can_be_is_never_sent(impossible):
-    """It is no vehicle, alone or among others, and has no state; nothing is asked for it."""
+async def test_impossible_ids_are_never_sent(impossible):
+    """There is no such vehicle, alone or among others, and no state of it, without a call."""
     transport = transport_over(httpx.Response(404))
     client = FleetClient(Uncoalesced(Sending(), transport), SETTINGS, ENDPOINTS)
     assert await client.vehicle(ERRAND, impossible) is None
@@ -299,15 +299,15 @@ async def test_what_no_id_can_be_is_never_sent(impossible):
 
 
 @pytest.mark.parametrize("possible", ["JQ7RP", "f8c2958312f1", "a_b-c~d", "urn:uuid:1", "a@b", "MQ==", "a" * 256])
-async def test_what_an_id_could_be_is_asked_for(possible):
-    """Ids are opaque: whatever does no harm in a path is sent."""
+async def test_possible_ids_are_sent(possible):
+    """Ids are opaque: any text that is safe in a path is sent."""
     transport = transport_over(httpx.Response(404))
     assert await FleetClient(Uncoalesced(Sending(), transport), SETTINGS, ENDPOINTS).vehicle(ERRAND, possible) is None
     assert len(transport.requests) == 1
 
 
-async def test_lists_that_answer_a_page_token_are_followed_by_it():
-    """Where a list has next_page_token in place of cursors, the next page is asked for with page_token."""
+async def test_lists_with_a_page_token_are_followed():
+    """If a list has next_page_token instead of cursors, the next page is requested with page_token."""
     transport = transport_over(httpx.Response(200, json={"items": [], "next_page_token": "t2"}))
     client = FleetClient(transport, SETTINGS, ENDPOINTS)
     page = await client.vehicles(ERRAND)
@@ -316,7 +316,7 @@ async def test_lists_that_answer_a_page_token_are_followed_by_it():
 
 
 async def test_a_cursor_is_sent_alone():
-    """Limit and search go with the first page only: a cursor carries both."""
+    """Limit and search are sent for the first page only: a cursor contains both."""
     transport = transport_over(httpx.Response(200, json={"items": []}))
     client = FleetClient(transport, SETTINGS, ENDPOINTS)
     await client.vehicles(ERRAND, search="audi")
@@ -328,7 +328,7 @@ async def test_a_cursor_is_sent_alone():
 
 
 async def test_a_configured_path_is_sent_percent_encoded():
-    """What a request line can't hold is encoded once; what is encoded already stays."""
+    """Characters that a request line can't contain are encoded once; encoded ones stay."""
     settings = UpstreamSettings(url=SETTINGS.url, vehicle_path="/fahrzeuge für%20alle/{id}")
     transport = transport_over(httpx.Response(404), settings)
     await FleetClient(transport, settings, FleetEndpoints(settings, CacheSettings())).vehicle(ERRAND, "V1")

@@ -1,4 +1,4 @@
-"""The transports over real sockets, on both event loops: how answers may be framed, and how connections may fail."""
+"""The transports over real sockets, on both event loops: how responses are framed, and how connections fail."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
 BODY = b'{"id":"JQ7RP"}'
 OK = b"HTTP/1.1 200 OK\r\n"
 PLAIN = OK + b"Content-Length: 14\r\n\r\n" + BODY
-CLOSE = object()  # ends the connection
+CLOSE = object()  # closes the connection
 PAUSE = object()  # sends nothing for a while
-SILENT = 0.07  # seconds after which either transport has a connection serve its next call
+SILENT = 0.07  # seconds after which either transport reuses a connection for any call
 Step = bytes | object
 
 
@@ -41,21 +41,21 @@ def vehicle_request(vehicle_id: str = "JQ7RP", token: str = "secret-token") -> U
 
 
 def unchecked(token: str = "secret-token") -> UpstreamRequest[Vehicle]:
-    """A read whose answer does not show whether it is its own."""
+    """A request whose response can't be matched to it."""
     return UpstreamRequest.of(
         RequestScope(Caller(token), RequestStats()), replace(ENDPOINTS.vehicle, id_of=None), item_id="JQ7RP"
     )
 
 
 class Server:
-    """Answers the requests that arrive, in their order, each by its steps; the last ones are for all that follow.
+    """Responds to requests in order, each by its steps; the last ones are for all that follow.
 
-    Where it does not read, each connection has one answer at once. `JQ7RP` in an answer becomes the id that was asked
-    for where it `names` that.
+    If it does not read, each connection gets one response at once. If it `names` ids, `JQ7RP` in a response becomes the
+    requested id.
     """
 
-    def __init__(self, *answers: list[Step], reads: bool = True, names: bool = False) -> None:
-        self.answers = list(answers)
+    def __init__(self, *responses: list[Step], reads: bool = True, names: bool = False) -> None:
+        self.responses = list(responses)
         self.reads = reads
         self.names = names
         self.writers: list[asyncio.StreamWriter] = []
@@ -82,7 +82,7 @@ class Server:
 
     async def _answer(self, head: bytes, writer: asyncio.StreamWriter) -> bool:
         self.heads.append(head)
-        for step in self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]:
+        for step in self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]:
             if step is CLOSE:
                 return False
             if step is PAUSE:
@@ -112,17 +112,17 @@ Scenario = Callable[[HttpTransport, Server], Awaitable[None]]
 
 @pytest.fixture(params=LOOPS)
 def loop_factory(request):
-    """Both event loops: they differ in what they tell a connection, and when."""
+    """Both event loops: they differ in what they report to a connection, and when."""
     return LOOPS[request.param]
 
 
 @pytest.fixture(params=TRANSPORTS)
 def run(request, loop_factory):
-    """Runs a scenario over a transport and a server that gives these answers."""
+    """Runs a scenario over a transport and a server with these responses."""
 
-    def ran(scenario: Scenario, *answers: list[Step], reads: bool = True, **upstream: object) -> None:
+    def ran(scenario: Scenario, *responses: list[Step], reads: bool = True, **upstream: object) -> None:
         async def running() -> None:
-            server = Server(*answers, reads=reads)
+            server = Server(*responses, reads=reads)
             async with server.listening() as url:
                 transport = HttpTransport(UpstreamSettings(url=url, transport=request.param, **upstream))
                 try:
@@ -159,7 +159,7 @@ GOOD = {
     "until the end": [OK + b"\r\n" + BODY[:5], BODY[5:], CLOSE],
     "HTTP/1.0": [b"HTTP/1.0 200 OK\r\n\r\n" + BODY, CLOSE],
     "closing": [OK + b"Connection: close\r\nContent-Length: 14\r\n\r\n" + BODY],
-    "after interim answers": [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", PLAIN],
+    "after interim responses": [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", PLAIN],
     "gzip": coded(b"gzip", gzip.compress(BODY)),
     "deflate": coded(b"deflate", zlib.compress(BODY)),
     "deflate without a header": coded(b"deflate", bare_deflate(BODY)),
@@ -197,8 +197,8 @@ BAD = {
 
 
 @pytest.mark.parametrize("framing", GOOD)
-def test_an_answer_is_whole_however_it_is_framed(run, framing):
-    """Lengths, chunks, ends of connections, interim answers and codings; and then the next call is answered, too."""
+def test_each_framing_gives_a_complete_response(run, framing):
+    """Lengths, chunks, closed connections, interim responses and codings; the next call succeeds, too."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         for _ in range(2):
@@ -209,8 +209,8 @@ def test_an_answer_is_whole_however_it_is_framed(run, framing):
 
 
 @pytest.mark.parametrize("fault", BAD)
-def test_an_answer_that_is_none_has_its_error(run, fault):
-    """Each fault has its error, in time; the next call has a connection and its answer."""
+def test_each_invalid_response_has_its_error(run, fault):
+    """In time; the next call has a connection and its response."""
     steps, error = BAD[fault]
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
@@ -222,8 +222,8 @@ def test_an_answer_that_is_none_has_its_error(run, fault):
     run(scenario, steps, [PLAIN], read_timeout=0.2, connections_max=1, response_bytes_max=2048)
 
 
-def test_what_drips_is_given_up(run):
-    """Bytes that keep coming in time do not stretch the total."""
+def test_a_slow_response_times_out(run):
+    """Bytes that arrive in time do not extend the total."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         with pytest.raises(UpstreamTimeout):
@@ -234,7 +234,7 @@ def test_what_drips_is_given_up(run):
 
 @pytest.mark.parametrize(("status", "lines"), [(304, b"Content-Length: 14\r\n"), (204, b"")])
 def test_some_statuses_have_no_body(run, status, lines):
-    """After 204 and 304 no body is waited for, and the connection serves the next call."""
+    """After 204 and 304 the transport does not wait for a body, and reuses the connection."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         with pytest.raises(UpstreamInvalidResponse) as failed:
@@ -248,7 +248,7 @@ def test_some_statuses_have_no_body(run, status, lines):
 
 
 def test_cookies_and_redirects_are_not_followed(run):
-    """A redirect is no answer, and no later request carries a cookie."""
+    """A redirect is an error, and no later request has a cookie."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         with pytest.raises(UpstreamInvalidResponse):
@@ -261,8 +261,8 @@ def test_cookies_and_redirects_are_not_followed(run):
     run(scenario, [b"HTTP/1.1 307 Elsewhere\r\nLocation: /vehicles/OTHER\r\n" + cookie], [PLAIN])
 
 
-def test_connections_are_kept_as_long_as_they_may(run):
-    """Calls one after the other share a connection; one that was idle too long, or that the server ended, is no more."""
+def test_connections_are_reused_until_they_expire(run):
+    """Successive calls share a connection, unless it was idle too long or the server closed it."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         for _ in range(3):
@@ -273,7 +273,7 @@ def test_connections_are_kept_as_long_as_they_may(run):
         await transport.fetch(vehicle_request())
         await asyncio.sleep(SILENT)
         assert server.connections == 2
-        await transport.fetch(vehicle_request())  # after its answer the server ends the connection
+        await transport.fetch(vehicle_request())  # the server closes the connection after its response
         await asyncio.sleep(0.1)
         await transport.fetch(vehicle_request())
         assert server.connections == 3
@@ -282,7 +282,7 @@ def test_connections_are_kept_as_long_as_they_may(run):
 
 
 def test_an_idle_connection_is_closed_after_its_time(run):
-    """No further call is needed for that; one that is used again in time stays."""
+    """Without a further call; one that is used again in time stays."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         for _ in range(4):
@@ -295,8 +295,8 @@ def test_an_idle_connection_is_closed_after_its_time(run):
     run(scenario, [PLAIN], keepalive_expiry=0.3)
 
 
-def test_no_answer_is_taken_for_another_calls(run):
-    """What comes beyond an answer closes the connection, and every call has one of its own from then on."""
+def test_no_call_gets_another_response(run):
+    """Bytes after a response close the connection, and every call has a connection of its own from then on."""
     other = PLAIN.replace(b"JQ7RP", b"OTHER")
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
@@ -313,8 +313,8 @@ def test_no_answer_is_taken_for_another_calls(run):
     run(scenario, [PLAIN + other], [PLAIN], [PLAIN], [PLAIN, other], [PLAIN], connections_max=1)
 
 
-def test_what_came_before_the_request_is_no_answer_to_it(run):
-    """What arrives between a call's having a connection and its request is not for it; the call moves to another."""
+def test_bytes_before_the_request_are_no_response(run):
+    """If bytes arrive before the request is sent, the call gets another connection."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         await transport.fetch(unchecked())
@@ -327,8 +327,8 @@ def test_what_came_before_the_request_is_no_answer_to_it(run):
     run(scenario, [PLAIN])
 
 
-def test_who_ends_an_idle_connection_is_trusted_still(run):
-    """A 408 with which a server ends an idle connection is nobody's answer; others stay."""
+def test_a_408_on_an_idle_connection_is_accepted(run):
+    """It is no unsolicited response; other connections are still reused."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         await asyncio.gather(transport.fetch(vehicle_request()), transport.fetch(vehicle_request()))
@@ -341,8 +341,8 @@ def test_who_ends_an_idle_connection_is_trusted_still(run):
     run(scenario, [PLAIN])
 
 
-def test_an_answer_of_another_vehicle_is_invalid(run):
-    """It is nobody's, and its connection is closed."""
+def test_a_response_of_another_vehicle_is_invalid(run):
+    """Its connection is closed."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         with pytest.raises(UpstreamInvalidResponse):
@@ -354,8 +354,8 @@ def test_an_answer_of_another_vehicle_is_invalid(run):
 
 
 @pytest.mark.parametrize("run", ["builtin"], indirect=True)
-def test_a_connection_changes_hands_only_after_silence(run, monkeypatch):
-    """The same principal's next vehicle is read at once; for another's, and what shows no id, it has to be silent."""
+def test_a_connection_is_reused_by_others_only_after_silence(run, monkeypatch):
+    """The same principal's next vehicle is read at once; other principals and requests without an id have to wait."""
     monkeypatch.setattr("gateway.upstream.http.http1.SILENCE", 60)
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
@@ -374,8 +374,8 @@ def test_a_connection_changes_hands_only_after_silence(run, monkeypatch):
     run(scenario, [PLAIN])
 
 
-def test_where_no_other_may_be_opened_the_next_waits_for_silence(run):
-    """One connection for everybody: each is served in turn, after a moment."""
+def test_a_call_waits_for_silence_at_the_connection_limit(run):
+    """With one connection calls are made in order, after a moment each."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         calls = [transport.fetch(unchecked(token)) for token in ("one", "two") for _ in range(5)]
@@ -387,8 +387,8 @@ def test_where_no_other_may_be_opened_the_next_waits_for_silence(run):
 
 
 @pytest.mark.parametrize("run", ["builtin"], indirect=True)
-def test_an_answer_before_the_request_was_sent_is_invalid(run):
-    """A server that answers without reading what it is asked answers something else."""
+def test_a_response_before_the_request_was_sent_is_invalid(run):
+    """It can't belong to the request."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         http1 = transport._http1
@@ -399,8 +399,8 @@ def test_an_answer_before_the_request_was_sent_is_invalid(run):
     run(scenario, [PLAIN], reads=False)
 
 
-def test_nobody_waits_for_a_connection_for_ever(run):
-    """Beyond the bound calls wait, for as long as they may; connections that hang are given up."""
+def test_waits_for_a_connection_are_bounded(run):
+    """Calls above the limit wait up to their bound; connections that hang are closed."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         calls = [transport.fetch(vehicle_request()) for _ in range(4)]
@@ -411,8 +411,8 @@ def test_nobody_waits_for_a_connection_for_ever(run):
     run(scenario, [PAUSE], connections_max=2, pool_timeout=0.1, read_timeout=0.3)
 
 
-def test_who_reads_a_few_does_not_wait_for_who_reads_many(loop_factory):
-    """Beyond the bound a free connection is for each principal in turn, not for whoever came first with most."""
+def test_connections_are_given_to_principals_in_turn(loop_factory):
+    """A principal with a few calls does not wait for one with many."""
 
     async def scenario() -> None:
         server = Server([PLAIN])
@@ -440,7 +440,7 @@ def test_who_reads_a_few_does_not_wait_for_who_reads_many(loop_factory):
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 def test_no_server_is_an_outage(transport, loop_factory):
-    """A refused connection, and a name that nobody knows: unavailable, for every call that waits."""
+    """After a rejected connection or for an unknown host name every waiting call is unavailable."""
 
     async def scenario() -> None:
         for url in ("http://127.0.0.1:1", "http://nowhere.invalid"):
@@ -454,8 +454,8 @@ def test_no_server_is_an_outage(transport, loop_factory):
         runner.run(scenario())
 
 
-def test_callers_who_leave_at_any_time_cost_no_connection(run):
-    """Hundreds of calls over three connections, cancelled at random: the rest get their own answers, and so do the next."""
+def test_calls_cancelled_at_any_time_leak_no_connection(run):
+    """Hundreds of calls over three connections are cancelled at random: the rest get their own responses, and so do later ones."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         flights = Uncoalesced(Sending(), transport)
@@ -477,8 +477,8 @@ def test_callers_who_leave_at_any_time_cost_no_connection(run):
     run(scenario, [PLAIN[:20], PLAIN[20:]], connections_max=3, pool_timeout=6)
 
 
-def test_a_cancelled_call_ends_its_connection_alone(run):
-    """Who leaves closes the connection under way; the other one stays."""
+def test_a_cancelled_call_closes_only_its_connection(run):
+    """The other one stays open."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         await asyncio.gather(transport.fetch(vehicle_request()), transport.fetch(vehicle_request()))
@@ -496,7 +496,7 @@ def test_a_cancelled_call_ends_its_connection_alone(run):
 
 @pytest.mark.parametrize("run", ["builtin"], indirect=True)
 def test_a_connection_that_is_closing_takes_no_call(run):
-    """A call that was given a connection that is closing has another: nothing of it was sent."""
+    """A call that got a closing connection was not sent, and gets another connection."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         await transport.fetch(vehicle_request())
@@ -509,7 +509,7 @@ def test_a_connection_that_is_closing_takes_no_call(run):
 
 
 def test_closing_ends_every_call(run):
-    """Calls under way, calls that wait and calls that come later all fail, at once."""
+    """Calls in progress, calls that wait and later calls all fail at once."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
         calls = [asyncio.create_task(transport.fetch(vehicle_request())) for _ in range(3)]
@@ -522,8 +522,8 @@ def test_closing_ends_every_call(run):
 
 
 @pytest.mark.parametrize("name", TRANSPORTS)
-async def test_nothing_can_be_slipped_into_a_request(name):
-    """A line break or a letter outside ASCII in a header, or a space in a target, is refused, and nothing is sent."""
+async def test_requests_can_not_be_injected(name):
+    """A line break or a letter outside ASCII in a header, or a space in a target, is rejected, and nothing is sent."""
     server = Server([PLAIN])
     async with server.listening() as url:
         transport = HttpTransport(UpstreamSettings(url=url, transport=name, fleet_id="a\r\nY: b"))

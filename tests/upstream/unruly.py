@@ -1,6 +1,6 @@
-"""A fleet API that breaks HTTP: it answers twice, unasked, too late, too short and too long, each now and then.
+"""A fleet API that breaks HTTP: some responses are duplicate, unsolicited, late, short or long.
 
-Every answer shows whose it is and what it answers, so whoever gets it can tell whether it is theirs.
+Every response names its caller and its request, so that a client can check whether it is its own.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-# What happens to how many of a thousand answers.
+# The faults, and how many of a thousand responses have them.
 FAULTS = {"twice": 10, "twice, later": 15, "unasked": 10, "late": 5, "short": 5, "cut": 5, "long": 5, "other's": 2}
 LATER = 0.03  # seconds at most
-LATE = 0.3  # seconds, which is more than anybody waits
+LATE = 0.3  # seconds, longer than any client waits
 PAGE = 3
 
 
 class UnrulyFleet:
-    """Answers for any vehicle, search and state, in the name of whoever asks; `answers` counts them by what they were."""
+    """Responds for any vehicle, search and state, in the name of the caller; `responses` counts the kinds of responses."""
 
     def __init__(self, seed: int, faults: dict[str, int] = FAULTS) -> None:
-        self.answers: Counter[str] = Counter()
+        self.responses: Counter[str] = Counter()
         self._dice = random.Random(seed)
         self._faults = faults
         self._lately: dict[str, bytes] = {}
@@ -34,7 +34,7 @@ class UnrulyFleet:
 
     @contextlib.contextmanager
     def serving(self) -> Iterator[str]:
-        """Serves it from a thread of its own; gives its URL."""
+        """Serves it from a thread of its own; yields its URL."""
         loop = asyncio.new_event_loop()
         server = loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1000))
         thread = threading.Thread(target=loop.run_forever, daemon=True)
@@ -65,28 +65,28 @@ class UnrulyFleet:
         self._serving.discard(task)
 
     async def _answer(self, head: str, writer: asyncio.StreamWriter) -> bool:
-        """Answers in one way or another; whether the connection stays."""
+        """Responds in one way or another; returns whether the connection stays open."""
         target, name = head.split(" ")[1], head.partition("Bearer ")[2].partition("\r\n")[0]
         body, fault = json.dumps(self._body(target, name)).encode(), self._fault()
-        answer, of_others = framed(body), self._lately.get(self._dice.choice(list(self._lately) or [name]))
-        self.answers[fault] += 1
+        response, of_others = framed(body), self._lately.get(self._dice.choice(list(self._lately) or [name]))
+        self.responses[fault] += 1
         later = asyncio.get_running_loop().call_later
         if fault == "twice, later":
-            later(self._dice.uniform(0, LATER), send, writer, answer)
+            later(self._dice.uniform(0, LATER), send, writer, response)
         elif fault == "unasked":
-            later(self._dice.uniform(0, LATER), send, writer, of_others or answer)
+            later(self._dice.uniform(0, LATER), send, writer, of_others or response)
         elif fault == "late":
             await asyncio.sleep(LATE)
         faulty = {
-            "twice": answer * 2,
-            "short": answer[:-5],
+            "twice": response * 2,
+            "short": response[:-5],
             "cut": framed(body, -5),
             "long": framed(body, 5),
-            "other's": self._lately.get(name, answer) if target.startswith("/vehicles/") else answer,
+            "other's": self._lately.get(name, response) if target.startswith("/vehicles/") else response,
         }
         if not target.endswith("/latest-state"):
-            self._lately[name] = answer
-        writer.write(faulty.get(fault, answer))
+            self._lately[name] = response
+        writer.write(faulty.get(fault, response))
         await writer.drain()
         return fault != "short" or self._dice.random() < 0.5
 
@@ -117,6 +117,6 @@ def framed(body: bytes, short_by: int = 0) -> bytes:
     return head.encode() + body
 
 
-def send(writer: asyncio.StreamWriter, answer: bytes) -> None:
+def send(writer: asyncio.StreamWriter, response: bytes) -> None:
     if not writer.is_closing():
-        writer.write(answer)
+        writer.write(response)

@@ -1,4 +1,4 @@
-"""Views of vehicles: whatever is decoded of them is as it is in the whole."""
+"""Field masks: every decoded member equals that of the full vehicle."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ VEHICLE = {
     },
     "latest_state": {"ignition": {"value": "ON", "timestamp": "2024-05-14T08:41:12Z"}},
 }
-# No field of the graph reads the first; the second is a number until it is written.
+# No GraphQL field reads the first; the second is a number until it is serialised.
 NO_FIELDS = ("gear_box", "year_of_production")
 BODY = msgspec.json.encode(VEHICLE)
 
@@ -41,8 +41,8 @@ def members_of(model: type) -> list[str]:
 
 
 @pytest.mark.parametrize("member", members_of(Vehicle))
-def test_a_member_alone_is_as_in_the_whole_vehicle(member):
-    """A view of one member has its value, computed members included, and the vehicle's id."""
+def test_a_masked_member_equals_the_full_one(member):
+    """A mask of one member has its value, computed members included, and the vehicle's id."""
     whole, mask = decoded(BODY, Vehicle), decode_masked(BODY, vehicle_mask({member: None}))
     assert getattr(whole, member) is not None
     assert getattr(mask, member) == getattr(whole, member)
@@ -53,21 +53,21 @@ def test_a_member_alone_is_as_in_the_whole_vehicle(member):
     ("part", "member"),
     [(part, member) for part, model in PARTS.items() for member in members_of(model) if member not in NO_FIELDS],
 )
-def test_a_member_of_a_part_is_as_in_the_whole_vehicle(part, member):
-    """A view of one member of a part has its value, which may be computed from members that are not asked for."""
+def test_a_masked_member_of_a_part_equals_the_full_one(part, member):
+    """Even if it is computed from members that are not requested."""
     whole, mask = decoded(BODY, Vehicle), decode_masked(BODY, vehicle_mask({part: {member: None}}))
     assert getattr(getattr(whole, part), member) is not None
     assert getattr(getattr(mask, part), member) == getattr(getattr(whole, part), member)
 
 
-def test_a_property_of_the_state_is_as_in_the_whole_vehicle():
-    """A view of the state holds the properties that are asked for, and no others."""
+def test_a_masked_state_property_equals_the_full_one():
+    """A mask of the state has the requested properties, and no others."""
     state = decode_masked(BODY, vehicle_mask({"latest_state": {"ignition": None, "speed": None}})).latest_state
     assert state.get("ignition") == StateProperty("ON", "2024-05-14T08:41:12Z")
     assert state.get("speed") is None
 
 
-# Decoded under its own name, too.
+# Decoded under its own name as well.
 FOLDED = "transmission"
 
 
