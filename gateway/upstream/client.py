@@ -47,7 +47,7 @@ Found = dict[str, Vehicle | BaseException | None]
 # Cached digests of page requests, which are independent of the caller; and the longest cursor and search that they are
 # cached for.
 DIGESTS_MAX = 4096
-SHORT = 512
+CACHED_LENGTH_MAX = 512
 # Every further request of the same caller would fail in the same way.
 FINAL = (UpstreamUnauthenticated, UpstreamForbidden, RateLimited)
 
@@ -83,7 +83,7 @@ class FleetClient:
         self._fetcher = fetcher
         self._settings = settings
         self._endpoints = endpoints
-        self._known_digest = lru_cache(DIGESTS_MAX)(self._digest_of_page)
+        self._cached_digest = lru_cache(DIGESTS_MAX)(self._digest_of_page)
         self._cache = cache
         self._prefetch = prefetch and cache is not None
         self._prefetches: set[asyncio.Task[Any]] = set()
@@ -122,8 +122,8 @@ class FleetClient:
         """A cached page of the fleet that is fresh; only the first page has a `search`."""
         if self._cache is None or self._prefetch:
             return None
-        is_short = len(cursor or "") + len(search or "") <= SHORT
-        digest = (self._known_digest if is_short else self._digest_of_page)(cursor, search)
+        is_short = len(cursor or "") + len(search or "") <= CACHED_LENGTH_MAX
+        digest = (self._cached_digest if is_short else self._digest_of_page)(cursor, search)
         return self._cache.fresh_entry(key_of(caller, digest), self._endpoints.vehicles)
 
     def dependencies_of(self, uses: Sequence[CacheUse]) -> list[Dependency] | None:

@@ -68,7 +68,7 @@ class RequestScope:
     call_lock: asyncio.Lock | None = None
 
 
-# A path as long as this needs no digest; no digest begins with a slash.
+# A path up to this length is its own digest; digests never start with a slash.
 PATH_MAX = 200
 
 
