@@ -1,4 +1,4 @@
-"""Batches of an event-loop iteration."""
+"""Batches of one event-loop iteration."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gateway.concurrency.loop_tick import TickBatch
 
 
 async def test_items_of_an_iteration_are_flushed_together_at_its_end():
-    """In order; those that are added later form the next batch."""
+    """Items are flushed in order; items added later form the next batch."""
     flushed = []
     batch, loop = TickBatch(flushed.append), asyncio.get_running_loop()
     batch.add(1, loop)

@@ -1,4 +1,4 @@
-"""Admission: bounds for all and for each, turns between principals, and nobody forgotten."""
+"""Admission: bounds in total and per principal, slots in turn between principals, and no waiter is forgotten."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ async def waiting_for(admission: Admission, principal: str, seconds: float = 5) 
     return task
 
 
-async def test_who_does_not_read_answers_uses_up_only_their_own_places():
-    """An operation whose answer is unread still counts for its principal, and no more for all."""
+async def test_unread_responses_occupy_only_slots_of_their_principal():
+    """An operation with an unread response still counts for its principal, and no longer in total."""
     admission = Admission(SMALL)
     slots = [Slot(admission, principal) for principal in ("a", "a", "b", "b")]
     for principal in ("a", "a", "b", "b"):
@@ -47,8 +47,8 @@ async def test_who_does_not_read_answers_uses_up_only_their_own_places():
     assert (admission.running, admission.waiting) == (0, 0)
 
 
-async def test_who_is_beyond_the_bounds_is_sent_away_at_once():
-    """One principal runs two and queues four; its seventh is refused, and another still runs."""
+async def test_operations_beyond_the_bounds_are_rejected_at_once():
+    """One principal runs two and queues four; its seventh is rejected, and another principal's runs."""
     admission = Admission(SMALL)
     tasks = [await waiting_for(admission, "flood") for _ in range(6)]
     assert (admission.running, admission.waiting) == (2, 4)
@@ -61,8 +61,8 @@ async def test_who_is_beyond_the_bounds_is_sent_away_at_once():
         task.cancel()
 
 
-async def test_places_are_given_in_turn_between_principals():
-    """When places come free, a principal with one waiting is not behind all of a flood's."""
+async def test_slots_are_given_in_turn_between_principals():
+    """When slots are freed, a principal with one waiting operation is not behind all of a flood's."""
     admission = Admission(LimitSettings(concurrency=1, queue=10, principal_concurrency=1, principal_queue=5))
     await admission.acquire("first", Deadline.after(5))
     order = []
@@ -80,8 +80,8 @@ async def test_places_are_given_in_turn_between_principals():
     assert (admission.running, admission.waiting) == (0, 0)
 
 
-async def test_a_full_queue_has_room_for_who_has_fewer_waiting():
-    """Who has less than their share may wait although others fill the queue; none of those is sent away for it."""
+async def test_a_full_queue_accepts_principals_below_their_share():
+    """A principal below its share may wait although others fill the queue; no waiting operation is rejected for it."""
     admission = Admission(LimitSettings(concurrency=1, queue=4, principal_concurrency=1, principal_queue=4))
     await admission.acquire("first", Deadline.after(5))
     flood = [await waiting_for(admission, "flood") for _ in range(4)]
@@ -95,8 +95,8 @@ async def test_a_full_queue_has_room_for_who_has_fewer_waiting():
         task.cancel()
 
 
-async def test_who_waits_past_the_deadline_is_sent_away():
-    """A place that does not come in time is refused, and the queue forgets who waited."""
+async def test_an_operation_that_waits_past_its_deadline_is_rejected():
+    """It gets no slot in time, and leaves the queue."""
     admission = Admission(LimitSettings(concurrency=1))
     await admission.acquire("a", Deadline.after(5))
     with pytest.raises(Overloaded):
@@ -107,8 +107,8 @@ async def test_who_waits_past_the_deadline_is_sent_away():
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["enter", "leave", "cancel"])), max_size=60))
-async def test_no_place_is_lost_or_given_twice(steps):  # noqa: C901 - one story
-    """After any history of entering, leaving and giving up, bounds hold, and at the end all is at rest."""
+async def test_no_slot_is_lost_or_given_twice(steps):  # noqa: C901 - one story
+    """After any history of entering, leaving and cancelling, bounds hold, and at the end all slots are free."""
     admission = Admission(SMALL)
     inside: list[str] = []
     waiting: list[tuple[str, asyncio.Task[None]]] = []
@@ -143,8 +143,8 @@ async def test_no_place_is_lost_or_given_twice(steps):  # noqa: C901 - one story
     assert not admission.is_full("a")
 
 
-async def test_while_the_processor_is_the_bound_fewer_run_at_a_time():
-    """Busy, places go down to one; idle, they come back, and those who wait are let in."""
+async def test_slots_follow_cpu_utilisation():
+    """At high utilisation slots go down to one; at low utilisation they come back, and waiting operations start."""
     admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
     for principal in "baaa":
         await admission.acquire(principal, Deadline.after(5))
@@ -160,8 +160,8 @@ async def test_while_the_processor_is_the_bound_fewer_run_at_a_time():
 
 
 @pytest.mark.parametrize(("busy", "least", "most"), [(0.85, 16, 17), (0.5, 45, 64)])
-async def test_places_come_back_quickly_when_the_processor_has_time_left(busy, least, most):
-    """One by one while it is nearly busy; most of them where something else is waited for."""
+async def test_slots_come_back_quickly_at_low_utilisation(busy, least, most):
+    """One by one near the threshold; most of them at once where operations wait for something else than the CPU."""
     limits = LimitSettings(concurrency=64, principal_concurrency=64, cpu_threshold=0.9)
     admission = Admission(limits)
     for principal in "ba":
@@ -176,8 +176,8 @@ async def test_places_come_back_quickly_when_the_processor_has_time_left(busy, l
     assert least <= entered <= most
 
 
-async def test_who_is_alone_is_not_held_back():
-    """However busy the processor is: where there is no other principal, nobody is to be protected."""
+async def test_a_single_principal_is_not_limited():
+    """At any utilisation: without another principal there is none to protect."""
     admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
     for _ in range(10):
         admission.adapt(1.0)
@@ -187,8 +187,8 @@ async def test_who_is_alone_is_not_held_back():
     assert not admission.try_acquire("a")
 
 
-async def test_who_leaves_the_queue_gives_up_the_place_in_it():
-    """Whoever is gone while they wait is waited for no longer."""
+async def test_a_cancelled_operation_leaves_the_queue():
+    """Its queue entry is free at once."""
     admission = Admission(SMALL)
     for _ in range(2):
         assert admission.try_acquire("a")
@@ -201,8 +201,8 @@ async def test_who_leaves_the_queue_gives_up_the_place_in_it():
     assert (admission.running, admission.waiting) == (2, 0)
 
 
-async def test_who_was_refused_is_refused_until_a_quarter_of_the_queue_is_gone():
-    """A place that comes free does not let a flood through; a quarter of the queue does."""
+async def test_a_rejected_principal_is_rejected_until_a_quarter_of_the_queue_is_free():
+    """One free slot does not admit a flood; a quarter of the queue does."""
     admission = Admission(LimitSettings(concurrency=1, queue=8, principal_concurrency=1, principal_queue=8))
     await admission.acquire("flood", Deadline.after(5))
     waiting = [await waiting_for(admission, "flood") for _ in range(8)]
@@ -216,8 +216,8 @@ async def test_who_was_refused_is_refused_until_a_quarter_of_the_queue_is_gone()
         task.cancel()
 
 
-async def test_a_processor_that_is_shared_counts_as_busy_too(monkeypatch, tmp_path):
-    """Time spent waiting for a processor takes places away as time spent using it does."""
+async def test_waiting_for_a_shared_cpu_counts_as_utilisation(monkeypatch, tmp_path):
+    """Time spent waiting for a CPU takes slots away as time spent using it does."""
     told = tmp_path / "schedstat"
     told.write_text("0 0 0\n")
     monkeypatch.setattr("gateway.overload.cpu_monitor.SCHEDSTAT", str(told))
@@ -235,8 +235,8 @@ async def test_a_processor_that_is_shared_counts_as_busy_too(monkeypatch, tmp_pa
     watching.cancel()
 
 
-async def test_who_was_refused_is_known_by_their_credentials():
-    """After an introduction a flood is told from its credentials alone; nobody else is taken for it."""
+async def test_a_rejected_principal_is_recognised_by_its_credentials():
+    """Once remembered, a flood is rejected by its credentials alone; no other caller is mistaken for it."""
     admission = Admission(LimitSettings(concurrency=1, principal_queue=1))
     await admission.acquire("flood", Deadline.after(5))
     waiting = await waiting_for(admission, "flood")
@@ -252,8 +252,8 @@ async def test_who_was_refused_is_known_by_their_credentials():
     assert not admission.is_shedding("flood")
 
 
-async def test_strangers_leave_places_to_those_who_are_known():
-    """However many principals strangers make themselves, they have three of four places and one turn in each round."""
+async def test_untrusted_callers_leave_slots_to_trusted_ones():
+    """Untrusted callers, as however many principals, have three of four slots and one turn in each round."""
     admission = Admission(LimitSettings(concurrency=4, queue=6, principal_concurrency=2, principal_queue=4))
     made_up = [admission.queue_of(Caller(f"made up {number}")) for number in range(9)]
     tasks = [await waiting_for(admission, line) for line in made_up]
@@ -271,8 +271,8 @@ async def test_strangers_leave_places_to_those_who_are_known():
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def test_who_is_known_is_no_stranger():
-    """Known is whom the fleet API answered, or who was verified; of the former the latest are remembered."""
+def test_trusted_callers():
+    """Trusted are callers that the fleet API has accepted, the latest of whom are remembered, and verified ones."""
     admission = Admission(SMALL)
     one, verified = Caller("one"), Caller("two", expires_at=1.0)
     assert admission.queue_of(one) == UNTRUSTED + one.principal
@@ -286,8 +286,8 @@ def test_who_is_known_is_no_stranger():
     assert admission.queue_of(Caller(f"next {number}")).startswith(UNTRUSTED) is False
 
 
-def test_a_stranger_who_becomes_known_is_not_somebody_else():
-    """A single caller's first requests and those after them are no contest."""
+def test_a_caller_that_becomes_trusted_stays_one_principal():
+    """A single caller's first requests and its later ones do not count as two principals."""
     admission = Admission(SMALL)
     one = Caller("one")
     admission.observe(admission.queue_of(one))

@@ -1,4 +1,4 @@
-"""ResponseScheduler of the event loop: who floods waits, who asks for little does not, and nobody is forgotten."""
+"""The response scheduler: a flood waits, a principal with few responses does not, and none is forgotten."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ async def ask(scheduler: ResponseScheduler, name: str, order: list[str]) -> None
     order.append(name)
 
 
-async def test_a_flood_waits_for_itself_alone():
-    """Of a hundred at once a part goes in each turn; another principal's goes in the same turn as it comes."""
+async def test_a_flood_delays_only_itself():
+    """Of a hundred at once some are sent in each iteration; another principal's is sent in its first iteration."""
     scheduler, order = ResponseScheduler(), []
     flood = [asyncio.create_task(ask(scheduler, "flood", order)) for _ in range(100)]
     await asyncio.sleep(0)
@@ -25,16 +25,16 @@ async def test_a_flood_waits_for_itself_alone():
     assert order.count("flood") == 100
 
 
-async def test_floods_take_turns():
-    """Those who wait go one of each in turn."""
+async def test_floods_alternate():
+    """Waiting responses are sent round-robin, one of each principal."""
     scheduler, order = ResponseScheduler(), []
     await asyncio.gather(*(ask(scheduler, name, order) for name in ["one"] * 60 + ["two"] * 60))
     waited = order[2 * RESPONSES_PER_TICK :]
     assert [waited[:10].count(name) for name in ("one", "two")] == [5, 5]
 
 
-async def test_who_has_left_takes_nobody_s_turn():
-    """A hundred who gave up cost those behind them nothing."""
+async def test_cancelled_responses_delay_no_other():
+    """A hundred cancelled responses cost those behind them nothing."""
     scheduler = ResponseScheduler()
     while scheduler.try_acquire("flood"):
         pass

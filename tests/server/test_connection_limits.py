@@ -1,4 +1,4 @@
-"""Which connection is closed for a new one, and whose it is."""
+"""Which connection is closed for a new one, and for which address it counts."""
 
 import pytest
 from pydantic import ValidationError
@@ -8,7 +8,7 @@ from gateway.settings import HttpSettings
 
 
 class Connection:
-    """A connection in some state, since some time."""
+    """A connection in a state, since a given time."""
 
     def __init__(self, address, idleness=None) -> None:
         self.address = address
@@ -30,8 +30,8 @@ def opened(limits: ConnectionLimits, *connections: Connection) -> list[bool]:
     return [limits.open(one, 3) for one in connections]
 
 
-async def test_those_that_have_not_asked_go_first_and_the_longest_idle_of_each_kind():
-    """Then those kept alive, then those that do not read; what is busy never."""
+async def test_connections_without_a_request_are_closed_first():
+    """Then kept-alive ones, then those that do not read, each the longest idle first; active ones never."""
     limits = limited(7, address_connections_max=7)
     there = [
         Connection("a", (UNREAD, 1)),
@@ -52,8 +52,8 @@ async def test_those_that_have_not_asked_go_first_and_the_longest_idle_of_each_k
     assert not there[4].is_closed
 
 
-async def test_what_became_busy_meanwhile_is_left_alone():
-    """Who goes next was worked out before; what has changed since is looked at anew."""
+async def test_a_connection_that_became_active_stays():
+    """The order of closing is computed before; the state is checked again at closing."""
     limits = limited(40, address_connections_max=40)
     there = [Connection(str(number), (IDLE, number)) for number in range(40)]
     opened(limits, *there)
@@ -63,8 +63,8 @@ async def test_what_became_busy_meanwhile_is_left_alone():
     assert [one.address for one in there if one.is_closed] == ["0", "2"]
 
 
-async def test_an_address_with_many_connections_goes_before_others():
-    """Though others' are idle for longer; of proxies that are trusted none counts as many."""
+async def test_an_address_with_many_connections_loses_its_own_first():
+    """Even though others are idle for longer; a trusted proxy does not count as one address."""
     limits = limited(40)
     few, many = [[Connection(name, (IDLE, since)) for since in range(20)] for name in ("", "many")]
     for number, one in enumerate(few):
@@ -75,8 +75,8 @@ async def test_an_address_with_many_connections_goes_before_others():
     assert sum(one.is_closed for one in many) == 10
 
 
-async def test_an_address_with_many_unread_answers_goes_before_others():
-    """An answer that is not read is no way to keep connections longer than those who ask and read."""
+async def test_an_address_with_many_unread_responses_loses_its_own_first():
+    """An unread response keeps a connection no longer than an active, reading client's."""
     limits = limited(40)
     few = [Connection(f"few{number}", (IDLE, number)) for number in range(20)]
     many = [Connection("many", (UNREAD, 50 + number)) for number in range(20)]
@@ -87,7 +87,7 @@ async def test_an_address_with_many_unread_answers_goes_before_others():
 
 
 async def test_callers_whose_request_is_on_its_way_have_a_share():
-    """A flood of new connections that ask nothing does not close the one that came a moment ago."""
+    """A flood of new connections without requests does not close the one that arrived a moment ago."""
     limits = limited(80, address_connections_max=80)
     opened(limits, *(Connection(f"idle{number}", (IDLE, number)) for number in range(80)))
     flood = [Connection(f"flood{number}", (UNASKED, 100 + number)) for number in range(50)]
@@ -97,8 +97,8 @@ async def test_callers_whose_request_is_on_its_way_have_a_share():
     assert not any(one.is_closed for one in flood[-left:])
 
 
-async def test_connections_give_way_when_files_run_short():
-    """Whoever took them: a new connection's descriptor tells."""
+async def test_connections_are_closed_when_descriptors_run_short():
+    """Whatever uses the descriptors: the number of a new connection's shows it."""
     limits = ConnectionLimits(HttpSettings(), ClosedConnections(), files_max=100)
     there = Connection("a", (IDLE, 1))
     assert limits.open(there, 60)
@@ -122,19 +122,19 @@ async def test_connections_give_way_when_files_run_short():
         ([b"\xff\xfe"], None),
     ],
 )
-def test_the_client_is_the_last_that_is_no_trusted_proxy(said, client):
-    """What stands before it is the client's own word; what is no address names nobody."""
+def test_the_client_is_the_last_untrusted_address(said, client):
+    """Addresses before it are the client's own claim; an invalid address counts for no client."""
     assert limited(9, trusted_proxies="10.0.0.0/8").client_behind(said) == client
 
 
 def test_an_ipv6_network_is_one_address():
-    """A customer has 64 bits of them; an IPv4 address that is written as IPv6 is itself."""
+    """A customer has a /64; an IPv4-mapped IPv6 address is the IPv4 address."""
     assert group_of("2001:db8::1") == group_of("2001:db8::ffff") != group_of("2001:db8:0:1::1")
     assert group_of("::ffff:192.0.2.1") == group_of("192.0.2.1") == "192.0.2.1"
     assert group_of("fe80::1%eth0") == group_of("fe80::2%eth0")
 
 
-def test_a_proxy_that_is_no_address_is_refused_at_the_start():
-    """A name would never match."""
+def test_a_proxy_that_is_no_address_fails_at_start():
+    """A host name would never match."""
     with pytest.raises(ValidationError):
         HttpSettings(trusted_proxies="10.0.0.1, proxy.example.com")

@@ -1,4 +1,4 @@
-"""An answer that waits for the end of its turn is neither lost nor overtaken, whatever happens to its connection first."""
+"""A batched response is neither lost nor overtaken, whatever happens to its connection first."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ REQUEST = b"GET /%d HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
 async def app(scope, receive, send):
-    """Answers with the path: paths of two digits together with the turn's others, the rest as any application does."""
+    """Responds with the path: paths of two digits in the iteration's batch, the rest like any application."""
     body = scope["path"].encode()
     length = f"content-length: {len(body)}\r\n".encode()
     if len(body) > 2 and scope["extensions"][WHOLE_RESPONSE]["send"](scope, length, (body,), together=True):
@@ -23,8 +23,8 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 
 
-class Wire(asyncio.Transport):
-    """A connection's other end: what was written, in order, until it was closed."""
+class FakeTransport(asyncio.Transport):
+    """The transport of a connection: what was written, in order, until it was closed."""
 
     def __init__(self) -> None:
         super().__init__({"socket": None})
@@ -64,16 +64,16 @@ class Wire(asyncio.Transport):
 
 @pytest.fixture
 async def connected():
-    """Makes connections of one server, each a protocol and its wire."""
+    """Makes connections of one server, each a protocol and its transport."""
     config = ServerConfig(app, Settings(log={"level": "error"}), lifespan="off")
     config.load()
     state, made = ServerState(), []
 
     def connect():
-        protocol, wire = BoundedProtocol(config, state, {}, asyncio.get_running_loop()), Wire()
-        protocol.connection_made(wire)
+        protocol, transport = BoundedProtocol(config, state, {}, asyncio.get_running_loop()), FakeTransport()
+        protocol.connection_made(transport)
         made.append(protocol)
-        return protocol, wire
+        return protocol, transport
 
     yield connect
     for protocol in made:
@@ -81,56 +81,56 @@ async def connected():
         protocol.connection_lost(None)
 
 
-async def asked(protocol, wire, number=10):
-    """One request whose answer is ready, and has not left."""
+async def pending(protocol, transport, number=10):
+    """A request whose response is ready, and not yet sent."""
     protocol.data_received(REQUEST % number)
     for _ in range(5):
         if protocol._deferred is not None:
             break
         await asyncio.sleep(0)
     assert protocol._deferred is not None
-    assert not wire.written
+    assert not transport.written
 
 
-async def test_answers_of_one_turn_leave_at_its_end(connected):
-    """Each connection has its answer, in one piece."""
+async def test_responses_of_one_iteration_are_sent_at_its_end(connected):
+    """Each connection gets its response, in one piece."""
     connections = [connected() for _ in range(3)]
     for protocol, _ in connections:
         protocol.data_received(REQUEST % 10)
     await asyncio.sleep(0.01)
-    assert [(wire.said, wire.writes) for _, wire in connections] == [([b"/10"], 1)] * 3
+    assert [(transport.said, transport.writes) for _, transport in connections] == [([b"/10"], 1)] * 3
 
 
-async def test_requests_that_came_together_are_answered_in_order(connected):
-    """Answers that wait are not overtaken by those that do not."""
-    protocol, wire = connected()
+async def test_pipelined_requests_get_responses_in_order(connected):
+    """Batched responses are not overtaken by others."""
+    protocol, transport = connected()
     protocol.data_received(b"".join(REQUEST % number for number in (10, 1, 11, 12, 2)))
     await asyncio.sleep(0.01)
-    assert wire.said == [b"/10", b"/1", b"/11", b"/12", b"/2"]
+    assert transport.said == [b"/10", b"/1", b"/11", b"/12", b"/2"]
 
 
-async def test_what_is_wrong_with_the_next_request_is_told_after_the_answer(connected):
-    """The answer leaves before a refusal closes the connection."""
-    protocol, wire = connected()
-    await asked(protocol, wire)
+async def test_an_error_of_the_next_request_comes_after_the_response(connected):
+    """The response is sent before a rejection closes the connection."""
+    protocol, transport = connected()
+    await pending(protocol, transport)
     protocol.data_received(b"this is not HTTP\r\n\r\n")
-    assert wire.said == [b"/10", b"400"]
+    assert transport.said == [b"/10", b"400"]
 
 
 @pytest.mark.parametrize("end", ["eof_received", "shutdown"])
-async def test_an_answer_leaves_before_its_connection_ends(connected, end):
-    """The caller who sends no more still reads; a server that stops has answered."""
-    protocol, wire = connected()
-    await asked(protocol, wire)
+async def test_a_response_is_sent_before_its_connection_ends(connected, end):
+    """A half-closed client still gets it, and so does a client of a stopping server."""
+    protocol, transport = connected()
+    await pending(protocol, transport)
     getattr(protocol, end)()
-    assert wire.said == [b"/10"]
+    assert transport.said == [b"/10"]
 
 
-async def test_nothing_is_sent_to_who_left_meanwhile(connected):
-    """A closed connection is written to no more."""
-    protocol, wire = connected()
-    await asked(protocol, wire)
-    wire.close()
+async def test_nothing_is_sent_after_a_disconnect(connected):
+    """A closed connection is not written to."""
+    protocol, transport = connected()
+    await pending(protocol, transport)
+    transport.close()
     protocol.connection_lost(None)
     await asyncio.sleep(0.01)
-    assert not wire.written
+    assert not transport.written

@@ -1,4 +1,4 @@
-"""A caller who leaves ends the waits of their operation, whichever way the server tells it."""
+"""A client disconnect cancels the waits of its operation, however the server signals it."""
 
 import asyncio
 
@@ -10,12 +10,12 @@ from gateway.errors import DeadlineExceeded
 from gateway.web.disconnect import CancelOnDisconnect, ClientDisconnected
 
 
-async def nothing_comes():
+async def never_receive():
     return await asyncio.get_running_loop().create_future()
 
 
 class Server:
-    """Tells that the caller left by the extension, or by a message as any ASGI server does."""
+    """Signals a disconnect by the extension, or by a message as any ASGI server does."""
 
     def __init__(self, *, extends: bool) -> None:
         self.scope = {"type": "http", "extensions": {ON_DISCONNECT: []}} if extends else {"type": "http"}
@@ -24,9 +24,9 @@ class Server:
     async def receive(self):
         return await self._messages.get()
 
-    async def caller_leaves(self):
-        for told in self.scope.get("extensions", {}).get(ON_DISCONNECT, ()):
-            told()
+    async def disconnect(self):
+        for callback in self.scope.get("extensions", {}).get(ON_DISCONNECT, ()):
+            callback()
         self._messages.put_nowait({"type": "http.request", "body": b""})
         self._messages.put_nowait({"type": "http.disconnect"})
         await asyncio.sleep(0.01)
@@ -37,8 +37,8 @@ def server(request):
     return Server(extends=request.param)
 
 
-async def test_the_waits_of_a_caller_who_leaves_end(server):
-    """What was waited for ends as ClientDisconnected, and nothing more is begun."""
+async def test_a_disconnect_cancels_the_waits(server):
+    """A wait ends as ClientDisconnected, and nothing more is begun."""
     deadline = Deadline()
 
     async def work():
@@ -48,23 +48,23 @@ async def test_the_waits_of_a_caller_who_leaves_end(server):
     working = asyncio.create_task(work())
     await asyncio.sleep(0)
     assert not working.done()
-    await server.caller_leaves()
+    await server.disconnect()
     with pytest.raises(ClientDisconnected):
         await working
     with pytest.raises(DeadlineExceeded):
         deadline.check()
 
 
-async def test_what_was_done_before_they_left_is_not_undone(server):
-    """Work that ends in spite of it ends as ever; that they left is known."""
+async def test_work_that_ignores_the_disconnect_completes(server):
+    """Its result is returned as usual, and the disconnect is recorded."""
     deadline = Deadline()
     with CancelOnDisconnect(server.scope, server.receive, deadline) as there:
-        await server.caller_leaves()
+        await server.disconnect()
     assert there.is_disconnected
 
 
-async def test_a_failure_is_itself_while_the_caller_is_there(server):
-    """Only what fails after they left is their leaving."""
+async def test_a_failure_before_a_disconnect_is_raised(server):
+    """Only a failure after the disconnect counts as the disconnect."""
     with (
         pytest.raises(ValueError, match="wrong"),
         CancelOnDisconnect(server.scope, server.receive, Deadline()) as there,
@@ -73,23 +73,23 @@ async def test_a_failure_is_itself_while_the_caller_is_there(server):
     assert not there.is_disconnected
 
 
-async def test_a_cancelled_operation_stays_cancelled_though_the_caller_left(server):
-    """A server that stops is not taken for a caller who left."""
+async def test_a_cancelled_operation_stays_cancelled_after_a_disconnect(server):
+    """A server's shutdown is not taken for a disconnect."""
 
     async def work():
         with CancelOnDisconnect(server.scope, server.receive, Deadline()):
-            await nothing_comes()
+            await never_receive()
 
     working = asyncio.create_task(work())
     await asyncio.sleep(0)
-    await server.caller_leaves()
+    await server.disconnect()
     working.cancel()
     with pytest.raises(asyncio.CancelledError):
         await working
 
 
-async def test_nobody_listens_any_more_when_the_work_is_done():
-    """The task that listened ends with the work."""
+async def test_the_listener_ends_with_the_work():
+    """No task is left."""
     server = Server(extends=False)
     before = asyncio.all_tasks()
     with CancelOnDisconnect(server.scope, server.receive, Deadline()):

@@ -1,4 +1,4 @@
-"""GraphiQL's page: whole where its files were built in, plain where they were not."""
+"""GraphiQL's page: complete where its files were built in, plain where they were not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_the_shelf_holds_every_documented_query():
 
 
 def test_the_demos_token_is_in_the_page_and_escaped():
-    """What is put into the page can't end the attribute it stands in."""
+    """Text in the page can't end its attribute."""
     page = Explorer('"><script>alert(1)</script>').page().parts[0].decode()
     assert "<script>alert" not in page
     assert config_of(page)["token"] == '"><script>alert(1)</script>'

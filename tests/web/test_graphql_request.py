@@ -1,4 +1,4 @@
-"""Reading GraphQL requests and choosing the form of answers, by the specification."""
+"""Reading GraphQL requests and choosing the media type of responses, by the specification."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ from gateway.web.graphql_request import (
         ("application/json;q=nonsense", None),
     ],
 )
-def test_the_preferred_form_is_chosen(accept, chosen):
-    """By weight, then by order; nothing that suits is 406."""
+def test_the_preferred_media_type_is_chosen(accept, chosen):
+    """By weight, then by order; 406 if none is acceptable."""
     if chosen is None:
         with pytest.raises(HTTPError) as refused:
             media_type_for(accept and accept.encode())
@@ -60,16 +60,16 @@ def test_the_preferred_form_is_chosen(accept, chosen):
         "application/json; charset=latin-1",
     ],
 )
-def test_what_a_form_could_send_is_refused(kind):
-    """Only JSON in UTF-8 is taken: what a page could send without a preflight request never gets in."""
+def test_content_types_of_forms_are_rejected(kind):
+    """Only JSON in UTF-8 is accepted: requests that need no preflight never get in."""
     with pytest.raises(HTTPError) as refused:
         check_content_type(kind and kind.encode())
     assert refused.value.status == 415
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: f'{{"query": "{text}"}}'.encode()))
-def test_any_body_is_read_or_refused(body):
-    """Whatever the bytes, there is a request or a coded refusal."""
+def test_any_body_is_parsed_or_rejected(body):
+    """For any bytes, there is a request or an error with a code."""
     try:
         params_of_post(body)
     except HTTPError as refused:
@@ -82,7 +82,7 @@ def test_any_body_is_read_or_refused(body):
     ).map(lambda parameters: urlencode(parameters).encode())
     | st.binary(max_size=100)
 )
-def test_any_query_string_is_read_or_refused(query_string):
+def test_any_query_string_is_parsed_or_rejected(query_string):
     """The same for GET."""
     try:
         params_of_query_string(query_string)
@@ -91,7 +91,7 @@ def test_any_query_string_is_read_or_refused(query_string):
 
 
 def test_a_page_is_for_browsers_without_a_query():
-    """HTML is given for GET alone, if it is wanted and nothing is asked."""
+    """HTML is served for GET alone, if it is accepted and there is no query."""
     assert asks_for_page(b"text/html", b"")
     assert not asks_for_page(b"application/json", b"")
     assert not asks_for_page(b"text/html", b"query=%7Ba%7D")
