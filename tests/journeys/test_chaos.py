@@ -1,6 +1,7 @@
-"""Everything goes wrong at once: random faults, callers who leave, workers and Redis killed. Afterwards all is at rest.
+"""Random faults, disconnecting clients, killed workers and a killed Redis, all at once. Afterwards all is at rest.
 
-A short form runs with the tests, a longer one in the thorough profile; `CHAOS_SECONDS=600 uv run pytest tests/journeys/test_chaos.py` goes on for longer.
+A short form runs with the tests, a longer one in the thorough profile;
+`CHAOS_SECONDS=600 uv run pytest tests/journeys/test_chaos.py` runs for longer.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ HONEST = {
 
 
 @dataclass
-class Heard:
-    """What the callers were told, and when they stop: after SECONDS or, on a busy machine, once there is enough of it."""
+class Outcomes:
+    """What the callers received, and when they stop: after SECONDS or, on a slow machine, after enough outcomes."""
 
     until: float
     whole: int = 0
@@ -74,11 +75,11 @@ class Heard:
         return now < self.until or (not enough and now < self.until + 60)
 
 
-async def call_on_and_on(url: str, token: str, heard: Heard) -> None:
+async def keep_calling(url: str, token: str, outcomes: Outcomes) -> None:
     dice = random.Random(token)
     limits = httpx.Limits(max_keepalive_connections=0)  # a killed worker's connections are gone
     async with httpx.AsyncClient(base_url=url, limits=limits) as http:
-        while heard.go_on():
+        while outcomes.go_on():
             deadline = dice.choice([0.02, 0.1, PATIENT, PATIENT])
             try:
                 response = await http.post(
@@ -88,41 +89,41 @@ async def call_on_and_on(url: str, token: str, heard: Heard) -> None:
                     timeout=deadline,
                 )
             except httpx.TimeoutException:
-                heard.unanswered += deadline == PATIENT
+                outcomes.unanswered += deadline == PATIENT
             except httpx.TransportError:
                 pass  # its worker was killed
             else:
-                heard.statuses.add(response.status_code)
+                outcomes.statuses.add(response.status_code)
                 errors = response.json().get("errors", ())
-                heard.codes |= {error["extensions"]["code"] for error in errors}
-                heard.whole += not errors
+                outcomes.codes |= {error["extensions"]["code"] for error in errors}
+                outcomes.whole += not errors
 
 
-async def kill_and_restart(gateway: GatewayProcess, redis, heard: Heard) -> None:
-    """Kills a worker and Redis again and again, each time after callers were answered."""
+async def kill_and_restart(gateway: GatewayProcess, redis, outcomes: Outcomes) -> None:
+    """Kills a worker and Redis repeatedly, each time after callers got responses."""
     whole = 0
-    while heard.go_on():
+    while outcomes.go_on():
         await asyncio.sleep(2.5)
-        if heard.whole == whole:
+        if outcomes.whole == whole:
             continue
-        whole = heard.whole
+        whole = outcomes.whole
         with contextlib.suppress(ProcessLookupError, IndexError):
             os.kill(random.choice(gateway.workers()), signal.SIGKILL)
-            heard.killed += 1
+            outcomes.killed += 1
         redis.kill()
         await asyncio.sleep(0.7)
         await asyncio.to_thread(redis.start)
 
 
 async def at_rest(url: str) -> bool:
-    """Whether, asked often enough to reach every worker, nothing is under way any more."""
+    """Whether no worker has work under way, after enough requests to reach every worker."""
     async with httpx.AsyncClient(base_url=url, limits=httpx.Limits(max_keepalive_connections=0)) as http:
         loads = [(await http.get("/health/ready", timeout=10)).json() for _ in range(20)]
     return all(load == {"status": "ready", "operations": 0, "queued": 0, "reads": 0} for load in loads)
 
 
 def check(data: dict[str, Any], there: list[str]) -> None:
-    """Whether the fleet is told as the chaos has left it."""
+    """Whether the fleet is as the faults left it."""
     if "vehicles" in data:
         assert [edge["node"]["vehicleId"] for edge in data["vehicles"]["edges"]] == there[:250]
     else:
@@ -131,7 +132,7 @@ def check(data: dict[str, Any], there: list[str]) -> None:
 
 
 async def test_after_the_chaos_all_is_at_rest(redis, tmp_path, serve):
-    """Callers were told the truth throughout; then queues, flights and memory are back, and each caller is answered."""
+    """All responses were right throughout; then queues, calls and memory are as before, and each caller is served."""
     clients = tuple(Client(f"T7K2M#{number}", token=token) for number, token in enumerate(CALLERS))
     simulator = Simulator([FleetPlan("T7K2M", 1000, clients=clients)], Behaviours(rate_limit_requests=0))
     gateway = GatewayProcess(
@@ -156,13 +157,13 @@ async def test_after_the_chaos_all_is_at_rest(redis, tmp_path, serve):
     try:
         await asyncio.to_thread(gateway.wait_until_ready)
         memory, files = gateway.memory(), gateway.open_files()
-        heard = Heard(time.monotonic() + SECONDS)
+        outcomes = Outcomes(time.monotonic() + SECONDS)
         simulator.faults.rules[:] = [
             Fault(**{name: getattr(rule, name) for name in rule.__struct_fields__}) for rule in FAULTS
         ]
         await asyncio.gather(
-            kill_and_restart(gateway, redis, heard),
-            *(call_on_and_on(gateway.url, token, heard) for token in CALLERS * 3),
+            kill_and_restart(gateway, redis, outcomes),
+            *(keep_calling(gateway.url, token, outcomes) for token in CALLERS * 3),
         )
         simulator.faults.rules.clear()
         await asyncio.to_thread(gateway.wait_until_ready)
@@ -195,11 +196,11 @@ async def test_after_the_chaos_all_is_at_rest(redis, tmp_path, serve):
         assert gateway.open_files() <= files + CONNECTIONS + REDIS_CONNECTIONS
     finally:
         gateway.stop()
-    assert heard.whole > ENOUGH
-    assert heard.killed
-    assert heard.unanswered == 0
-    assert heard.statuses <= {200, 503}
-    assert heard.codes <= HONEST
+    assert outcomes.whole > ENOUGH
+    assert outcomes.killed
+    assert outcomes.unanswered == 0
+    assert outcomes.statuses <= {200, 503}
+    assert outcomes.codes <= HONEST
     assert "Traceback" not in gateway.output
     assert "unexpected error" not in gateway.output
     assert "never retrieved" not in gateway.output

@@ -1,8 +1,8 @@
-"""What the three big clients do with our pages: their merge rules, replayed over real answers.
+"""The merge rules of the three large clients' caches, replayed over real pages.
 
-Relay appends or prepends by comparing cursors and drops what does not fit; Apollo Client's relayStylePagination looks
-its cursor up among the edges it has and writes pageInfo's cursors onto them; urql's relayPagination links pages by
-their cursors and skips empty ones. Each ends with the whole list, or our cursors are wrong for it.
+Relay appends or prepends by comparing cursors and drops pages that do not fit; Apollo Client's relayStylePagination
+looks its cursor up among its edges and writes pageInfo's cursors onto them; urql's relayPagination links pages by their
+cursors and skips empty ones. Each has to end with the whole list.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PAGE = """query($first: Int, $after: String, $last: Int, $before: String) {
 
 
 class Relay:
-    """ConnectionHandler: a page is taken only where its argument equals the stored end, nodes are told apart by id."""
+    """ConnectionHandler: a page is merged only where its argument equals the stored end; nodes are identified by id."""
 
     def __init__(self) -> None:
         self.edges: list[Any] = []
@@ -65,7 +65,7 @@ class Apollo:
 
 
 class Urql:
-    """relayPagination: pages are kept and linked by cursors when read; empty ones are skipped."""
+    """relayPagination: pages are stored, and linked by cursors when read; empty ones are skipped."""
 
     def __init__(self) -> None:
         self.pages: list[tuple[dict[str, Any], dict[str, Any]]] = []
@@ -101,7 +101,7 @@ class Urql:
     "behaviours", [{}, {"trailing_empty_page": True}, {"empty_page_every": 2, "short_pages": 2}], ids=str
 )
 async def test_every_client_ends_with_the_whole_list(start, client, way, behaviours):
-    """Forward, backward, and forward then backward from the middle: no page is dropped, none repeated, none empty."""
+    """Forward, backward, and forward then backward from the middle: no page is dropped, repeated or empty."""
     gateway = await start(behaviours=Behaviours(rate_limit_requests=0, **behaviours))
     ids = gateway.simulator.fleets["T7K2M"].ids
     store = client()

@@ -1,4 +1,4 @@
-"""The fleet API fails, or the caller errs: each failure has its answer, and nothing beside it is lost."""
+"""Upstream failures and caller errors: each has its code, and other fields keep their data."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def code_of(answer: dict) -> str:
     return answer["errors"][0]["extensions"]["code"]
 
 
-async def test_a_token_the_upstream_refuses_makes_the_whole_answer_a_401(gateway):
-    """One refused read turns the answer into 401 with a challenge and no data."""
+async def test_a_token_rejected_upstream_makes_the_response_a_401(gateway):
+    """One rejected read makes the response a 401 with a challenge and no data."""
     response = await gateway.post("{ __typename " + VEHICLE[1:], by="unknown-token")
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"] == 'Bearer realm="fleet", error="invalid_token"'
@@ -33,7 +33,7 @@ async def test_a_token_the_upstream_refuses_makes_the_whole_answer_a_401(gateway
     ("who", "problem"),
     [("no-permission", "/problems/missing-permissions"), ("no-scope", "/problems/forbidden-resource")],
 )
-async def test_what_is_forbidden_is_null_and_the_rest_stays(gateway, who, problem):
+async def test_a_forbidden_field_is_null_and_the_rest_stays(gateway, who, problem):
     """403 is an error at its field with the problem's type and flow id."""
     response = await gateway.post('{ __typename vehicle(id: "JQ7RP") { vehicleId } }', by=who)
     assert response.status_code == 200
@@ -76,8 +76,8 @@ async def test_a_failed_read_is_an_error_at_its_field_and_the_rest_stays(gateway
 
 
 @pytest.mark.parametrize("fields", ["__typename", "mileageInKilometers { value }"])
-async def test_a_state_that_cannot_be_read_is_an_error_whatever_was_asked_of_it(start, fields):
-    """Also where nothing but its type is."""
+async def test_an_invalid_state_is_an_error_for_any_selection(start, fields):
+    """Even where only its type is selected."""
     gateway = await start(behaviours=Behaviours(latest_state_in_list="missing", rate_limit_requests=0))
     gateway.fault("status", path="/latest-state$", times=None, status=403, type="/problems/missing-permissions")
     answer = await gateway.ask(f"{{ vehicles(first: 2) {{ nodes {{ vehicleId latestState {{ {fields} }} }} }} }}")
@@ -86,7 +86,7 @@ async def test_a_state_that_cannot_be_read_is_an_error_whatever_was_asked_of_it(
     assert {error["extensions"]["code"] for error in answer["errors"]} == {"FORBIDDEN"}
 
 
-async def test_members_of_wrong_types_cost_only_themselves(gateway):
+async def test_members_of_wrong_types_are_dropped_alone(gateway):
     """A page with wrong types in it is still a page."""
     gateway.fault("wrong_types")
     answer = await gateway.ask(
@@ -107,8 +107,8 @@ def socketed(serve, **upstream):
 
 
 @pytest.mark.parametrize("kind", ["drop", "truncate"])
-async def test_a_connection_that_breaks_is_an_outage(serve, kind):
-    """Over a real socket: no answer, or half of one, is UPSTREAM_UNAVAILABLE; the next read works."""
+async def test_a_broken_connection_is_an_outage(serve, kind):
+    """No response, or half of one, over a real socket is UPSTREAM_UNAVAILABLE; the next read works."""
     simulator, http = socketed(serve)
     simulator.faults.rules = [Fault(kind, times=1)]
     async with http:
@@ -118,8 +118,8 @@ async def test_a_connection_that_breaks_is_an_outage(serve, kind):
         }
 
 
-async def test_an_upstream_that_drips_is_given_up(serve):
-    """Over a real socket: an answer that takes too long in all is UPSTREAM_TIMEOUT."""
+async def test_a_dripping_response_times_out(serve):
+    """A response over a real socket that takes too long in total is UPSTREAM_TIMEOUT."""
     simulator, http = socketed(serve, total_timeout=0.2)
     simulator.faults.rules = [Fault("slow_body", seconds=0.02)]
     async with http:
@@ -128,8 +128,8 @@ async def test_an_upstream_that_drips_is_given_up(serve):
     assert answer["data"] == {"vehicles": None}
 
 
-async def test_the_upstreams_own_rate_limit_is_told(start):
-    """When the simulated limit is used up the answer is RATE_LIMITED with the seconds to wait."""
+async def test_the_upstreams_own_rate_limit_is_reported(start):
+    """When the simulated limit is used up the code is RATE_LIMITED with the seconds to wait."""
     gateway = await start(behaviours=Behaviours(rate_limit_requests=2, rate_limit_seconds=60), pacing__enabled=False)
     for _ in range(2):
         await gateway.data(VEHICLE)
@@ -149,8 +149,8 @@ async def test_the_upstreams_own_rate_limit_is_told(start):
         ('{ vehicle(id: "%s") { id } }' % ("x" * 300), {}, None),
     ],
 )
-async def test_a_callers_mistake_is_told_with_a_code(gateway, query, variables, code):
-    """Syntax, validation and variables: a coded error, never a 500."""
+async def test_a_callers_mistake_has_a_code(gateway, query, variables, code):
+    """Syntax, validation and variables: an error with a code, never a 500."""
     response = await gateway.post(query, variables)
     assert response.status_code in (200, 400)
     answer = response.json()
@@ -175,16 +175,16 @@ DEEP = "{ vehicles { nodes { telematicsUnit { vehicle " * 400
     ],
     ids=["braces", "brackets", "deep", "circular", "surrogate", "null byte", "huge"],
 )
-async def test_hostile_documents_are_refused_or_answered(gateway, query):
-    """Nesting without end, circles, odd characters and huge numbers: a coded error or an answer, never a 500."""
+async def test_hostile_documents_are_rejected_or_executed(gateway, query):
+    """Endless nesting, cycles, odd characters and huge numbers: an error with a code or data, never a 500."""
     response = await gateway.post(query)
     assert response.status_code in (200, 400)
     for error in response.json().get("errors", []):
         assert error["extensions"]["code"] != "INTERNAL"
 
 
-async def test_a_bug_of_ours_is_told_as_one_and_nothing_else(gateway, monkeypatch, capsys):
-    """An unforeseen exception reads INTERNAL with the request's id; its text stays in the log."""
+async def test_a_bug_is_reported_as_internal(gateway, monkeypatch, capsys):
+    """An unforeseen exception reads INTERNAL with the request's id; its message is only logged."""
 
     async def broken(*_: object, **__: object) -> None:
         raise RuntimeError("a secret detail")

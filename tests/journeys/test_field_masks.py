@@ -1,4 +1,4 @@
-"""Vehicles by id of which only a part is decoded: whoever needs more of them gets it, and nothing is read twice."""
+"""Vehicles by id that are decoded with a field mask: each reader gets its fields, and nothing is read twice."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def only(value):
 
 
 @pytest.mark.parametrize("way", BY_ID)
-async def test_what_a_part_can_t_tell_the_whole_tells_without_another_call(gateway, way):
-    """A time that is none is told as an error in its place, by the generic executor, from the answer that is there."""
+async def test_an_error_under_a_field_mask_takes_no_other_call(gateway, way):
+    """An invalid time is an error at its field, by the generic executor, from the response that was already read."""
     fleet = gateway.simulator.fleets["T7K2M"]
     one = fleet.ids[0]
     brand = fleet.vehicle(one)["master_data"]["brand"]
@@ -40,8 +40,8 @@ async def test_what_a_part_can_t_tell_the_whole_tells_without_another_call(gatew
 
 
 @pytest.mark.parametrize("way", BY_ID)
-async def test_what_does_not_fit_is_left_out_alone(gateway, way):
-    """A number where a text should be costs that member, not the vehicle."""
+async def test_a_member_of_a_wrong_type_is_left_out_alone(gateway, way):
+    """A number where a text should be drops that member, not the vehicle."""
     fleet = gateway.simulator.fleets["T7K2M"]
     one = fleet.ids[0]
     plate = fleet.vehicle(one)["master_data"]["license_plate"]
@@ -51,7 +51,7 @@ async def test_what_does_not_fit_is_left_out_alone(gateway, way):
 
 
 @pytest.mark.parametrize("way", BY_ID)
-async def test_one_vehicle_asked_for_in_two_ways_is_read_once(start, way):
+async def test_one_vehicle_with_two_selections_is_read_once(start, way):
     """Different selections of one vehicle in one operation, by two root fields or by one, are one call."""
     gateway = await start(coalescing__enabled=False)
     one = gateway.simulator.fleets["T7K2M"].ids[0]
@@ -62,8 +62,8 @@ async def test_one_vehicle_asked_for_in_two_ways_is_read_once(start, way):
     assert gateway.simulator.requests.total == 1
 
 
-async def test_callers_who_share_a_call_each_get_what_they_asked_for(gateway):
-    """One flight, three selections: none is left with the part that another needed."""
+async def test_callers_that_share_a_call_each_get_their_selection(gateway):
+    """One call, three selections: each caller gets the fields that it selected."""
     gateway.fault("latency", seconds=0.2)
     one = gateway.simulator.fleets["T7K2M"].ids[0]
     whole = "{ vehicleId masterData { brand licensePlate } telematicsUnit { unitId } }"

@@ -1,4 +1,4 @@
-"""Requests made by machines: whatever is sent there is an answer with a code, never a 500, never a bug in the log."""
+"""Generated requests: each response has a code, none is a 500, and no bug is in the log."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def graphql_schema(served):
 
 
 def check(response: httpx.Response) -> None:
-    """What holds for every answer."""
+    """Checks that hold for every response."""
     assert response.status_code < 500, response.text
     answer = response.json()
     for error in answer.get("errors", ()):
@@ -64,8 +64,8 @@ def check(response: httpx.Response) -> None:
 
 @RELAXED
 @given(data=st.data())
-def test_generated_operations_are_answered(served, graphql_schema, data):
-    """Every operation that schemathesis makes of the schema has an answer whose errors are coded."""
+def test_generated_operations_get_responses(served, graphql_schema, data):
+    """Every operation that schemathesis makes of the schema has a response whose errors have codes."""
     case = data.draw(graphql_schema.as_strategy())
     check(served.post("/graphql", json={"query": case.body}, headers=AUTHORIZED))
 
@@ -76,7 +76,7 @@ def test_generated_operations_are_answered(served, graphql_schema, data):
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(
         ["query", "variables", "operationName", "extensions", "persistedQuery", "sha256Hash", "documentId", "doc_id"]) | WITH_SURROGATES, inner, max_size=5),
     max_leaves=12).map(lambda value: json.dumps(value).encode())))  # fmt: skip
-def test_any_body_is_answered(served, body):
+def test_any_body_gets_a_response(served, body):
     """Bytes, JSON of any kind, members of wrong types."""
     check(served.post("/graphql", content=body, headers={**AUTHORIZED, "Content-Type": "application/json"}))
 
@@ -85,8 +85,8 @@ def test_any_body_is_answered(served, body):
 @given(headers=st.dictionaries(
     st.sampled_from(["Accept", "Content-Type", "X-Request-Id", "X-Gateway-Cost", "X-Gateway-Timeout", "traceparent", "Authorization", "Origin", "Accept-Encoding"]),
     st.text(st.characters(max_codepoint=255, exclude_categories=["Cc"]), max_size=60).map(lambda text: text.strip().encode("latin-1")), max_size=5))  # fmt: skip
-def test_any_header_is_answered(served, headers):
-    """Media types, ids, wishes, traces and tokens of any form."""
+def test_any_header_gets_a_response(served, headers):
+    """Media types, ids, gateway headers, traces and tokens of any form."""
     sent = {**AUTHORIZED, "Content-Type": "application/json", **headers}
     response = served.post("/graphql", content=b'{"query":"{ vehicle(id: \\"JQ7RP\\") { id } }"}', headers=sent)
     check(response)
@@ -94,8 +94,8 @@ def test_any_header_is_answered(served, headers):
 
 @RELAXED
 @given(parameters=st.dictionaries(st.sampled_from(["query", "variables", "operationName", "extensions", "documentId", "doc_id"]), TEXT | st.just("{ __typename }")))  # fmt: skip
-def test_any_query_string_is_answered(served, parameters):
-    """Parameters of a GET of any content."""
+def test_any_query_string_gets_a_response(served, parameters):
+    """GET parameters with any content."""
     check(served.get("/graphql", params=parameters, headers=AUTHORIZED))
 
 
@@ -112,7 +112,7 @@ HOSTILE = "query($id: ID!, $ids: [ID!]!, $c: String, $n: Int, $s: String, $r: [_
     search=TEXT,
     keys=st.lists(st.dictionaries(st.sampled_from(["__typename", "id", "vehicleId", "unitId", "brand"]), IDS | st.none() | st.integers(-5, 5) | st.sampled_from(["Vehicle", "TelematicsUnit"]), max_size=3), max_size=3),
 )  # fmt: skip
-def test_any_id_cursor_and_key_is_answered(served, vehicle_id, ids, cursor, n, search, keys):
+def test_any_id_cursor_and_key_gets_a_response(served, vehicle_id, ids, cursor, n, search, keys):
     """Ids, cursors, sizes, searches and representations of any content."""
     variables = {"id": vehicle_id, "ids": ids, "c": cursor, "n": n, "s": search, "r": keys}
     check(served.post("/graphql", json={"query": HOSTILE, "variables": variables}, headers=AUTHORIZED))
@@ -165,21 +165,21 @@ CORPUS = {
 
 
 @pytest.mark.parametrize("name", CORPUS)
-def test_hostile_documents_are_answered(served, name):
-    """Each is told what is wrong with it, or answered."""
+def test_hostile_documents_get_responses(served, name):
+    """Each gets an error that says what is wrong, or data."""
     check(served.post("/graphql", json={"query": CORPUS[name]}, headers=AUTHORIZED))
 
 
 @pytest.mark.parametrize("raw", [b'"\\ud800"', b'"a\\u0000b"', b"1e400", b"9" * 5000, b"[" * 5000, b'{"a":' * 3000])
-def test_hostile_variables_are_answered(served, raw):
-    """Lone surrogates, null bytes, huge numbers and deep nests in the variables."""
+def test_hostile_variables_get_responses(served, raw):
+    """Lone surrogates, null bytes, huge numbers and deep nesting in the variables."""
     body = b'{"query":"query($id: ID!) { vehicle(id: $id) { id } }","variables":{"id":%s}}' % raw
     check(served.post("/graphql", content=body, headers={**AUTHORIZED, "Content-Type": "application/json"}))
 
 
 @pytest.mark.parametrize("name", ["variables", "extensions"])
-def test_deep_parameters_of_a_get_are_told_wrong(served, name):
-    """JSON that is nested deeper than can be read is a bad request, as it is by POST."""
+def test_deep_parameters_of_a_get_are_rejected(served, name):
+    """JSON that is nested too deeply is a bad request, as it is by POST."""
     response = served.get("/graphql", params={"query": "{ __typename }", name: "[" * 1500}, headers=AUTHORIZED)
     assert response.status_code == 400
     assert response.json()["errors"][0]["extensions"]["code"] == "BAD_REQUEST"

@@ -1,4 +1,4 @@
-"""Over real sockets: what an HTTP cache may keep of an answer, for whom, and that no answer goes to another request."""
+"""HTTP caching over real sockets: who may cache a response, and that no response goes to another request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from gateway.simulator import Fault
 from tests.gateways import TOKENS
-from tests.journeys.test_http_limits import QUESTION, Served, Talk, load_of, question, waits_until
+from tests.journeys.test_http_limits import QUESTION, KeepAlive, Served, load_of, request_of, waits_until
 
 PAGE = "https://page.test"
 ALICE = f"Authorization: Bearer {TOKENS['alice']}"
@@ -73,8 +73,8 @@ def request(first: str, *fields: str, body: bytes = b"") -> bytes:
     return "\r\n".join((f"{first} HTTP/1.1", *own, *fields, *length, "Connection: close", "", "")).encode() + body
 
 
-def said(raw: bytes) -> tuple[int, dict[str, list[str]], bytes]:
-    """Status, the values of each header field, and body of one whole answer."""
+def received(raw: bytes) -> tuple[int, dict[str, list[str]], bytes]:
+    """Status, the values of each header field, and body of one whole response."""
     head, _, body = raw.partition(b"\r\n\r\n")
     first, *lines = head.decode().split("\r\n")
     fields: dict[str, list[str]] = {}
@@ -84,7 +84,7 @@ def said(raw: bytes) -> tuple[int, dict[str, list[str]], bytes]:
 
 
 def varies(fields: dict[str, list[str]]) -> list[str]:
-    """What an answer depends on, from its only line that says so."""
+    """The field names of the response's only Vary line."""
     (line,) = fields["vary"]
     return sorted(line.lower().split(", "))
 
@@ -104,17 +104,17 @@ def server(serve):
 
 
 def loads(one: Served) -> tuple[int, int]:
-    """How many operations run and how many wait."""
+    """The number of running and of waiting operations."""
     load = load_of(one)
     return load["operations"], load["queued"]
 
 
 @contextmanager
 def full(one: Served, seconds: float):
-    """While this lasts the gateway refuses whatever Alice asks."""
+    """Within the block the gateway rejects all requests of Alice."""
     one.simulator.faults.rules = [Fault("latency", seconds=seconds)]
-    busy = [Talk(one) for _ in range(2)]
-    running = [threading.Thread(target=each.ask, args=(question(),)) for each in busy]
+    busy = [KeepAlive(one) for _ in range(2)]
+    running = [threading.Thread(target=each.ask, args=(request_of(),)) for each in busy]
     for each, (operations, queued) in zip(running, ((1, 0), (1, 1)), strict=True):
         each.start()
         assert waits_until(lambda load=(operations, queued): loads(one) == load)
@@ -127,15 +127,15 @@ def full(one: Served, seconds: float):
 
 
 @pytest.mark.parametrize("origins", ["", PAGE], ids=["one origin", "two origins"])
-def test_every_answer_names_what_it_depends_on(server, origins):
-    """Answers and refusals of each kind name all of it in one line, whatever the Origin; only data may be kept."""
+def test_every_response_has_a_complete_vary_header(server, origins):
+    """All kinds of response name every request header in one Vary line, for any Origin; only data may be cached."""
     one = server(
         http={"cors_origins": origins, "allowed_hosts": "localhost", "header_bytes_max": 4096, "body_bytes_max": 1024}
     )
     for origin in ((), (f"Origin: {PAGE}",), ("Origin: https://another.test",)):
         for expected, caching, first, given, body in ANSWERS:
             asked = request(first, *given, *origin, body=body)
-            status, fields, _ = said(one.say(asked))
+            status, fields, _ = received(one.say(asked))
             assert status == expected, asked
             assert fields["cache-control"][0].startswith(caching), asked
             assert len(fields["cache-control"]) == 1, asked
@@ -145,8 +145,8 @@ def test_every_answer_names_what_it_depends_on(server, origins):
             assert ("access-control-allow-origin" in fields) == (readable and first != "nonsense"), asked
 
 
-def test_failures_name_what_they_depend_on(server):
-    """Bugs, a full house and too many connections are told as other refusals are, by POST, GET and HEAD."""
+def test_failures_have_a_complete_vary_header(server):
+    """Bugs, full queues and too many connections are reported like other errors, by POST, GET and HEAD."""
     one = server(limits=FULL, cache={"enabled": False}, coalescing={"enabled": False})
     small = server(http={"connections_max": 2, "address_connections_max": 2})
     get, post = request(f"GET {QUERY}", ALICE), request("POST /graphql", ALICE, KIND, body=QUESTION)
@@ -155,16 +155,16 @@ def test_failures_name_what_they_depend_on(server):
         told = [(503, one.say(asked)) for asked in (get, post, head)]
     one.simulator.faults.rules = []
     small.simulator.faults.rules = [Fault("latency", seconds=1)]
-    with closing(Talk(small)) as first, closing(Talk(small)) as second:
+    with closing(KeepAlive(small)) as first, closing(KeepAlive(small)) as second:
         for each in (first, second):
-            each.connection.sendall(question())
+            each.connection.sendall(request_of())
         assert waits_until(lambda: loads(small) == (2, 0))
         told.append((503, small.say(get)))
         assert [first.ask(), second.ask()] == [200, 200]
     one.server.config.app.graphql.runtime = None  # which nobody expects while it runs
     told += [(500, one.say(asked)) for asked in (get, post)]
     for expected, answer in told:
-        status, fields, body = said(answer)
+        status, fields, body = received(answer)
         assert status == expected
         assert fields["cache-control"] == ["no-store"]
         assert varies(fields) == sorted(DEPENDS)
@@ -172,31 +172,31 @@ def test_failures_name_what_they_depend_on(server):
 
 
 @pytest.mark.parametrize(("origins", "depends"), [("", []), (PAGE, ["Origin"])], ids=["one origin", "two origins"])
-def test_files_of_the_explorer_are_everybodys(server, origins, depends):
-    """They depend on no caller, so any cache may keep them; which page may read them is another matter."""
+def test_files_of_the_explorer_are_public(server, origins, depends):
+    """They depend on no caller, so any cache may store them; which page may read them is another matter."""
     one = server(http={"cors_origins": origins})
-    _, fields, _ = said(one.say(request("GET /explorer/explorer.js")))
+    _, fields, _ = received(one.say(request("GET /explorer/explorer.js")))
     assert fields["cache-control"] == ["public, max-age=3600"]
     assert fields.get("vary", []) == depends
 
 
-def test_plain_and_compressed_answers_depend_on_the_same(server):
-    """Whether an answer comes as gzip or not, it says that it might have come otherwise."""
+def test_plain_and_compressed_responses_vary_alike(server):
+    """Gzip or not, a response names Accept-Encoding."""
     one = server(cache={"responses": True, "responses_gzip": True}, graphql={"projection": True})
     body = json.dumps(
         {"query": "{ vehicles(first: 50) { nodes { id vehicleId masterData { brand model } } } }"}
     ).encode()
     plain = request("POST /graphql", ALICE, KIND, body=body)
     compressed = request("POST /graphql", ALICE, KIND, "Accept-Encoding: gzip", body=body)
-    answers = [said(one.say(asked)) for asked in (compressed, plain, plain, compressed)]
+    answers = [received(one.say(asked)) for asked in (compressed, plain, plain, compressed)]
     assert [fields.get("content-encoding") for _, fields, _ in answers] == [None, None, None, ["gzip"]]
     assert [varies(fields) for _, fields, _ in answers] == [sorted(DEPENDS)] * 4
 
 
-def test_a_refusal_to_head_has_no_body(server):
-    """What is behind it on the connection is the next answer, also while a flood is sent away."""
+def test_a_rejection_of_head_has_no_body(server):
+    """The next bytes on the connection are the next response, also while a flood is rejected."""
     one = server(limits=FULL, cache={"enabled": False}, coalescing={"enabled": False})
-    with full(one, 1.0), closing(Talk(one)) as talk:
+    with full(one, 1.0), closing(KeepAlive(one)) as talk:
         for _ in range(2):
             talk.connection.sendall(HEAD)
             assert talk.file.readline().split()[1] == b"503"
@@ -204,12 +204,12 @@ def test_a_refusal_to_head_has_no_body(server):
             assert talk.ask(LIVE) == 200
 
 
-def test_what_is_asked_together_is_answered_in_order(server):
-    """Requests of several callers in one piece: who is refused in turn is not overtaken by who comes behind."""
+def test_pipelined_requests_get_responses_in_order(server):
+    """With requests of several callers in one piece, a delayed rejection is not overtaken by later responses."""
     limits = FULL | {"rejection_cpu_share": 0.0004, "cpu_threshold": 1e-9}
     one = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
     with full(one, 2.0):
         for _ in range(4):
-            with closing(Talk(one)) as talk:
-                talk.connection.sendall(question() + LIVE + question() + LIVE)
+            with closing(KeepAlive(one)) as talk:
+                talk.connection.sendall(request_of() + LIVE + request_of() + LIVE)
                 assert [talk.ask() for _ in range(4)] == [503, 200, 503, 200]

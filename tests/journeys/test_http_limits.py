@@ -1,4 +1,4 @@
-"""Over real sockets: what a hostile or careless client can do to the server, and what it is told."""
+"""Limits of the server against hostile or careless clients, over real sockets, and their errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Served:
             time.sleep(0.01)
 
     def say(self, *parts: bytes, wait: float = 0.0) -> bytes:
-        """What comes back for raw bytes, until the connection ends."""
+        """The response to raw bytes, until the connection ends."""
         with socket.create_connection(self.address, timeout=10) as connection:
             try:
                 for part in parts:
@@ -88,7 +88,7 @@ def code_of(raw: bytes) -> tuple[int, str]:
     ids=["long", "many", "path", "endless"],
 )
 def test_heads_have_a_limit(server, head):
-    """Headers, or a path, beyond the limit are 431, also where they never end."""
+    """Headers or a path beyond the limit are 431, endless ones too."""
     assert code_of(server().say(head)) == (431, "HEADERS_TOO_LARGE")
 
 
@@ -102,22 +102,22 @@ def test_heads_have_a_limit(server, head):
     ],
     ids=["nothing", "line", "headers", "body"],
 )  # fmt: skip
-def test_a_request_that_does_not_arrive_is_given_up(server, parts):
-    """A connection that says too little for too long gets 408 and is closed."""
+def test_a_request_that_does_not_arrive_times_out(server, parts):
+    """A connection that sends too little for too long gets 408 and is closed."""
     began = time.monotonic()
     assert code_of(server(http={"request_timeout": 0.3}).say(*parts, wait=0.05)) == (408, "REQUEST_TIMEOUT")
     assert time.monotonic() - began < 5
 
 
-def test_what_is_not_http_is_told_so(server):
-    """Nonsense gets a coded 400, and the next connection works."""
+def test_malformed_http_is_rejected(server):
+    """Malformed bytes get a 400 with a code, and the next connection works."""
     gateway = server()
     assert code_of(gateway.say(b"\x16\x03\x01\x02\x00 hello\r\n\r\n")) == (400, "BAD_REQUEST")
     assert httpx.get(f"{gateway.url}/health/live").json() == {"status": "live"}
 
 
-def test_a_slow_answer_is_no_slow_request(server):
-    """The time of a request ends when it is there: an answer may take longer."""
+def test_a_slow_response_is_no_slow_request(server):
+    """The request time-out ends when the request is complete: its response may take longer."""
     gateway = server(http={"request_timeout": 0.2})
     gateway.simulator.faults.rules = [Fault("latency", seconds=0.6)]
     with httpx.Client(headers={"Authorization": f"Bearer {TOKENS['alice']}"}) as http:
@@ -129,16 +129,16 @@ def test_a_slow_answer_is_no_slow_request(server):
 @pytest.mark.parametrize(
     ("url", "warned"), [("http://fleet.test", True), ("http://127.0.0.1:9", False), ("https://fleet.test", False)]
 )
-def test_tokens_in_the_clear_are_warned_of(tmp_path, url, warned):
-    """`serve` says so when the fleet API is called without TLS, unless it is on this machine."""
+def test_tokens_over_plain_http_cause_a_warning(tmp_path, url, warned):
+    """`serve` warns if the fleet API is called without TLS, unless it is on this machine."""
     gateway = GatewayProcess(tmp_path, upstream_url=url)
     gateway.wait_until_ready()
     gateway.stop()
     assert ("unencrypted" in gateway.output) is warned
 
 
-def test_every_answer_is_hardened(server):
-    """Browsers are told not to sniff, frame or refer; GraphiQL's page keeps its own policy."""
+def test_every_response_has_security_headers(server):
+    """Browsers are told not to sniff, frame or refer; GraphiQL's page has its own policy."""
     gateway = server()
     for path, accept in (("/graphql", "*/*"), ("/nowhere", "*/*"), ("/graphql", "text/html"), ("/health/live", "*/*")):
         headers = httpx.get(gateway.url + path, headers={"Accept": accept}).headers
@@ -162,7 +162,7 @@ def test_every_answer_is_hardened(server):
     ],
 )
 def test_hosts_are_checked_where_they_are_set(server, host, path, status):
-    """Another name in Host is 421 with a code; health is told to all."""
+    """Another name in Host is 421 with a code; health responds for any host."""
     gateway = server(http={"allowed_hosts": "api.example.com, *.example.org"})
     response = httpx.get(gateway.url + path, headers={"Host": host})
     assert response.status_code == status
@@ -170,8 +170,8 @@ def test_hosts_are_checked_where_they_are_set(server, host, path, status):
         assert response.json()["errors"][0]["extensions"]["code"] == "HOST_UNKNOWN"
 
 
-async def test_a_caller_who_leaves_ends_the_upstream_call(server):
-    """When the connection closes, the reads under way end at once and the place is free."""
+async def test_a_client_disconnect_ends_the_upstream_call(server):
+    """When the connection closes, the reads under way end at once and the slot is free."""
     gateway = server()
     gateway.simulator.faults.rules = [Fault("latency", seconds=20)]
     async with httpx.AsyncClient(base_url=gateway.url, headers={"Authorization": f"Bearer {TOKENS['alice']}"}) as http:
@@ -185,8 +185,8 @@ async def test_a_caller_who_leaves_ends_the_upstream_call(server):
         assert load == {"status": "ready", "operations": 0, "queued": 0, "reads": 0}
 
 
-async def test_too_many_at_once_are_told_to_come_back(server):
-    """Beyond its places a principal gets 503 with Retry-After, in time far below the operations' own; another runs."""
+async def test_operations_beyond_the_bounds_get_503(server):
+    """Beyond its slots a principal gets 503 with Retry-After, sooner than any operation ends; another's still runs."""
     gateway = server(limits={"principal_concurrency": 2, "principal_queue": 2})
     gateway.simulator.faults.rules = [Fault("latency", seconds=1, client="T7K2M#alice")]
     async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
@@ -210,8 +210,8 @@ async def test_too_many_at_once_are_told_to_come_back(server):
 
 
 @pytest.mark.parametrize("accept", ["application/json", "application/graphql-response+json"])
-async def test_a_flood_of_invented_tokens_leaves_room_for_who_is_known(server, accept):
-    """Where each request has a token of its own, they are as one principal to those whom the fleet API has answered."""
+async def test_a_flood_of_invented_tokens_leaves_slots_to_trusted_callers(server, accept):
+    """Callers with a new token in each request count as one principal against those the fleet API has accepted."""
     limits = {"concurrency": 4, "queue": 6, "principal_concurrency": 2, "principal_queue": 4}
     gateway = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
     # In whatever form they ask.
@@ -240,12 +240,12 @@ async def test_a_flood_of_invented_tokens_leaves_room_for_who_is_known(server, a
 QUESTION = b'{"query": "{ vehicles(first: 1) { nodes { vehicleId } } }"}'
 
 
-def question(body: bytes = QUESTION) -> bytes:
+def request_of(body: bytes = QUESTION) -> bytes:
     head = f"POST /graphql HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKENS['alice']}\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-class Talk:
+class KeepAlive:
     """One connection that is kept open."""
 
     def __init__(self, server: Served) -> None:
@@ -253,7 +253,7 @@ class Talk:
         self.file = self.connection.makefile("rb")
 
     def ask(self, *parts: bytes) -> int:
-        """The status of the answer, which is read whole."""
+        """The status of the response, whose body is read."""
         for part in parts:
             self.connection.sendall(part)
         status = int(self.file.readline().split()[1])
@@ -268,33 +268,33 @@ class Talk:
         self.connection.close()
 
 
-def test_who_floods_is_sent_away_on_a_connection_that_stays_usable(server):
-    """The same request again, another, one in pieces, two at once: refused while the house is full, answered after."""
+def test_rejections_keep_the_connection_usable(server):
+    """The same request again, another, one in pieces, two at once: rejected while the queue is full, served after."""
     limits = {"concurrency": 1, "queue": 1, "principal_concurrency": 1, "principal_queue": 1}
     one = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
     one.simulator.faults.rules = [Fault("latency", seconds=1.5)]
-    busy, talk = [Talk(one) for _ in range(2)], Talk(one)
-    running = [threading.Thread(target=each.ask, args=(question(),)) for each in busy]
+    busy, talk = [KeepAlive(one) for _ in range(2)], KeepAlive(one)
+    running = [threading.Thread(target=each.ask, args=(request_of(),)) for each in busy]
     for each in running:
         each.start()
         time.sleep(0.2)
-    other = question(QUESTION.replace(b"first: 1", b"first: 2"))
-    parted = question()
-    assert [talk.ask(question()) for _ in range(4)] == [503] * 4
-    assert [talk.ask(other), talk.ask(question()), talk.ask(question())] == [503] * 3
+    other = request_of(QUESTION.replace(b"first: 1", b"first: 2"))
+    parted = request_of()
+    assert [talk.ask(request_of()) for _ in range(4)] == [503] * 4
+    assert [talk.ask(other), talk.ask(request_of()), talk.ask(request_of())] == [503] * 3
     assert talk.ask(parted[:50], parted[50:-10], parted[-10:]) == 503
-    assert talk.ask(question() + question()) == 503
+    assert talk.ask(request_of() + request_of()) == 503
     assert talk.ask() == 503
     for each in running:
         each.join()
     one.simulator.faults.rules = []
-    assert [talk.ask(question()), talk.ask(other), talk.ask(question())] == [200] * 3
+    assert [talk.ask(request_of()), talk.ask(other), talk.ask(request_of())] == [200] * 3
     for each in (*busy, talk):
         each.close()
 
 
-def test_a_flood_is_sent_away_at_a_pace_and_in_order(server):
-    """Beyond so many a second refusals come later, each of them; what is asked behind one is answered behind it."""
+def test_rejections_of_a_flood_are_throttled_and_in_order(server):
+    """Beyond a rate rejections are delayed, but all are sent; a request behind one is handled after it."""
     queue = {"concurrency": 1, "queue": 1, "principal_concurrency": 1, "principal_queue": 1}
     limits = queue | {
         "rejection_cpu_share": 0.0004,
@@ -302,16 +302,16 @@ def test_a_flood_is_sent_away_at_a_pace_and_in_order(server):
     }  # a refusal costs a hundredth of a second's share or more
     one = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
     one.simulator.faults.rules = [Fault("latency", seconds=2.5)]
-    busy, talk, other = [Talk(one) for _ in range(2)], Talk(one), Talk(one)
-    running = [threading.Thread(target=each.ask, args=(question(),)) for each in busy]
+    busy, talk, other = [KeepAlive(one) for _ in range(2)], KeepAlive(one), KeepAlive(one)
+    running = [threading.Thread(target=each.ask, args=(request_of(),)) for each in busy]
     for each in running:
         each.start()
         time.sleep(0.2)
     began = time.monotonic()
-    assert [talk.ask(question()) for _ in range(8)] == [503] * 8
+    assert [talk.ask(request_of()) for _ in range(8)] == [503] * 8
     assert time.monotonic() - began >= 0.5
-    talk.connection.sendall(question())
-    other.connection.sendall(question())
+    talk.connection.sendall(request_of())
+    other.connection.sendall(request_of())
     time.sleep(0.02)
     assert talk.ask(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n") == 503
     assert talk.file.readline().split()[1] == b"200"
@@ -322,27 +322,27 @@ def test_a_flood_is_sent_away_at_a_pace_and_in_order(server):
         each.close()
 
 
-def test_a_body_that_comes_with_its_head_is_no_head(server):
-    """The limit of the head is not that of what follows it at once, on a new connection and on a kept one."""
+def test_a_body_in_the_piece_of_its_head_is_no_head(server):
+    """The limit of the head does not count the body behind it, on a new connection or a kept-alive one."""
     one = server(http={"header_bytes_max": 1024})
-    talk = Talk(one)
-    large = question(QUESTION + b" " * 8000)
+    talk = KeepAlive(one)
+    large = request_of(QUESTION + b" " * 8000)
     assert [talk.ask(large) for _ in range(3)] == [200] * 3
-    assert [talk.ask(question()), talk.ask(large)] == [200] * 2
+    assert [talk.ask(request_of()), talk.ask(large)] == [200] * 2
     talk.close()
 
 
-def test_who_leaves_while_waiting_gives_up_their_turn(server):
-    """A caller who hangs up in the queue is out of it at once, while the one before still runs."""
+def test_a_disconnect_in_the_queue_frees_the_queue_entry(server):
+    """A disconnected client leaves the queue at once, while the operation before it still runs."""
     one = server(limits={"concurrency": 1, "principal_concurrency": 1}, cache={"enabled": False})
-    warm = Talk(one)
-    assert warm.ask(question()) == 200
+    warm = KeepAlive(one)
+    assert warm.ask(request_of()) == 200
     one.simulator.faults.rules = [Fault("latency", seconds=2)]
-    running, waiting = Talk(one), Talk(one)
-    asking = threading.Thread(target=running.ask, args=(question(),))
+    running, waiting = KeepAlive(one), KeepAlive(one)
+    asking = threading.Thread(target=running.ask, args=(request_of(),))
     asking.start()
     time.sleep(0.2)
-    waiting.connection.sendall(question())
+    waiting.connection.sendall(request_of())
     time.sleep(0.2)
     load = httpx.get(f"{one.url}/health/ready").json()
     assert (load["operations"], load["queued"]) == (1, 1)
@@ -368,60 +368,60 @@ def waits_until(holds, seconds: float = 5) -> bool:
     return False
 
 
-def test_who_asks_twice_at_once_and_leaves_is_noticed(server):
-    """Both of two requests that came in one piece end when the connection does: the one that runs and the one behind."""
+def test_a_disconnect_ends_all_pipelined_requests(server):
+    """Of two requests in one piece both end when the connection does: the running and the waiting one."""
     one = server(limits={"deadline": 20})
     one.simulator.faults.rules = [Fault("latency", seconds=15)]
-    talk = Talk(one)
-    talk.connection.sendall(question() + question(QUESTION.replace(b"first: 1", b"first: 2")))
+    talk = KeepAlive(one)
+    talk.connection.sendall(request_of() + request_of(QUESTION.replace(b"first: 1", b"first: 2")))
     assert waits_until(lambda: load_of(one)["operations"] == 1)
     talk.close()
     assert waits_until(lambda: load_of(one) == {"status": "ready", "operations": 0, "queued": 0, "reads": 0}, 2)
 
 
-def test_requests_that_come_at_once_are_answered_in_order(server):
-    """More than may wait on one connection: each has its answer, and the connection stays usable."""
+def test_many_pipelined_requests_get_responses_in_order(server):
+    """More than may wait on one connection: each gets its response, and the connection stays usable."""
     one = server()
-    talk = Talk(one)
+    talk = KeepAlive(one)
     many = [QUESTION.replace(b"first: 1", b"first: %d" % number) for number in range(1, 60)]
-    talk.connection.sendall(b"".join(map(question, many)))
+    talk.connection.sendall(b"".join(map(request_of, many)))
     for number in range(1, 60):
         length = 0
         assert talk.file.readline().split()[1] == b"200"
         while (line := talk.file.readline().lower()) != b"\r\n":
             length = int(line.split()[1]) if line.startswith(b"content-length") else length
         assert len(json.loads(talk.file.read(length))["data"]["vehicles"]["nodes"]) == number
-    assert talk.ask(question()) == 200
+    assert talk.ask(request_of()) == 200
     assert one.server.config.limits.pipelined_bytes == 0
     talk.close()
 
 
-def test_a_slow_request_behind_another_waits_for_its_answer(server):
-    """The answer that is due first comes first; then the one that never arrived is 408."""
+def test_a_timeout_waits_for_the_response_before_it(server):
+    """The due response is sent first; then the request that never arrived gets 408."""
     one = server(http={"request_timeout": 0.3}, cache={"enabled": False})
     one.simulator.faults.rules = [Fault("latency", seconds=1)]
-    talk = Talk(one)
-    assert talk.ask(question() + b"POST /graphql HTTP/1.1\r\n") == 200
+    talk = KeepAlive(one)
+    assert talk.ask(request_of() + b"POST /graphql HTTP/1.1\r\n") == 200
     assert talk.file.readline().split()[1] == b"408"
     talk.close()
 
 
 def test_empty_lines_keep_no_connection_open(server):
-    """A line break after an answer is no request: the connection is given up all the same."""
+    """A line break after a response is no request: the connection is still closed when idle."""
     one = server(http={"request_timeout": 0.3, "keep_alive": 1})
-    talk = Talk(one)
-    assert talk.ask(question()) == 200
+    talk = KeepAlive(one)
+    assert talk.ask(request_of()) == 200
     talk.connection.sendall(b"\r\n")
     assert talk.file.readline().split()[1] == b"408"
     assert talk.file.read().endswith(b"}")
     talk.close()
 
 
-def test_who_reads_nothing_is_given_up(server):
-    """A caller who asks on and on and never reads loses the connection; one who reads slowly keeps it."""
+def test_a_client_that_reads_nothing_is_disconnected(server):
+    """A client that sends requests and never reads is disconnected; one that reads slowly stays."""
     one = server(http={"slow_reader_timeout": 1}, cache={"vehicles_ttl": 600})
-    large = question(b'{"query": "{ vehicles(first: 500) { nodes { vehicleId masterData { vin brand model } } } }"}')
-    slow, deaf = Talk(one), Talk(one)
+    large = request_of(b'{"query": "{ vehicles(first: 500) { nodes { vehicleId masterData { vin brand model } } } }"}')
+    slow, deaf = KeepAlive(one), KeepAlive(one)
     slow.connection.sendall(large * 400)
     deaf.connection.sendall(large * 400)
     open_ones = one.server.server_state.connections
@@ -438,27 +438,27 @@ def test_who_reads_nothing_is_given_up(server):
 
 
 def test_connections_have_a_limit(server):
-    """One connection too many takes the place of the one that was idle for longest; those that are asked go on."""
+    """A connection beyond the limit closes the one that was idle for longest; active ones stay."""
     one = server(http={"connections_max": 2, "address_connections_max": 2})
-    talks = [Talk(one), Talk(one)]
-    assert [talk.ask(question()) for talk in talks] == [200, 200]
-    talks.append(Talk(one))
-    assert talks[2].ask(question()) == 200
+    talks = [KeepAlive(one), KeepAlive(one)]
+    assert [talk.ask(request_of()) for talk in talks] == [200, 200]
+    talks.append(KeepAlive(one))
+    assert talks[2].ask(request_of()) == 200
     assert talks[0].file.read() == b""
-    assert talks[1].ask(question()) == 200
+    assert talks[1].ask(request_of()) == 200
     for talk in talks:
         talk.close()
 
 
-def test_where_no_connection_is_idle_one_more_is_refused(server):
-    """It is told to come back and closed; health is told all the same."""
+def test_without_an_idle_connection_a_new_one_is_rejected(server):
+    """It gets 503 with Retry-After and is closed; health still responds."""
     one = server(http={"connections_max": 2, "address_connections_max": 2})
     one.simulator.faults.rules = [Fault("latency", seconds=1)]
-    talks = [Talk(one), Talk(one)]
+    talks = [KeepAlive(one), KeepAlive(one)]
     for talk in talks:
-        talk.connection.sendall(question())
+        talk.connection.sendall(request_of())
     assert waits_until(lambda: load_of(one)["operations"] == 2)
-    surplus = one.say(question())
+    surplus = one.say(request_of())
     assert code_of(surplus) == (503, "OVERLOADED")
     assert b"\r\nretry-after: 1\r\n" in surplus
     live = one.say(b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
@@ -469,17 +469,17 @@ def test_where_no_connection_is_idle_one_more_is_refused(server):
         talk.close()
 
 
-def test_bodies_on_their_way_have_a_limit_together(server):
-    """Beyond it a large body is refused, small ones are not, and what never arrived is given back."""
+def test_inflight_bodies_have_a_common_limit(server):
+    """Beyond it large bodies are rejected and small ones are not; bytes that never arrive are released."""
     one = server(http={"inflight_body_bytes_max": 300_000})
-    padded = question(QUESTION + b" " * 200_000)
-    held = [Talk(one) for _ in range(2)]
+    padded = request_of(QUESTION + b" " * 200_000)
+    held = [KeepAlive(one) for _ in range(2)]
     held[0].connection.sendall(padded[:-1])
     time.sleep(0.2)
     held[1].connection.sendall(padded[:-1])
     assert held[1].file.readline().split()[1] == b"503"
-    small = Talk(one)
-    assert small.ask(question()) == 200
+    small = KeepAlive(one)
+    assert small.ask(request_of()) == 200
     assert held[0].ask(padded[-1:]) == 200
     held[0].connection.sendall(padded[:-1])
     time.sleep(0.2)
@@ -490,8 +490,8 @@ def test_bodies_on_their_way_have_a_limit_together(server):
     small.close()
 
 
-def test_what_is_too_long_for_the_fleet_api_is_not_sent(server):
-    """A search beyond what servers read is rejected here; it is no outage, and others go on being served."""
+def test_a_search_too_long_for_the_fleet_api_is_not_sent(server):
+    """A search beyond the limit of servers is rejected by the gateway; it is no outage, and other reads still work."""
     one = server()
     long = QUESTION.replace(b"first: 1", b'first: 1, search: \\"%b\\"' % (b"x" * 30_000))
     headers = {"Authorization": f"Bearer {TOKENS['alice']}", "Content-Type": "application/json"}

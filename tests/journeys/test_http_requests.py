@@ -1,4 +1,4 @@
-"""What every request passes: token, size, form; and health."""
+"""Checks of every request: token, size, form; and health."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ JSON = {"Content-Type": "application/json"}
 
 
 async def test_without_a_token_there_is_a_challenge_and_no_upstream_call(gateway):
-    """401 with WWW-Authenticate, and the fleet API is not asked."""
+    """401 with WWW-Authenticate, and no upstream call."""
     response = await gateway.http.post("/graphql", content=QUERY, headers=JSON)
     assert response.status_code == 401
     assert response.headers["WWW-Authenticate"] == 'Bearer realm="fleet"'
@@ -20,7 +20,7 @@ async def test_without_a_token_there_is_a_challenge_and_no_upstream_call(gateway
 
 
 @pytest.mark.parametrize("header", ["Basic abc", "Bearer", "Bearer a b", "Bearer é", "Bearer a,b", "token"])
-async def test_what_is_no_bearer_token_is_refused(gateway, header):
+async def test_only_bearer_tokens_are_accepted(gateway, header):
     """Other schemes and malformed tokens are 401 invalid_token."""
     response = await gateway.http.post("/graphql", content=QUERY, headers={**JSON, "Authorization": header.encode()})
     assert response.status_code == 401
@@ -28,8 +28,8 @@ async def test_what_is_no_bearer_token_is_refused(gateway, header):
     assert gateway.simulator.requests.total == 0
 
 
-async def test_two_authorization_headers_are_refused(gateway):
-    """Which of two tokens is meant can't be told."""
+async def test_two_authorization_headers_are_rejected(gateway):
+    """Which of two tokens is meant is ambiguous."""
     headers = [
         ("Content-Type", "application/json"),
         ("Authorization", "Bearer token-of-alice"),
@@ -38,8 +38,8 @@ async def test_two_authorization_headers_are_refused(gateway):
     assert (await gateway.http.post("/graphql", content=QUERY, headers=headers)).status_code == 401
 
 
-async def test_the_token_goes_up_as_it_came(gateway):
-    """Each caller reads their own fleet."""
+async def test_the_token_is_forwarded_unchanged(gateway):
+    """Each caller reads its own fleet."""
     query = "{ vehicles(first: 1) { nodes { fleetId } } }"
     assert (await gateway.data(query, by="alice"))["vehicles"]["nodes"][0]["fleetId"] == "T7K2M"
     assert (await gateway.data(query, by="eve"))["vehicles"]["nodes"][0]["fleetId"] == "EXFL29"
@@ -48,8 +48,8 @@ async def test_the_token_goes_up_as_it_came(gateway):
 @pytest.mark.parametrize(
     "body", ["5", "null", "[5]", '"x"', "", "{", "\xff", '{"query": 5}', '{"query": "{a}", "variables": 5}', "[" * 5000]
 )
-async def test_a_body_that_is_no_request_is_refused(gateway, body):
-    """Whatever the body is, the answer is a coded 4xx."""
+async def test_an_invalid_body_is_rejected(gateway, body):
+    """For any invalid body the response is a 4xx with a code."""
     response = await gateway.http.post(
         "/graphql", content=body.encode("latin-1"), headers={**JSON, "Authorization": "Bearer token-of-alice"}
     )
@@ -57,8 +57,8 @@ async def test_a_body_that_is_no_request_is_refused(gateway, body):
     assert response.json()["errors"][0]["extensions"]["code"] == "BAD_REQUEST"
 
 
-async def test_a_body_beyond_the_limit_is_refused(start):
-    """413, announced or not."""
+async def test_a_body_beyond_the_limit_is_rejected(start):
+    """413, with Content-Length or without."""
     gateway = await start(http__body_bytes_max=2048)
     headers = {**JSON, "Authorization": "Bearer token-of-alice"}
     body = json.dumps({"query": "{ __typename }", "padding": "x" * 3000}).encode()
@@ -73,8 +73,8 @@ async def test_a_body_beyond_the_limit_is_refused(start):
         assert response.json()["errors"][0]["extensions"]["code"] == "BODY_TOO_LARGE"
 
 
-async def test_other_methods_and_paths_are_told_so(gateway):
-    """404 and 405 are coded, too."""
+async def test_other_methods_and_paths_have_codes(gateway):
+    """404 and 405 have codes, too."""
     for path in ("/nowhere", "/explorer/nowhere"):
         response = await gateway.http.get(path)
         assert (response.status_code, response.json()["errors"][0]["extensions"]["code"]) == (404, "NOT_FOUND")
@@ -83,7 +83,7 @@ async def test_other_methods_and_paths_are_told_so(gateway):
 
 
 async def test_a_browser_gets_graphiql_without_a_token(gateway, start):
-    """The page is open, can be switched off, and a query needs a token all the same."""
+    """The page is open and can be switched off; a query still needs a token."""
     browser = {"Accept": "text/html,application/xhtml+xml"}
     page = await gateway.http.get("/graphql", headers=browser)
     assert page.status_code == 200
@@ -95,7 +95,7 @@ async def test_a_browser_gets_graphiql_without_a_token(gateway, start):
 
 
 async def test_a_query_may_come_by_get(gateway):
-    """GET with a query answers as POST does."""
+    """A GET with a query has the same response as a POST."""
     response = await gateway.http.get(
         "/graphql", params={"query": "{ __typename }"}, headers={"Authorization": "Bearer token-of-alice"}
     )
@@ -105,15 +105,15 @@ async def test_a_query_may_come_by_get(gateway):
 @pytest.mark.parametrize(
     ("given", "kept"), [("abc-1.2_3", True), ("x" * 65, False), ("a b", False), ("<script>", False), ("", False)]
 )
-async def test_every_answer_has_a_request_id(gateway, given, kept):
-    """A sound id of the caller's is kept, any other replaced."""
+async def test_every_response_has_a_request_id(gateway, given, kept):
+    """A valid id of the caller's is used, any other replaced."""
     response = await gateway.http.get("/health/live", headers={"X-Request-Id": given})
     assert (response.headers["X-Request-Id"] == given) is kept
     assert len(response.headers["X-Request-Id"]) >= 9
 
 
-async def test_health_is_told(gateway):
-    """Live and ready once started, with what is under way."""
+async def test_health_endpoints(gateway):
+    """Live, and ready once started, with the numbers of running and waiting operations."""
     assert (await gateway.http.get("/health/live")).json() == {"status": "live"}
     assert (await gateway.http.get("/health/ready")).json() == {
         "status": "ready", "operations": 0, "queued": 0, "reads": 0,
@@ -130,8 +130,8 @@ async def test_health_is_told(gateway):
         ("nonsense", False),
     ],
 )
-async def test_of_the_callers_headers_only_token_and_trace_go_up(gateway, monkeypatch, given, sent):
-    """A sound traceparent goes to the fleet API with the token; cookies and everything else stay here."""
+async def test_only_token_and_trace_headers_are_forwarded(gateway, monkeypatch, given, sent):
+    """A valid traceparent goes to the fleet API with the token; cookies and all else do not."""
     seen = []
     original = gateway.simulator.caller_of
     monkeypatch.setattr(

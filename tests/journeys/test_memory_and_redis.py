@@ -1,4 +1,4 @@
-"""Over a long run memory stays within its bound, and Redis may come and go."""
+"""Over a long run memory stays within its bound, and Redis may stop and restart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MEGABYTE = 2**20
 
 
 async def test_memory_stays_within_its_bound_and_is_steady():
-    """Far more is read than fits: what is really allocated stays within the bound, and does not creep."""
+    """When far more is read than fits, allocated memory stays within the bound and does not grow."""
     simulator = Simulator(
         [FleetPlan(vehicles=200, clients=(Client("T7K2M#one", token="x"),))], Behaviours(rate_limit_requests=0)
     )
@@ -28,7 +28,7 @@ async def test_memory_stays_within_its_bound_and_is_steady():
     async with build_client(settings, httpx.ASGITransport(simulator.app)) as client:
 
         async def read(principals: range) -> int:
-            """Reads two pages for each, and one vehicle; gives the bytes that are allocated then."""
+            """Reads two pages and one vehicle for each principal; returns the allocated bytes."""
             for number in principals:
                 by = RequestScope(scope(f"principal-{number}").caller, RequestStats())
                 page = await client.vehicles(by)
@@ -52,7 +52,7 @@ async def test_memory_stays_within_its_bound_and_is_steady():
 
 
 async def test_redis_is_killed_and_restarted_under_load(start, redis):
-    """Over HTTP, with Redis gone and back in mid-load, no request fails."""
+    """With Redis stopped and restarted under load, no request fails."""
     gateway = await start(cache__enabled=True, cache__vehicles_ttl=0.01, redis__url=redis.url, redis__cooldown=0.1)
     ended, answers = asyncio.Event(), []
 

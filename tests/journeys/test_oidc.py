@@ -1,4 +1,4 @@
-"""Callers with verified tokens: rotation keeps what was read, and a bad token never reaches the fleet API."""
+"""Callers with verified tokens: rotation keeps the cache, and an invalid token never reaches the fleet API."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ async def world():
         yield simulator, issuer, ask
 
 
-async def test_a_rotated_token_finds_what_the_old_one_read(world):
-    """A new token of the same client costs no upstream call; another client's does."""
+async def test_a_rotated_token_hits_the_cache(world):
+    """A new token of the same client makes no upstream call; another client's does."""
     simulator, issuer, ask = world
     for number in range(3):
         token = issuer.token(jti=str(number))
@@ -58,8 +58,8 @@ async def test_a_rotated_token_finds_what_the_old_one_read(world):
     assert simulator.requests.total == 2
 
 
-async def test_no_http_cache_keeps_an_answer_for_longer_than_its_token(world):
-    """A token that ends before what was read for it does ends the answer, read or found."""
+async def test_no_http_cache_keeps_a_response_beyond_its_tokens_expiry(world):
+    """A token that expires before the data bounds max-age, cached or not."""
     simulator, issuer, ask = world
     for seconds in (600, 8):
         token = issuer.token(exp=int(time.time()) + seconds)
@@ -71,8 +71,8 @@ async def test_no_http_cache_keeps_an_answer_for_longer_than_its_token(world):
             assert 20 < left <= 30 if seconds == 600 else 0 < left <= 8
 
 
-async def test_a_rotated_token_has_registered_what_the_old_one_did(world):
-    """A hash stands for the same text with the next token of its principal, and for none with another's."""
+async def test_a_rotated_token_keeps_persisted_queries(world):
+    """A hash is known for the next token of its principal, and for no other principal's."""
     simulator, issuer, ask = world
     named = {"extensions": {"persistedQuery": {"version": 1, "sha256Hash": digest_of(QUERY)}}}
     told = []
@@ -99,7 +99,7 @@ async def test_a_rotated_token_has_registered_what_the_old_one_did(world):
     ],
 )
 async def test_a_bad_token_never_reaches_the_fleet_api(world, wrong):
-    """Wrong issuer, wrong audience or expired: 401 before any upstream call, although the fleet API would take it."""
+    """Wrong issuer, wrong audience or expired: 401 before any upstream call, although the fleet API would accept it."""
     simulator, issuer, ask = world
     token = issuer.token(**wrong)
     simulator.accept(token, "T7K2M#cl1")
@@ -109,8 +109,8 @@ async def test_a_bad_token_never_reaches_the_fleet_api(world, wrong):
     assert simulator.requests.total == 0
 
 
-async def test_without_keys_nobody_is_judged(world):
-    """While the issuer has never been reached the answer is 503, with a time to come back."""
+async def test_without_keys_tokens_get_503(world):
+    """While the issuer was never reached the status is 503, with Retry-After."""
     simulator, issuer, ask = world
     issuer.down = True
     response = await ask(issuer.token())
@@ -120,7 +120,7 @@ async def test_without_keys_nobody_is_judged(world):
 
 
 async def test_cursors_are_bound_to_the_verified_fleet(world):
-    """A cursor of one fleet's walk is foreign to a caller of another."""
+    """A cursor of one fleet is foreign to a caller of another."""
     simulator, issuer, ask = world
     mine, theirs = issuer.token(), issuer.token(fleet_id="EXFL29")
     simulator.accept(mine, "T7K2M#cl1")

@@ -1,4 +1,4 @@
-"""Operations that are too large are refused with the limit's name, before they cost anything."""
+"""Operations that are too large are rejected with the limit's name, before they run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ DEEP = "{ vehicles { nodes { " + "telematicsUnit { vehicle { " * 8 + "id" + " } 
     ],
 )  # fmt: skip
 async def test_each_limit_is_named(start, limit, query):
-    """LIMIT_EXCEEDED names the limit, its maximum and, where it can be counted, what was found; nothing is read."""
+    """LIMIT_EXCEEDED names the limit, its maximum and, where it can be counted, the actual size; nothing is read."""
     gateway = await start(limits__upstream_calls=200)
     response = await gateway.post(query, Accept="application/graphql-response+json")
     assert response.status_code == 400
@@ -57,7 +57,7 @@ async def test_each_limit_is_named(start, limit, query):
 
 
 async def test_a_field_may_be_repeated_within_reason(gateway):
-    """What twenty components ask for by themselves, through fragments of fragments, is merged and answered."""
+    """The selections of twenty components, through nested fragments, are merged and executed."""
     parts = "".join(
         f" fragment P{n} on Vehicle {{ id masterData {{ brand model }} ...P telematicsUnit {{ id vehicle {{ ...P }} }} }}"
         for n in range(20)
@@ -69,8 +69,8 @@ async def test_a_field_may_be_repeated_within_reason(gateway):
     assert vehicle["telematicsUnit"]["vehicle"] == {"vehicleId": vehicle["vehicleId"]}
 
 
-async def test_of_many_faults_some_are_told(gateway):
-    """A document of a thousand misspelt names is refused with a few of them, and with the words that they are not all."""
+async def test_the_number_of_validation_errors_is_limited(gateway):
+    """A document of a thousand misspelt names gets a few errors, and a note that there are more."""
     response = await gateway.post("{ vehicles { nodes {" + "".join(f" vehicleIds{n}" for n in range(1000)) + " } } }")
     errors = response.json()["errors"]
     assert len(errors) == 21
@@ -79,36 +79,36 @@ async def test_of_many_faults_some_are_told(gateway):
     assert {error["extensions"]["code"] for error in errors} == {"GRAPHQL_VALIDATION_FAILED"}
 
 
-@pytest.mark.parametrize(("introspection", "told"), [("authenticated", True), ("off", False)])
-async def test_a_fault_tells_nothing_of_a_schema_that_is_not_told(start, introspection, told):
-    """Names that may have been meant are told with the faults, unless introspection is off."""
+@pytest.mark.parametrize(("introspection", "suggested"), [("authenticated", True), ("off", False)])
+async def test_errors_suggest_no_names_without_introspection(start, introspection, suggested):
+    """Errors suggest names of the schema, unless introspection is off."""
     gateway = await start(graphql__introspection=introspection)
     query = "{ vehicles(frist: 1) { nodes { vehicleIt ... on Vehicel { id } } } }"
     errors = (await gateway.ask(query))["errors"]
     assert len(errors) == 3
-    assert ("Did you mean" in str(errors)) == told
+    assert ("Did you mean" in str(errors)) == suggested
 
 
 async def test_variables_have_a_limit(gateway):
-    """Variables that are too large are refused with LIMIT_EXCEEDED."""
+    """Variables that are too large are rejected with LIMIT_EXCEEDED."""
     response = await gateway.post("query($i: [ID!]!) { nodes(ids: $i) { id } }", {"i": ["x" * 1000] * 300})
     assert response.status_code == 400
     assert response.json()["errors"][0]["extensions"]["limit"] == "variablesBytes"
 
 
 async def test_lists_in_variables_have_a_limit(gateway):
-    """Lists are refused by their length, before any of their items is looked at."""
+    """Lists are rejected by their length, before any item is coerced."""
     query = "query($i: [ID!]!, $j: [ID!]!) { a: nodes(ids: $i) { id } b: nodes(ids: $j) { id } }"
     for variables in ({"i": [{}] * 20_001, "j": []}, {"i": [1] * 10_001, "j": ["x"] * 10_000}):
         response = await gateway.post(query, variables, Accept="application/graphql-response+json")
         assert response.status_code == 400
         (error,) = response.json()["errors"]
-        told = {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": "listItems", "maximum": 20_000}
-        assert error["extensions"] == told
+        expected = {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": "listItems", "maximum": 20_000}
+        assert error["extensions"] == expected
 
 
-async def test_of_many_wrong_variables_some_are_told(gateway):
-    """Coercion ends after twenty errors, says so, and the operation is not run."""
+async def test_the_number_of_coercion_errors_is_limited(gateway):
+    """Coercion stops after twenty errors, says so, and the operation does not run."""
     query = "query($i: [ID!]!) { nodes(ids: $i) { id } }"
     response = await gateway.post(query, {"i": [{}] * 900}, Accept="application/graphql-response+json")
     assert response.status_code == 400
@@ -133,23 +133,23 @@ LONG = "{ vehicles(first: 100) { %s { %s } } }"
     ],
     ids=["nodes", "edges", "two fields", "schema", "one vehicle"],
 )  # fmt: skip
-async def test_an_answer_has_a_longest_length(start, query, projection):
-    """What becomes longer than that is a coded error in place of all data."""
+async def test_a_response_has_a_maximum_length(start, query, projection):
+    """A longer response is an error with a code in place of all data."""
     gateway = await start(limits__response_bytes=5_000, graphql__projection=projection)
     for _ in range(2):
         response = await gateway.post(query, Accept="application/graphql-response+json")
         assert response.status_code == 400
         assert "data" not in response.json()
         (error,) = response.json()["errors"]
-        told = {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": "responseBytes", "maximum": 5_000}
-        assert error["extensions"].items() >= told.items()
+        expected = {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": "responseBytes", "maximum": 5_000}
+        assert error["extensions"].items() >= expected.items()
         assert response.headers["Cache-Control"] == "no-store"
     roomy = await start(limits__response_bytes=len((await (await start()).post(query)).content))
     assert "errors" not in (await roomy.post(query)).json()
 
 
-async def test_of_very_many_errors_some_are_told(gateway):
-    """An answer holds two thousand errors, and one that says how many there were."""
+async def test_the_number_of_errors_in_a_response_is_limited(gateway):
+    """A response has two thousand errors, and one that gives their number."""
     query = "query($i: [ID!]!) {%s }" % "".join(f" a{n}: nodes(ids: $i) {{ id }}" for n in range(9))
     answer = await gateway.ask(query, i=["x"] * 300)
     assert len(answer["errors"]) == 2001
@@ -161,7 +161,7 @@ async def test_of_very_many_errors_some_are_told(gateway):
 
 
 async def test_no_name_of_an_operation_avoids_the_limits(gateway):
-    """An empty name is none: the limits of the only operation hold."""
+    """An empty operation name counts as none: the limits of the only operation hold."""
     query = (
         "{ vehicles(first: 500) { nodes {" + "".join(f" a{n}: telematicsUnit {{ id }}" for n in range(90)) + " } } }"
     )
@@ -189,7 +189,7 @@ async def test_no_name_of_an_operation_avoids_the_limits(gateway):
     ],
 )
 async def test_a_null_for_a_condition_is_the_callers_error(gateway, query, directive):
-    """It is told with a code, where the selection stands, and is never an internal error."""
+    """It is an error with a code and the location of the selection, and never an internal error."""
     response = await gateway.post(query % directive, {"x": None})
     assert response.status_code == 200
     (error,) = response.json()["errors"]
@@ -199,7 +199,7 @@ async def test_a_null_for_a_condition_is_the_callers_error(gateway, query, direc
 
 @pytest.mark.parametrize("arguments", ["(first: 100000)", "(last: 100000)", "(first: -1)"])
 async def test_the_page_size_has_a_limit(gateway, arguments):
-    """A page that is too large is refused by name, without a call."""
+    """A page that is too large is rejected by name, without a call."""
     answer = await gateway.ask(f"{{ vehicles{arguments} {{ nodes {{ id }} }} }}")
     assert answer["errors"][0]["extensions"]["code"] in ("PAGE_SIZE_INVALID", "LIMIT_EXCEEDED")
     assert gateway.simulator.requests.total == 0
@@ -221,8 +221,8 @@ async def test_the_page_size_has_a_limit(gateway, arguments):
     ],
     ids=["doubling", "doubling below the root", "repeating", "circle", "self", "circle below", "each in each", "both ways", "brackets", "types"],
 )  # fmt: skip
-async def test_bombs_go_off_nowhere(gateway, bomb):
-    """Fragments that double, repeat or circle, and nests of brackets, are told or answered at once, never a 500."""
+async def test_document_bombs_are_harmless(gateway, bomb):
+    """Fragments that double, repeat or refer to each other, and nested brackets, get a quick response, never a 500."""
     began = time.process_time()
     response = await gateway.post(bomb)
     assert response.status_code in (200, 400)
@@ -243,7 +243,7 @@ async def test_ordinary_operations_are_far_from_any_limit(gateway, pytestconfig)
 
 @pytest.mark.parametrize(("wish", "status"), [("0.05", 200), ("600", 200), ("0", 400), ("-1", 400), ("soon", 400), ("1e9", 400)])  # fmt: skip
 async def test_a_caller_may_lower_the_deadline(start, wish, status):
-    """X-Gateway-Timeout ends the wait: what is there stays, what is not is DEADLINE_EXCEEDED, and the call ends too."""
+    """X-Gateway-Timeout ends the wait: data read by then stays, other fields are DEADLINE_EXCEEDED, the call ends."""
     gateway = await start(limits__deadline=0.5)
     gateway.fault("latency", path="K3WX8$", seconds=5)
     query = '{ good: vehicle(id: "JQ7RP") { vehicleId } slow: vehicle(id: "K3WX8") { vehicleId } }'
@@ -259,8 +259,8 @@ async def test_a_caller_may_lower_the_deadline(start, wish, status):
         assert (await gateway.http.get("/health/ready")).json()["reads"] == 0
 
 
-async def test_while_the_fleet_api_is_slow_what_is_kept_is_given_as_stale(start):
-    """Past the deadline a kept answer is given, marked stale, in place of an error."""
+async def test_stale_data_is_served_while_the_fleet_api_is_slow(start):
+    """Past the deadline cached data is served, marked stale, instead of an error."""
     now = [1_000_000.0]
     gateway = await start(cache__enabled=True, limits__deadline=0.2, clock=lambda: now[0])
     await gateway.data('{ vehicle(id: "K3WX8") { vehicleId } }')
@@ -271,8 +271,8 @@ async def test_while_the_fleet_api_is_slow_what_is_kept_is_given_as_stale(start)
     assert answer["extensions"]["freshness"]["stale"] is True
 
 
-async def test_an_outage_is_met_by_the_breaker_and_ends(start):
-    """After enough failures nothing more is sent; when the fleet API is back a probe finds out and all is well."""
+async def test_an_outage_opens_the_circuit_until_it_ends(start):
+    """After enough failures no call is made; when the fleet API is back a probe closes the circuit."""
     now = [1_000_000.0]
     gateway = await start(clock=lambda: now[0], breaker__failure_threshold=5)
     gateway.fault("outage")
@@ -287,8 +287,8 @@ async def test_an_outage_is_met_by_the_breaker_and_ends(start):
     assert TOKENS["alice"] not in str(answer)
 
 
-async def test_while_the_circuit_is_open_what_is_kept_is_given_as_stale(start):
-    """An open breaker costs what is kept nothing but its freshness, and sends nothing to the fleet API."""
+async def test_stale_data_is_served_while_the_circuit_is_open(start):
+    """An open circuit serves cached data as stale, and makes no upstream call."""
     now = [1_000_000.0]
     gateway = await start(
         cache__enabled=True, clock=lambda: now[0], breaker__failure_threshold=5, breaker__open_seconds=60
@@ -307,7 +307,7 @@ async def test_while_the_circuit_is_open_what_is_kept_is_given_as_stale(start):
 
 @pytest.mark.parametrize("projection", [True, False])
 async def test_states_that_lists_lack_stay_within_the_limit_of_calls(start, projection):
-    """Beyond it they are errors in their places; what is kept takes no call, so asked again the answer gets whole."""
+    """Beyond it they are errors at their fields; cached states take no call, so repetitions complete the response."""
     gateway = await start(
         behaviours=Behaviours(latest_state_in_list="missing", rate_limit_requests=0),
         limits__upstream_calls=20,
@@ -322,11 +322,11 @@ async def test_states_that_lists_lack_stay_within_the_limit_of_calls(start, proj
     for asked in range(1, 3):
         answer = await gateway.ask(query)
         assert gateway.simulator.requests.total <= 20 * asked
-        told = [node["latestState"] for name in "ab" for node in answer["data"][name]["nodes"]]
+        states = [node["latestState"] for name in "ab" for node in answer["data"][name]["nodes"]]
         errors = answer.get("errors", [])
-        assert told.count(None) == len(errors) == 60 - 2 * min(30, gateway.simulator.requests.total - 1)
-        assert told.count(None) < 60 - held
-        held = 60 - told.count(None)
+        assert states.count(None) == len(errors) == 60 - 2 * min(30, gateway.simulator.requests.total - 1)
+        assert states.count(None) < 60 - held
+        held = 60 - states.count(None)
         for error in errors:
             assert error["path"][3] == "latestState"
             assert error["extensions"] == {

@@ -35,7 +35,7 @@ def test_ten_thousand_vehicles_both_ways_over_real_sockets(serve):
             assert "errors" not in answer, answer
             return answer["data"]["vehicles"]
 
-        def walk(query: str, size: int, more: str, end: str) -> list[tuple[str, str]]:
+        def page_through(query: str, size: int, more: str, end: str) -> list[tuple[str, str]]:
             found, cursor = [], None
             while True:
                 answer = page(query, size, cursor)
@@ -47,17 +47,17 @@ def test_ten_thousand_vehicles_both_ways_over_real_sockets(serve):
                     return found
                 cursor = answer["pageInfo"][end]
 
-        forward = walk(FORWARD, 50, "hasNextPage", "endCursor")
-        back = walk(BACKWARD, 50, "hasPreviousPage", "startCursor")
+        forward = page_through(FORWARD, 50, "hasNextPage", "endCursor")
+        back = page_through(BACKWARD, 50, "hasPreviousPage", "startCursor")
         ids = simulator.fleets["T7K2M"].ids
         assert [vehicle_id for vehicle_id, _ in forward] == ids
         assert [vehicle_id for vehicle_id, _ in back] == ids
         assert most <= 2
-        assert walk(FORWARD, 333, "hasNextPage", "endCursor") == forward
+        assert page_through(FORWARD, 333, "hasNextPage", "endCursor") == forward
 
 
 async def test_page_info_is_honest_at_both_ends(gateway):
-    """The first page has no previous, the last no next, whichever way one came."""
+    """The first page has no previous, the last no next, in either direction."""
     first = (await gateway.data(FORWARD, n=250))["vehicles"]["pageInfo"]
     assert (first["hasPreviousPage"], first["hasNextPage"]) == (False, False)
     last = (await gateway.data(BACKWARD, n=249))["vehicles"]["pageInfo"]
@@ -70,7 +70,7 @@ async def test_page_info_is_honest_at_both_ends(gateway):
 
 
 async def test_empty_cursors_count_as_none(gateway):
-    """An empty string, as Apollo Client sends it, is no cursor; nor is null."""
+    """An empty string, as Apollo Client sends it, counts as no cursor; so does null."""
     assert (
         await gateway.data(FORWARD, n=3, c="")
         == await gateway.data(FORWARD, n=3, c=None)
@@ -80,8 +80,8 @@ async def test_empty_cursors_count_as_none(gateway):
 
 @pytest.mark.parametrize("argument", ["first", "last"])
 @pytest.mark.parametrize("size", [-1, 501])
-async def test_sizes_beyond_the_maximum_are_refused(gateway, argument, size):
-    """Neither negative nor too large, and the error names argument and maximum."""
+async def test_sizes_out_of_bounds_are_rejected(gateway, argument, size):
+    """Neither negative nor too large sizes are accepted; the error names argument and maximum."""
     answer = await gateway.ask(f"{{ vehicles({argument}: {size}) {{ nodes {{ id }} }} }}")
     (error,) = answer["errors"]
     assert answer["data"] == {"vehicles": None}
@@ -100,16 +100,16 @@ async def test_two_sizes_in_one_operation_share_their_pages(gateway):
     assert await gateway.calls(query) == 1
 
 
-async def test_only_what_is_asked_for_is_read(gateway):
-    """A page that ends with its upstream page is one read, and two if hasNextPage is asked for."""
+async def test_page_info_is_read_only_if_selected(gateway):
+    """A page that ends with its upstream page is one read, and two if hasNextPage is selected."""
     assert await gateway.calls("{ vehicles(first: 100) { edges { cursor } } }") == 1
     assert await gateway.calls("{ vehicles(first: 100) { pageInfo { hasNextPage } } }") == 2
     assert await gateway.calls("{ vehicles(first: 99) { pageInfo { hasNextPage endCursor } } }") == 1
 
 
 @pytest.mark.parametrize("kind", ["nonsense", "truncated", "tampered", "future", "base64"])
-async def test_a_cursor_that_is_none_is_refused(gateway, kind):
-    """Whatever is wrong with a cursor, the answer is a coded error that names the argument, never page one."""
+async def test_an_invalid_cursor_is_rejected(gateway, kind):
+    """Any invalid cursor is an error with a code that names the argument, never page one."""
     good = (await gateway.data(FORWARD, n=1))["vehicles"]["pageInfo"]["endCursor"]
     bad = {
         "nonsense": "nonsense",
@@ -126,7 +126,7 @@ async def test_a_cursor_that_is_none_is_refused(gateway, kind):
 
 
 async def test_a_cursor_of_another_connection_or_fleet_is_foreign(gateway):
-    """Cursors of units are not for vehicles, and another fleet's are refused, on its first page and behind it."""
+    """Cursors of units are not for vehicles, and another fleet's are rejected, on its first page and after it."""
     unit = (await gateway.data("{ telematicsUnits(first: 1) { pageInfo { endCursor } } }"))["telematicsUnits"][
         "pageInfo"
     ]["endCursor"]
@@ -140,7 +140,7 @@ async def test_a_cursor_of_another_connection_or_fleet_is_foreign(gateway):
     assert answer["errors"][0]["extensions"]["code"] == "CURSOR_EXPIRED"
 
 
-async def test_a_cursor_that_the_upstream_no_longer_takes_has_expired(gateway):
+async def test_a_cursor_rejected_upstream_has_expired(gateway):
     """The error tells the client to start again."""
     behind = (await gateway.data(FORWARD, n=150))["vehicles"]["pageInfo"]["endCursor"]
     gateway.fault("expired_cursor")
@@ -150,8 +150,8 @@ async def test_a_cursor_that_the_upstream_no_longer_takes_has_expired(gateway):
     }  # fmt: skip
 
 
-async def test_a_walk_goes_round_a_kept_page_whose_cursors_have_expired(start):
-    """A page may be kept for longer than the fleet API takes its cursors; who walks on from it does not notice."""
+async def test_paging_continues_after_a_cached_page_with_expired_cursors(start):
+    """A page may be cached for longer than its upstream cursors are valid; paging on from it still works."""
     gateway = await start(cache__enabled=True)
     fleet = gateway.simulator.fleets["T7K2M"].ids
     await gateway.data(FORWARD, n=50)
@@ -166,8 +166,8 @@ async def test_a_walk_goes_round_a_kept_page_whose_cursors_have_expired(start):
     assert (await gateway.data("query($id: ID!) { node(id: $id) { id } }", id=last["id"]))["node"] == last
 
 
-async def test_whether_there_is_more_is_told_round_expired_cursors_too(start):
-    """What follows the slice is looked for after it; a cursor that has expired by then is no fault of the caller's."""
+async def test_page_info_works_with_expired_upstream_cursors(start):
+    """hasNextPage is looked up after the slice; an upstream cursor that has expired by then is no caller's error."""
     gateway = await start(cache__enabled=True)
     first = await gateway.data("{ vehicles(first: 100) { nodes { telematicsUnit { id } } } }")
     units = [one["telematicsUnit"] for one in first["vehicles"]["nodes"] if one["telematicsUnit"] is not None]
@@ -178,8 +178,8 @@ async def test_whether_there_is_more_is_told_round_expired_cursors_too(start):
     assert gateway.simulator.faults.rules[0].times == 0
 
 
-async def test_a_fleet_api_that_takes_none_of_its_cursors_is_told_of_after_one_more_try(start):
-    """It is not walked again and again."""
+async def test_a_fleet_api_that_rejects_its_own_cursors_is_an_error_after_one_retry(start):
+    """Its pages are not read again and again."""
     gateway = await start(cache__enabled=True)
     gateway.fault("expired_cursor")
     before = gateway.simulator.requests.total
@@ -189,7 +189,7 @@ async def test_a_fleet_api_that_takes_none_of_its_cursors_is_told_of_after_one_m
 
 
 async def test_a_forged_page_token_gets_nothing_but_an_error(gateway):
-    """A cursor made by someone else, with the right checksum, leads nowhere the caller could not go anyway."""
+    """A forged cursor with a valid checksum gives no access beyond the caller's own."""
     forged = encode_cursor(set_of("vehicles", None, None), Position("bm90IGEgdG9rZW4=", "JQ7RP", 0))
     answer = await gateway.ask(FORWARD, n=1, c=forged)
     assert answer["errors"][0]["extensions"]["code"] == "CURSOR_EXPIRED"
@@ -210,8 +210,8 @@ async def test_a_forged_page_token_gets_nothing_but_an_error(gateway):
     ],
     ids=str,
 )
-async def test_whatever_the_upstream_pages_like_the_walk_is_whole(start, behaviours):
-    """Both ways over two fleets' worth of pages, with each switch of the simulator."""
+async def test_paging_is_complete_under_each_behaviour(start, behaviours):
+    """Both ways over the pages of two fleets, with each behaviour of the simulator."""
     setting_infos = {"upstream__cursor_parameter": "page"} if "cursor_parameter" in behaviours else {}
     gateway = await start(behaviours=Behaviours(rate_limit_requests=0, **behaviours), **setting_infos)
     for query, more, end in ((FORWARD, "hasNextPage", "endCursor"), (BACKWARD, "hasPreviousPage", "startCursor")):
@@ -227,8 +227,8 @@ async def test_whatever_the_upstream_pages_like_the_walk_is_whole(start, behavio
         assert found == gateway.simulator.fleets["T7K2M"].ids
 
 
-async def test_lists_with_page_tokens_are_walked_forward(start):
-    """An upstream that answers next_page_token in place of cursors is walked, and says that it can't go back."""
+async def test_lists_with_page_tokens_are_paged_forward(start):
+    """With next_page_token in place of cursors paging works forward, and is an error backward."""
     gateway = await start(behaviours=Behaviours(rate_limit_requests=0, next_page_token=True))
     found, cursor = [], None
     while True:
@@ -243,8 +243,8 @@ async def test_lists_with_page_tokens_are_walked_forward(start):
 
 
 @pytest.mark.parametrize("trap", [{"endless_empty_pages": True}, {"cursor_loop": True}], ids=str)
-async def test_paging_that_leads_nowhere_is_an_error(start, trap):
-    """Endless empty pages and loops end in a coded error after a bounded number of reads."""
+async def test_endless_paging_is_an_error(start, trap):
+    """Endless empty pages and loops are an error with a code after a bounded number of reads."""
     gateway = await start(behaviours=Behaviours(rate_limit_requests=0, **trap))
     answer = await gateway.ask(FORWARD, n=150)
     assert answer["errors"][0]["extensions"]["code"] == "UPSTREAM_INVALID_RESPONSE"

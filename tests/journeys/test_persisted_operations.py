@@ -1,4 +1,4 @@
-"""Operations that are known beforehand: automatic persisted queries, and manifests of trusted documents."""
+"""Known operations: automatic persisted queries, and trusted documents."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ async def test_a_query_is_sent_once_and_then_named(gateway):
     ).json() == JQ7RP
 
 
-async def test_a_hash_that_is_not_the_texts_is_refused(gateway):
-    """Nobody can file a query under another one's name."""
+async def test_a_wrong_hash_is_rejected(gateway):
+    """No caller can register a query under another query's hash."""
     refused = await send(gateway, 400, query=OTHER, extensions=persisted(digest_of(QUERY)))
     assert refused["errors"][0]["extensions"]["code"] == "PERSISTED_QUERY_MISMATCH"
     assert "errors" in await send(gateway, extensions=persisted(digest_of(QUERY)))
 
 
-async def test_a_hash_says_nothing_of_what_others_have_sent(gateway):
-    """It stands for a text that the same principal registered with it, and for none that anybody merely sent."""
+async def test_a_hash_does_not_reveal_the_queries_of_others(gateway):
+    """It is known only for the principal that registered it, and not for a text that was merely sent."""
     named = {"extensions": persisted(digest_of(QUERY))}
     for _ in range(3):  # so that the document is kept, too
         assert await send(gateway, query=QUERY) == JQ7RP
@@ -62,8 +62,8 @@ async def test_a_hash_says_nothing_of_what_others_have_sent(gateway):
     assert await send(gateway, by="bob", query=QUERY, **named) == await send(gateway, by="bob", **named) == JQ7RP
 
 
-async def test_nobody_registers_with_an_invented_token(gateway):
-    """Nothing is kept for a token that the fleet API refuses: neither a document nor that it belongs to a hash."""
+async def test_an_invalid_token_registers_nothing(gateway):
+    """Neither a document nor its hash is cached for a token that the fleet API rejects."""
     named = {"extensions": persisted(digest_of(OTHER))}
     for _ in range(2):
         assert await send(gateway, by="invented", query=OTHER, **named) == {"data": {"__typename": "Query"}}
@@ -82,8 +82,8 @@ MANIFESTS = {
 
 
 @pytest.mark.parametrize("form", MANIFESTS)
-async def test_with_a_manifest_only_its_operations_run(start, tmp_path, form):
-    """Named by any of the usual parameters, or sent as they stand; everything else is refused, introspection too."""
+async def test_with_trusted_documents_only_they_run(start, tmp_path, form):
+    """By id with any of the usual parameters, or by text; all else is rejected, introspection too."""
     file = tmp_path / "manifest.json"
     file.write_text(json.dumps(MANIFESTS[form]))
     gateway = await start(graphql__trusted_documents=str(file))
@@ -112,7 +112,7 @@ async def test_with_a_manifest_only_its_operations_run(start, tmp_path, form):
     ],
 )
 def test_a_manifest_is_checked_against_the_schema(tmp_path, manifest, code, says):
-    """`gateway operations check` names what does not fit."""
+    """`gateway operations check` names invalid operations."""
     file = tmp_path / "manifest.json"
     file.write_text(json.dumps(manifest))
     ended = CliRunner().invoke(app, ["operations", "check", str(file)])
@@ -120,8 +120,8 @@ def test_a_manifest_is_checked_against_the_schema(tmp_path, manifest, code, says
     assert says in " ".join(ended.output.replace("│", " ").split())
 
 
-def test_documents_are_parsed_once_and_not_kept_for_ever():
-    """The same text is the same document; the least recently used go, with what was derived from them, by memory."""
+def test_documents_are_parsed_once_and_evicted():
+    """Equal texts are one document; the least recently used are evicted with their plans, by memory."""
     documents = Documents(build_schema().core, 20_000)
     first = documents.read(OTHER)
     documents.remember(b"body", SimpleNamespace(document=first, size=3_000))
@@ -142,15 +142,15 @@ def test_documents_are_parsed_once_and_not_kept_for_ever():
     assert len(documents) == 0
 
 
-def test_what_is_wrong_is_not_kept():
-    """Neither a document that does not parse nor one that does not fit the schema."""
+def test_invalid_documents_are_not_cached():
+    """Neither a document with a syntax error nor one that does not fit the schema."""
     documents = Documents(build_schema().core)
     for text in ("{ vehicles", "{ nope }"):
         assert documents.read(text).errors
     assert (len(documents), documents.bytes_used) == (0, 0)
 
 
-async def test_pages_of_other_origins_ask_only_if_they_are_listed(start):
+async def test_only_listed_origins_are_allowed(start):
     """Without the setting no origin is allowed; with it, exactly those listed."""
     preflight = {
         "Origin": "https://app.example.com",
@@ -166,8 +166,8 @@ async def test_pages_of_other_origins_ask_only_if_they_are_listed(start):
     assert (other.status_code, "Access-Control-Allow-Origin" in other.headers) == (400, False)
 
 
-async def test_the_explorer_is_served_from_here_alone(gateway):
-    """Page and files come from this server, scripts only from its files, and the page holds no token of its own."""
+async def test_the_explorer_loads_only_its_own_files(gateway):
+    """Page and files come from this server, scripts only from its files, and the page has no token of its own."""
     page = await gateway.http.get("/graphql", headers={"Accept": "text/html"})
     policy = page.headers["Content-Security-Policy"]
     assert "script-src 'self';" in policy

@@ -18,7 +18,7 @@ QUERIES = sorted(Path("docs/queries").glob("*.graphql"))
 
 
 def everything(named: str, without: frozenset[str] = frozenset()) -> str:
-    """A selection of every field of a type, down to the leaves, without going round in circles."""
+    """A selection of every field of a type, down to the leaves, without recursion."""
     fields = []
     for name, field in build_schema().core.get_type(named).fields.items():
         inner = get_named_type(field.type)
@@ -36,8 +36,8 @@ ALL_OF_A_UNIT = everything("TelematicsUnit")
 
 @pytest.mark.parametrize("behaviours", [{}, {"extended_state": True}, {"early_names": True}, {"latest_state_in_list": "missing"},
                                       {"latest_state_in_list": "empty"}], ids=str)  # fmt: skip
-async def test_every_field_of_every_vehicle_answers_without_an_error(start, behaviours):
-    """All fields of the schema, over all simulated vehicles with all their oddities, by whatever the API's switches."""
+async def test_every_field_of_every_vehicle_resolves_without_an_error(start, behaviours):
+    """All fields of the schema, over all odd vehicles of the simulator, under each behaviour."""
     gateway = await start(behaviours=Behaviours(rate_limit_requests=0, **behaviours))
     query = f"{{ vehicles(first: 300) {{ edges {{ cursor node {{ {ALL_OF_A_VEHICLE} }} }} nodes {{ id }} pageInfo {{ {everything('PageInfo')} }} }} }}"
     vehicles = (await gateway.data(query))["vehicles"]
@@ -48,7 +48,7 @@ async def test_every_field_of_every_vehicle_answers_without_an_error(start, beha
     assert all(unit["vehicle"]["vehicleId"] for unit in units)
 
 
-async def test_a_vehicle_is_what_the_fleet_api_says_of_it(gateway):
+async def test_a_vehicle_mirrors_the_fleet_api(gateway):
     """The documented example vehicle, member by member."""
     (said,) = [gateway.simulator.fleets["T7K2M"].vehicle("JQ7RP")]
     vehicle = (await gateway.data(f'{{ vehicle(id: "JQ7RP") {{ {ALL_OF_A_VEHICLE} }} }}'))["vehicle"]
@@ -75,8 +75,8 @@ async def test_a_vehicle_is_what_the_fleet_api_says_of_it(gateway):
     }
 
 
-async def test_what_the_schema_does_not_know_is_told_raw(gateway):
-    """Unknown enum values read UNKNOWN with the raw word beside, unknown state properties are listed."""
+async def test_unknown_values_are_available_raw(gateway):
+    """Unknown enum values read UNKNOWN beside the raw word, and unknown state properties are listed."""
     fleet = gateway.simulator.fleets["T7K2M"]
     odd = (await gateway.data(f'{{ vehicle(id: "{fleet.ids[20]}") {{ {ALL_OF_A_VEHICLE} }} }}'))["vehicle"]
     assert (odd["status"], odd["statusRaw"]) == ("UNKNOWN", "VEHICLE_ON_THE_MOON")
@@ -104,7 +104,7 @@ async def test_early_names_read_as_current_ones(start):
 
 
 async def test_objects_are_found_again_by_their_global_ids(gateway):
-    """Node and nodes lead back to vehicles and units; what does not exist is null, what is no id fails alone."""
+    """Node and nodes find vehicles and units; an unknown object is null, and an invalid id fails alone."""
     found = (await gateway.data('{ vehicle(id: "K3WX8") { id telematicsUnit { id } } }'))["vehicle"]
     unit_id = found["telematicsUnit"]["id"]
     assert (await gateway.data("query($id: ID!) { node(id: $id) { __typename id ... on Vehicle { vehicleId } } }", id=found["id"]))["node"] == {
@@ -123,8 +123,8 @@ async def test_objects_are_found_again_by_their_global_ids(gateway):
     assert [(e["path"], e["extensions"]["code"]) for e in answer["errors"]] == [(["nodes", 1], "GLOBAL_ID_INVALID")]
 
 
-async def test_an_object_that_is_asked_for_twice_is_there_twice(gateway):
-    """In its places, with all that is read for it, and read once."""
+async def test_an_object_selected_twice_is_read_once(gateway):
+    """It is complete in both places."""
     ids = {each: vehicle_global_id(each) for each in ("JQ7RP", "K3WX8", "NONE")}
     order = ["K3WX8", "NONE", "JQ7RP", "K3WX8", "NONE"]
     query = (
@@ -137,7 +137,7 @@ async def test_an_object_that_is_asked_for_twice_is_there_twice(gateway):
     assert await gateway.calls(query, ids=[ids[each] for each in order]) == 3
 
 
-async def test_two_units_of_one_id_are_told_apart_by_their_makers(gateway):
+async def test_two_units_with_one_id_differ_by_their_makers(gateway):
     """A unit is found by manufacturer, brand and id together, never by id alone."""
     query = 'query($m: String, $b: String) { telematicsUnit(manufacturer: $m, brand: $b, id: "NBSG4C7B40647G5M") { vehicle { vehicleId } } }'
     assert (await gateway.data(query, m="NIU", b="NIU"))["telematicsUnit"]["vehicle"]["vehicleId"] == "K3WX8"
@@ -145,15 +145,15 @@ async def test_two_units_of_one_id_are_told_apart_by_their_makers(gateway):
     assert (await gateway.data(query, m="INVERS", b="CLOUDBOXX"))["telematicsUnit"] is None
 
 
-async def test_the_walk_for_a_unit_is_bounded(start):
-    """Beyond the configured pages a unit is not looked for, and the error says so."""
+async def test_the_scan_for_a_unit_is_bounded(start):
+    """The scan stops after the configured number of pages, and the error says so."""
     gateway = await start(pagination__scan_pages_max=2)
     answer = await gateway.ask('{ telematicsUnit(id: "none") { id } vehicle(id: "JQ7RP") { vehicleId } }')
     assert answer["data"] == {"telematicsUnit": None, "vehicle": {"vehicleId": "JQ7RP"}}
     assert answer["errors"][0]["extensions"] == {"code": "WALK_LIMIT_EXCEEDED", "retryable": False, "maximumPages": 2}
 
 
-async def test_a_unit_is_searched_for_where_the_upstream_can(start):
+async def test_a_unit_is_found_by_upstream_search(start):
     """With unit search on, one filtered read finds a unit."""
     gateway = await start(
         behaviours=Behaviours(q_searches_units=True, rate_limit_requests=0), upstream__unit_search=True
@@ -165,7 +165,7 @@ async def test_a_unit_is_searched_for_where_the_upstream_can(start):
 
 
 async def test_search_goes_upstream(gateway):
-    """Search is the fleet API's own; its cursors are not for another search."""
+    """Search is the fleet API's own; its cursors are not valid for another search."""
     query = "query($q: String, $after: String) { vehicles(first: 2, search: $q, after: $after) { nodes { masterData { brand } } pageInfo { endCursor hasNextPage } } }"
     page = (await gateway.data(query, q="tesla"))["vehicles"]
     assert [node["masterData"]["brand"] for node in page["nodes"]] == ["Tesla", "Tesla"]
@@ -177,8 +177,8 @@ async def test_search_goes_upstream(gateway):
 
 
 @pytest.mark.parametrize("file", QUERIES, ids=lambda file: file.stem)
-async def test_every_query_of_the_documents_runs(gateway, file):
-    """Each file in docs/queries answers without an error and with something in it."""
+async def test_every_documented_query_runs(gateway, file):
+    """Each file in docs/queries gives data without an error."""
     text = file.read_text()
     variables = re.search(r"Variables: (\{.*\})", text)
     answer = await gateway.post(text, json.loads(variables[1]) if variables else None)
@@ -187,8 +187,8 @@ async def test_every_query_of_the_documents_runs(gateway, file):
     assert all(body["data"].values())
 
 
-async def test_the_readme_shows_what_really_comes_back(gateway):
-    """The README's query gives the README's answer."""
+async def test_the_readmes_response_is_real(gateway):
+    """The README's query gives the README's response."""
     readme = README.read_text()
     query = re.search(r"```graphql\n(.*?)```", readme, re.DOTALL)[1]
     shown = json.loads(re.search(r"```json\n(.*?)```", readme, re.DOTALL)[1])
@@ -196,7 +196,7 @@ async def test_the_readme_shows_what_really_comes_back(gateway):
 
 
 def test_every_type_and_field_is_described():
-    """Descriptions stand on every type, field, argument and enum value."""
+    """Every type, field, argument and enum value has a description."""
     bare = []
     for name, named in without_federation(build_schema().core).type_map.items():
         if name.startswith("__"):
@@ -209,8 +209,8 @@ def test_every_type_and_field_is_described():
     assert bare == []
 
 
-def test_nothing_is_promised_that_may_be_missing():
-    """Only ids, connection parts and what the gateway makes itself are non-null."""
+def test_fields_that_may_be_missing_are_nullable():
+    """Only ids, connection parts and the gateway's own fields are non-null."""
     nullable = {"Vehicle": {"id", "vehicleId"}, "TelematicsUnit": {"id", "unitId"}, "VehicleState": {"properties"}}
     for name, required in nullable.items():
         fields = build_schema().core.get_type(name).fields

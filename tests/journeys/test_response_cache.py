@@ -1,4 +1,4 @@
-"""Whole answers, where they are switched on: the same as others, gone with what they were made of, nobody else's."""
+"""The response cache: equal responses, invalid with their dependencies, and never for another principal."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ LIST = "{ vehicles(first: 20) { edges { cursor node { vehicleId modifiedAt } } p
 
 
 class World:
-    """A gateway that keeps whole answers for ten seconds, and one over the same fleet that keeps nothing."""
+    """A gateway with a response cache of ten seconds, and one over the same fleet without any cache."""
 
-    def __init__(self, kept, plain, clock) -> None:
-        self.kept, self.plain, self.clock = kept, plain, clock
-        fleet = kept.simulator.fleets["T7K2M"]
+    def __init__(self, cached, plain, clock) -> None:
+        self.cached, self.plain, self.clock = cached, plain, clock
+        fleet = cached.simulator.fleets["T7K2M"]
         self.ids = fleet.ids[:20]
         self.variables = {"ids": [vehicle_global_id(i) for i in [*self.ids, "NONE1"]]}
 
     async def ask(self, query: str, by: str = "alice"):
-        """An answer, and whether it was a kept one."""
+        """A response, and whether it was a cache hit."""
         variables = self.variables if "$ids" in query else {}
-        answer = await self.kept.post(query, variables, by, **{"Accept-Encoding": "gzip"})
+        answer = await self.cached.post(query, variables, by, **{"Accept-Encoding": "gzip"})
         assert answer.json() == (await self.plain.post(query, variables, by)).json()
         return answer, answer.headers.get("Content-Encoding") == "gzip"
 
     async def warm(self, query: str, by: str = "alice") -> None:
-        """Until the answer is kept: the first asks parse, read and keep."""
+        """Repeats a request until its response is cached: the first ones parse, read and store."""
         for _ in range(3):
             await self.ask(query, by)
         assert (await self.ask(query, by))[1]
@@ -44,24 +44,24 @@ async def world(start):
     lives = {f"cache__{name}_ttl": 10 for name in ("vehicles", "vehicle", "latest_state", "negative")}
     lives |= {f"cache__{name}_stale_while_revalidate": 0 for name in ("vehicles", "vehicle", "latest_state")}
     # Only the response of an operation with a plan is kept whole.
-    kept = await start(
+    cached = await start(
         simulator=simulator, clock=clock, cache__enabled=True, cache__responses=True, cache__responses_gzip=True,
         graphql__projection=True, **lives,
     )  # fmt: skip
-    return World(kept, await start(simulator=simulator), clock)
+    return World(cached, await start(simulator=simulator), clock)
 
 
 @pytest.mark.parametrize("query", [BY_ID, LIST])
-async def test_a_kept_answer_is_the_same_and_costs_nothing(world, query):
-    """Plain or as gzip the answer is that of a gateway without a cache, told as fresh as its oldest part."""
+async def test_a_cached_response_is_the_same_and_makes_no_call(world, query):
+    """Plain or as gzip, the response equals that of a gateway without a cache; its Age is that of its oldest part."""
     await world.warm(query)
     world.clock.time += 4
-    before = world.kept.simulator.requests.total
-    compressed = await world.kept.post(query, world.variables if query is BY_ID else {}, "alice")
-    plain = await world.kept.post(
+    before = world.cached.simulator.requests.total
+    compressed = await world.cached.post(query, world.variables if query is BY_ID else {}, "alice")
+    plain = await world.cached.post(
         query, world.variables if query is BY_ID else {}, "alice", **{"Accept-Encoding": "gzip;q=0"}
     )
-    assert world.kept.simulator.requests.total == before
+    assert world.cached.simulator.requests.total == before
     assert compressed.content == plain.content
     assert "Content-Encoding" not in plain.headers
     for answer in (compressed, plain):
@@ -71,42 +71,42 @@ async def test_a_kept_answer_is_the_same_and_costs_nothing(world, query):
 
 
 @pytest.mark.parametrize("query", [BY_ID, LIST])
-async def test_it_ends_with_what_it_was_made_of(world, query):
-    """A vehicle that has changed is told as soon as the old entry's time is over, whatever was kept of it."""
+async def test_a_response_expires_with_its_dependencies(world, query):
+    """A changed vehicle is served as soon as the old entry has expired, whatever responses are cached."""
     await world.warm(query)
     world.clock.time += 11
-    world.kept.simulator.fleets["T7K2M"].edit(world.ids[3])
+    world.cached.simulator.fleets["T7K2M"].edit(world.ids[3])
     _, was_kept = await world.ask(query)
     assert not was_kept
     await world.warm(query)
 
 
-async def test_one_part_that_is_read_anew_ends_it(world):
-    """Where one of many reads has a newer entry, the answer is made anew with it."""
+async def test_a_newer_dependency_invalidates_a_response(world):
+    """Where one of many entries is newer, the response is rendered again."""
     await world.warm(BY_ID)
     world.clock.time += 6
-    world.kept.fault("status", path=f"/vehicles/{world.ids[0]}$", status=403, times=1)
+    world.cached.fault("status", path=f"/vehicles/{world.ids[0]}$", status=403, times=1)
     world.clock.time += 5
     one = "query($id: ID!) { vehicle(id: $id) { vehicleId } }"
-    await world.kept.ask(one, id=world.ids[0])
+    await world.cached.ask(one, id=world.ids[0])
     _, was_kept = await world.ask(BY_ID)
     assert not was_kept
 
 
-async def test_it_is_given_to_nobody_else(world):
-    """Another principal's equal request is read for that principal, whatever is kept for the first."""
+async def test_a_response_is_cached_per_principal(world):
+    """Another principal's equal request is read for that principal."""
     await world.warm(BY_ID)
-    before = world.kept.simulator.requests.total
-    answer = await world.kept.post(BY_ID, world.variables, "eve")
-    assert world.kept.simulator.requests.total > before
+    before = world.cached.simulator.requests.total
+    answer = await world.cached.post(BY_ID, world.variables, "eve")
+    assert world.cached.simulator.requests.total > before
     assert set(map(json.dumps, answer.json()["data"]["nodes"])) == {"null"}
     assert (await world.ask(BY_ID))[1]
 
 
-async def test_an_answer_with_errors_is_not_kept(world):
-    """What failed is tried again by the next request."""
-    world.kept.fault("status", path=f"/vehicles/{world.ids[0]}$", status=500, times=3)
+async def test_a_response_with_errors_is_not_cached(world):
+    """The next request tries again."""
+    world.cached.fault("status", path=f"/vehicles/{world.ids[0]}$", status=500, times=3)
     for _ in range(3):
-        assert (await world.kept.post(BY_ID, world.variables)).json()["errors"]
-    assert "errors" not in (await world.kept.post(BY_ID, world.variables)).json()
+        assert (await world.cached.post(BY_ID, world.variables)).json()["errors"]
+    assert "errors" not in (await world.cached.post(BY_ID, world.variables)).json()
     await world.warm(BY_ID)

@@ -1,4 +1,4 @@
-"""A federation router asks for entities by their keys."""
+"""A federation router resolves entities by their keys."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ async def test_entities_are_found_by_every_key(gateway):
     ]  # fmt: skip
 
 
-async def test_a_representation_that_is_no_key_fails_alone(gateway):
-    """Unknown types, missing and foreign keys, and things that are no objects are errors in their own places."""
+async def test_an_invalid_representation_fails_alone(gateway):
+    """Unknown types, missing and foreign keys, and values that are no objects are errors at their own index."""
     representations = [
         {"__typename": "Vehicle", "vehicleId": "JQ7RP"},
         {"__typename": "Trip", "id": "1"},
@@ -47,8 +47,8 @@ async def test_a_representation_that_is_no_key_fails_alone(gateway):
     assert {error["extensions"]["code"] for error in answer["errors"]} == {"BAD_USER_INPUT"}
 
 
-async def test_five_hundred_entities_at_once_cost_what_the_plan_says(start):
-    """All of a fleet's vehicles in one call: a page walk, not a read each; the order is kept."""
+async def test_five_hundred_entities_take_a_scan(start):
+    """All of a fleet's vehicles in one call: a scan of pages, not a read each, in the given order."""
     gateway = await start()
     ids = gateway.simulator.fleets["T7K2M"].ids[::-1] * 2
     before = gateway.simulator.requests.total
@@ -65,8 +65,8 @@ async def test_five_hundred_entities_at_once_cost_what_the_plan_says(start):
         ("off", "alice", 400),
     ],
 )  # fmt: skip
-async def test_who_is_told_the_schema_is_a_setting(start, setting, who, status):
-    """Introspection and _service are for anyone, for callers with a token, or for nobody; data is never for anyone."""
+async def test_access_to_the_schema_is_a_setting(start, setting, who, status):
+    """Introspection and _service are for anyone, for callers with a token, or for no one; data is never for anyone."""
     gateway = await start(graphql__introspection=setting)
     for query in (
         "{ _service { sdl } }",
@@ -81,7 +81,7 @@ async def test_who_is_told_the_schema_is_a_setting(start, setting, who, status):
     assert gateway.simulator.requests.total == 0
 
 
-async def test_the_service_tells_the_sdl_that_composes(gateway):
+async def test_the_service_field_gives_the_federation_sdl(gateway):
     """_service is the schema with its federation directives."""
     sdl = (await gateway.data("{ _service { sdl } }"))["_service"]["sdl"]
     assert 'type Vehicle implements Node @key(fields: "id") @key(fields: "vehicleId")' in sdl

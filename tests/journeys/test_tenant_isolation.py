@@ -1,6 +1,6 @@
-"""Many callers of several fleets at once: not one answer holds what another caller was given.
+"""Many callers of several fleets at once: no response holds another caller's data.
 
-The simulated fleet API stamps every vehicle with the client that asked for it, so each answer shows for whom it was
+The simulated fleet API stamps every vehicle with the client that requested it, so each response shows for whom it was
 read. A deliberate bug, a cache key without the principal, shows that these tests would find a leak.
 """
 
@@ -42,7 +42,7 @@ def simulated(faults: list[Fault]) -> Simulator:
     return simulator
 
 
-def a_question(dice: random.Random, ids: list[str]) -> str:
+def random_operation(dice: random.Random, ids: list[str]) -> str:
     """One of many operations; ids are of any fleet, the caller's own or not."""
     some = dice.sample(ids, 5)
     return dice.choice(
@@ -61,7 +61,7 @@ def a_question(dice: random.Random, ids: list[str]) -> str:
 
 
 def stamps_of(value: Any) -> set[str]:
-    """Every stamp in an answer."""
+    """Every stamp in a response."""
     if isinstance(value, list):
         return set().union(*map(stamps_of, value))
     if isinstance(value, dict):
@@ -71,14 +71,14 @@ def stamps_of(value: Any) -> set[str]:
 
 
 async def crowd(post: Any, tokens: dict[str, list[str]], ids: list[str], rounds: int, seed: int) -> int:
-    """Every client asks again and again, with one token or another; gives the number of vehicles seen."""
+    """Every client sends requests repeatedly, with one token or another; returns the number of vehicles seen."""
     seen = 0
 
     async def one(client_id: str, number: int) -> None:
         nonlocal seen
         dice = random.Random(f"{seed} {client_id} {number}")
         for _ in range(rounds):
-            answer = await post(a_question(dice, ids), dice.choice(tokens[client_id]))
+            answer = await post(random_operation(dice, ids), dice.choice(tokens[client_id]))
             stamps = stamps_of(answer.get("data"))
             assert stamps <= {client_id}, f"{client_id} was given what {stamps - {client_id}} had asked for"
             seen += len(stamps)
@@ -90,12 +90,12 @@ async def crowd(post: Any, tokens: dict[str, list[str]], ids: list[str], rounds:
     return seen
 
 
-async def soak(simulator: Simulator, rounds: int, seed: int, **slices: Any) -> int:
-    """A crowd over a gateway with a cache so small that it always evicts."""
-    slices.setdefault("cache", {"bytes_max": 2**20, "entries_max": 300, "vehicles_ttl": 0.05})
+async def soak(simulator: Simulator, rounds: int, seed: int, **groups: Any) -> int:
+    """A crowd over a gateway whose cache is so small that it always evicts."""
+    groups.setdefault("cache", {"bytes_max": 2**20, "entries_max": 300, "vehicles_ttl": 0.05})
     tokens = {client_id: [simulator.token_for(client_id) for _ in range(2)] for client_id in CLIENTS}
     ids = [vehicle_id for fleet in simulator.fleets.values() for vehicle_id in fleet.ids[:40]]
-    async with joined(simulator, **slices) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
+    async with joined(simulator, **groups) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
 
         async def post(query: str, token: str) -> dict[str, Any]:
             headers = {"Authorization": f"Bearer {token}"}
@@ -105,7 +105,7 @@ async def soak(simulator: Simulator, rounds: int, seed: int, **slices: Any) -> i
 
 
 def without_principal(read: UpstreamRequest[Any]) -> str:
-    """The deliberate bug: everyone's reads have one key."""
+    """The deliberate bug: the key is the same for all callers."""
     return "\0".join((read.path, *(text for pair in read.parameters for text in pair)))
 
 
@@ -121,15 +121,15 @@ async def test_a_crowd_over_redis(redis):
     assert await soak(simulated(list(FAULTS)), rounds, seed=2, redis={"url": redis.url}) > 8 * rounds
 
 
-@pytest.mark.parametrize("slices", [{}, {"cache": {"enabled": False}}], ids=["cache", "single flight alone"])
-async def test_a_key_without_the_principal_would_be_found(monkeypatch, slices):
-    """With the bug in place the crowd sees each other's answers, through the cache and through shared flights."""
+@pytest.mark.parametrize("groups", [{}, {"cache": {"enabled": False}}], ids=["cache", "single flight alone"])
+async def test_a_key_without_the_principal_is_detected(monkeypatch, groups):
+    """With the bug the crowd sees other callers' data, through the cache and through shared calls."""
     monkeypatch.setattr(UpstreamRequest, "key", property(without_principal))
     with pytest.raises(AssertionError, match="was given what"):
-        await soak(simulated([Fault("latency", seconds=0.01)]), rounds=3, seed=3, **slices)
+        await soak(simulated([Fault("latency", seconds=0.01)]), rounds=3, seed=3, **groups)
 
 
-async def test_a_key_without_the_principal_would_be_found_in_redis(monkeypatch, redis):
+async def test_a_key_without_the_principal_is_detected_in_redis(monkeypatch, redis):
     """The same bug, seen through Redis by a gateway whose own memory is empty."""
     monkeypatch.setattr(UpstreamRequest, "key", property(without_principal))
     with pytest.raises(AssertionError, match="was given what"):
@@ -144,7 +144,7 @@ steps = st.lists(
 @given(steps)
 @settings(max_examples=effort(10, 100))
 def test_any_order_of_callers_is_safe(order):
-    """Whoever asks what in which order, at once or one after another, each gets their own."""
+    """In any order of requests, at once or one after another, each caller gets its own data."""
 
     async def run() -> None:
         simulator = simulated([])
@@ -154,7 +154,7 @@ def test_any_order_of_callers_is_safe(order):
 
             async def ask(client_id: str, which: int, seed: int) -> None:
                 headers = {"Authorization": f"Bearer {tokens[client_id][which]}"}
-                query = a_question(random.Random(seed), ids)
+                query = random_operation(random.Random(seed), ids)
                 answer = (await http.post("/graphql", json={"query": query}, headers=headers)).json()
                 assert stamps_of(answer["data"]) <= {client_id}
 

@@ -1,4 +1,4 @@
-"""Recognisable tokens go through every failure; afterwards no answer, no log line and nothing in Redis holds one."""
+"""Recognisable tokens go through every failure; afterwards no response, no log line and nothing in Redis holds one."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ async def through_every_fault(simulator: Simulator, tokens: dict[str, str], ask:
     simulator.faults.rules.clear()
 
 
-async def test_no_token_is_ever_told(redis, tmp_path, serve):
-    """Good, refused, forbidden and malformed tokens, every fault and hostile requests: the canary is nowhere."""
+async def test_no_token_is_ever_leaked(redis, tmp_path, serve):
+    """Accepted, rejected, forbidden and malformed tokens, every fault and hostile requests: the canary is nowhere."""
     # Each fault meets a client of its own: nothing that an earlier one left in cache or pace stands before it.
     struck = {fault: f"{CANARY}-{number}.abc~def+x/y==" for number, fault in enumerate(FAULTS)}
     clients = (
@@ -104,8 +104,8 @@ async def test_no_token_is_ever_told(redis, tmp_path, serve):
     assert [key for key, value in keys.items() if CANARY.encode() in key or CANARY.encode() in value] == []
 
 
-async def test_no_verified_token_is_ever_told(redis, tmp_path, serve):
-    """Tokens of an issuer, sound and unsound, with the issuer up and down: no claim, payload or signature is anywhere."""
+async def test_no_verified_token_is_ever_leaked(redis, tmp_path, serve):
+    """Tokens of an issuer, valid and invalid, with the issuer up and down: no claim, payload or signature is leaked."""
     clients = tuple(Client(f"T7K2M#{name}") for name in ("cl1", *FAULTS))
     simulator = Simulator([FleetPlan("T7K2M", 250, clients=clients)], Behaviours(rate_limit_requests=0))
     issuer = FakeIssuer()
@@ -195,7 +195,7 @@ def _encoded(part: object) -> str:
 
 
 def test_a_log_line_quotes_no_exception(capsys, monkeypatch):
-    """Whatever a library raises or logs, tokens and addresses in its words are not written."""
+    """Tokens and addresses in exceptions or log messages of libraries are not written."""
     import logging  # noqa: PLC0415 - of this test alone
 
     import structlog  # noqa: PLC0415

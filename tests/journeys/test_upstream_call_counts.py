@@ -1,4 +1,4 @@
-"""What an operation costs the fleet API, what is told of that, and how answers grow old."""
+"""Upstream calls of an operation, the reported cost, and the age of responses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ async def gateway(start):
     return await start(simulator=simulator, cache__enabled=True)
 
 
-async def test_what_it_cost_is_told_to_those_who_ask(gateway):
+async def test_cost_is_reported_on_request(gateway):
     """X-Gateway-Cost: report adds cost and freshness; without the header there is neither."""
     cold = (await gateway.post(LIST, None, TOKENS[0], **{"X-Gateway-Cost": "report"})).json()["extensions"]
     assert 100 * 100 < cold["cost"].pop("estimatedFields") < 250_000
@@ -39,7 +39,7 @@ async def test_what_it_cost_is_told_to_those_who_ask(gateway):
 
 
 @pytest.mark.parametrize(
-    ("query", "price"),
+    ("query", "estimate"),
     [
         ("{ __typename }", 0),
         ('{ a: vehicle(id: "A") { id } b: vehicle(id: "A") { id } c: vehicle(id: "B") { id } }', 2),
@@ -54,25 +54,25 @@ async def test_what_it_cost_is_told_to_those_who_ask(gateway):
         ('{ nodes(ids: ["VmVoaWNsZTpKUTdSUA==", "VmVoaWNsZTpKUTdSUA==", "x"]) { id } }', 1),
     ],
 )
-async def test_a_price_is_told_without_running(gateway, query, price):
-    """X-Gateway-Cost: validate tells the most upstream calls it will take, makes none, and real runs stay within it."""
+async def test_an_estimate_does_not_run_the_operation(gateway, query, estimate):
+    """X-Gateway-Cost: validate gives the most upstream calls, makes none, and real runs stay within it."""
     answer = (await gateway.post(query, None, TOKENS[0], **{"X-Gateway-Cost": "validate"})).json()
     assert answer["data"] is None
-    assert answer["extensions"]["cost"]["estimatedUpstreamCalls"] == price
+    assert answer["extensions"]["cost"]["estimatedUpstreamCalls"] == estimate
     assert gateway.simulator.requests.total == 0
     await gateway.post(query, None, TOKENS[0])
-    assert gateway.simulator.requests.total <= price
+    assert gateway.simulator.requests.total <= estimate
 
 
-async def test_an_invalid_operation_has_no_price(gateway):
-    """Validation errors come as ever, and an unknown wish is refused."""
+async def test_an_invalid_operation_has_no_estimate(gateway):
+    """Validation errors are as usual, and an unknown value of the header is rejected."""
     answer = await gateway.post("{ nope }", None, TOKENS[0], **{"X-Gateway-Cost": "validate"})
     assert answer.json()["errors"][0]["extensions"]["code"] == "GRAPHQL_VALIDATION_FAILED"
     assert (await gateway.post("{ __typename }", None, TOKENS[0], **{"X-Gateway-Cost": "guess"})).status_code == 400
 
 
-async def test_http_caches_are_told_how_old_an_answer_is(start):
-    """Cache-Control and Age follow the oldest part; answers with errors are not to be stored."""
+async def test_cache_headers_follow_the_oldest_part(start):
+    """Cache-Control and Age follow the oldest part; responses with errors are not to be stored."""
     time = [1_000_000.0]
     simulator = Simulator([FleetPlan(vehicles=300, clients=CLIENTS[:1])], Behaviours(rate_limit_requests=0))
     gateway = await start(simulator=simulator, cache__enabled=True, clock=lambda: time[0])
@@ -96,8 +96,8 @@ async def test_http_caches_are_told_how_old_an_answer_is(start):
     assert stale.json()["extensions"]["freshness"] == {"oldestAge": 37.0, "stale": True}
 
 
-async def test_stale_answers_cover_an_outage_and_say_so(start):
-    """While the fleet API is down, what is known is given, marked stale, until its bound."""
+async def test_stale_data_covers_an_outage(start):
+    """While the fleet API is down, cached data is served, marked stale, until its bound."""
     time = [1_000_000.0]
     simulator = Simulator([FleetPlan(vehicles=30, clients=CLIENTS[:1])], Behaviours(rate_limit_requests=0))
     gateway = await start(simulator=simulator, cache__enabled=True, clock=lambda: time[0])
@@ -113,8 +113,8 @@ async def test_stale_answers_cover_an_outage_and_say_so(start):
     assert answer["errors"][0]["extensions"]["code"] == "UPSTREAM_UNAVAILABLE"
 
 
-async def test_the_next_page_is_read_ahead_where_that_is_wished(start):
-    """With prefetch on, the page after this one is there before it is asked for."""
+async def test_prefetch_reads_the_next_page(start):
+    """With prefetch on, the next page is cached before it is requested."""
     simulator = Simulator([FleetPlan(vehicles=300, clients=CLIENTS[:1])], Behaviours(rate_limit_requests=0))
     gateway = await start(simulator=simulator, cache__enabled=True, cache__prefetch=True)
     page = (await gateway.data(PAGE, by=TOKENS[0], n=99, c=None))["vehicles"]["pageInfo"]
@@ -126,8 +126,8 @@ async def test_the_next_page_is_read_ahead_where_that_is_wished(start):
     assert len((await gateway.data(PAGE, by=TOKENS[0], n=50, c=page["endCursor"]))["vehicles"]["nodes"]) == 50
 
 
-async def test_unchanged_vehicles_are_confirmed_not_sent_again(start):
-    """A stale vehicle with an ETag is asked for conditionally: the fleet API answers 304."""
+async def test_unchanged_vehicles_are_revalidated(start):
+    """A stale vehicle with an ETag is requested conditionally: the fleet API responds with 304."""
     time = [1_000_000.0]
     simulator = Simulator([FleetPlan(vehicles=30, clients=CLIENTS[:1])], Behaviours(rate_limit_requests=0))
     gateway = await start(simulator=simulator, cache__enabled=True, clock=lambda: time[0])

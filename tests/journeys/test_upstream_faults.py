@@ -1,7 +1,7 @@
-"""Every fault of the fleet API, in every shape of query: the documented answer, nothing hanging, nothing leaking.
+"""Every fault of the fleet API, with every shape of query: the documented error, no hang, no leak.
 
-Over real sockets to the simulator, with retries and breaker as shipped but for shorter times. Pacing is off: after one
-429 it would rightly hold up what is beside it, too.
+Over real sockets to the simulator, with retries and breaker as shipped but for shorter times. The rate limiter is off:
+after one 429 it would rightly delay other fields, too.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ONE, PAGE = r"K3WX8$", r"/vehicles$"
 
 @dataclass(frozen=True)
 class Shape:
-    """A query, the path that its fault strikes, and what of its data a fault may not touch."""
+    """A query, the path that its fault affects, and the data that a fault must not affect."""
 
     name: str
     query: str
@@ -82,7 +82,7 @@ FAULTS: dict[str, tuple[Fault, str | None]] = {
 
 
 def expected(fault: str, shape: Shape) -> str | None:
-    """The code that this fault has in this shape: a refused cursor is an expired one, a list that is not there none."""
+    """The code of this fault in this shape: a rejected cursor has expired, an unknown list is a failure."""
     code = FAULTS[fault][1]
     if shape.name == "page n" and (fault == "expired cursor" or code in (REJECTED, "null")):
         return "CURSOR_EXPIRED"
@@ -100,7 +100,7 @@ def simulated():
 
 
 def test_no_fault_of_the_simulator_is_left_out():
-    """Each kind of fault, each form of 429 and each problem type has its place in the matrix."""
+    """Each kind of fault, each form of 429 and each problem type is in the matrix."""
     rules = [rule for rule, _ in FAULTS.values()]
     assert {rule.kind for rule in rules} == set(get_args(Kind))
     forms = get_args(get_type_hints(Fault)["form"])
@@ -110,8 +110,8 @@ def test_no_fault_of_the_simulator_is_left_out():
 
 @pytest.mark.parametrize("transport", ["builtin", "httpx"])
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_a_fault_has_its_documented_answer_in_every_shape(simulated, fault, transport):
-    """Its code at its field, what is beside it whole, in bounded time, with nothing secret said and nothing left over."""
+async def test_a_fault_has_its_documented_code_in_every_shape(simulated, fault, transport):
+    """Its code at its field, other fields complete, in bounded time, with no secret and nothing left under way."""
     simulator, url = simulated
     simulator.faults.rules.clear()
     # Where time is not what fails, a busy machine gets more of it.
@@ -199,8 +199,8 @@ def check(response: httpx.Response, shape: Shape, code: str | None, rule: Fault)
     ],
     ids=lambda value: getattr(value, "kind", None),
 )
-async def test_many_ids_do_without_pages(start, rule, code):
-    """Where the pages that would hold many ids can't be read, each is read on its own, unless that is refused, too."""
+async def test_many_ids_are_read_without_pages(start, rule, code):
+    """Where the pages of a scan can't be read, each vehicle is read on its own, unless that is rejected, too."""
     gateway = await start(pacing__enabled=False)
     gateway.simulator.faults.rules[:] = [rule]
     ids = gateway.simulator.fleets["T7K2M"].ids[:60]
@@ -211,8 +211,8 @@ async def test_many_ids_do_without_pages(start, rule, code):
     assert {error["extensions"]["code"] for error in answer.get("errors", ())} == ({code} if code else set())
 
 
-async def test_a_fleet_api_that_takes_no_connection_is_unavailable():
-    """Where nobody listens, the code is that of an outage, and what needs no fleet API stays."""
+async def test_a_fleet_api_that_accepts_no_connection_is_unavailable():
+    """The code is that of an outage, and fields without upstream calls stay."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
     app = create_app(Settings(upstream={"url": url}, retry={"backoff": 0.01}))
@@ -228,7 +228,7 @@ async def test_a_fleet_api_that_takes_no_connection_is_unavailable():
 
 
 async def test_when_the_outage_ends_so_do_its_errors(simulated):
-    """After an outage that opened the breaker the next answers are whole again."""
+    """After an outage that opened the breaker the next responses are complete again."""
     simulator, url = simulated
     simulator.faults.rules[:] = [Fault("outage")]
     settings = Settings(
