@@ -1,7 +1,7 @@
-"""What answers would cost if nothing were done for them: bare Starlette under the gateway's own server settings.
+"""The least cost of the benchmarks' responses: bare Starlette under the gateway's own server settings.
 
-`ready` sends bytes that are there, `/ready/{bytes}`: the floor of what is cached. `passed` reads what the gateway has to
-read, with the gateway's own transport, and passes the bytes on, `/page` and `/vehicles/{count}`: the floor of what is not.
+`ready` sends static bytes, `/ready/{bytes}`: the floor of cached responses. `passed` makes the necessary upstream calls
+with the gateway's own transport and passes the bytes on, `/page` and `/vehicles/{count}`: the floor of uncached ones.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ JSON = "application/json"
 
 
 def ready() -> Starlette:
-    """Sends so many bytes of JSON, made the first time they are asked for."""
+    """Sends this many bytes of JSON, made once."""
 
     @lru_cache(64)
     def text(size: int) -> bytes:
@@ -47,15 +47,15 @@ def ready() -> Starlette:
 
 
 def passed(settings: Settings, vehicles: int) -> Starlette:
-    """Reads a page, or so many vehicles at the same time, and passes the bytes on."""
+    """Reads a page, or vehicles in parallel, and passes the bytes on."""
     transport = Http1(settings.upstream)
     prepared = transport.prepared({"Accept": JSON, "Authorization": "Bearer token"})
     page = transport.request("GET", "/vehicles?limit=100", prepared)
-    turn = count()
+    number = count()
 
     @lru_cache(vehicles)
-    def vehicle(number: int) -> bytes:
-        return transport.request("GET", f"/vehicles/{vehicle_id(number)}", prepared)
+    def vehicle(index: int) -> bytes:
+        return transport.request("GET", f"/vehicles/{vehicle_id(index)}", prepared)
 
     async def read(head: bytes) -> bytes:
         status, _, body = await transport.asked(head)
@@ -66,7 +66,7 @@ def passed(settings: Settings, vehicles: int) -> Starlette:
         return Response(await read(page), media_type=JSON)
 
     async def send_vehicles(request: Request) -> Response:
-        wanted = [vehicle(next(turn) * 97 % vehicles + 1) for _ in range(request.path_params["count"])]
+        wanted = [vehicle(next(number) * 97 % vehicles + 1) for _ in range(request.path_params["count"])]
         return Response(b"[" + b",".join(await asyncio.gather(*map(read, wanted))) + b"]", media_type=JSON)
 
     @contextlib.asynccontextmanager
@@ -82,7 +82,7 @@ def passed(settings: Settings, vehicles: int) -> Starlette:
 
 
 class FloorProcess:
-    """A floor as a process of its own, on the processor that is measured."""
+    """A floor as a process of its own, on the measured CPU."""
 
     def __init__(self, which: str, fleet_url: str, vehicles: int) -> None:
         command = [sys.executable, __file__, which, "--fleet", fleet_url, "--vehicles", str(vehicles)]
@@ -99,7 +99,7 @@ class FloorProcess:
 
 @contextlib.contextmanager
 def floor(which: str, fleet_url: str, vehicles: int) -> Iterator[FloorProcess]:
-    """A floor that is there as long as the block lasts."""
+    """A floor that runs as long as the block."""
     process = FloorProcess(which, fleet_url, vehicles)
     try:
         yield process

@@ -1,7 +1,7 @@
-"""CPU time that a document costs before it is run: `uv run python benchmarks/hostile_documents.py`.
+"""CPU time of a document before its execution: `uv run python benchmarks/hostile_documents.py`.
 
 Milliseconds of this thread for parsing, limits and validation, by shape of document; each is as large as the default
-limits let it be, or is refused by them. The least of five.
+limits allow, or exceeds them. The least of five.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def each_in_each(number: int) -> str:
     return vehicles("...f0", " ".join(fragments))
 
 
-# By a number that grows until a limit is reached.
+# By a size that grows until a limit is reached.
 SHAPES = {
     "a field repeated": lambda n: vehicles("id " * n),
     "with a selection": lambda n: vehicles("masterData { brand } " * n),
@@ -84,8 +84,8 @@ def main() -> None:
         began = time.thread_time()
         document = documents.read(text)
         spent = time.thread_time() - began
-        refused = next((error for error in document.errors if isinstance(error, LimitExceeded)), None)
-        return spent * 1000, str(refused.extensions["limit"]) if refused and refused.extensions else ""
+        exceeded = next((error for error in document.errors if isinstance(error, LimitExceeded)), None)
+        return spent * 1000, str(exceeded.extensions["limit"]) if exceeded and exceeded.extensions else ""
 
     def sizes() -> Iterator[int]:
         size = 1.0
@@ -93,7 +93,7 @@ def main() -> None:
             yield round(size)
             size = max(size + 1, size * 1.05)
 
-    print(f"{'document':28} {'largest allowed':>16} {'refused beyond':>24}")
+    print(f"{'document':28} {'largest allowed':>16} {'rejected beyond':>24}")
     for name, shape in SHAPES.items():
         allowed = 0
         for size in sizes():

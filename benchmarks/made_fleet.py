@@ -1,10 +1,10 @@
-"""A fleet API of any size that costs next to nothing, so that who asks it is measured and not what answers:
+"""A stub fleet API of any size with little cost, so that its client is measured and not the API itself:
 `uv run python benchmarks/made_fleet.py [--vehicles 1000000] [--latency 20] [--port 8100]`.
 
-`GET /vehicles` with `limit` or `cursor`, `/vehicles/{id}`, and `/__stats`: the calls so far, `{"total": n}`. Every vehicle
-is the same one of the simulator's, about 1.8 kB, with a number in its ids, VIN and plate; none is held, so a million cost
-what one does. It reads no headers: any token will do, and nobody is paced. Under `/moving` are the same vehicles, but the
-first of each answer has another VIN each time.
+`GET /vehicles` with `limit` or `cursor`, `/vehicles/{id}`, and `/__stats`: the calls so far, `{"total": n}`. Every one
+is the same one of the simulator's, about 1.8 kB, with a number in its ids, VIN and plate; none is stored, so a million
+cost as much as one. It reads no headers: it accepts any token, and has no rate limit. Under `/moving` are the same
+vehicles, but the first of each response has another VIN each time.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ def vehicle_id(number: int) -> str:
 
 
 class MadeFleet:
-    """Answers, each with its head, as bytes."""
+    """Responses with their heads, as bytes."""
 
     def __init__(self, vehicles: int) -> None:
         self._vehicles = vehicles
         self._pieces = _template()
         self._page = lru_cache(PAGES_REMEMBERED)(self._rendered)
-        self._turns = count()
+        self._moves = count()
 
     def answer_to(self, target: bytes) -> bytes:
         if target.startswith(MOVING.encode()):
             answer = self.answer_to(target[len(MOVING) :])
-            return answer.replace(VIN, b"WAUZ%06d" % (next(self._turns) % 1_000_000), 1)
+            return answer.replace(VIN, b"WAUZ%06d" % (next(self._moves) % 1_000_000), 1)
         path, _, query = target.partition(b"?")
         if path == b"/vehicles":
             return self._list(query)
@@ -71,12 +71,12 @@ class MadeFleet:
         return _problem(404, "Not Found", "/problems/not-found")
 
     def _list(self, query: bytes) -> bytes:
-        asked = parse_qs(query.decode("ascii", "replace"))
+        parameters = parse_qs(query.decode("ascii", "replace"))
         try:
-            if "cursor" in asked:
-                place = json.loads(base64.b64decode(asked["cursor"][0], validate=True))
-                return self._page(place["k"], place["l"])
-            limit = int(asked.get("limit", ["100"])[0])
+            if "cursor" in parameters:
+                position = json.loads(base64.b64decode(parameters["cursor"][0], validate=True))
+                return self._page(position["k"], position["l"])
+            limit = int(parameters.get("limit", ["100"])[0])
         except (binascii.Error, ValueError, KeyError, TypeError):
             return _problem(400, "Bad Request", "/problems/bad-request")
         return self._page(0, max(1, min(limit, 1000)))
@@ -95,7 +95,7 @@ class MadeFleet:
         return _answer(b'{"items":[%b],"cursors":%b}' % (items, msgspec.json.encode(cursors)))
 
 
-class Answering(asyncio.Protocol):
+class StubProtocol(asyncio.Protocol):
     """A connection to the fleet; `latency` is in seconds."""
 
     calls = 0
@@ -119,9 +119,9 @@ class Answering(asyncio.Protocol):
     def on_message_complete(self) -> None:
         target, self._target = self._target, b""
         if target == b"/__stats":
-            self._transport.write(_answer(msgspec.json.encode({"total": Answering.calls})))
+            self._transport.write(_answer(msgspec.json.encode({"total": StubProtocol.calls})))
             return
-        Answering.calls += 1
+        StubProtocol.calls += 1
         answer = self._fleet.answer_to(target)
         if self._latency:
             self._loop.call_later(self._latency, self._write, answer)
@@ -134,20 +134,20 @@ class Answering(asyncio.Protocol):
 
 
 class FleetProcess:
-    """The made-up fleet as a process of its own."""
+    """The stub fleet as a process of its own."""
 
-    def __init__(self, vehicles: int, latency_ms: float = 0, processor: int | None = None) -> None:
+    def __init__(self, vehicles: int, latency_ms: float = 0, cpu: int | None = None) -> None:
         self.vehicles = vehicles
         options = ["--vehicles", str(vehicles), "--latency", str(latency_ms)]
         self.process = subprocess.Popen([sys.executable, __file__, *options], stdout=subprocess.PIPE, text=True)
-        if processor is not None:
+        if cpu is not None:
             with contextlib.suppress(AttributeError, OSError):
-                os.sched_setaffinity(self.process.pid, {processor})
+                os.sched_setaffinity(self.process.pid, {cpu})
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
 
     def calls(self) -> int:
-        """How many calls it has answered."""
+        """The number of calls it has received."""
         with urlopen(f"{self.url}/__stats") as answer:
             return json.load(answer)["total"]
 
@@ -158,9 +158,9 @@ class FleetProcess:
 
 
 @contextlib.contextmanager
-def made_fleet(vehicles: int, latency_ms: float = 0, processor: int | None = None) -> Iterator[FleetProcess]:
-    """A made-up fleet that is there as long as the block lasts."""
-    process = FleetProcess(vehicles, latency_ms, processor)
+def made_fleet(vehicles: int, latency_ms: float = 0, cpu: int | None = None) -> Iterator[FleetProcess]:
+    """A stub fleet that runs as long as the block."""
+    process = FleetProcess(vehicles, latency_ms, cpu)
     try:
         yield process
     finally:
@@ -193,9 +193,9 @@ def _problem(status: int, title: str, kind: str) -> bytes:
 
 
 async def serve(vehicles: int, latency: float, port: int) -> None:
-    """Plays the fleet API until it is ended; writes its URL; `latency` in seconds."""
+    """Serves the fleet API until it is stopped; writes its URL; `latency` in seconds."""
     fleet = MadeFleet(vehicles)
-    server = await asyncio.get_running_loop().create_server(lambda: Answering(fleet, latency), "127.0.0.1", port)
+    server = await asyncio.get_running_loop().create_server(lambda: StubProtocol(fleet, latency), "127.0.0.1", port)
     print(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", flush=True)
     await server.serve_forever()
 
@@ -203,7 +203,7 @@ async def serve(vehicles: int, latency: float, port: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vehicles", type=int, default=10_000, choices=range(1, VEHICLES_MAX + 1), metavar="NUMBER")
-    parser.add_argument("--latency", type=float, default=0, help="milliseconds until an answer is sent")
+    parser.add_argument("--latency", type=float, default=0, help="milliseconds until a response is sent")
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one")
     chosen = parser.parse_args()
     with contextlib.suppress(KeyboardInterrupt):

@@ -1,10 +1,10 @@
-"""The canonical operations, and what each costs beside a floor: `uv run python benchmarks/operations.py
-[--operations page,nodes] [--seconds 3] [--rounds 3]`, or, to see where the time goes,
+"""The canonical operations, and their costs relative to a floor: `uv run python benchmarks/operations.py
+[--operations page,nodes] [--seconds 3] [--rounds 3]`, or, for a profile,
 `uv run python benchmarks/operations.py --profile page [--form uncached] [--flame page.svg]`.
 
-One processor for whoever is measured, the other for the callers (`wrk`, sixteen connections, one token) and a made-up
-fleet. In each round every form of the gateway and both floors have their turn; the median of the rounds is told. A
-profile is py-spy's: it needs the right to trace another process, as root or with the capability SYS_PTRACE.
+One CPU for the measured server, the other for the clients (`wrk`, sixteen connections, one token) and a stub fleet. In
+each round every form of the gateway and both floors are measured; the result is the median of the rounds. A profile is
+py-spy's: it needs the right to trace another process, as root or with the capability SYS_PTRACE.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.floors import floor
-from benchmarks.load import FORMS, Body, Cost, answer_of, gateway, heading, measured, prepare, table, warm_up, wrk
+from benchmarks.load import FORMS, Body, Cost, gateway, heading, measured, prepare, response_of, table, warm_up, wrk
 from benchmarks.made_fleet import MOVING, VIN, FleetProcess, made_fleet
 from tests.journeys.test_queries import ALL_OF_A_VEHICLE
 
@@ -41,7 +41,7 @@ HUNDRED = [number * 97 + 1 for number in range(100)]
 
 @dataclass(frozen=True)
 class Operation:
-    """What is asked, and what the upstream has to be asked for it: the path of the floor that does only that."""
+    """An operation and its upstream calls, as the path of the floor that makes only those."""
 
     name: str
     body: Body
@@ -86,7 +86,7 @@ OPERATIONS = {
         Body(
             f"query($r: [_Any!]!) {{ _entities(representations: $r) {{ ... on Vehicle {{ {FIELDS} }} }} }}",
             {"r": [{"__typename": "Vehicle", "vehicleId": f"@id({number})"} for number in HUNDRED]},
-            turns=60,
+            distinct=60,
         ),
         "/vehicles/100",
     ),
@@ -98,7 +98,7 @@ OPERATIONS = {
 }
 
 
-# The forms, each with the path below which its fleet is.
+# The forms, each with the base path of its fleet.
 ROWS = {
     "cached": ("", FORMS["cached"]),
     "cache 0 s": ("", FORMS["cache 0 s"]),
@@ -109,26 +109,26 @@ MOVED = re.compile(rb"WAUZ\d{6}")
 
 
 class Server(NamedTuple):
-    """Who is asked, and at which URL."""
+    """A measured server: its process id and URL."""
 
     pid: int
     url: str
 
 
-def compare(chosen: list[str], rounds: int, seconds: int, fleet: FleetProcess) -> None:
-    """Prints what the operations cost in each form, in units of the floor that does as little as can be done."""
+def compare(names: list[str], rounds: int, seconds: int, fleet: FleetProcess) -> None:
+    """Prints the costs of the operations in each form, relative to the floor."""
     with contextlib.ExitStack() as stack:
         gateways = {
             name: stack.enter_context(gateway(fleet.url + at, **settings)) for name, (at, settings) in ROWS.items()
         }
         floors = {name: stack.enter_context(floor(name, fleet.url, fleet.vehicles)) for name in ("ready", "passed")}
         rows: list[list[object]] = []
-        for short in chosen:
+        for short in names:
             operation = OPERATIONS[short]
-            # A token for each operation, so that none finds what another has read.
-            answers = [answer_of(one.url, operation.body, fleet.vehicles, short) for one in gateways.values()]
+            # A token for each operation, so that none hits the entries of another.
+            answers = [response_of(one.url, operation.body, fleet.vehicles, short) for one in gateways.values()]
             assert len({MOVED.sub(VIN, answer) for answer in answers}) == 1, (
-                f"{short}: the forms do not answer the same"
+                f"{short}: the forms have different responses"
             )
             size = len(answers[0])
             servers = {name: Server(one.process.pid, f"{one.url}/graphql") for name, one in gateways.items()}
@@ -152,24 +152,24 @@ def compare(chosen: list[str], rounds: int, seconds: int, fleet: FleetProcess) -
 
 def _row(operation: Operation, size: int, form: str, costs: dict[str, Cost]) -> list[object]:
     cost, least = costs[form], costs["ready" if form in ("cached", "ready") else "passed"]
-    told = f"{operation.name}, {size / 1000:.1f} kB" if form == next(iter(ROWS)) else ""
+    label = f"{operation.name}, {size / 1000:.1f} kB" if form == next(iter(ROWS)) else ""
     floors = {"ready": "floor: static bytes", "passed": "floor: pass-through"}
     return [
-        told, floors.get(form, form), f"{cost.answers_a_second / least.answers_a_second:.2f}",
-        f"{cost.processor / least.processor:.2f}", f"{cost.answers_a_second:.0f}", f"{cost.median:.2f}",
-        f"{cost.processor / 1000:.3f}", f"{cost.calls:.2f}",
+        label, floors.get(form, form), f"{cost.responses_per_second / least.responses_per_second:.2f}",
+        f"{cost.cpu / least.cpu:.2f}", f"{cost.responses_per_second:.0f}", f"{cost.median:.2f}",
+        f"{cost.cpu / 1000:.3f}", f"{cost.calls:.2f}",
     ]  # fmt: skip
 
 
 def profile(short: str, form: str, seconds: int, flame: Path | None, fleet: FleetProcess) -> None:
-    """Prints the functions with the most time of their own and in all, and draws a flame graph."""
+    """Prints the functions with the most own and total time, and draws a flame graph."""
     if shutil.which("uvx") is None:
         sys.exit("The profile is py-spy's, which is started by uvx: `pip install uv`.")
     operation = OPERATIONS[short]
     at, settings = ROWS[form]
     with gateway(fleet.url + at, **settings) as served, tempfile.TemporaryDirectory() as folder:
         url, pid, stacks = f"{served.url}/graphql", served.process.pid, Path(folder) / "stacks"
-        answer_of(served.url, operation.body, fleet.vehicles, short)
+        response_of(served.url, operation.body, fleet.vehicles, short)
         warm_up(url, operation.body, fleet, short)
         with _under_load(url, operation.body, 2 * seconds + 5, fleet.vehicles, short):
             _record(pid, seconds, "raw", stacks)
@@ -202,15 +202,15 @@ def _print_functions(stacks: str) -> None:
     total: Counter[str] = Counter()
     for line in stacks.splitlines():
         frames, _, number = line.rpartition(" ")
-        # What starts the event loop is in all of them.
+        # The frames that start the event loop are in all of them.
         names = [_short(frame) for frame in frames.rpartition("asyncio/runners.py")[2].split(";")[1:]] or [LOOP]
         own[names[-1]] += int(number)
         total.update(dict.fromkeys(names, int(number)))
     samples = own.total()
-    # Of those with the most time in all, the first are the layers that everything passes.
-    for told, counted, most in (("own time", own, 20), ("time in all", total, 45)):
+    # The functions with the most total time are the layers of every request.
+    for kind, counted, most in (("own time", own, 20), ("total time", total, 45)):
         rows = [[f"{number / samples:.1%}", f"`{name}`"] for name, number in counted.most_common(most)]
-        print(table([told, f"function, of {samples} samples"], rows), end="\n\n")
+        print(table([kind, f"function, of {samples} samples"], rows), end="\n\n")
 
 
 def _short(frame: str) -> str:
@@ -228,13 +228,13 @@ def main() -> None:
     parser.add_argument("--profile", choices=OPERATIONS, metavar="OPERATION")
     parser.add_argument("--form", choices=ROWS, default="uncached", help="what is profiled")
     parser.add_argument("--flame", type=Path, metavar="FILE.svg")
-    asked = parser.parse_args()
+    chosen = parser.parse_args()
     prepare()
-    with made_fleet(asked.vehicles) as fleet:
-        if asked.profile:
-            profile(asked.profile, asked.form, asked.seconds, asked.flame, fleet)
+    with made_fleet(chosen.vehicles) as fleet:
+        if chosen.profile:
+            profile(chosen.profile, chosen.form, chosen.seconds, chosen.flame, fleet)
         else:
-            compare(asked.operations.split(","), asked.rounds, asked.seconds, fleet)
+            compare(chosen.operations.split(","), chosen.rounds, chosen.seconds, fleet)
 
 
 if __name__ == "__main__":

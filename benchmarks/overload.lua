@@ -1,6 +1,6 @@
--- For wrk with one thread: POSTs BODY for the principals TOKENS in turn and tells, in one line of JSON, how many answers
--- of each status came in each second. With PAUSE each connection waits that many milliseconds, half more or less, before
--- each request, so that requests arrive whatever becomes of others: as many a second as connections / PAUSE * 1000.
+-- For wrk with one thread: POSTs BODY for the principals TOKENS in turn and prints, in one line of JSON, how many responses
+-- of each status arrived in each second. With PAUSE each connection waits that many milliseconds, half more or less, before
+-- each request, so that requests arrive whatever the fate of others: as many a second as connections / PAUSE * 1000.
 local pause = tonumber(os.getenv("PAUSE") or "0")
 local ready, sent = {}, 0
 statuses = ""
@@ -36,13 +36,13 @@ end
 function response(status)
   local now = os.time()
   if now ~= second then
-    told()
+    flush_second()
     second, counted = now, {}
   end
   counted[status] = (counted[status] or 0) + 1
 end
 
-function told()
+function flush_second()
   local parts = {}
   for status, count in pairs(counted) do parts[#parts + 1] = string.format('"%d": %d', status, count) end
   statuses = statuses .. "{" .. table.concat(parts, ", ") .. "}, "

@@ -1,12 +1,11 @@
-"""How the gateway bears more than it can carry: `uv run python benchmarks/overload.py [--seconds 8]
+"""The gateway under overload: `uv run python benchmarks/overload.py [--seconds 8]
 [--operations far,large,aliases,page,cached]`.
 
-Gateway on one processor; `wrk`, a made-up fleet API and a prober on the other. First the peak: as many answers a second
-as sixteen callers of two principals get, each asking again when it is answered; where the fleet API is far away, as many
-as there are places for operations. Then ten times that many requests a
-second arrive over 2,256 connections, whatever becomes of those before. Meanwhile the prober asks as a third principal
-ten times a second, and as a flooding one twenty times; alone it has asked as the third before. A probe's time counts
-from when it was due.
+Gateway on one CPU; `wrk`, a stub fleet API and a prober on the other. First the peak: responses per second with sixteen
+clients of two principals, each sending its next request on a response; with a distant fleet API, as many clients as
+there are slots for operations. Then ten times that many requests a second arrive over 2,256 connections, whatever the
+fate of earlier ones. Meanwhile the prober sends ten requests a second as a third principal, and twenty as a flooding
+one; it has sent the former alone before. A probe's time counts from when it was due.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ from benchmarks.load import (
     FORMS,
     LOADING,
     Body,
+    cpu_seconds,
     gateway,
     heading,
     pin,
     prepare,
-    processor_seconds,
     table,
 )
 from benchmarks.made_fleet import made_fleet
@@ -45,20 +44,20 @@ from benchmarks.operations import FIELDS, OPERATIONS
 
 FLOODS, QUIET = ("flood-0", "flood-1"), "quiet"
 TIMES = 10
-# Those whose requests are in the queue, of 256 places as shipped, do not ask meanwhile.
+# Clients with a request in the queue, of 256 entries as shipped, send nothing meanwhile.
 FLOODING_CONNECTIONS, QUEUEING_CONNECTIONS = 2000, 256
 WARM_SECONDS = 2
-# What shares the processor with a flood goes first: the fleet API and the prober shall not wait for it.
+# The flood yields to the fleet API and the prober on the same CPU.
 YIELDING = ("nice", "-n", "15")
-# More than the descriptors of either side; those of the gateway are inherited.
+# More descriptors than either side needs; the gateway inherits the limit.
 DESCRIPTORS = 10_000
 LARGE = Body(f"{{ vehicles(first: 500) {{ nodes {{ {FIELDS} }} }} }}", {})
 
 
 class Case(NamedTuple):
-    """What is asked of which form of the gateway, how far away the fleet API is, and by how many callers at the peak."""
+    """An operation, the gateway's form, the fleet API's latency, and the number of clients at the peak."""
 
-    told: str
+    label: str
     body: Body
     form: str = "uncached"
     latency_ms: float = 0
@@ -75,35 +74,35 @@ CASES = {
 
 
 @dataclass(frozen=True)
-class Borne:
-    """What came of a load, a second: good answers, refusals, others, what the gateway used of its processor; and
-    connections that broke in all.
+class Load:
+    """The outcome of a load, per second: successes, rejections, other responses, CPU utilisation; and broken connections
+    in total.
     """
 
     good: float
-    refused: float
+    rejected: float
     other: float
-    processor: float
+    cpu: float
     broken: int
 
 
 @dataclass
-class Probed:
-    """How long good answers and refusals took, in milliseconds from when they were due."""
+class Latencies:
+    """Latencies of successes and rejections, in milliseconds from when they were due."""
 
     good: list[float] = field(default_factory=list)
-    refused: list[float] = field(default_factory=list)
+    rejected: list[float] = field(default_factory=list)
 
 
 def at(values: Iterable[float], share: float) -> str:
-    """A percentile, as it is printed."""
+    """A percentile, as text."""
     ordered = sorted(values)
     return f"{ordered[min(len(ordered) - 1, int(share * len(ordered)))]:.1f}" if ordered else "-"
 
 
-async def wrk(pid: int, url: str, body: bytes, seconds: int, connections: int, pause: float = 0) -> Borne:
-    """The load of so many connections; the first seconds, in which they are opened, and the last do not count."""
-    told = {
+async def wrk(pid: int, url: str, body: bytes, seconds: int, connections: int, pause: float = 0) -> Load:
+    """The load of this many connections; the first seconds, in which they are opened, and the last do not count."""
+    variables = {
         "BODY": body.decode(),
         "TOKENS": " ".join(FLOODS),
         "PAUSE": str(pause * 1000),
@@ -113,25 +112,25 @@ async def wrk(pid: int, url: str, body: bytes, seconds: int, connections: int, p
         *(YIELDING if pause else ()), "wrk", "-t1", f"-c{connections}", f"-d{seconds + WARM_SECONDS + 1}s", "--timeout", "60s",
         "-s", str(Path(__file__).with_name("overload.lua")), url,
     ]  # fmt: skip
-    process = await asyncio.create_subprocess_exec(*command, env=os.environ | told, stdout=subprocess.PIPE)
+    process = await asyncio.create_subprocess_exec(*command, env=os.environ | variables, stdout=subprocess.PIPE)
     pin(process.pid, LOADING)
     await asyncio.sleep(WARM_SECONDS)
-    used = processor_seconds(pid)
+    used = cpu_seconds(pid)
     await asyncio.sleep(seconds)
-    used = processor_seconds(pid) - used
+    used = cpu_seconds(pid) - used
     output, _ = await process.communicate()
     result = json.loads(output.decode().rpartition("result ")[2])
     counted = result["seconds"][WARM_SECONDS:-1][:seconds]
     statuses: Counter[str] = Counter()
     for second in counted:
         statuses.update(second)
-    good, refused = statuses.pop("200", 0), statuses.pop("503", 0)
+    good, rejected = statuses.pop("200", 0), statuses.pop("503", 0)
     of = max(1, len(counted))
-    return Borne(good / of, refused / of, statuses.total() / of, used / seconds, result["broken"])
+    return Load(good / of, rejected / of, statuses.total() / of, used / seconds, result["broken"])
 
 
 class Probe:
-    """One principal who asks at a steady rate over kept connections, and what became of it."""
+    """A principal with a steady request rate over kept-alive connections, and its latencies."""
 
     def __init__(self, url: str, body: bytes, token: str, rate: float, connections: int = 8) -> None:
         host, _, port = url.removeprefix("http://").partition("/")[0].partition(":")
@@ -141,10 +140,10 @@ class Probe:
         self._request = (head + kind).encode() + body
         self._every = connections / rate
         self._connections = connections
-        self.probed = Probed()
+        self.latencies = Latencies()
 
-    async def run(self, seconds: float, wait: float = 0) -> Probed:
-        """Asks for so long, after a wait."""
+    async def run(self, seconds: float, wait: float = 0) -> Latencies:
+        """Sends requests for some seconds, after a wait."""
         opened = [await asyncio.open_connection(*self._address) for _ in range(self._connections)]
         start = time.perf_counter() + wait
         asking = (
@@ -152,7 +151,7 @@ class Probe:
             for number, streams in enumerate(opened)
         )
         await asyncio.gather(*asking)
-        return self.probed
+        return self.latencies
 
     async def _ask(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, due: float, until: float) -> None:
         while due < until:
@@ -161,7 +160,7 @@ class Probe:
             head = (await reader.readuntil(b"\r\n\r\n")).lower()
             await reader.readexactly(int(head.partition(b"content-length:")[2].split(b"\r\n")[0]))
             took = (time.perf_counter() - due) * 1000
-            (self.probed.good if head.startswith(b"http/1.1 200") else self.probed.refused).append(took)
+            (self.latencies.good if head.startswith(b"http/1.1 200") else self.latencies.rejected).append(took)
             due += self._every
         writer.close()
 
@@ -171,31 +170,31 @@ async def measure(pid: int, url: str, body: bytes, seconds: int, callers: int) -
     for token in (*FLOODS, QUIET):
         await Probe(url, body, token, 10, 1).run(0.5)
     peak = await wrk(pid, url, body, seconds, callers)
-    assert not peak.refused, "the peak is what is answered, not refused"
+    assert not peak.rejected, "there are no rejections at the peak"
     await asyncio.sleep(1)
     immediate = await Probe(url, body, QUIET, 10).run(seconds)
     pause = FLOODING_CONNECTIONS / (TIMES * peak.good)
     flood, beside, flooding = await asyncio.gather(
         wrk(pid, url, body, seconds, FLOODING_CONNECTIONS + QUEUEING_CONNECTIONS, pause),
         Probe(url, body, QUIET, 10).run(seconds, WARM_SECONDS),
-        # On so many connections that none is still taken by an answer that is waited for.
+        # On so many connections that none is still waiting for a response.
         Probe(url, body, FLOODS[0], 20, 100).run(seconds, WARM_SECONDS),
     )
-    assert not flood.other, "a flood has answers and refusals, nothing else"
-    refusing = flood.processor - flood.good * peak.processor / peak.good
-    arrived = flood.good + flood.refused
+    assert not flood.other, "a flood gets successes and rejections only"
+    refusing = flood.cpu - flood.good * peak.cpu / peak.good
+    arrived = flood.good + flood.rejected
     ratio = statistics.median(beside.good) / statistics.median(immediate.good) if beside.good and immediate.good else 0
     return [
         f"{peak.good:.0f}",
         f"{arrived / peak.good:.1f}",
         f"{flood.good / peak.good:.2f}",
-        f"{peak.processor:.0%}, {flood.processor:.0%}",
-        f"{refusing / flood.refused * 1e6:.0f}" if flood.refused else "-",
-        f"{at(flooding.refused, 0.5)}, {at(flooding.refused, 0.99)}",
+        f"{peak.cpu:.0%}, {flood.cpu:.0%}",
+        f"{refusing / flood.rejected * 1e6:.0f}" if flood.rejected else "-",
+        f"{at(flooding.rejected, 0.5)}, {at(flooding.rejected, 0.99)}",
         f"{at(immediate.good, 0.5)}, {at(immediate.good, 0.99)}",
         f"{at(beside.good, 0.5)}, {at(beside.good, 0.99)}",
         f"{ratio:.1f}",
-        f"{len(beside.refused)} of {len(beside.good) + len(beside.refused)}",
+        f"{len(beside.rejected)} of {len(beside.good) + len(beside.rejected)}",
         f"{flood.broken}",
     ]
 
@@ -219,9 +218,9 @@ def main() -> None:
     for name in chosen.operations.split(","):
         case = CASES[name]
         with made_fleet(10_000, case.latency_ms, LOADING) as fleet, gateway(fleet.url, **FORMS[case.form]) as process:
-            asked, url = case.body.turned(fleet.vehicles), f"{process.url}/graphql"
-            row = asyncio.run(measure(process.process.pid, url, asked, chosen.seconds, case.callers))
-            rows.append([case.told, *row])
+            request, url = case.body.first_request(fleet.vehicles), f"{process.url}/graphql"
+            row = asyncio.run(measure(process.process.pid, url, request, chosen.seconds, case.callers))
+            rows.append([case.label, *row])
     print(f"{heading()}\n\n{table(HEAD, rows)}")
 
 

@@ -1,9 +1,9 @@
--- For wrk: POSTs BODY with the bearer token TOKEN and tells what came of it in one line of JSON.
+-- For wrk: POSTs BODY with the bearer token TOKEN and prints the results in one line of JSON.
 -- From request to request `@id(7)` in the body becomes the id of another of FLEET vehicles, `@gid(7)` its global id, and
--- equal numbers become equal ids; after TURNS requests they come round again. With TOKENS that many tokens take turns.
--- After LIMIT answers, if that is set, it says `enough`, once, and asks no more: whoever started it has to end it.
+-- equal numbers become equal ids; after DISTINCT requests they repeat. With TOKENS that many tokens alternate.
+-- After LIMIT responses, if that is set, it prints `enough`, once, and sends no more: the process that started it has to end it.
 local body, fleet = os.getenv("BODY"), tonumber(os.getenv("FLEET"))
-local turns, tokens = tonumber(os.getenv("TURNS")), tonumber(os.getenv("TOKENS"))
+local distinct, tokens = tonumber(os.getenv("DISTINCT")), tonumber(os.getenv("TOKENS"))
 local limit, token = tonumber(os.getenv("LIMIT")), os.getenv("TOKEN")
 local alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 
@@ -20,8 +20,8 @@ local function base64(text)
   return table.concat(out)
 end
 
-local function turned(turn)
-  local step = math.floor(turn * fleet / turns)
+local function request_text(index)
+  local step = math.floor(index * fleet / distinct)
   local function id(number) return string.format("V%07d", (tonumber(number) - 1 + step) % fleet + 1) end
   local text = body:gsub("@id%((%d+)%)", id)
   return (text:gsub("@gid%((%d+)%)", function(number) return base64("Vehicle:" .. id(number)) end))
@@ -32,21 +32,21 @@ wrk.headers["Content-Type"] = "application/json"
 wrk.headers["Accept"] = "application/json"
 wrk.headers["Authorization"] = "Bearer " .. token
 
--- Each distinct request is written once: wrk shall not be what is measured.
+-- Each distinct request is written once: wrk itself shall not be measured.
 local ready, bodies, sent, seen = {}, {}, 0, 0
-if not body:find("@g?id%(") then turns = 1 end
+if not body:find("@g?id%(") then distinct = 1 end
 
 function request()
-  local turn = sent % turns
+  local index = sent % distinct
   sent = sent + 1
-  local text = bodies[turn] or turned(turn)
-  if turns <= 1000 then bodies[turn] = text end
+  local text = bodies[index] or request_text(index)
+  if distinct <= 1000 then bodies[index] = text end
   if tokens > 1 then
     wrk.headers["Authorization"] = "Bearer " .. token .. "-" .. sent % tokens
     return wrk.format(nil, nil, nil, text)
   end
-  local whole = ready[turn] or wrk.format(nil, nil, nil, text)
-  if turns <= 1000 then ready[turn] = whole end
+  local whole = ready[index] or wrk.format(nil, nil, nil, text)
+  if distinct <= 1000 then ready[index] = whole end
   return whole
 end
 

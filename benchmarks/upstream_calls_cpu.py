@@ -1,8 +1,8 @@
 """CPU time of one upstream call through the whole stack: `uv run python benchmarks/upstream_calls_cpu.py`.
 
-Microseconds of this process for each call, by transport, calls at a time and size of the answer, in interleaved rounds;
-the median of the rounds is told. Cache off, every call another read. A made-up fleet answers, or the fleet API that
-`--url` names: a list of vehicles and each of them by its id.
+Microseconds of this process per call, by transport, concurrent calls and size of the response; rounds are interleaved,
+and the result is their median. Cache off, every call another read. The fleet API is a stub, or the one that `--url`
+names: a list of vehicles and each of them by its id.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ READS_OF_ONE_REQUEST = 15
 
 
 async def spent(seconds: float, at_a_time: int, call: Callable[[RequestScope], Awaitable[object]]) -> float:
-    """Microseconds of CPU time for each call while so many are under way."""
+    """Microseconds of CPU time per call with this many concurrent calls."""
     calls, until = 0, time.perf_counter() + seconds
 
     async def keep_calling() -> None:
@@ -61,13 +61,13 @@ async def measure(url: str, transports: list[str], rounds: int, seconds: float, 
             clients[transport] = await stack.enter_async_context(build_client(settings))
         scope = RequestScope(Caller(TOKEN, principal="one"), RequestStats())
         ids = [vehicle.vehicle_id for vehicle in (await clients[transports[0]].vehicles(scope)).items]
-        turn = 0
+        number = 0
 
         def vehicle(client: FleetClient) -> Callable[[RequestScope], Awaitable[object]]:
             def call(scope: RequestScope) -> Awaitable[object]:
-                nonlocal turn
-                turn += 1
-                return client.vehicle(scope, ids[turn % len(ids)])
+                nonlocal number
+                number += 1
+                return client.vehicle(scope, ids[number % len(ids)])
 
             return call
 
@@ -97,7 +97,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         url = chosen.url
         if url is None:
-            url = stack.enter_context(made_fleet(1000, processor=1)).url
+            url = stack.enter_context(made_fleet(1000, cpu=1)).url
             with contextlib.suppress(AttributeError, OSError):
                 os.sched_setaffinity(0, {0})
         transports = chosen.transports.split(",")

@@ -1,4 +1,4 @@
-"""Fixtures that more than one folder uses."""
+"""Fixtures used by more than one folder."""
 
 from __future__ import annotations
 
@@ -22,16 +22,14 @@ settings.load_profile("ordinary")
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """No worker processes for a single file, since it is files that run at the same time; else one more than processors,
-    since many tests wait.
-    """
+    """No workers for a single file, since files are distributed whole; else one more than CPUs, since tests wait."""
     if len(config.args) == 1 and Path(config.args[0].partition("::")[0]).is_file():
         return 0
     return (os.cpu_count() or 1) + 1
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """One line for each reason to skip, however many tests it concerns."""
+    """Prints one line for each reason to skip, however many tests it concerns."""
     reasons = Counter(report.longrepr[2] for report in terminalreporter.stats.get("skipped", ()))
     for reason, number in reasons.items():
         terminalreporter.write_line(f"{number} skipped: {reason.removeprefix('Skipped: ')}")
@@ -47,6 +45,6 @@ def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 
 @pytest.fixture
 def redis(redis_process: RedisServer) -> RedisServer:
-    """A real Redis, empty."""
+    """An empty, real Redis."""
     redis_process.flush()
     return redis_process

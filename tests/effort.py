@@ -1,4 +1,4 @@
-"""How much the long random tests try: little by default, a lot with `--hypothesis-profile thorough`, as CI runs them."""
+"""How many examples the long random tests try: few by default, many with `--hypothesis-profile thorough`, as in CI."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from hypothesis import settings
 
 
 def effort(ordinary: int, thorough: int) -> int:
-    """The number of rounds, examples or seconds that the chosen profile asks for."""
+    """The number of rounds, examples or seconds for the chosen profile."""
     return thorough if settings.get_current_profile_name().startswith("thorough") else ordinary

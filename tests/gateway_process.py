@@ -1,4 +1,4 @@
-"""`gateway serve` as a process of its own, with all that it writes."""
+"""`gateway serve` as a process of its own, with all of its output."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.programs import reserved_port
 class GatewayProcess:
     """The served gateway; `output` is everything it has written so far.
 
-    `files_max` is the soft and the hard limit of files that it may open; a file descriptor as `output` takes what it
-    writes in place of a file in the folder.
+    `files_max` is the soft and hard limit of open files; with a file descriptor as `output` the gateway writes there
+    instead of to a file in the folder.
     """
 
     def __init__(
@@ -63,26 +63,26 @@ class GatewayProcess:
         return self._log.read_text(errors="replace")
 
     def wait_for_output(self, pattern: str, seconds: float = 10) -> None:
-        """Until a regular expression is found in what it has written: lines are written some time after the event."""
+        """Waits until its output matches a regular expression: lines are written some time after the event."""
         deadline = time.monotonic() + seconds
         while not re.search(pattern, self.output):
             assert time.monotonic() < deadline, self.output
             time.sleep(0.05)
 
     def workers(self) -> list[int]:
-        """The process ids of its workers; the resource tracker that multiprocessing starts is none."""
+        """The process ids of its workers, without multiprocessing's resource tracker."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
     def wait_for_workers(self, number: int, seconds: float = 30) -> None:
-        """Until there are so many: one that was killed is replaced within a moment."""
+        """Waits until it has this many workers: a killed one is replaced within a moment."""
         deadline = time.monotonic() + seconds
         while len(self.workers()) != number:
             assert time.monotonic() < deadline, self.output
             time.sleep(0.1)
 
     def memory(self) -> int:
-        """What its largest worker holds in memory, in bytes."""
+        """The memory of its largest worker, in bytes."""
         kilobytes = []
         for pid in self.workers() or [self.process.pid]:
             status = Path(f"/proc/{pid}/status").read_text()
@@ -90,11 +90,11 @@ class GatewayProcess:
         return max(kilobytes) * 1024
 
     def open_files(self) -> int:
-        """Files and connections that its busiest worker holds open."""
+        """The number of files and connections that any worker has open, at most."""
         return max(len(list(Path(f"/proc/{pid}/fd").iterdir())) for pid in self.workers() or [self.process.pid])
 
     def stop(self) -> int:
-        """Ends it as an operator would; its exit code."""
+        """Stops it as an operator would; returns its exit code."""
         self.process.send_signal(signal.SIGTERM)
         try:
             return self.process.wait(60)

@@ -1,4 +1,4 @@
-"""The whole program over HTTP: gateway and simulator, joined in one process or over real sockets."""
+"""The whole program over HTTP: gateway and simulator, in one process or over real sockets."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PLANS = (
 
 
 class Gateway:
-    """A running gateway over a simulator, asked as its users ask."""
+    """A running gateway over a simulator, with the requests that clients make."""
 
     def __init__(self, http: httpx.AsyncClient, simulator: Simulator) -> None:
         self.http = http
@@ -61,7 +61,7 @@ class Gateway:
         return answer["data"]
 
     async def calls(self, query: str, by: str = "alice", **variables: Any) -> int:
-        """How many upstream calls a query takes."""
+        """How many upstream calls a query makes."""
         before = self.simulator.requests.total
         await self.data(query, by, **variables)
         return self.simulator.requests.total - before
@@ -75,7 +75,7 @@ Start = Callable[..., Any]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """What starts gateways, by `behaviours=…` and `upstream__page_size=…`; no cache, no retries unless asked for."""
+    """Starts gateways with `behaviours=…` and settings like `upstream__page_size=…`; no cache or retries by default."""
     async with AsyncExitStack() as stack:
 
         async def started(
@@ -115,7 +115,7 @@ async def joined(simulator: Simulator, clock: Clock = now, **slices: dict[str, A
 
 @asynccontextmanager
 async def served(config: uvicorn.Config) -> AsyncIterator[str]:
-    """Serves an application over a real socket, from this event loop; gives its URL."""
+    """Serves an application over a real socket, on this event loop; gives its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config.load()
         server = uvicorn.Server(config)

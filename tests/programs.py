@@ -1,7 +1,7 @@
 """Programs that some tests need beside Python.
 
-Where one is missing its tests are skipped, and one line at the end says why. In CI they fail instead, since a skipped
-test could hide something there, unless TESTS_MAY_SKIP names the program.
+Tests of a missing program are skipped, and one line at the end says why. In CI they fail instead, since a skipped
+test could hide a failure there, unless TESTS_MAY_SKIP names the program.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ def require(program: str, package: str) -> str:
 
 
 def give_up(program: str, reason: str) -> NoReturn:
-    """Ends a test for the want of a program."""
+    """Skips or fails a test that lacks a program."""
     if os.environ.get("CI") and program not in os.environ.get("TESTS_MAY_SKIP", "").split():
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
 
 
 def reserved_port() -> socket.socket:
-    """A socket bound to a free port; as long as it is open nothing else is given that port, and a server can take it.
+    """A socket bound to a free port: while it is open nothing else is given that port, and a server can bind it.
 
     It never listens, so that on Linux a server that sets SO_REUSEADDR, as all do, can bind the same port.
     """

@@ -1,4 +1,4 @@
-"""A real redis-server for tests, started from the binary on the PATH on a free port; it keeps nothing on disk."""
+"""A real redis-server for tests, started from the binary on the PATH on a free port, without persistence."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class RedisServer:
         raise RuntimeError("redis-server did not come up")
 
     def close(self) -> None:
-        """Ends it for good, and gives its port back."""
+        """Stops it for good, and frees its port."""
         self.kill()
         self._reserved.close()
 
@@ -62,7 +62,7 @@ class RedisServer:
         self._process.wait()
 
     def dump(self) -> dict[bytes, bytes]:
-        """Every key with what it holds, as Redis stores it."""
+        """Every key with its value, as Redis stores it."""
         with redis.Redis(port=self.port) as client:
             return {key: client.dump(key) or b"" for key in client.scan_iter()}
 

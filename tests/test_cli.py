@@ -1,4 +1,4 @@
-"""The command line, as people type it."""
+"""The command line, as people use it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
 
 @contextmanager
 def running(*arguments: str, says: str, **environ: str) -> Iterator[re.Match[str]]:
-    """A command that keeps running; gives what it says once it has said that."""
+    """A command that keeps running; gives its output once that matches."""
     process = subprocess.Popen([*GATEWAY, *arguments], env=CLEAN | environ, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
@@ -53,7 +53,7 @@ def running(*arguments: str, says: str, **environ: str) -> Iterator[re.Match[str
 
 
 def test_the_demos_curl_works_as_it_is_printed():
-    """`gateway demo` prints a curl command that answers with vehicles."""
+    """`gateway demo` prints a curl command whose response has vehicles."""
     require("curl", "curl")
     with running("demo", "--port", "0", "--vehicles", "30", says=r"(curl .*?'\n)") as found:
         answer = subprocess.check_output(["/bin/sh", "-c", found[1]], text=True)
@@ -83,7 +83,7 @@ def test_serve_works_over_any_server_that_speaks_the_api(workers):
 
 
 def test_the_schema_is_printed_and_checked(tmp_path: Path):
-    """`schema check` passes on what `schema print` printed, and fails with a diff on anything else."""
+    """`schema check` passes on the output of `schema print`, and fails with a diff on anything else."""
     file = tmp_path / "schema.graphql"
     file.write_text(run("schema", "print").stdout)
     assert run("schema", "check", str(file)).returncode == 0
@@ -94,8 +94,8 @@ def test_the_schema_is_printed_and_checked(tmp_path: Path):
     assert run("schema", "check", str(tmp_path / "none")).returncode == 2
 
 
-def test_settings_tell_their_value_and_where_it_came_from():
-    """Default, environment and command line are told apart; secrets are hidden."""
+def test_settings_show_their_value_and_source():
+    """Default, environment and command line are distinguished; secrets are hidden."""
     listed = run(
         "settings", "--port", "9000", GATEWAY_UPSTREAM_PAGE_SIZE="50", GATEWAY_REDIS_URL="redis://:hunter2@localhost/0"
     ).stdout
@@ -117,7 +117,7 @@ def test_settings_tell_their_value_and_where_it_came_from():
     ],
 )
 def test_a_bad_setting_ends_the_program_with_its_name(variable, value):
-    """One line says which variable is wrong; there is no traceback."""
+    """One line names the invalid variable; there is no traceback."""
     without = {name: None for name in os.environ if name.startswith("GATEWAY_")}
     ended = CliRunner().invoke(app, ["settings"], env=without | {variable: value})
     assert ended.exit_code == 2  # 1, had an exception ended it
@@ -125,12 +125,12 @@ def test_a_bad_setting_ends_the_program_with_its_name(variable, value):
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_variable_that_sets_nothing_is_warned_of():
+def test_an_unknown_variable_causes_a_warning():
     """A name that begins with GATEWAY_ and is no setting is most likely misspelt."""
     assert "warning: GATEWAY_TIMEOUT is not a setting" in run("settings", GATEWAY_TIMEOUT="5").stderr
 
 
-def test_the_version_is_told():
+def test_the_version_is_printed():
     """`gateway --version` prints it."""
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", run("--version").stdout)
 

@@ -1,4 +1,4 @@
-"""What is left out of an import is there for everybody else."""
+"""A blocked import stays possible elsewhere."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import pytest
 from gateway.import_blocking import blocked
 
 
-def test_a_package_is_out_of_reach_in_the_block_alone():
-    """What was not imported can't be there, and can afterwards; what was imported before stays."""
+def test_a_package_is_blocked_within_the_block_only():
+    """A package that was not imported before can be imported afterwards; one that was stays."""
     with blocked("sched"), blocked("sys"):
         with pytest.raises(ImportError):
             import_module("sched")
@@ -21,7 +21,7 @@ def test_a_package_is_out_of_reach_in_the_block_alone():
 
 
 def test_a_gateway_without_redis_does_not_load_it():
-    """It is seven megabytes; aiocache would take it along."""
+    """It takes seven megabytes; aiocache would import it."""
     told = "import sys, gateway.app; print([name for name in ('redis', 'httpcore') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

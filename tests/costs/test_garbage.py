@@ -1,4 +1,4 @@
-"""Guards on counts, which are the same on every machine: what is left to the generic executor, and to the collector."""
+"""Guards on counts, which are the same on every machine: use of the generic executor, and of the garbage collector."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ QUERIES = Path(__file__).resolve().parents[2] / "docs" / "queries"
 LIST = "{ vehicles(first: 50) { edges { cursor node { id vehicleId lastContactAt } } pageInfo { hasNextPage } } }"
 
 
-def test_what_is_documented_has_a_plan():
-    """No documented query is left to the generic executor."""
+def test_every_documented_query_has_a_plan():
+    """No documented query needs the generic executor."""
     schema = build_schema()
     documents, execution = Documents(schema.core), Execution(schema)
     shelf = list(examples())
@@ -36,7 +36,7 @@ def test_what_is_documented_has_a_plan():
 
 @pytest.mark.parametrize("cached", [True, False])
 async def test_a_plain_request_leaves_nothing_to_the_collector(cached):
-    """What a request made is free when it is answered: nothing of it is in a circle."""
+    """All objects of a request are freed by reference counting; none is in a reference cycle."""
     simulator = Simulator(
         [FleetPlan(vehicles=200, clients=(Client("T7K2M#1", token="token"),))], Behaviours(rate_limit_requests=0)
     )
@@ -84,7 +84,7 @@ async def test_a_plain_request_leaves_nothing_to_the_collector(cached):
 
 
 class Canned(httpx.AsyncBaseTransport):
-    """The first page of a simulated fleet, at once."""
+    """Responds at once with the first page of a simulated fleet."""
 
     def __init__(self, simulator: Simulator) -> None:
         fleet = simulator.fleets["T7K2M"]

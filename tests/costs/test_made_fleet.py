@@ -1,4 +1,4 @@
-"""The made-up fleet is a fleet: what the benchmarks ask is answered as the fleet API would."""
+"""The synthetic fleet responds to the benchmarks' operations as the fleet API would."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ VEHICLE = """query($id: ID!) { vehicle(id: $id) {
 
 
 @pytest.fixture
-async def asked():
-    """A gateway over a made-up fleet of 250 vehicles, and that fleet."""
+async def gateway_and_fleet():
+    """A gateway over a synthetic fleet of 250 vehicles, and that fleet."""
     with made_fleet(250) as fleet:
         app = create_app(Settings(upstream={"url": fleet.url}, cache={"enabled": False}))
         http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test")
@@ -37,9 +37,9 @@ async def asked():
     ],
     ids=["forward", "backward"],
 )
-async def test_the_made_up_fleet_can_be_walked(asked, query, more, cursor, pages):
-    """Every vehicle comes once and in its order, from either end."""
-    gateway, _ = asked
+async def test_the_synthetic_fleet_can_be_paged_through(gateway_and_fleet, query, more, cursor, pages):
+    """Every vehicle comes once and in order, from either end."""
+    gateway, _ = gateway_and_fleet
     found, at = [], None
     while True:
         page = (await gateway.data(query, by="whoever", c=at))["vehicles"]
@@ -50,9 +50,9 @@ async def test_the_made_up_fleet_can_be_walked(asked, query, more, cursor, pages
     assert found == [vehicle_id(number) for number in range(1, 251)]
 
 
-async def test_a_made_up_vehicle_is_read_by_its_id(asked):
-    """It is itself, and there is none beyond the last; each read is counted."""
-    gateway, fleet = asked
+async def test_a_synthetic_vehicle_is_read_by_its_id(gateway_and_fleet):
+    """Each id gives its vehicle, an id beyond the last gives none, and each read is counted."""
+    gateway, fleet = gateway_and_fleet
     vehicles = [(await gateway.data(VEHICLE, by="whoever", id=vehicle_id(n)))["vehicle"] for n in (1, 250, 251)]
     assert [one and one["vehicleId"] for one in vehicles] == ["V0000001", "V0000250", None]
     assert vehicles[0]["masterData"]["vin"] != vehicles[1]["masterData"]["vin"]
@@ -61,11 +61,11 @@ async def test_a_made_up_vehicle_is_read_by_its_id(asked):
 
 
 @pytest.mark.parametrize("name", OPERATIONS)
-async def test_a_canonical_operation_is_answered_for_known_calls(asked, name):
-    """What the benchmark asks has an answer without holes, and costs the upstream calls that its floor makes."""
-    gateway, fleet = asked
+async def test_a_canonical_operation_takes_known_calls(gateway_and_fleet, name):
+    """Each benchmark operation has a complete response, and makes the upstream calls that its floor makes."""
+    gateway, fleet = gateway_and_fleet
     headers = {"Content-Type": "application/json", "Authorization": "Bearer whoever"}
-    body = OPERATIONS[name].body.turned(250)
+    body = OPERATIONS[name].body.first_request(250)
     answer = (await gateway.http.post("/graphql", content=body, headers=headers)).json()
     assert "errors" not in answer
     assert None not in answer["data"].values()

@@ -1,4 +1,4 @@
-"""Guards on counts, which are the same on every machine: a header costs what it asks for, and no form of request more."""
+"""Guards on counts, which are the same on every machine: each header and form of request adds only its own cost."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ MORE_CALLS, MORE_BYTES = 30, 1024
 
 
 class Request(NamedTuple):
-    """A request as the application gets it."""
+    """A request as the ASGI application receives it."""
 
     scope: dict
     body: bytes
@@ -133,7 +133,7 @@ async def bytes_of(app, form: Request) -> int:
 @pytest.mark.parametrize("origins", ["", "https://app.test"], ids=["one origin", "two origins"])
 @pytest.mark.parametrize("operation", [PAGE, VEHICLE], ids=["page", "vehicle"])
 async def test_every_form_of_request_costs_about_the_same(operation, origins):
-    """What a proxy, a router or a browser adds to a request makes it a few calls dearer, and answers are the same."""
+    """Headers that proxies, routers and browsers add cost a few calls, and responses are the same."""
     simulator = Simulator(
         [FleetPlan(vehicles=100, clients=(Client("T7K2M#1", token="token"),))], Behaviours(rate_limit_requests=0)
     )

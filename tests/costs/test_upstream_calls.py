@@ -1,6 +1,6 @@
-"""The canonical operations and what they cost the fleet API, by its own count: over 1,000 vehicles in pages of 100.
+"""The canonical operations and their upstream calls, as the simulator counts them: 1,000 vehicles in pages of 100.
 
-`OPERATIONS` is the table: the most upstream calls with an empty cache, and the calls of doing the same again.
+`OPERATIONS` is the table: the most upstream calls with an empty cache, and the calls of a repetition.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def four_hundred_nodes(gateway: Gateway) -> None:
     assert [node["vehicleId"] for node in (await gateway.data(NODES, by=ONE, ids=ids))["nodes"]] == wanted
 
 
-async def walk(gateway: Gateway, size: int) -> None:
+async def page_through_all(gateway: Gateway, size: int) -> None:
     found, cursor = [], None
     while True:
         page = (await gateway.data(PAGE, by=ONE, n=size, c=cursor))["vehicles"]
@@ -74,7 +74,7 @@ Do = Callable[[Gateway], Awaitable[None]]
 
 
 class Operation(NamedTuple):
-    """What is done, in words and in deed; its calls cold and warm; what is done before, or in place of the repetition."""
+    """An operation and its description; its calls cold and warm; what runs before it, or in place of the repetition."""
 
     name: str
     do: Do
@@ -93,8 +93,8 @@ OPERATIONS = [
     Operation("the same after a list that held them", twenty_by_id, 0, 0, before=whole_page),
     Operation("nodes of 400 ids, fleet size not yet known", four_hundred_nodes, 20, 0, at_most=True),
     Operation(
-        "walk of all by first: 50, then again by first: 20",
-        lambda gateway: walk(gateway, 50), 10, 0, again=lambda gateway: walk(gateway, 20),
+        "scan of all by first: 50, then again by first: 20",
+        lambda gateway: page_through_all(gateway, 50), 10, 0, again=lambda gateway: page_through_all(gateway, 20),
     ),
     Operation("200 principals asking the same", two_hundred_principals, 200, 0),
 ]  # fmt: skip
@@ -102,7 +102,7 @@ OPERATIONS = [
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
 async def test_upstream_calls(start, operation):
-    """Each operation costs what the table says, cold and warm."""
+    """Each operation makes the calls that the table says, cold and warm."""
     clients = tuple(Client(f"T7K2M#{number}", token=token) for number, token in enumerate(TOKENS))
     simulator = Simulator([FleetPlan(vehicles=1000, clients=clients)], Behaviours(rate_limit_requests=0))
     gateway = await start(simulator=simulator, cache__enabled=True)

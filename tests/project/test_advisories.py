@@ -1,4 +1,4 @@
-"""The step of CI that looks for known vulnerabilities, with stand-ins for the programs that ask the services."""
+"""CI's check for known vulnerabilities, with stubs of the programs that query the services."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NONE = {"vulnerabilities": []}, {"vulnerabilities": {}}
     ids=["none", "python", "npm", "unreachable", "half reachable"],
 )
 def test_known_vulnerabilities_fail_and_unreachable_services_do_not(tmp_path, python, npm, code, says):
-    """An advisory ends with 1 and is named; a service that gives no answer is named and ends with 0."""
+    """An advisory is named and the exit code is 1; an unreachable service is named and the exit code is 0."""
     for name, answer in (("uv", python), ("npm", npm)):
         said = f"printf '%s' '{json.dumps(answer)}'; exit 1" if answer else "echo no route >&2; exit 2"
         stub = tmp_path / name

@@ -1,4 +1,4 @@
-"""The project is what it says: its structure, its schema file, its documents and its two commands."""
+"""The project's structure, schema file, documents and commands are consistent."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PAGES = [path for path in FILES if path.suffix == ".md"]
 
 
 def test_import_contracts_hold():
-    """No file imports what its station may not know."""
+    """No file imports a package that its contract forbids."""
     found = subprocess.run(
         [Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True, check=False
     )
@@ -71,7 +71,7 @@ def test_every_setting_is_documented():
 
 
 def test_every_dependency_has_its_reason():
-    """The decision on dependencies gives a line to each that pyproject.toml names, and to no other."""
+    """The decision on dependencies has a line for each one in pyproject.toml, and for no other."""
     named = [*PYPROJECT["project"]["dependencies"], *PYPROJECT["build-system"]["requires"]]
     named += [one for group in PYPROJECT["dependency-groups"].values() for one in group]
     page = (ROOT / "docs/decisions/0001-dependencies.md").read_text()
@@ -86,7 +86,7 @@ def test_changelog_and_version_agree():
 
 
 def test_the_readmes_commands_are_those_that_ci_runs():
-    """One command to run, one to test, and CI calls the latter as it stands: without Node, and with the long tests."""
+    """One command to run, one to test, and CI runs the latter unchanged: without Node, and with the long tests."""
     commands = re.findall(r"```sh\n(.*?)\n```", README, re.DOTALL)
     assert commands[:2] == ["pip install uv && uv run gateway demo", "pip install uv && uv run pytest"]
     script = (ROOT / ".ci/run").read_text()
@@ -96,8 +96,8 @@ def test_the_readmes_commands_are_those_that_ci_runs():
 
 
 @pytest.mark.parametrize("failing", ["pip install uv", "uv run pytest"])
-def test_ci_ends_where_its_first_step_fails(failing, tmp_path):
-    """CI doesn't go on after an installation or a test run that failed."""
+def test_ci_stops_at_the_first_failure(failing, tmp_path):
+    """CI stops after a failed installation or test run."""
     for name in ("pip", "uv", "redis-server", "curl", "javac", "node", "npm", "chromium"):
         stub = tmp_path / name
         stub.write_text(f'#!/bin/sh\n[ "{name} $*" != "{failing}" ]\n')
@@ -109,7 +109,7 @@ def test_ci_ends_where_its_first_step_fails(failing, tmp_path):
 
 
 def test_every_error_code_is_documented_and_no_other():
-    """docs/errors.md has a row for each code that the gateway's text names, and for none that it does not."""
+    """docs/errors.md has a row for each code in the gateway's source, and for no other."""
     text = "".join(path.read_text() for path in (ROOT / "gateway").rglob("*.py") if "simulator" not in path.parts)
     said = set(
         re.findall(
@@ -123,8 +123,8 @@ def test_every_error_code_is_documented_and_no_other():
     assert said == documented
 
 
-def test_what_is_documented_of_errors_is_so():
-    """docs/errors.md has each refusal's status, whether each failure can be retried, and the name of each limit."""
+def test_documented_errors_are_correct():
+    """docs/errors.md has each error's status, whether it can be retried, and the name of each limit."""
     page = (ROOT / "docs/errors.md").read_text()
     text = "".join(path.read_text() for path in (ROOT / "gateway").rglob("*.py"))
     refused = {(code, status) for status, code in re.findall(r'(?:_refuse|refusal|Refused)\((\d+), "([A-Z_]+)"', text)}
@@ -133,15 +133,17 @@ def test_what_is_documented_of_errors_is_so():
     def family(kind: type[errors.GatewayError]) -> set[tuple[str, bool]]:
         return {(kind.code, kind.retryable)}.union(*map(family, kind.__subclasses__()))
 
-    told = {(code, said == "yes") for code, said in re.findall(r"^\| `([A-Z_]+)` \| (yes|no) \|", page, re.MULTILINE)}
-    assert told == family(errors.UpstreamError) - {("INTERNAL", False), ("UNAUTHENTICATED", False)}
+    documented = {
+        (code, said == "yes") for code, said in re.findall(r"^\| `([A-Z_]+)` \| (yes|no) \|", page, re.MULTILINE)
+    }
+    assert documented == family(errors.UpstreamError) - {("INTERNAL", False), ("UNAUTHENTICATED", False)}
     (named,) = re.findall(r"^`limit` is one of (.*?);", page, re.MULTILINE | re.DOTALL)
     assert re.findall(r"`(\w+)`", named) == list(limits._WORDS)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(page):
-    """Relative links in Markdown name files, and headings in them, that exist."""
+def test_links_have_targets(page):
+    """Relative links in Markdown name existing files and headings."""
     for link in re.findall(r"\]\(([^)\s]+)[^)]*\)", page.read_text()):
         if "://" in link:
             continue
@@ -153,7 +155,7 @@ def test_links_lead_somewhere(page):
             assert anchor in {re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings}, link
 
 
-def test_no_room_is_called_after_nothing():
+def test_no_file_has_a_vague_name():
     """No file or folder is named utils, helpers, common or base."""
     vague = {"utils", "helpers", "common", "base"}
     assert [path for path in FILES if not vague.isdisjoint({*path.relative_to(ROOT).parts[:-1], path.stem})] == []
@@ -167,7 +169,7 @@ def test_no_registry_is_named():
         assert '"resolved"' not in json.dumps(json.loads(lock.read_text()))
 
 
-def test_what_the_wheel_ships_comes_with_its_licences():
+def test_the_wheel_includes_third_party_licences():
     """THIRD-PARTY-LICENSES is packaged and names each fetched package, and each that GraphiQL's file bundles."""
     assert "THIRD-PARTY-LICENSES" in PYPROJECT["project"]["license-files"]
     page = (ROOT / "THIRD-PARTY-LICENSES").read_text()
@@ -183,7 +185,7 @@ def test_what_the_wheel_ships_comes_with_its_licences():
 
 
 def test_npm_runs_no_scripts():
-    """Whatever fetches packages from npm keeps it from running their scripts."""
+    """Each call of npm that fetches packages disables their scripts."""
     fetching = re.compile(r'\bnpm"?,? "?(?:ci|install|pack)\b')
     calling = {path: path.read_text() for path in FILES if path.parts[-2] == ".ci" or path.name == "Dockerfile"}
     calling[CLIENTS] = CLIENTS.read_text()
@@ -193,7 +195,7 @@ def test_npm_runs_no_scripts():
     assert "ignore-scripts=true" in CLIENTS.with_name(".npmrc").read_text().splitlines()
 
 
-def test_the_image_is_made_of_what_is_pinned():
+def test_the_image_uses_pinned_versions():
     """Base images are named by digest, and uv by a version that the project allows."""
     text = (ROOT / "Dockerfile").read_text()
     bases = re.findall(r"^FROM (\S+)", text, re.MULTILINE)
