@@ -58,7 +58,7 @@ def passed(settings: Settings, vehicles: int) -> Starlette:
         return transport.request("GET", f"/vehicles/{vehicle_id(index)}", prepared)
 
     async def read(head: bytes) -> bytes:
-        status, _, body = await transport.asked(head)
+        status, _, body = await transport.fetch_raw(head)
         assert status == 200
         return body
 

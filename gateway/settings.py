@@ -256,7 +256,7 @@ class RetrySettings(SettingsGroup):
     )
 
 
-class PacingSettings(SettingsGroup):
+class RateLimitSettings(SettingsGroup):
     """The client-side rate limiter, which follows the rate limits that the fleet API reports."""
 
     enabled: bool = Field(default=True, description="Whether upstream calls are rate-limited by the gateway.")
@@ -521,7 +521,7 @@ class Settings(BaseSettings):
     coalescing: CoalescingSettings = CoalescingSettings()
     redis: RedisSettings = RedisSettings()
     retry: RetrySettings = RetrySettings()
-    pacing: PacingSettings = PacingSettings()
+    rate_limit: RateLimitSettings = RateLimitSettings()
     breaker: BreakerSettings = BreakerSettings()
     limits: LimitSettings = LimitSettings()
     oidc: OidcSettings = OidcSettings()

@@ -93,7 +93,7 @@ class Connection(Generic[N]):
 
     async def cached_fragment(self, projection: int) -> bytes | None:
         """The fragment that a projection rendered from an equal slice, if none of its pages has changed since."""
-        fragment = self._scan.page.kept((projection, self._of, self._arguments))
+        fragment = self._scan.page.fragment((projection, self._of, self._arguments))
         if fragment is None:
             return None
         try:
@@ -109,7 +109,7 @@ class Connection(Generic[N]):
         first, arguments = self._scan.page, self._arguments
         others = tuple((token, weakref.ref(page)) for token, page in self._pages.seen.items() if page is not first)
         cursors = len(arguments.after or "") + len(arguments.before or "")
-        first.keep((projection, self._of, arguments), Fragment(rendered, others, cursors))
+        first.add_fragment((projection, self._of, arguments), Fragment(rendered, others, cursors))
 
     @property
     def nodes(self) -> list[N]:

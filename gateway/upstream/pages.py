@@ -171,11 +171,11 @@ class VehiclePage:
         page_ref = weakref.ref(self)
         return [PageItemRef(page_ref, index, vehicle_id) for index, vehicle_id in enumerate(self.ids)]
 
-    def kept(self, key: Hashable) -> Fragment | None:
+    def fragment(self, key: Hashable) -> Fragment | None:
         """The fragment of a key, if there is one."""
         return self._fragments.get(key)
 
-    def keep(self, key: Hashable, fragment: Fragment) -> None:
+    def add_fragment(self, key: Hashable, fragment: Fragment) -> None:
         """Stores a fragment unless it is too large for one of its pages; the oldest ones are dropped first."""
         self.drop_fragment(key)
         pages = fragment.pages(self)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.concurrency.lru import LRU
-from gateway.settings import PacingSettings
+from gateway.settings import RateLimitSettings
 from gateway.upstream.requests import Rate
 
 SPAN_MAX = 3600.0
@@ -30,7 +30,7 @@ class Window:
     span: float = 0.0
     """Length of a window in seconds, as far as it was observed."""
 
-    def take(self, at: float, wait_max: float, settings: PacingSettings) -> float:
+    def take(self, at: float, wait_max: float, settings: RateLimitSettings) -> float:
         """Seconds until a call may be made; the call is counted if that is less than `wait_max` seconds."""
         if max(self.reset, self.next) - at > AHEAD_MAX:  # The clock was set back.
             self.reset = self.next = 0.0
@@ -88,7 +88,7 @@ class RateLimiter(Protocol):
 class LocalRateLimiter:
     """The windows in this process; the least recently updated is dropped first."""
 
-    def __init__(self, settings: PacingSettings) -> None:
+    def __init__(self, settings: RateLimitSettings) -> None:
         self._settings = settings
         self._windows: LRU[str, Window] = LRU(settings.clients_max)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from gateway.settings import PacingSettings
+from gateway.settings import RateLimitSettings
 from gateway.upstream.rate_limit import LocalRateLimiter
 from gateway.upstream.requests import Rate
 
@@ -68,7 +68,7 @@ class Scripts(Protocol):
 class RedisRateLimiter:
     """Writes each response's limit to Redis and to this process, and reads it from Redis before each call."""
 
-    def __init__(self, settings: PacingSettings, scripts: Scripts) -> None:
+    def __init__(self, settings: RateLimitSettings, scripts: Scripts) -> None:
         self._settings = settings
         self._scripts = scripts
         self._local = LocalRateLimiter(settings)

@@ -62,9 +62,9 @@ async def build_client(
 
 
 def _resilience_of(settings: Settings, redis: RedisStore | None, clock: Clock) -> Resilience:
-    limiter: RateLimiter = LocalRateLimiter(settings.pacing)
-    if redis is not None and settings.pacing.enabled:
-        limiter = RedisRateLimiter(settings.pacing, redis)
+    limiter: RateLimiter = LocalRateLimiter(settings.rate_limit)
+    if redis is not None and settings.rate_limit.enabled:
+        limiter = RedisRateLimiter(settings.rate_limit, redis)
     return Resilience(Circuit(settings.breaker), RetryPolicy(settings.retry), limiter, clock)
 
 

@@ -59,7 +59,7 @@ class ResponseCache:
         if key is None:
             return None
         first = client.cached_page(caller, key.token, None if key.token else key.search)
-        fragment = first.value.kept(key.key) if first is not None else None
+        fragment = first.value.fragment(key.key) if first is not None else None
         if first is None or fragment is None:
             return None
         stored_at, fresh_until = first.stored_at, first.fresh_until

@@ -9,7 +9,14 @@ import pytest
 
 from gateway.app import create_app
 from gateway.errors import RateLimited, UpstreamUnavailable
-from gateway.settings import BreakerSettings, PacingSettings, RedisSettings, RetrySettings, Settings, UpstreamSettings
+from gateway.settings import (
+    BreakerSettings,
+    RateLimitSettings,
+    RedisSettings,
+    RetrySettings,
+    Settings,
+    UpstreamSettings,
+)
 from gateway.simulator import Behaviours, Simulator
 from gateway.upstream.cache import Entry, MemoryStore
 from gateway.upstream.circuit import Circuit
@@ -99,7 +106,7 @@ async def test_who_waits_for_another_process_takes_what_it_has_just_read(ahead, 
 @pytest.mark.parametrize("shared", [False, True])
 async def test_a_client_is_not_held_back_for_as_long_as_the_clock_is_behind(redis, shared):
     """A window that ends more than an hour ahead, or a refusal for that long, is forgotten: nobody told it."""
-    settings, clock, fleet = PacingSettings(), Clock(), FakeFetcher()
+    settings, clock, fleet = RateLimitSettings(), Clock(), FakeFetcher()
     store = RedisStore(
         RedisSettings(url=redis.url, timeout=2.0),
         UpstreamSettings(),
@@ -128,7 +135,7 @@ async def test_the_circuit_does_not_stay_open_for_as_long_as_the_clock_is_behind
     resilience = Resilience(
         Circuit(BreakerSettings(failure_threshold=5)),
         RetryPolicy(RetrySettings(attempts=1)),
-        LocalRateLimiter(PacingSettings()),
+        LocalRateLimiter(RateLimitSettings()),
         clock,
     )
     circuit, calls = resilience.circuit, Uncoalesced(resilience, fleet)

@@ -127,9 +127,9 @@ def test_parts_of_answers_count_with_their_cursors():
     """However long callers make them, and however little the parts say, they take no more than a page has room for."""
     page = VehiclePage([])
     for number in range(200):
-        page.keep(number, Fragment(b"[]", (), 900))
+        page.add_fragment(number, Fragment(b"[]", (), 900))
     assert page.bytes_taken <= len(page.body) + page.room_in_all
-    assert [page.kept(number) is not None for number in (0, 198, 199)] == [False, False, True]
+    assert [page.fragment(number) is not None for number in (0, 198, 199)] == [False, False, True]
 
 
 def test_a_forgotten_plan_is_gone_at_once():
@@ -138,7 +138,7 @@ def test_a_forgotten_plan_is_gone_at_once():
     document, page = documents.read("{ vehicles { nodes { id } } }"), VehiclePage([])
     prepared = execution.prepared(document, None, {})
     place = execution.fragment_key_of(prepared, Limits(), None)
-    page.keep(place.key, Fragment(b"[]", ()))
+    page.add_fragment(place.key, Fragment(b"[]", ()))
     names = weakref.ref(prepared.plan.only.projection.complete)
     gc.disable()
     try:
@@ -148,7 +148,7 @@ def test_a_forgotten_plan_is_gone_at_once():
         assert names() is None
     finally:
         gc.enable()
-    assert page.kept(place.key) is not None
+    assert page.fragment(place.key) is not None
 
 
 def test_a_hash_does_not_tell_what_others_have_sent(attacked):

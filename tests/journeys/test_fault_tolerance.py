@@ -130,7 +130,9 @@ async def test_a_dripping_response_times_out(serve):
 
 async def test_the_upstreams_own_rate_limit_is_reported(start):
     """When the simulated limit is used up the code is RATE_LIMITED with the seconds to wait."""
-    gateway = await start(behaviours=Behaviours(rate_limit_requests=2, rate_limit_seconds=60), pacing__enabled=False)
+    gateway = await start(
+        behaviours=Behaviours(rate_limit_requests=2, rate_limit_seconds=60), rate_limit__enabled=False
+    )
     for _ in range(2):
         await gateway.data(VEHICLE)
     answer = await gateway.ask(VEHICLE)

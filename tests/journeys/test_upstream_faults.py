@@ -126,7 +126,7 @@ async def test_a_fault_has_its_documented_code_in_every_shape(simulated, fault, 
         },
         cache={"enabled": False},
         retry={"attempts": 2, "backoff": 0.01},
-        pacing={"enabled": False},
+        rate_limit={"enabled": False},
         limits={"deadline": 5},
     )
     app = create_app(settings)
@@ -201,7 +201,7 @@ def check(response: httpx.Response, shape: Shape, code: str | None, rule: Fault)
 )
 async def test_many_ids_are_read_without_pages(start, rule, code):
     """Where the pages of a scan can't be read, each vehicle is read on its own, unless that is rejected, too."""
-    gateway = await start(pacing__enabled=False)
+    gateway = await start(rate_limit__enabled=False)
     gateway.simulator.faults.rules[:] = [rule]
     ids = gateway.simulator.fleets["T7K2M"].ids[:60]
     keys = [{"__typename": "Vehicle", "vehicleId": vehicle_id} for vehicle_id in ids]

@@ -92,9 +92,9 @@ def calls_over(
     fleet: Any, clock: Callable[[], float] = now, *, limiter: RateLimiter | None = None, **groups: Any
 ) -> Uncoalesced:
     """Calls of a fake fleet API with resilience; by default without rate limiter, retries and circuit."""
-    settings = {"breaker": {"enabled": False}, "retry": {"attempts": 1}, "pacing": {"enabled": False}} | groups
+    settings = {"breaker": {"enabled": False}, "retry": {"attempts": 1}, "rate_limit": {"enabled": False}} | groups
     chosen = Settings(**settings)
-    limiter = limiter or LocalRateLimiter(chosen.pacing)
+    limiter = limiter or LocalRateLimiter(chosen.rate_limit)
     return Uncoalesced(Resilience(Circuit(chosen.breaker), RetryPolicy(chosen.retry), limiter, clock), fleet)
 
 

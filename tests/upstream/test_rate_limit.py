@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gateway.concurrency.deadline import Deadline
 from gateway.errors import Problem, RateLimited
 from gateway.identity import Caller
-from gateway.settings import PacingSettings, RedisSettings, UpstreamSettings
+from gateway.settings import RateLimitSettings, RedisSettings, UpstreamSettings
 from gateway.upstream.cache import MemoryStore
 from gateway.upstream.coalescing import Uncoalesced
 from gateway.upstream.memory_store import BoundedMemoryCache
@@ -24,7 +24,7 @@ from gateway.upstream.redis_store import RedisStore
 from gateway.upstream.requests import Rate, RequestScope, RequestStats, UpstreamRequest, UpstreamResponse
 from tests.upstream.fakes import Clock, calls_over, vehicle_read
 
-SETTINGS = PacingSettings()
+SETTINGS = RateLimitSettings()
 
 
 class Limited:
@@ -324,7 +324,7 @@ def test_unknown_clients_do_not_wait():
 
 def test_the_client_that_was_updated_least_recently_is_dropped():
     """The number of clients is bounded by the settings."""
-    limiter = LocalRateLimiter(PacingSettings(clients_max=2))
+    limiter = LocalRateLimiter(RateLimitSettings(clients_max=2))
     for client in ("alice", "bob", "alice", "carol"):
         limiter.update(client, Rate(10, 5, 160.0))
     assert [limiter.knows(client) for client in ("alice", "bob", "carol")] == [True, False, True]
@@ -332,7 +332,7 @@ def test_the_client_that_was_updated_least_recently_is_dropped():
 
 def test_a_disabled_limiter_stores_nothing():
     """No call ever waits."""
-    limiter = LocalRateLimiter(PacingSettings(enabled=False))
+    limiter = LocalRateLimiter(RateLimitSettings(enabled=False))
     limiter.update("alice", Rate(10, 0, 160.0))
     limiter.block("alice", 130.0)
     assert not limiter.knows("alice")

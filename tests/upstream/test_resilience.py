@@ -167,7 +167,7 @@ async def test_a_call_is_counted_once(transport):
     """Of five remaining calls two may be made at once over either transport: none counts twice."""
     reset = int(time.time()) + 60
     limit = b"X-Rate-Limit-Limit: 100\r\nX-Rate-Limit-Remaining: 5\r\nX-Rate-Limit-Reset: %d\r\n" % reset
-    settings = {"upstream": {"transport": transport}, "pacing": {"reserve": 3, "share": 0}}
+    settings = {"upstream": {"transport": transport}, "rate_limit": {"reserve": 3, "share": 0}}
     async with client_of(response_with("200 OK", b'{"id":"JQ7RP"}', limit), [PLAIN], **settings) as (client, server):
         by = RequestScope(scope().caller, RequestStats(), deadline=Deadline.after(5))
         for _ in range(3):

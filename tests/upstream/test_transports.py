@@ -394,7 +394,7 @@ def test_a_response_before_the_request_was_sent_is_invalid(run):
         http1 = transport._http1
         head = http1.request("GET", "/vehicles/JQ7RP", http1.prepared({"X": "x" * 2**23}))
         with pytest.raises((httpx.DecodingError, httpx.ReadError)):
-            await http1.asked(head)
+            await http1.fetch_raw(head)
 
     run(scenario, [PLAIN], reads=False)
 

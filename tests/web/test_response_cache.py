@@ -156,7 +156,7 @@ def test_a_fragment_is_the_data_of_one_field():
 
 
 def page(key: str, fragment) -> SimpleNamespace:
-    return SimpleNamespace(kept=lambda wanted: fragment if wanted == key else None)
+    return SimpleNamespace(fragment=lambda wanted: fragment if wanted == key else None)
 
 
 def found_with(pages: dict, others=(), token=None) -> object:

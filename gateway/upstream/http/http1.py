@@ -175,7 +175,7 @@ class Http1:
             self._idle[newest] = None
         self._wait_for_connection(call, loop, now)
 
-    async def asked(
+    async def fetch_raw(
         self, head: bytes, tenant: str = "", decode: Decoder | None = None, *, is_checked: bool = False
     ) -> Any:
         """A response's status, header fields and body, or the result of `decode`, without httpx's objects.

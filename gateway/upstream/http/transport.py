@@ -90,7 +90,7 @@ class HttpTransport:
                 return await self._httpx.send(request.endpoint.method, target, headers, request.body, decode)
             assert self._http1 is not None
             head = self._http1.request(request.endpoint.method, target, self._prepared_for(request), request.body)
-            response: UpstreamResponse[T] = await self._http1.asked(
+            response: UpstreamResponse[T] = await self._http1.fetch_raw(
                 head, request.caller.principal, decode, is_checked=request.is_matched_by_id
             )
         except TRANSPORT_ERRORS as failure:
