@@ -25,7 +25,7 @@ from benchmarks.made_fleet import FleetProcess, vehicle_id
 from gateway.schema.global_ids import vehicle_global_id
 from tests.gateway_process import GatewayProcess
 
-SERVED, LOADING = 0, 1  # processors
+SERVED, LOADING = 0, 1  # CPUs
 CONNECTIONS = 16
 # Seconds of a run that ends by its number of responses.
 LONG = 600

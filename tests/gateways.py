@@ -83,14 +83,14 @@ async def start() -> AsyncIterator[Start]:
             clock: Clock = now, **setting_infos: Any,
         ) -> Gateway:  # fmt: skip
             simulator = simulator or Simulator(plans, behaviours or Behaviours(rate_limit_requests=0))
-            slices: dict[str, dict[str, Any]] = {
+            groups: dict[str, dict[str, Any]] = {
                 "cache": {"enabled": False},
                 "retry": {"attempts": 1},
             }
             for path, value in setting_infos.items():
                 part, _, name = path.partition("__")
-                slices.setdefault(part, {})[name] = value
-            url = await stack.enter_async_context(joined(simulator, clock, **slices))
+                groups.setdefault(part, {})[name] = value
+            url = await stack.enter_async_context(joined(simulator, clock, **groups))
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
             return Gateway(http, simulator)
 
@@ -104,11 +104,11 @@ async def gateway(start: Start) -> Gateway:
 
 
 @asynccontextmanager
-async def joined(simulator: Simulator, clock: Clock = now, **slices: dict[str, Any]) -> AsyncIterator[str]:
+async def joined(simulator: Simulator, clock: Clock = now, **groups: dict[str, Any]) -> AsyncIterator[str]:
     """Serves a gateway over a simulated fleet API; gives the gateway's URL."""
     fleet = uvicorn.Config(simulator.app, log_level="critical", access_log=False)
     async with served(fleet) as upstream:
-        settings = Settings(**{**slices, "upstream": {"url": upstream, **slices.get("upstream", {})}})
+        settings = Settings(**{**groups, "upstream": {"url": upstream, **groups.get("upstream", {})}})
         async with served(ServerConfig(create_app(settings, clock=clock), settings)) as url:
             yield url
 
@@ -125,7 +125,7 @@ async def served(config: uvicorn.Config) -> AsyncIterator[str]:
         try:
             yield f"http://127.0.0.1:{listening.getsockname()[1]}"
         finally:
-            # As uvicorn does it, without its pause.
+            # As uvicorn does it, without its delay.
             ticking.cancel()
             for each in server.servers:
                 each.close()

@@ -40,8 +40,8 @@ class FakeIssuer:
         async def answer(request: Request) -> Response:
             if self.down:
                 return Response(status_code=503)
-            told = self.handle(httpx.Request("GET", str(request.url)))
-            return Response(told.content, told.status_code, media_type="application/json")
+            response = self.handle(httpx.Request("GET", str(request.url)))
+            return Response(response.content, response.status_code, media_type="application/json")
 
         return Starlette(routes=[Route("/{path:path}", answer)])
 

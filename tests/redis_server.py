@@ -37,7 +37,7 @@ class RedisServer:
             "--appendonly",
             "no",
             "--rdbcompression",
-            "no",  # what `dump` gives is searched
+            "no",  # the tests search the output of `dump`
             "--dir",
             str(self._folder),
         ]

@@ -120,7 +120,7 @@ def test_a_bad_setting_ends_the_program_with_its_name(variable, value):
     """One line names the invalid variable; there is no traceback."""
     without = {name: None for name in os.environ if name.startswith("GATEWAY_")}
     ended = CliRunner().invoke(app, ["settings"], env=without | {variable: value})
-    assert ended.exit_code == 2  # 1, had an exception ended it
+    assert ended.exit_code == 2  # an exception would give 1
     assert ended.stderr.startswith(f"{variable}: ")
     assert len(ended.stderr.splitlines()) == 1
 

@@ -22,6 +22,6 @@ def test_a_package_is_blocked_within_the_block_only():
 
 def test_a_gateway_without_redis_does_not_load_it():
     """It takes seven megabytes; aiocache would import it."""
-    told = "import sys, gateway.app; print([name for name in ('redis', 'httpcore') if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, check=True)
+    code = "import sys, gateway.app; print([name for name in ('redis', 'httpcore') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -1,4 +1,4 @@
-"""Callers that share a browser: what its HTTP cache keeps of one is not given to another."""
+"""Callers that share a browser: its HTTP cache gives no caller another's response."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALICE, EVE = ({"authorization": f"Bearer {TOKENS[name]}"} for name in ("alice", 
 
 
 class Counted:
-    """An application, and how often its endpoint was asked by GET."""
+    """An application that counts GET requests to its endpoint."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -46,15 +46,15 @@ def page(serve, monkeypatch) -> str:
     return serve(Starlette(routes=[Route("/", lambda _: FileResponse(HERE / "browser_cache.html")), modules]))
 
 
-def test_callers_who_share_a_browser_get_their_own_answers(serve, page):
-    """By GET, as urql asks by itself: each caller gets their fleet, nobody gets 401, and who asks again is not asked for."""
+def test_callers_that_share_a_browser_get_their_own_responses(serve, page):
+    """With urql's GET requests each caller gets its own fleet, none gets 401, and a repeated request is a cache hit."""
     simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0))
     url = serve(simulator.app)
     gateway = Counted(create_app(Settings(upstream={"url": url}, http={"cors_origins": page}, log={"level": "error"})))
     cost = {**ALICE, "x-gateway-cost": "report"}
     plain = {**ALICE, "accept": "application/json"}
-    asked = [ALICE, ALICE, EVE, EVE, {}, cost, cost, plain, {}, ALICE]
-    answers = node("browser_cache.mjs", page, f"{serve(gateway)}/graphql", QUERY, json.dumps(asked))
+    requests = [ALICE, ALICE, EVE, EVE, {}, cost, cost, plain, {}, ALICE]
+    answers = node("browser_cache.mjs", page, f"{serve(gateway)}/graphql", QUERY, json.dumps(requests))
 
     def fleet(name: str) -> dict[str, object]:
         return {"vehicles": {"nodes": [{"vehicleId": vehicle} for vehicle in simulator.fleets[name].ids[:3]]}}
@@ -63,11 +63,11 @@ def test_callers_who_share_a_browser_get_their_own_answers(serve, page):
     given = [(answer["status"], answer.get("data")) for answer in answers]
     assert given == [alice, alice, eve, eve, none, alice, alice, alice, none, alice]
     assert [answer.get("errors") for answer in answers if answer["status"] == 401] == [["UNAUTHENTICATED"]] * 2
-    assert ["cost" in (answer.get("extensions") or {}) for answer in answers] == [how is cost for how in asked]
+    assert ["cost" in (answer.get("extensions") or {}) for answer in answers] == [how is cost for how in requests]
     assert [answer["type"].startswith("application/json") for answer in answers] == [
-        how in (plain, {}) for how in asked
+        how in (plain, {}) for how in requests
     ]
-    # Who asks again gets what the browser has kept, with its request's id.
+    # A repeated request gets the browser's cached response, with that one's request id.
     ids = [answer["id"] for answer in answers]
     assert [ids[0], ids[2], ids[5]] == [ids[1], ids[3], ids[6]]
     assert gateway.requests == len(set(ids)) == 7

@@ -1,7 +1,7 @@
-"""The gateway with the real programs: GraphQL clients, federation routers, a browser, and the tools of front ends.
+"""The gateway with real programs: GraphQL clients, federation routers, a browser and front-end tools.
 
-They come from npm and are fetched when the first test needs them; without Node, or without a registry, the tests are
-skipped. The browser is Debian's `chromium`.
+They come from npm and are installed when the first test needs them; without Node or a registry the tests are skipped.
+The browser is Debian's `chromium`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ROOT = HERE.parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def packages() -> None:
-    """The npm packages of this folder: fetched if they are not those of the lock file, by one test process at a time."""
+    """The npm packages of this folder, installed by one test process at a time if they differ from the lock file."""
     require("node", "nodejs")
     npm = require("npm", "npm")
     lock, fetched = HERE / "package-lock.json", HERE / "node_modules" / ".package-lock.json"  # npm writes it last
@@ -47,7 +47,7 @@ def packages() -> None:
 
 
 def node(script: str, *arguments: str) -> Any:
-    """What a script of this folder prints, as JSON."""
+    """The JSON output of a script of this folder."""
     command = ["node", script, *arguments]
     ended = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:] + ended.stdout[-3000:]
@@ -70,7 +70,7 @@ class World:
 
 
 def test_every_audit_of_graphql_over_http_passes(serve):
-    """MUST, SHOULD and MAY."""
+    """All MUST, SHOULD and MAY audits pass."""
     result = node("audit.mjs", World(serve).url, "client-token")
     assert result["audits"] > 50
     assert result["short"] == []
@@ -78,7 +78,7 @@ def test_every_audit_of_graphql_over_http_passes(serve):
 
 @pytest.fixture(scope="module")
 def compiled(packages: None) -> None:
-    """What relay-compiler makes of the schema and two operations; its own rules for connections are checked by it."""
+    """The output of relay-compiler for the schema and two operations; it checks Relay's connection rules."""
     (HERE / "generated" / "relay").mkdir(parents=True, exist_ok=True)
     command = [HERE / "node_modules" / ".bin" / "relay-compiler"]
     ended = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=120, check=False)
@@ -96,10 +96,10 @@ def compiled(packages: None) -> None:
     ],
 )
 @pytest.mark.usefixtures("compiled")
-def test_real_clients_end_with_the_whole_fleet(serve, client, way, behaviours):
-    """Several pages, merged by the client's own store: every vehicle once, in order, and the walk ends.
+def test_real_clients_page_through_the_whole_fleet(serve, client, way, behaviours):
+    """Each client's own store merges the pages: every vehicle once, in order, and paging ends.
 
-    urql's relayPagination can't go backward from a page that has `after`, so its third way is left out.
+    urql's relayPagination can't page backward from a page with `after`, so that case is left out.
     """
     world = World(serve, **behaviours)
     assert node("walks.mjs", client, way, world.url, "client-token") == world.ids
@@ -107,7 +107,7 @@ def test_real_clients_end_with_the_whole_fleet(serve, client, way, behaviours):
 
 @pytest.mark.parametrize("router", ["apollo", "hive"])
 def test_federation_routers_resolve_over_two_subgraphs(serve, tmp_path, router):
-    """Our SDL composes with a subgraph that extends Vehicle; 500 entities are one call, and five upstream pages."""
+    """Our SDL composes with a subgraph that extends Vehicle; 500 entities take one call and five upstream pages."""
     world = World(serve, vehicles=500)
     sdl = tmp_path / "fleet.graphql"
     sdl.write_text(print_sdl(federation=True))
@@ -121,8 +121,8 @@ def test_federation_routers_resolve_over_two_subgraphs(serve, tmp_path, router):
     assert set(world.simulator.requests.by_client) == {"T7K2M#one"}
 
 
-def test_front_end_tools_take_the_schema():
-    """graphql-codegen's TypeScript compiles strictly, and graphql-eslint's Relay rules find nothing."""
+def test_front_end_tools_accept_the_schema():
+    """graphql-codegen's TypeScript compiles in strict mode, and graphql-eslint's Relay rules report nothing."""
     (HERE / "generated").mkdir(exist_ok=True)
     command = ["node", "schema.mjs", str(ROOT / "schema.graphql")]
     ended = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=180, check=False)
@@ -130,7 +130,7 @@ def test_front_end_tools_take_the_schema():
 
 
 def test_graphiql_works_in_a_browser_without_a_network(serve, tmp_path, monkeypatch):
-    """In Chromium: the first example by keyboard, its cost, a cursor followed, the documentation; no error, no leak."""
+    """In Chromium: the first example by keyboard, its cost, a cursor, the documentation; no error, no leaked token."""
     monkeypatch.setenv("CHROMIUM", require("chromium", "chromium"))
     if not GRAPHIQL.joinpath("graphiql.min.js").is_file():
         give_up("npm", "this build is without GraphiQL: uv sync --reinstall-package invers-graphql-gateway brings it")

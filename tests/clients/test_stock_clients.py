@@ -1,4 +1,4 @@
-"""The gateway with HTTP clients that offer HTTP/2 over plain text with their first request: the JDK's and curl."""
+"""HTTP clients that offer an h2c upgrade with their first request: the JDK's and curl."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PADDED = QUERY + " " * 100_000  # more than one piece
 
 @pytest.fixture(scope="module")
 def url(tmp_path_factory):
-    """A served gateway's endpoint."""
+    """The URL of a served gateway's endpoint."""
     with serving(Simulator(PLANS, Behaviours(rate_limit_requests=0)).app) as fleet:
         gateway = GatewayProcess(tmp_path_factory.mktemp("gateway"), upstream_url=fleet)
         gateway.wait_until_ready()
@@ -27,15 +27,15 @@ def url(tmp_path_factory):
 
 
 def output_of(program: str, *arguments: str, given: str = "") -> str:
-    """What a program prints."""
+    """The standard output of a program."""
     ended = subprocess.run([program, *arguments], input=given, capture_output=True, text=True, timeout=120, check=False)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
 
 @pytest.mark.parametrize("body", [QUERY, PADDED], ids=["small", "large"])
-def test_the_jdks_client_is_answered(url, body):
-    """`HttpClient.newHttpClient()` sends its body with an offer of h2c, and gets its answer each time."""
+def test_the_jdk_client_gets_responses(url, body):
+    """`HttpClient.newHttpClient()` offers h2c with a body, and gets a response each time."""
     require("javac", "default-jdk-headless")  # which `java` calls for a source file
     source = str(Path(__file__).with_name("StockClient.java"))
     lines = output_of("java", source, url, TOKENS["alice"], body).splitlines()
@@ -45,8 +45,8 @@ def test_the_jdks_client_is_answered(url, body):
 
 @pytest.mark.parametrize("body", [QUERY, PADDED], ids=["small", "large"])
 @pytest.mark.parametrize("more", [(), ("--header", "Transfer-Encoding: chunked")], ids=["length", "chunks"])
-def test_curl_is_answered(url, body, more):
-    """`curl --http2` sends its body with an offer of h2c, by length or in chunks, and gets its answer each time."""
+def test_curl_gets_responses(url, body, more):
+    """`curl --http2` offers h2c with a body, with a length or chunked, and gets a response each time."""
     fields = ("--header", f"Authorization: Bearer {TOKENS['alice']}", "--header", "Content-Type: application/json")
     options = ("--http2", "--silent", "--show-error", "--write-out", " %{http_code}\n", *fields, *more)
     lines = output_of(require("curl", "curl"), *options, "--data-binary", "@-", url, url, given=body).splitlines()

@@ -54,10 +54,10 @@ async def test_a_plain_request_leaves_nothing_to_the_collector(cached):
     answers = []
 
     def receiving():
-        left = [{"type": "http.request", "body": body, "more_body": False}]
+        messages = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def receive():
-            return left.pop() if left else await asyncio.Event().wait()
+            return messages.pop() if messages else await asyncio.Event().wait()
 
         return receive
 
@@ -65,12 +65,12 @@ async def test_a_plain_request_leaves_nothing_to_the_collector(cached):
         answers.append(message)
 
     async with app.lifespan():
-        # The plan is made, the page is known and of those that are kept decoded none is of a test before.
+        # Afterwards the plan is made, the page is known, and no decoded page of an earlier test is cached.
         for _ in range(2 + DECODED_MAX):
             await app(dict(scope), receiving(), send)
         assert b'"errors"' not in answers[-1]["body"]
         answers.clear()
-        # What a test before left may hold something that only then is found to be left, too.
+        # Garbage of an earlier test may refer to objects that become garbage only after it.
         while gc.collect():
             pass
         gc.disable()

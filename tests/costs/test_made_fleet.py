@@ -42,7 +42,7 @@ async def test_the_synthetic_fleet_can_be_paged_through(gateway_and_fleet, query
     gateway, _ = gateway_and_fleet
     found, at = [], None
     while True:
-        page = (await gateway.data(query, by="whoever", c=at))["vehicles"]
+        page = (await gateway.data(query, by="any-token", c=at))["vehicles"]
         found = pages(found, [node["vehicleId"] for node in page["nodes"]])
         if not page["pageInfo"][more]:
             break
@@ -53,7 +53,7 @@ async def test_the_synthetic_fleet_can_be_paged_through(gateway_and_fleet, query
 async def test_a_synthetic_vehicle_is_read_by_its_id(gateway_and_fleet):
     """Each id gives its vehicle, an id beyond the last gives none, and each read is counted."""
     gateway, fleet = gateway_and_fleet
-    vehicles = [(await gateway.data(VEHICLE, by="whoever", id=vehicle_id(n)))["vehicle"] for n in (1, 250, 251)]
+    vehicles = [(await gateway.data(VEHICLE, by="any-token", id=vehicle_id(n)))["vehicle"] for n in (1, 250, 251)]
     assert [one and one["vehicleId"] for one in vehicles] == ["V0000001", "V0000250", None]
     assert vehicles[0]["masterData"]["vin"] != vehicles[1]["masterData"]["vin"]
     assert vehicles[0]["latestState"]["position"] is not None
@@ -64,11 +64,11 @@ async def test_a_synthetic_vehicle_is_read_by_its_id(gateway_and_fleet):
 async def test_a_canonical_operation_takes_known_calls(gateway_and_fleet, name):
     """Each benchmark operation has a complete response, and makes the upstream calls that its floor makes."""
     gateway, fleet = gateway_and_fleet
-    headers = {"Content-Type": "application/json", "Authorization": "Bearer whoever"}
+    headers = {"Content-Type": "application/json", "Authorization": "Bearer any-token"}
     body = OPERATIONS[name].body.first_request(250)
     answer = (await gateway.http.post("/graphql", content=body, headers=headers)).json()
     assert "errors" not in answer
     assert None not in answer["data"].values()
     assert None not in (answer["data"].get("nodes") or answer["data"].get("_entities") or [])
-    # A fleet as small as this is walked for a hundred vehicles, in three pages.
+    # For a hundred vehicles a fleet as small as this is scanned, in three pages.
     assert fleet.calls() == {"page": 1, "whole": 1, "nodes": 15, "aliases": 15, "entities": 3, "vehicle": 1}[name]

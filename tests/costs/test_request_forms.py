@@ -42,7 +42,7 @@ HEADERS = {
         "x-forwarded-proto": "https",
     },
 }
-# Beyond a plain request's: calls of functions, in Python and C, and bytes at the peak.
+# More than a plain request's: function calls, in Python and C, and bytes at the peak.
 MORE_CALLS, MORE_BYTES = 30, 1024
 
 
@@ -146,7 +146,7 @@ async def test_every_form_of_request_costs_about_the_same(operation, origins):
     async with app.lifespan():
         for form in (every["plain"], every["plain"], every["registered"]):
             await ask(app, form)
-        for form in every.values():  # so that all is known that is remembered
+        for form in every.values():  # fills all caches
             for _ in range(2):
                 await ask(app, form)
         expected = await ask(app, every["plain"])

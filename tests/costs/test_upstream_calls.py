@@ -90,7 +90,7 @@ OPERATIONS = [
     Operation("the same with 3 aliases of different `first` up to 100", three_sizes, 1, 0),
     Operation("200 concurrent clients of one principal asking it", two_hundred_at_once, 1, 0),
     Operation("20 aliases of vehicle(id), 15 distinct", twenty_by_id, 15, 0),
-    Operation("the same after a list that held them", twenty_by_id, 0, 0, before=whole_page),
+    Operation("the same after a list with them", twenty_by_id, 0, 0, before=whole_page),
     Operation("nodes of 400 ids, fleet size not yet known", four_hundred_nodes, 20, 0, at_most=True),
     Operation(
         "scan of all by first: 50, then again by first: 20",

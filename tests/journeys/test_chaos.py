@@ -31,7 +31,7 @@ QUERIES = (
     "{ telematicsUnits(last: 5) { nodes { unitId vehicle { vehicleId } } } }",
     '{ nodes(ids: ["VmVoaWNsZTpKUTdSUA==", "VmVoaWNsZTpLM1dYOA=="]) { id } }',
 )
-# Few, so that a worker which lost them with the calls it gave up would soon have none.
+# Few, so that a worker that lost them with cancelled calls would soon have none.
 CONNECTIONS = 4
 REDIS_CONNECTIONS = 8
 FAULTS = (
@@ -51,10 +51,10 @@ FAULTS = (
     Fault("churn", probability=0.1),
     Fault("outage", times=30),
 )
-# What a caller may be told while all this goes on; anything else is a bug.
+# The codes that a caller may get meanwhile; any other is a bug.
 HONEST = {
     "UPSTREAM_UNAVAILABLE", "UPSTREAM_TIMEOUT", "UPSTREAM_INVALID_RESPONSE", "RATE_LIMITED", "DEADLINE_EXCEEDED", "OVERLOADED",
-    "UPSTREAM_REJECTED",  # cursors that expired twice under a walk of ours
+    "UPSTREAM_REJECTED",  # cursors that expired twice during a scan
 }  # fmt: skip
 
 
@@ -77,7 +77,7 @@ class Outcomes:
 
 async def keep_calling(url: str, token: str, outcomes: Outcomes) -> None:
     dice = random.Random(token)
-    limits = httpx.Limits(max_keepalive_connections=0)  # a killed worker's connections are gone
+    limits = httpx.Limits(max_keepalive_connections=0)  # a killed worker's connections are closed
     async with httpx.AsyncClient(base_url=url, limits=limits) as http:
         while outcomes.go_on():
             deadline = dice.choice([0.02, 0.1, PATIENT, PATIENT])
@@ -172,22 +172,22 @@ async def test_after_the_chaos_all_is_at_rest(redis, tmp_path, serve):
                 break
             await asyncio.sleep(0.25)
         assert await at_rest(gateway.url)
-        await asyncio.sleep(1.5)  # past the breaker's longest pause
+        await asyncio.sleep(1.5)  # past the breaker's longest open time
         async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as http:
 
             async def ask(token: str, query: str) -> httpx.Response:
                 headers = {"Authorization": f"Bearer {token}"}
                 return await http.post("/graphql", json={"query": query}, headers=headers)
 
-            # All at once: on either worker they take every connection there is to the fleet API. A breaker that the
-            # chaos left open lets a single one through, so the first rounds may fail.
+            # All at once: on either worker they use every connection to the fleet API. A breaker that the
+            # chaos left open permits a single one, so the first rounds may fail.
             asked = [(token, query) for token in CALLERS for query in QUERIES[:2]]
             for _ in range(10):
-                told = [answer.json() for answer in await asyncio.gather(*(ask(*each) for each in asked))]
-                if all(answer.keys() == {"data"} for answer in told):  # neither errors nor word of something stale
+                responses = [answer.json() for answer in await asyncio.gather(*(ask(*each) for each in asked))]
+                if all(answer.keys() == {"data"} for answer in responses):  # neither errors nor stale data
                     break
                 await asyncio.sleep(1)
-            for answer in told:
+            for answer in responses:
                 assert answer.keys() == {"data"}, answer
                 check(answer["data"], simulator.fleets["T7K2M"].ids)
         await asyncio.sleep(0.5)

@@ -71,10 +71,10 @@ async def test_callers_that_share_a_call_each_get_their_selection(gateway):
         *(gateway.data(f"{{ {BY_ID['vehicle'](one, fields)} }}") for fields in (BRAND, PLATE, whole))
     )
     assert gateway.simulator.requests.total == 1
-    told = all_of_it["vehicle"]
-    assert brand["vehicle"] == {"vehicleId": one, "masterData": {"brand": told["masterData"]["brand"]}}
+    vehicle = all_of_it["vehicle"]
+    assert brand["vehicle"] == {"vehicleId": one, "masterData": {"brand": vehicle["masterData"]["brand"]}}
     assert plate["vehicle"] == {
         "vehicleId": one,
-        "masterData": {"licensePlate": told["masterData"]["licensePlate"]},
-        "telematicsUnit": told["telematicsUnit"],
+        "masterData": {"licensePlate": vehicle["masterData"]["licensePlate"]},
+        "telematicsUnit": vehicle["telematicsUnit"],
     }

@@ -94,8 +94,8 @@ def server(serve):
     """Starts gateways behind the real server."""
     started = []
 
-    def start(**slices) -> Served:
-        started.append(Served(serve, **slices))
+    def start(**groups) -> Served:
+        started.append(Served(serve, **groups))
         return started[-1]
 
     yield start
@@ -118,7 +118,7 @@ def full(one: Served, seconds: float):
     for each, (operations, queued) in zip(running, ((1, 0), (1, 1)), strict=True):
         each.start()
         assert waits_until(lambda load=(operations, queued): loads(one) == load)
-    one.say(request("POST /graphql", ALICE, KIND, body=QUESTION))  # from here on she is known to flood
+    one.say(request("POST /graphql", ALICE, KIND, body=QUESTION))  # from here on she is remembered as a flood
     yield
     for each in running:
         each.join()
@@ -134,15 +134,15 @@ def test_every_response_has_a_complete_vary_header(server, origins):
     )
     for origin in ((), (f"Origin: {PAGE}",), ("Origin: https://another.test",)):
         for expected, caching, first, given, body in ANSWERS:
-            asked = request(first, *given, *origin, body=body)
-            status, fields, _ = received(one.say(asked))
-            assert status == expected, asked
-            assert fields["cache-control"][0].startswith(caching), asked
-            assert len(fields["cache-control"]) == 1, asked
-            assert varies(fields) == sorted(DEPENDS), asked
-            # A page of another origin reads what the application answers; what comes before it is no page's business.
+            sent = request(first, *given, *origin, body=body)
+            status, fields, _ = received(one.say(sent))
+            assert status == expected, sent
+            assert fields["cache-control"][0].startswith(caching), sent
+            assert len(fields["cache-control"]) == 1, sent
+            assert varies(fields) == sorted(DEPENDS), sent
+            # A page of another origin may read the application's responses, but not those of the server before it.
             readable = bool(origins) and origin[:1] == (f"Origin: {PAGE}",) and status != 431
-            assert ("access-control-allow-origin" in fields) == (readable and first != "nonsense"), asked
+            assert ("access-control-allow-origin" in fields) == (readable and first != "nonsense"), sent
 
 
 def test_failures_have_a_complete_vary_header(server):
@@ -152,23 +152,23 @@ def test_failures_have_a_complete_vary_header(server):
     get, post = request(f"GET {QUERY}", ALICE), request("POST /graphql", ALICE, KIND, body=QUESTION)
     head = request(f"HEAD {QUERY}", ALICE)
     with full(one, 1.0):
-        told = [(503, one.say(asked)) for asked in (get, post, head)]
+        rejections = [(503, one.say(sent)) for sent in (get, post, head)]
     one.simulator.faults.rules = []
     small.simulator.faults.rules = [Fault("latency", seconds=1)]
     with closing(KeepAlive(small)) as first, closing(KeepAlive(small)) as second:
         for each in (first, second):
             each.connection.sendall(request_of())
         assert waits_until(lambda: loads(small) == (2, 0))
-        told.append((503, small.say(get)))
+        rejections.append((503, small.say(get)))
         assert [first.ask(), second.ask()] == [200, 200]
-    one.server.config.app.graphql.runtime = None  # which nobody expects while it runs
-    told += [(500, one.say(asked)) for asked in (get, post)]
-    for expected, answer in told:
+    one.server.config.app.graphql.runtime = None  # a bug
+    rejections += [(500, one.say(sent)) for sent in (get, post)]
+    for expected, answer in rejections:
         status, fields, body = received(answer)
         assert status == expected
         assert fields["cache-control"] == ["no-store"]
         assert varies(fields) == sorted(DEPENDS)
-        assert bool(body) == (answer is not told[2][1])
+        assert bool(body) == (answer is not rejections[2][1])
 
 
 @pytest.mark.parametrize(("origins", "depends"), [("", []), (PAGE, ["Origin"])], ids=["one origin", "two origins"])
@@ -188,7 +188,7 @@ def test_plain_and_compressed_responses_vary_alike(server):
     ).encode()
     plain = request("POST /graphql", ALICE, KIND, body=body)
     compressed = request("POST /graphql", ALICE, KIND, "Accept-Encoding: gzip", body=body)
-    answers = [received(one.say(asked)) for asked in (compressed, plain, plain, compressed)]
+    answers = [received(one.say(sent)) for sent in (compressed, plain, plain, compressed)]
     assert [fields.get("content-encoding") for _, fields, _ in answers] == [None, None, None, ["gzip"]]
     assert [varies(fields) for _, fields, _ in answers] == [sorted(DEPENDS)] * 4
 

@@ -24,9 +24,9 @@ from tests.gateways import PLANS, TOKENS
 class Served:
     """A gateway behind the server that `gateway serve` starts, and its simulator behind another."""
 
-    def __init__(self, serve, **slices) -> None:
+    def __init__(self, serve, **groups) -> None:
         self.simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0))
-        settings = Settings(upstream={"url": serve(self.simulator.app)}, port=0, log={"level": "error"}, **slices)
+        settings = Settings(upstream={"url": serve(self.simulator.app)}, port=0, log={"level": "error"}, **groups)
         listening = socket.create_server(("127.0.0.1", 0))
         self.address = listening.getsockname()
         self.url = f"http://127.0.0.1:{self.address[1]}"
@@ -63,8 +63,8 @@ def server(serve):
     """Starts gateways behind the real server."""
     started = []
 
-    def start(**slices) -> Served:
-        started.append(Served(serve, **slices))
+    def start(**groups) -> Served:
+        started.append(Served(serve, **groups))
         return started[-1]
 
     yield start
@@ -214,7 +214,7 @@ async def test_a_flood_of_invented_tokens_leaves_slots_to_trusted_callers(server
     """Callers with a new token in each request count as one principal against those the fleet API has accepted."""
     limits = {"concurrency": 4, "queue": 6, "principal_concurrency": 2, "principal_queue": 4}
     gateway = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
-    # In whatever form they ask.
+    # In any form of request.
     traced = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"} if "graphql" in accept else {}
     async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as http:
 
@@ -231,8 +231,8 @@ async def test_a_flood_of_invented_tokens_leaves_slots_to_trusted_callers(server
         assert (await ask(TOKENS["alice"])).status_code == 200
         answers = await asyncio.gather(*flood)
         gateway.simulator.faults.rules = []
-        told = [answer.json()["errors"][0]["extensions"]["code"] for answer in answers]
-        assert (told.count("UNAUTHENTICATED"), told.count("OVERLOADED")) == (9, 31)
+        codes = [answer.json()["errors"][0]["extensions"]["code"] for answer in answers]
+        assert (codes.count("UNAUTHENTICATED"), codes.count("OVERLOADED")) == (9, 31)
         assert [(await ask(TOKENS["bob"])).status_code for _ in range(3)] == [200] * 3
         assert (await http.get("/health/ready")).json()["queued"] == 0
 
@@ -299,7 +299,7 @@ def test_rejections_of_a_flood_are_throttled_and_in_order(server):
     limits = queue | {
         "rejection_cpu_share": 0.0004,
         "cpu_threshold": 1e-9,
-    }  # a refusal costs a hundredth of a second's share or more
+    }  # a rejection costs a hundredth of a second's share or more
     one = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
     one.simulator.faults.rules = [Fault("latency", seconds=2.5)]
     busy, talk, other = [KeepAlive(one) for _ in range(2)], KeepAlive(one), KeepAlive(one)
@@ -473,17 +473,17 @@ def test_inflight_bodies_have_a_common_limit(server):
     """Beyond it large bodies are rejected and small ones are not; bytes that never arrive are released."""
     one = server(http={"inflight_body_bytes_max": 300_000})
     padded = request_of(QUESTION + b" " * 200_000)
-    held = [KeepAlive(one) for _ in range(2)]
-    held[0].connection.sendall(padded[:-1])
+    uploads = [KeepAlive(one) for _ in range(2)]
+    uploads[0].connection.sendall(padded[:-1])
     time.sleep(0.2)
-    held[1].connection.sendall(padded[:-1])
-    assert held[1].file.readline().split()[1] == b"503"
+    uploads[1].connection.sendall(padded[:-1])
+    assert uploads[1].file.readline().split()[1] == b"503"
     small = KeepAlive(one)
     assert small.ask(request_of()) == 200
-    assert held[0].ask(padded[-1:]) == 200
-    held[0].connection.sendall(padded[:-1])
+    assert uploads[0].ask(padded[-1:]) == 200
+    uploads[0].connection.sendall(padded[:-1])
     time.sleep(0.2)
-    for talk in held:
+    for talk in uploads:
         talk.close()
     assert waits_until(lambda: one.server.config.limits.inflight_body_bytes == 0)
     assert small.ask(padded) == 200

@@ -38,7 +38,7 @@ async def test_memory_stays_within_its_bound_and_is_steady():
             gc.collect()
             return tracemalloc.get_traced_memory()[0]
 
-        await read(range(3))  # fills what is filled once: the simulator's texts, decoders, code
+        await read(range(3))  # fills caches that are filled once: the simulator's texts, decoders, code
         await client._cache._store._cache.clear()
         tracemalloc.start()
         try:
@@ -59,7 +59,7 @@ async def test_redis_is_killed_and_restarted_under_load(start, redis):
     async def load(size: int) -> None:
         while not ended.is_set():
             answers.append(await gateway.ask(f"{{ vehicles(first: {size}) {{ nodes {{ vehicleId }} }} }}"))
-            await asyncio.sleep(0)  # without a socket in between, nothing else makes room for the others
+            await asyncio.sleep(0)  # without a socket in between, nothing else yields to the others
 
     loads = [asyncio.create_task(load(size)) for size in (3, 50, 120)]
     await asyncio.sleep(0.3)

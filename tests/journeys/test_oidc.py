@@ -75,13 +75,13 @@ async def test_a_rotated_token_keeps_persisted_queries(world):
     """A hash is known for the next token of its principal, and for no other principal's."""
     simulator, issuer, ask = world
     named = {"extensions": {"persistedQuery": {"version": 1, "sha256Hash": digest_of(QUERY)}}}
-    told = []
+    responses = []
     for number, body in enumerate(({"query": QUERY, **named}, named)):
         token = issuer.token(jti=str(number))
         simulator.accept(token, "T7K2M#cl1")
-        told.append((await ask(token, **body)).json())
-    assert told[0] == told[1]
-    assert "errors" not in told[0]
+        responses.append((await ask(token, **body)).json())
+    assert responses[0] == responses[1]
+    assert "errors" not in responses[0]
     other = issuer.token(sub="cl2")
     simulator.accept(other, "T7K2M#cl2")
     assert (await ask(other, **named)).json()["errors"][0]["message"] == "PersistedQueryNotFound"

@@ -318,18 +318,18 @@ async def test_states_that_lists_lack_stay_within_the_limit_of_calls(start, proj
     )
     states = "{ nodes { vehicleId latestState { mileageInKilometers { value } } } }"
     query = f"{{ a: vehicles(first: 30) {states} b: vehicles(first: 30) {states} }}"
-    held = 0
-    for asked in range(1, 3):
+    complete = 0
+    for round_number in range(1, 3):
         answer = await gateway.ask(query)
-        assert gateway.simulator.requests.total <= 20 * asked
+        assert gateway.simulator.requests.total <= 20 * round_number
         states = [node["latestState"] for name in "ab" for node in answer["data"][name]["nodes"]]
         errors = answer.get("errors", [])
         assert states.count(None) == len(errors) == 60 - 2 * min(30, gateway.simulator.requests.total - 1)
-        assert states.count(None) < 60 - held
-        held = 60 - states.count(None)
+        assert states.count(None) < 60 - complete
+        complete = 60 - states.count(None)
         for error in errors:
             assert error["path"][3] == "latestState"
             assert error["extensions"] == {
                 "code": "LIMIT_EXCEEDED", "retryable": False, "limit": "upstreamCalls", "maximum": 20,
             }  # fmt: skip
-    assert held == 60
+    assert complete == 60

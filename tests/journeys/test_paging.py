@@ -172,8 +172,8 @@ async def test_page_info_works_with_expired_upstream_cursors(start):
     first = await gateway.data("{ vehicles(first: 100) { nodes { telematicsUnit { id } } } }")
     units = [one["telematicsUnit"] for one in first["vehicles"]["nodes"] if one["telematicsUnit"] is not None]
     gateway.fault("expired_cursor", times=1)
-    asked = f"{{ telematicsUnits(first: {len(units)}) {{ nodes {{ id }} pageInfo {{ hasNextPage }} }} }}"
-    found = (await gateway.data(asked))["telematicsUnits"]
+    query = f"{{ telematicsUnits(first: {len(units)}) {{ nodes {{ id }} pageInfo {{ hasNextPage }} }} }}"
+    found = (await gateway.data(query))["telematicsUnits"]
     assert (found["nodes"], found["pageInfo"]["hasNextPage"]) == (units, True)
     assert gateway.simulator.faults.rules[0].times == 0
 

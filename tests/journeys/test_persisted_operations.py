@@ -45,15 +45,15 @@ async def test_a_query_is_sent_once_and_then_named(gateway):
 
 async def test_a_wrong_hash_is_rejected(gateway):
     """No caller can register a query under another query's hash."""
-    refused = await send(gateway, 400, query=OTHER, extensions=persisted(digest_of(QUERY)))
-    assert refused["errors"][0]["extensions"]["code"] == "PERSISTED_QUERY_MISMATCH"
+    rejected = await send(gateway, 400, query=OTHER, extensions=persisted(digest_of(QUERY)))
+    assert rejected["errors"][0]["extensions"]["code"] == "PERSISTED_QUERY_MISMATCH"
     assert "errors" in await send(gateway, extensions=persisted(digest_of(QUERY)))
 
 
 async def test_a_hash_does_not_reveal_the_queries_of_others(gateway):
     """It is known only for the principal that registered it, and not for a text that was merely sent."""
     named = {"extensions": persisted(digest_of(QUERY))}
-    for _ in range(3):  # so that the document is kept, too
+    for _ in range(3):  # so that the document is cached, too
         assert await send(gateway, query=QUERY) == JQ7RP
     unknown = await send(gateway, **named)
     assert unknown["errors"][0]["extensions"]["code"] == "PERSISTED_QUERY_NOT_FOUND"

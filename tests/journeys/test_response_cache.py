@@ -43,7 +43,7 @@ async def world(start):
     clock, simulator = Clock(), Simulator(PLANS, Behaviours(rate_limit_requests=0))
     lives = {f"cache__{name}_ttl": 10 for name in ("vehicles", "vehicle", "latest_state", "negative")}
     lives |= {f"cache__{name}_stale_while_revalidate": 0 for name in ("vehicles", "vehicle", "latest_state")}
-    # Only the response of an operation with a plan is kept whole.
+    # Only the response of an operation with a plan is cached whole.
     cached = await start(
         simulator=simulator, clock=clock, cache__enabled=True, cache__responses=True, cache__responses_gzip=True,
         graphql__projection=True, **lives,
@@ -76,8 +76,8 @@ async def test_a_response_expires_with_its_dependencies(world, query):
     await world.warm(query)
     world.clock.time += 11
     world.cached.simulator.fleets["T7K2M"].edit(world.ids[3])
-    _, was_kept = await world.ask(query)
-    assert not was_kept
+    _, was_hit = await world.ask(query)
+    assert not was_hit
     await world.warm(query)
 
 
@@ -89,8 +89,8 @@ async def test_a_newer_dependency_invalidates_a_response(world):
     world.clock.time += 5
     one = "query($id: ID!) { vehicle(id: $id) { vehicleId } }"
     await world.cached.ask(one, id=world.ids[0])
-    _, was_kept = await world.ask(BY_ID)
-    assert not was_kept
+    _, was_hit = await world.ask(BY_ID)
+    assert not was_hit
 
 
 async def test_a_response_is_cached_per_principal(world):

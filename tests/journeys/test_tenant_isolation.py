@@ -80,7 +80,7 @@ async def crowd(post: Any, tokens: dict[str, list[str]], ids: list[str], rounds:
         for _ in range(rounds):
             answer = await post(random_operation(dice, ids), dice.choice(tokens[client_id]))
             stamps = stamps_of(answer.get("data"))
-            assert stamps <= {client_id}, f"{client_id} was given what {stamps - {client_id}} had asked for"
+            assert stamps <= {client_id}, f"{client_id} got the data of {stamps - {client_id}}"
             seen += len(stamps)
 
     everyone = (one(client_id, number) for client_id in CLIENTS for number in range(3))

@@ -20,7 +20,7 @@ from tests.journeys.test_upstream_faults import FAULTS, SHAPES
 
 CANARY = "canary7f3a9"
 GOOD = f"{CANARY}-good.abc~def+x/y=="
-REFUSED = f"{CANARY}-refused"
+REJECTED = f"{CANARY}-rejected"
 FORBIDDEN = f"{CANARY}-forbidden"
 JWT = f"eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJ4In0.{CANARY}"
 IMPATIENT = {
@@ -49,7 +49,7 @@ async def through_every_fault(simulator: Simulator, tokens: dict[str, str], ask:
 
 async def test_no_token_is_ever_leaked(redis, tmp_path, serve):
     """Accepted, rejected, forbidden and malformed tokens, every fault and hostile requests: the canary is nowhere."""
-    # Each fault meets a client of its own: nothing that an earlier one left in cache or pace stands before it.
+    # Each fault has a client of its own, without cache entries or rate limits from earlier faults.
     struck = {fault: f"{CANARY}-{number}.abc~def+x/y==" for number, fault in enumerate(FAULTS)}
     clients = (
         Client("T7K2M#good", token=GOOD),
@@ -59,7 +59,7 @@ async def test_no_token_is_ever_leaked(redis, tmp_path, serve):
     simulator = Simulator([FleetPlan("T7K2M", 250, clients=clients)], Behaviours(rate_limit_requests=0))
     gateway = GatewayProcess(tmp_path, upstream_url=serve(simulator.app), redis_url=redis.url, **IMPATIENT)
     gateway.wait_until_ready()
-    told = []
+    outputs = []
     try:
         async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as http:
 
@@ -67,10 +67,10 @@ async def test_no_token_is_ever_leaked(redis, tmp_path, serve):
                 response = await http.post(
                     "/graphql", json=body, headers={"Authorization": f"Bearer {token}", **headers}
                 )
-                told.append(str(response.headers) + response.text)
+                outputs.append(str(response.headers) + response.text)
 
             await through_every_fault(simulator, struck, ask)
-            for token in (GOOD, REFUSED, FORBIDDEN, JWT):
+            for token in (GOOD, REJECTED, FORBIDDEN, JWT):
                 for shape in SHAPES:
                     await ask(
                         token, {"query": shape.query, "variables": shape.variables}, **{"X-Gateway-Cost": "report"}
@@ -89,14 +89,14 @@ async def test_no_token_is_ever_leaked(redis, tmp_path, serve):
                 response = await http.post(
                     "/graphql", json={"query": "{ __typename }"}, headers={"Authorization": header.encode()}
                 )
-                told.append(str(response.headers) + response.text)
+                outputs.append(str(response.headers) + response.text)
                 assert response.status_code == 401
-            told.append((await http.get("/health/ready")).text)
+            outputs.append((await http.get("/health/ready")).text)
     finally:
         code = gateway.stop()
     assert code in (0, -signal.SIGTERM)
-    assert len(told) > 150
-    assert [answer for answer in told if CANARY in answer] == []
+    assert len(outputs) > 150
+    assert [answer for answer in outputs if CANARY in answer] == []
     assert CANARY not in gateway.output
     assert '"event": "request"' in gateway.output
     keys = redis.dump()
@@ -128,13 +128,13 @@ async def test_no_verified_token_is_ever_leaked(redis, tmp_path, serve):
         **IMPATIENT,
     )
     gateway.wait_until_ready()
-    told = []
+    outputs = []
     try:
         async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as http:
 
             async def ask(bearer: str, body: object) -> int:
                 response = await http.post("/graphql", json=body, headers={"Authorization": f"Bearer {bearer}"})
-                told.append(str(response.headers) + response.text)
+                outputs.append(str(response.headers) + response.text)
                 return response.status_code
 
             async def statuses(bearer: str) -> set[int]:
@@ -149,7 +149,7 @@ async def test_no_verified_token_is_ever_leaked(redis, tmp_path, serve):
                 "not yet": token(nbf=int(time.time()) + 600),
                 "other audience": token(aud="other"),
                 "other issuer": token(iss="https://evil.test"),
-                "nobody": token(sub=None),
+                "no subject": token(sub=None),
                 "unknown key": token(RSAKey.generate_key(2048, {"kid": "unknown"})),
                 "another's signature": token(RSAKey.generate_key(2048, {"kid": "one"})),
                 "cut": f"{header}.{payload}.{signature[:-20]}",
@@ -163,7 +163,7 @@ async def test_no_verified_token_is_ever_leaked(redis, tmp_path, serve):
                 name: {401} for name in unsound
             }
             assert simulator.requests.total == before
-            # Sound, but the fleet API does not know it.
+            # Valid, but unknown to the fleet API.
             issued.append(issuer.token(jti=f"{CANARY}-unheard", sub="unheard"))
             assert await statuses(issued[-1]) == {401}
             await through_every_fault(simulator, {fault: token(sub=fault) for fault in FAULTS}, ask)
@@ -175,19 +175,19 @@ async def test_no_verified_token_is_ever_leaked(redis, tmp_path, serve):
     finally:
         code = gateway.stop()
     assert code in (0, -signal.SIGTERM)
-    # What each token has of its own: its claims in words, the end of its payload, both ends of its signature.
+    # The distinct parts of each token: its claims, the end of its payload, both ends of its signature.
     secrets = {CANARY}
     for bearer in issued:
         _, payload, signature = bearer.split(".")
         secrets |= {payload[-40:], signature[:40], signature[-40:]}
-    assert len(told) > 250
-    assert [answer for answer in told if any(secret in answer for secret in secrets)] == []
+    assert len(outputs) > 250
+    assert [answer for answer in outputs if any(secret in answer for secret in secrets)] == []
     assert [secret for secret in secrets if secret in gateway.output] == []
     assert '"event": "request"' in gateway.output
     keys = redis.dump()
     assert keys
-    kept = b"".join(key + value for key, value in keys.items())
-    assert [secret for secret in secrets if secret.encode() in kept] == []
+    stored = b"".join(key + value for key, value in keys.items())
+    assert [secret for secret in secrets if secret.encode() in stored] == []
 
 
 def _encoded(part: object) -> str:

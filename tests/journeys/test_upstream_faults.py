@@ -46,7 +46,7 @@ SHAPES = (
     Shape("_entities", "query($r: [_Any!]!) { __typename bad: _entities(representations: $r) { ... on Vehicle { vehicleId } } }", ONE, {"__typename": "Query"}, {"r": [{"__typename": "Vehicle", "vehicleId": vehicle_id} for vehicle_id in GLOBAL_IDS]}),
 )  # fmt: skip
 
-# What each fault has to be told as; None: the answer is whole, "null": null without an error.
+# The code of each fault; None: the response is complete, "null": null without an error.
 UNAVAILABLE, TIMEOUT, REJECTED = "UPSTREAM_UNAVAILABLE", "UPSTREAM_TIMEOUT", "UPSTREAM_REJECTED"
 UNREADABLE, LIMITED = "UPSTREAM_INVALID_RESPONSE", "RATE_LIMITED"
 FAULTS: dict[str, tuple[Fault, str | None]] = {
@@ -114,7 +114,7 @@ async def test_a_fault_has_its_documented_code_in_every_shape(simulated, fault, 
     """Its code at its field, other fields complete, in bounded time, with no secret and nothing left under way."""
     simulator, url = simulated
     simulator.faults.rules.clear()
-    # Where time is not what fails, a busy machine gets more of it.
+    # Where the fault is not about time, a slow machine gets more of it.
     allowed = 0.3 if FAULTS[fault][1] == TIMEOUT else 3.0
     settings = Settings(
         upstream={
@@ -130,11 +130,13 @@ async def test_a_fault_has_its_documented_code_in_every_shape(simulated, fault, 
         limits={"deadline": 5},
     )
     app = create_app(settings)
-    wire = httpx.ASGITransport(app, raise_app_exceptions=False)
+    transport_to_app = httpx.ASGITransport(app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
     async with (
         app.lifespan(),
-        httpx.AsyncClient(transport=wire, base_url="http://gateway.test", headers=headers, timeout=20) as http,
+        httpx.AsyncClient(
+            transport=transport_to_app, base_url="http://gateway.test", headers=headers, timeout=20
+        ) as http,
     ):
 
         async def ask(query: str, variables: dict[str, Any]) -> httpx.Response:
@@ -156,7 +158,7 @@ async def test_a_fault_has_its_documented_code_in_every_shape(simulated, fault, 
         simulator.faults.rules.clear()
         load = (await http.get("/health/ready")).json()
         assert load == {"status": "ready", "operations": 0, "queued": 0, "reads": 0}
-    await asyncio.sleep(0)  # what was cancelled ends with the loop's next turn
+    await asyncio.sleep(0)  # cancelled tasks end in the next iteration
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
@@ -179,13 +181,13 @@ def check(response: httpx.Response, shape: Shape, code: str | None, rule: Fault)
     assert data["bad"] is None
     (error,) = answer["errors"]
     assert (error["extensions"]["code"], error["path"][0]) == (code, "bad")
-    told = error["extensions"]
-    assert told["retryable"] is (code in (UNAVAILABLE, TIMEOUT, LIMITED))
+    extensions = error["extensions"]
+    assert extensions["retryable"] is (code in (UNAVAILABLE, TIMEOUT, LIMITED))
     if rule.kind == "rate_limit":
-        assert 50 < told["retryAfter"] <= 60
+        assert 50 < extensions["retryAfter"] <= 60
     if rule.kind == "status" and code != "CURSOR_EXPIRED":
         known = rule.type if (rule.type or "").startswith("/problems/") else None
-        assert (told["upstream"]["status"], told["upstream"]["type"]) == (rule.status, known)
+        assert (extensions["upstream"]["status"], extensions["upstream"]["type"]) == (rule.status, known)
 
 
 @pytest.mark.parametrize(

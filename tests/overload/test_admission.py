@@ -159,8 +159,8 @@ async def test_slots_follow_cpu_utilisation():
     await asyncio.gather(*waiting)
 
 
-@pytest.mark.parametrize(("busy", "least", "most"), [(0.85, 16, 17), (0.5, 45, 64)])
-async def test_slots_come_back_quickly_at_low_utilisation(busy, least, most):
+@pytest.mark.parametrize(("utilisation", "least", "most"), [(0.85, 16, 17), (0.5, 45, 64)])
+async def test_slots_come_back_quickly_at_low_utilisation(utilisation, least, most):
     """One by one near the threshold; most of them at once where operations wait for something else than the CPU."""
     limits = LimitSettings(concurrency=64, principal_concurrency=64, cpu_threshold=0.9)
     admission = Admission(limits)
@@ -169,7 +169,7 @@ async def test_slots_come_back_quickly_at_low_utilisation(busy, least, most):
     for _ in range(10):
         admission.adapt(1.0)
     for _ in range(15):
-        admission.adapt(busy)
+        admission.adapt(utilisation)
     entered = 2
     while admission.try_acquire("ba"[entered % 2]):
         entered += 1
@@ -218,9 +218,9 @@ async def test_a_rejected_principal_is_rejected_until_a_quarter_of_the_queue_is_
 
 async def test_waiting_for_a_shared_cpu_counts_as_utilisation(monkeypatch, tmp_path):
     """Time spent waiting for a CPU takes slots away as time spent using it does."""
-    told = tmp_path / "schedstat"
-    told.write_text("0 0 0\n")
-    monkeypatch.setattr("gateway.overload.cpu_monitor.SCHEDSTAT", str(told))
+    schedstat = tmp_path / "schedstat"
+    schedstat.write_text("0 0 0\n")
+    monkeypatch.setattr("gateway.overload.cpu_monitor.SCHEDSTAT", str(schedstat))
     monkeypatch.setattr("gateway.overload.cpu_monitor.INTERVAL", 0.02)
     admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
     for principal in "baaa":
@@ -228,7 +228,7 @@ async def test_waiting_for_a_shared_cpu_counts_as_utilisation(monkeypatch, tmp_p
     watching = asyncio.create_task(monitor(admission.adapt))
     for second in range(1, 101):
         await asyncio.sleep(0.001)
-        told.write_text(f"0 {second * 10**9} 0\n")
+        schedstat.write_text(f"0 {second * 10**9} 0\n")
     for _ in range(3):
         admission.release("a")
     assert not admission.try_acquire("a")
@@ -255,16 +255,16 @@ async def test_a_rejected_principal_is_recognised_by_its_credentials():
 async def test_untrusted_callers_leave_slots_to_trusted_ones():
     """Untrusted callers, as however many principals, have three of four slots and one turn in each round."""
     admission = Admission(LimitSettings(concurrency=4, queue=6, principal_concurrency=2, principal_queue=4))
-    made_up = [admission.queue_of(Caller(f"made up {number}")) for number in range(9)]
-    tasks = [await waiting_for(admission, line) for line in made_up]
+    untrusted = [admission.queue_of(Caller(f"made up {number}")) for number in range(9)]
+    tasks = [await waiting_for(admission, line) for line in untrusted]
     assert (admission.running, admission.waiting) == (3, 6)
     assert admission.is_full(admission.queue_of(Caller("one more")))
     await admission.acquire("known", Deadline.after(5))
     second = await waiting_for(admission, "known")
     assert (admission.running, admission.waiting) == (4, 7)
-    admission.release(made_up[0])
+    admission.release(untrusted[0])
     await asyncio.sleep(0)
-    admission.release(made_up[1])
+    admission.release(untrusted[1])
     await second
     for task in tasks:
         task.cancel()

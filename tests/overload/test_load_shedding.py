@@ -6,12 +6,12 @@ import asyncio
 
 from gateway.overload.load_shedding import RejectionThrottle
 
-BUSY = 0.9
+THRESHOLD = 0.9
 
 
 def throttle_of(number: float) -> RejectionThrottle:
     """A throttle of this many a second."""
-    return RejectionThrottle(RejectionThrottle.COST * RejectionThrottle.WHOLE * number, BUSY)
+    return RejectionThrottle(RejectionThrottle.COST * RejectionThrottle.WHOLE * number, THRESHOLD)
 
 
 async def test_a_few_are_sent_at_once_and_more_in_turn():
@@ -72,10 +72,10 @@ def test_rejections_do_not_wait_at_low_utilisation():
     """At low utilisation the rate grows until all are sent at once; at high utilisation it is at once as before."""
     throttle = throttle_of(1000)
     for _ in range(40):
-        throttle.adapt(BUSY - 0.2)
-    throttle.adapt(BUSY - 0.05)
+        throttle.adapt(THRESHOLD - 0.2)
+    throttle.adapt(THRESHOLD - 0.05)
     assert sent_in(throttle, 0.1, 100) == 3 * 1000
-    throttle.adapt(BUSY + 0.05)
+    throttle.adapt(THRESHOLD + 0.05)
     assert sent_in(throttle, 0.1, 100.1) <= 205
 
 

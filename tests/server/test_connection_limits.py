@@ -43,11 +43,11 @@ async def test_connections_without_a_request_are_closed_first():
         Connection("g", (UNREAD, 0)),
     ]
     assert all(opened(limits, *there))
-    gone = []
+    closed = []
     for number in range(6):
         assert limits.open(Connection(f"new{number}"), 3)
-        gone += [one.address for one in there if one.is_closed and one.address not in gone]
-    assert gone == ["f", "c", "d", "b", "g", "a"]
+        closed += [one.address for one in there if one.is_closed and one.address not in closed]
+    assert closed == ["f", "c", "d", "b", "g", "a"]
     assert not limits.open(Connection("z"), 3)
     assert not there[4].is_closed
 

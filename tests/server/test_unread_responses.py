@@ -30,10 +30,10 @@ def bounded(**settings) -> tuple[UnreadResponses, ClosedConnections]:
 
 
 def unread_response(unread: UnreadResponses, principal: str, *sizes: int) -> list[FakeTransport]:
-    wires = [FakeTransport(size) for size in sizes]
-    for wire in wires:
-        unread.hold(wire, principal, asyncio.get_running_loop())
-    return wires
+    transports = [FakeTransport(size) for size in sizes]
+    for transport in transports:
+        unread.hold(transport, principal, asyncio.get_running_loop())
+    return transports
 
 
 async def test_a_principal_beyond_its_bound_loses_its_slowest():
@@ -43,7 +43,7 @@ async def test_a_principal_beyond_its_bound_loses_its_slowest():
     reading, deaf = unread_response(unread, "a", 90 * KIB, 90 * KIB)
     reading.size = 1
     (new,) = unread_response(unread, "a", 90 * KIB)
-    assert [wire.is_closed for wire in (*others, reading, deaf, new)] == [False, False, True, False]
+    assert [transport.is_closed for transport in (*others, reading, deaf, new)] == [False, False, True, False]
     assert unread.bytes == 270 * KIB
     assert closed.total == {"too much unread": 1}
 
@@ -51,39 +51,39 @@ async def test_a_principal_beyond_its_bound_loses_its_slowest():
 async def test_the_process_beyond_its_bound_loses_the_slowest_of_all():
     """Many principals, such as invented ones, are bounded together."""
     unread, _ = bounded()
-    wires = [wire for number in range(100) for wire in unread_response(unread, str(number), 10 * KIB)]
+    transports = [transport for number in range(100) for transport in unread_response(unread, str(number), 10 * KIB)]
     assert unread.bytes <= 400 * KIB
-    assert sum(not wire.is_closed for wire in wires) == unread.bytes // (10 * KIB) >= 30
-    assert not any(wire.is_closed for wire in wires[-30:])
+    assert sum(not transport.is_closed for transport in transports) == unread.bytes // (10 * KIB) >= 30
+    assert not any(transport.is_closed for transport in transports[-30:])
 
 
 async def test_a_response_counts_whole_until_it_is_sent():
     """Read parts of it are still in memory; then all of it is freed."""
     unread, _ = bounded()
-    (wire,) = unread_response(unread, "a", 100 * KIB)
-    wire.size = 1
-    unread.hold(wire, "a", asyncio.get_running_loop())
+    (transport,) = unread_response(unread, "a", 100 * KIB)
+    transport.size = 1
+    unread.hold(transport, "a", asyncio.get_running_loop())
     assert unread.bytes == 100 * KIB
-    unread.sent(wire)
-    unread.sent(wire)
+    unread.sent(transport)
+    unread.sent(transport)
     assert unread.bytes == 0
 
 
 async def test_a_single_response_may_exceed_the_bound():
     """Else it could never be sent."""
     unread, _ = bounded()
-    (wire,) = unread_response(unread, "a", 500 * KIB)
-    assert not wire.is_closed
+    (transport,) = unread_response(unread, "a", 500 * KIB)
+    assert not transport.is_closed
 
 
 async def test_a_body_behind_its_head_counts():
     """It is in memory, and its client has read nothing of it."""
     unread, _ = bounded(slow_reader_timeout=0.05, slow_reader_rate_min=10 * KIB)
-    wire = FakeTransport(1 * KIB)
-    unread.hold(wire, "a", asyncio.get_running_loop(), to_come=99 * KIB)
+    transport = FakeTransport(1 * KIB)
+    unread.hold(transport, "a", asyncio.get_running_loop(), to_come=99 * KIB)
     assert unread.bytes == 100 * KIB
     await asyncio.sleep(0.15)
-    assert wire.is_closed
+    assert transport.is_closed
 
 
 async def test_a_reader_below_the_minimum_rate_is_disconnected():

@@ -42,9 +42,9 @@ from gateway.web.graphql_request import (
 def test_the_preferred_media_type_is_chosen(accept, chosen):
     """By weight, then by order; 406 if none is acceptable."""
     if chosen is None:
-        with pytest.raises(HTTPError) as refused:
+        with pytest.raises(HTTPError) as rejected:
             media_type_for(accept and accept.encode())
-        assert refused.value.status == 406
+        assert rejected.value.status == 406
     else:
         assert media_type_for(accept and accept.encode()) == chosen
 
@@ -62,9 +62,9 @@ def test_the_preferred_media_type_is_chosen(accept, chosen):
 )
 def test_content_types_of_forms_are_rejected(kind):
     """Only JSON in UTF-8 is accepted: requests that need no preflight never get in."""
-    with pytest.raises(HTTPError) as refused:
+    with pytest.raises(HTTPError) as rejected:
         check_content_type(kind and kind.encode())
-    assert refused.value.status == 415
+    assert rejected.value.status == 415
 
 
 @given(st.binary(max_size=200) | st.text(max_size=100).map(lambda text: f'{{"query": "{text}"}}'.encode()))
@@ -72,8 +72,8 @@ def test_any_body_is_parsed_or_rejected(body):
     """For any bytes, there is a request or an error with a code."""
     try:
         params_of_post(body)
-    except HTTPError as refused:
-        assert refused.status == 400  # noqa: PT017 - either way is right
+    except HTTPError as rejected:
+        assert rejected.status == 400  # noqa: PT017 - either way is right
 
 
 @given(
@@ -86,8 +86,8 @@ def test_any_query_string_is_parsed_or_rejected(query_string):
     """The same for GET."""
     try:
         params_of_query_string(query_string)
-    except HTTPError as refused:
-        assert refused.status == 400  # noqa: PT017 - either way is right
+    except HTTPError as rejected:
+        assert rejected.status == 400  # noqa: PT017 - either way is right
 
 
 def test_a_page_is_for_browsers_without_a_query():
