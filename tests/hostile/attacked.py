@@ -1,4 +1,4 @@
-"""A gateway that is served as it ships, with a measure of what an attack does to it."""
+"""A gateway that is served as it ships, with measurements of an attack's effect on it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ MEMORY_MAX = 150 * 2**20
 
 @dataclass
 class Harm:
-    """What an attack did: seconds without an answer of `/health/live`, how many of them the event loop's thread was at
-    work, health checks that failed, and bytes of memory over what was held before.
+    """The effect of an attack: the longest time in which `/health/live` did not respond, how much CPU time of that the
+    event loop's thread used, failed health checks, and growth of memory in bytes.
 
-    On a machine with other work `blocked` tells of that, too; `busy` is the gateway's own doing.
+    On a machine with other load `blocked` includes that; `busy` is the gateway's own part.
     """
 
     blocked: float = 0.0
@@ -53,26 +53,26 @@ class AttackedGateway:
 
     @contextmanager
     def measured(self) -> Iterator[Harm]:
-        """Measures what happens within the block; the result is filled in when it ends."""
+        """Measures the effect of the block; the result is filled in at its end."""
         harm = Harm()
         before = self.memory("VmRSS")
         Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # the peak is counted from here
-        self._tell("start")
+        self._command("start")
         time.sleep(0.05)  # a check is under way when the attack begins
         try:
             yield harm
         finally:
-            told = self._tell("stop")
+            told = self._command("stop")
             harm.blocked, harm.busy, harm.failed = told["blocked"], told["busy"], told["failed"]
             harm.memory = self.memory("VmHWM") - before
 
     def memory(self, kind: str = "VmRSS") -> int:
-        """Bytes that the gateway holds in memory (`VmRSS`), or held at most (`VmHWM`)."""
+        """Memory of the gateway in bytes, current (`VmRSS`) or peak (`VmHWM`)."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.partition(f"{kind}:")[2].split()[0]) * 1024
 
     def say(self, *parts: bytes, timeout: float = 60) -> bytes:
-        """What comes back for raw bytes on one connection, until the gateway closes it or is silent for `timeout`."""
+        """The response to raw bytes on one connection, until the gateway closes it or is silent for `timeout`."""
         with socket.create_connection(self.address, timeout=timeout) as connection:
             said = b""
             try:
@@ -85,13 +85,13 @@ class AttackedGateway:
             return said
 
     def post(self, body: bytes | dict, token: str = "x", **headers: str) -> tuple[int, bytes]:
-        """Status and body of a GraphQL request by POST."""
+        """Status and body of the response to a GraphQL request by POST."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         answer = self.say(request(raw, token, **headers))
         head, _, rest = answer.partition(b"\r\n\r\n")
         return int(head.split()[1]), rest
 
-    def _tell(self, command: str) -> dict[str, Any]:
+    def _command(self, command: str) -> dict[str, Any]:
         assert self._probe.stdin is not None
         assert self._probe.stdout is not None
         self._probe.stdin.write(f"{command}\n")
@@ -108,7 +108,7 @@ class AttackedGateway:
 
 
 def request(body: bytes, token: str = "x", **headers: str) -> bytes:
-    """A POST to /graphql as raw bytes; the connection is closed after the answer."""
+    """A POST to /graphql as raw bytes; the connection is closed after the response."""
     fields = {
         "Host": "localhost",
         "Authorization": f"Bearer {TOKENS.get(token, token)}",
@@ -122,5 +122,5 @@ def request(body: bytes, token: str = "x", **headers: str) -> bytes:
 
 
 def code_of(body: bytes) -> str:
-    """The code of an answer's first error."""
+    """The code of a response's first error."""
     return json.loads(body)["errors"][0]["extensions"]["code"]

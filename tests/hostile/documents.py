@@ -1,6 +1,6 @@
-"""GraphQL requests that are made to hurt: each a body for POST, as small as it can be.
+"""GraphQL requests that are costly or malformed on purpose: each a body for POST, as small as possible.
 
-Whatever is found to hurt joins one of these, and is then tried by every later run.
+Each new attack is added to one of these functions, so that every later run tries it.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def variables_that_do_not_fit() -> dict[str, Body]:
 
 
 def fields_times_nodes(vehicle_ids: list[str]) -> dict[str, Body]:
-    """Small documents with large answers; the ids are those of vehicles that there are."""
+    """Small documents with large responses; the ids are of existing vehicles."""
     ids = [vehicle_global_id(vehicle_ids[number % len(vehicle_ids)]) for number in range(1000)]
     state = "position{value{lat lon} timestamp} mileageInKilometers{value timestamp} ignition{value rawValue timestamp}"
     of_each = {
@@ -107,7 +107,7 @@ def introspections() -> dict[str, Body]:
 
 
 def long_keys() -> dict[str, Body]:
-    """Keys of the answer that are long, at many objects or in many errors' paths."""
+    """Long response keys, on many objects or in the paths of many errors."""
     alias = "a" * 60_000
     nodes = "query($i:[ID!]!){%s}"
     wrong = [f"wrong{number}" for number in range(1000)]
@@ -133,7 +133,7 @@ def long_keys() -> dict[str, Body]:
 
 
 def many_errors() -> dict[str, Body]:
-    """Wrong ids in many fields, and wrong values in many variables."""
+    """Invalid ids in many fields, and invalid values in many variables."""
     names = range(40)
     return {
         "20000 wrong ids": {
@@ -164,8 +164,8 @@ def many_errors() -> dict[str, Body]:
     }
 
 
-def what_is_not_what_it_seems() -> dict[str, Body]:
-    """Requests that were internal errors, or went past the limits."""
+def former_bugs() -> dict[str, Body]:
+    """Requests that used to be internal errors, or to pass the limits."""
     body = b"\x98\x02\xc4\x08" + set_of("vehicles", None) + b"\xc0\xa2\xff\xfe\x00\x00\xc0\xc0"
     cursor = base64.urlsafe_b64encode(zlib.crc32(body).to_bytes(4, "big") + body).decode().rstrip("=")
     aliases = " ".join(f"a{number}:telematicsUnit{{id}}" for number in range(90))
@@ -187,5 +187,5 @@ def bodies(vehicle_ids: list[str]) -> dict[str, Body]:
         **introspections(),
         **long_keys(),
         **many_errors(),
-        **what_is_not_what_it_seems(),
+        **former_bugs(),
     }

@@ -1,8 +1,8 @@
-"""Asks a gateway's `/health/live` again and again, each time over a new connection; run as a program of its own.
+"""Polls a gateway's `/health/live`, each time over a new connection; run as a program of its own.
 
-`python health_probe.py PORT PID` reads lines from its standard input, and answers each with a line of JSON: `start` begins
-a measurement, `stop` ends it and tells the longest time without an answer. It is a process of its own so that whatever
-the test does meanwhile does not count as the gateway's delay.
+`python health_probe.py PORT PID` reads commands from its standard input, and prints a line of JSON for each: `start`
+begins a measurement, `stop` ends it and reports the longest time without a response. It is a separate process so that
+the test's own work does not count as the gateway's delay.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ INTERVAL = 0.02
 REQUEST = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 
-def answers(port: int, deadline: float) -> bool:
+def responds(port: int, deadline: float) -> bool:
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=deadline) as connection:
             connection.settimeout(deadline)
@@ -29,8 +29,8 @@ def answers(port: int, deadline: float) -> bool:
         return False
 
 
-def processor_seconds(pid: int) -> float:
-    """What the event loop's thread has used of a processor."""
+def cpu_seconds(pid: int) -> float:
+    """CPU time of the event loop's thread."""
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
@@ -49,15 +49,15 @@ def main(port: int, pid: int) -> None:
             longest = busiest = 0.0
             failed, asked = 0, 1 if command == "start" else 0
             continue
-        began, used = time.monotonic(), processor_seconds(pid)
-        while not answers(port, 60):
+        began, used = time.monotonic(), cpu_seconds(pid)
+        while not responds(port, 60):
             failed += 1
             if time.monotonic() - began > 60:
                 break
             time.sleep(INTERVAL)
         asked += 1
         longest = max(longest, time.monotonic() - began)
-        busiest = max(busiest, processor_seconds(pid) - used)
+        busiest = max(busiest, cpu_seconds(pid) - used)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Answers as they come over a connection, one after the other."""
+"""Parsing of responses in the raw bytes of a connection."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 
 def next_answer(file: BinaryIO) -> tuple[int, bytes] | None:
-    """Status and body of the next answer of a connection; None at its end."""
+    """Status and body of a connection's next response; None at its end."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
         line = file.readline()
@@ -21,7 +21,7 @@ def next_answer(file: BinaryIO) -> tuple[int, bytes] | None:
 
 
 def answers_of(said: bytes) -> list[tuple[int, bytes]]:
-    """Status and body of each answer in what came back."""
+    """Status and body of each response in the received bytes."""
     file = io.BytesIO(said)
     return list(iter(lambda: next_answer(file), None))
 

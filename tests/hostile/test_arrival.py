@@ -1,4 +1,4 @@
-"""Requests that arrive in as many pieces as they have bytes, that never end, or that are no HTTP."""
+"""Requests in one-byte pieces, requests that never end, and bytes that are not HTTP."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ HEAD = (
 CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
 
 
-def processor_seconds(attacked) -> float:
-    """What the event loop's thread has used of a processor."""
+def cpu_seconds(attacked) -> float:
+    """CPU time of the event loop's thread."""
     return int(Path(f"/proc/{attacked.pid}/schedstat").read_text().split()[0]) / 1e9
 
 
 def in_pieces(address, raw: bytes, size: int, connections: int = 1) -> list[bytes]:
-    """What comes back for the same request on some connections that alternate, a piece each."""
+    """The responses to one request on several connections, to which its pieces are sent alternately."""
     talks = [socket.create_connection(address, timeout=30) for _ in range(connections)]
     for talk in talks:
         talk.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -46,7 +46,7 @@ def in_pieces(address, raw: bytes, size: int, connections: int = 1) -> list[byte
 
 
 def endless(address, start: bytes, piece: bytes, bytes_max: int) -> tuple[bytes, int]:
-    """What comes back for a request that goes on, and how many bytes of it were taken."""
+    """The response to a request without end, and how many of its bytes were accepted."""
     sent = 0
     with socket.create_connection(address, timeout=5) as talk:
         said = b""
@@ -61,15 +61,15 @@ def endless(address, start: bytes, piece: bytes, bytes_max: int) -> tuple[bytes,
 
 
 def test_a_body_byte_by_byte_costs_no_more_than_its_bytes(attacked):
-    """Bodies that come byte by byte, some at a time, cost some microseconds a byte."""
-    before = processor_seconds(attacked)
+    """Bodies that arrive byte by byte cost a few microseconds a byte."""
+    before = cpu_seconds(attacked)
     answers = in_pieces(attacked.address, request(QUERY + b" " * 10_000), 1, connections=8)
     assert {answer.split()[1] for answer in answers} == {b"200"}
-    assert processor_seconds(attacked) - before < 2
+    assert cpu_seconds(attacked) - before < 2
 
 
 async def test_pieces_of_a_body_are_joined_once_under_any_server():
-    """A body in as many messages as it has bytes is read in linear time, also with a header that the fast path leaves alone."""
+    """A body in one message per byte is read in linear time, for any header."""
     app = create_app(Settings(upstream={"url": "http://fleet.test"}))
     head = [(b"host", b"a"), (b"authorization", b"Bearer x"), (b"content-type", b"application/json")]
     for more in ([], [(b"x-request-id", b"a")]):
@@ -101,7 +101,7 @@ async def test_pieces_of_a_body_are_joined_once_under_any_server():
 
 @pytest.mark.parametrize("chunk", [b"1\r\n \r\n", b"0001;ext=1\r\n \r\n"], ids=["plain", "extension"])
 def test_a_chunk_for_each_byte_costs_its_bytes(attacked, chunk):
-    """Half a million chunks of one byte delay nobody and take little memory."""
+    """Half a million chunks of one byte delay no other request and take little memory."""
     body = b"%x\r\n%b\r\n" % (len(QUERY), QUERY) + chunk * 500_000 + b"0\r\n\r\n"
     with attacked.measured() as harm:
         assert in_pieces(attacked.address, CHUNKED + body, 2**17)[0].split()[1] == b"200"
@@ -124,8 +124,8 @@ def test_a_chunk_for_each_byte_costs_its_bytes(attacked, chunk):
     ids=["trailer", "trailers", "extension", "value", "quoted", "size", "header", "path"],
 )
 @pytest.mark.parametrize("piece", [b"0" * 2**16, b"Xy: 0\r\n" * 9000], ids=["line", "lines"])
-def test_what_never_ends_is_given_up(attacked, start, piece):
-    """What is neither a head's within its limit nor a body's ends the connection before it is two megabytes."""
+def test_endless_requests_end_with_the_connection(attacked, start, piece):
+    """Endless heads, chunk extensions and trailers close the connection within two megabytes."""
     with attacked.measured() as harm:
         said, sent = endless(attacked.address, start, piece, 2**26)
     assert sent < 2**21 + 2**22  # what the sockets' own buffers take, too
@@ -143,8 +143,8 @@ def test_a_head_may_come_in_pieces(attacked):
         assert said.count(b"HTTP/1.1 200 OK") == 4
 
 
-def test_requests_that_wait_for_one_another_are_not_all_read(attacked):
-    """Seven thousand tiny requests in one read, behind one that takes long, are parsed as they can be answered."""
+def test_pipelined_requests_are_not_all_read(attacked):
+    """Of seven thousand tiny requests in one read, behind a slow one, each is parsed only when it can be handled."""
     slow = request(b'{"query": "{ vehicles(first: 1) { nodes { vehicleId } } }"}', "alice", Connection="keep-alive")
     tiny = b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n"
     number = (2**18 - len(slow)) // len(tiny)
@@ -164,8 +164,8 @@ def test_requests_that_wait_for_one_another_are_not_all_read(attacked):
     assert harm.memory < MEMORY_MAX / 5
 
 
-def test_a_refused_body_is_not_answered_twice(attacked):
-    """What follows an answer is no part of it: a body that was not waited for and breaks ends the connection."""
+def test_a_rejected_body_gets_one_response(attacked):
+    """Bytes after a rejection do not cause another response: a malformed rest of the body closes the connection."""
     with socket.create_connection(attacked.address, timeout=5) as talk, talk.makefile("rb") as file:
         talk.sendall(b"POST /graphql HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
         assert next_answer(file)[0] == 401
@@ -173,8 +173,8 @@ def test_a_refused_body_is_not_answered_twice(attacked):
         assert next_answer(file) is None
 
 
-def test_a_body_after_its_answer_takes_nothing_from_others(attacked):
-    """Bytes that nobody waits for any more are not counted as bodies on their way."""
+def test_a_body_after_its_response_counts_against_no_limit(attacked):
+    """Body bytes that arrive after the response are not counted as in-flight bodies."""
     piece = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
     open_ended = b"POST /graphql HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     with socket.create_connection(attacked.address, timeout=5) as talk, talk.makefile("rb") as file:
@@ -185,16 +185,16 @@ def test_a_body_after_its_answer_takes_nothing_from_others(attacked):
         assert attacked.post(QUERY + b" " * 100_000)[0] == 200
 
 
-def refusals_in(output: str) -> int:
+def rejections_in(output: str) -> int:
     """How many bad requests the log counts."""
     lines = [json.loads(line) for line in output.splitlines() if '"BAD_REQUEST"' in line]
     return sum(line["BAD_REQUEST"] for line in lines)
 
 
-def test_bad_http_has_a_line_a_second(attacked):
-    """However many requests are no HTTP, the log has a line a second of them, and no request is missing from it."""
+def test_bad_http_is_logged_once_a_second(attacked):
+    """Malformed requests take one log line a second, which counts every one of them."""
     time.sleep(1.1)  # what was before has its line
-    lines, counted = attacked.gateway.output.count("\n"), refusals_in(attacked.gateway.output)
+    lines, counted = attacked.gateway.output.count("\n"), rejections_in(attacked.gateway.output)
     began = time.monotonic()
     kinds = (
         b"nonsense\r\n\r\n",
@@ -207,7 +207,7 @@ def test_bad_http_has_a_line_a_second(attacked):
     took = time.monotonic() - began
     time.sleep(1.2)
     output = attacked.gateway.output
-    assert refusals_in(output) == counted + 200
+    assert rejections_in(output) == counted + 200
     assert output.count("\n") - lines <= took + 3
 
 
@@ -243,8 +243,8 @@ BAD_FRAMING = {
 
 
 @pytest.mark.parametrize("bad", BAD_FRAMING.values(), ids=BAD_FRAMING)
-def test_a_body_that_may_be_framed_otherwise_ends_the_connection(attacked, bad):
-    """One coded 400, and nothing that follows is taken for a request."""
+def test_ambiguous_framing_closes_the_connection(attacked, bad):
+    """One 400 with a code, and nothing that follows is taken for a request."""
     start = b"POST /graphql HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer x\r\nContent-Type: application/json\r\n"
     said = attacked.say(start + bad + b"GET /health/live HTTP/1.1\r\nHost: a\r\n\r\n")
     assert said.count(b"HTTP/1.1 ") == 1
@@ -254,8 +254,8 @@ def test_a_body_that_may_be_framed_otherwise_ends_the_connection(attacked, bad):
 
 
 @pytest.mark.parametrize("version", [b"1.0", b"0.9", b"2.0"])
-def test_other_versions_have_no_chunks(attacked, version):
-    """HTTP/1.0 with a transfer coding, and versions that are never written like this, are 400."""
+def test_only_http_1_1_may_be_chunked(attacked, version):
+    """HTTP/1.0 with a transfer coding, and malformed versions, are 400."""
     said = attacked.say(b"POST /graphql HTTP/%b\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" % version)
     assert said.startswith(b"HTTP/1.1 400 ")
     assert attacked.say(b"GET /health/live HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 ")
@@ -277,8 +277,8 @@ def test_other_versions_have_no_chunks(attacked, version):
         ({"Host": "a:\xb2"}, 400),
     ],
 )
-def test_numbers_in_headers_are_read_as_such_only(attacked, fields, status):
-    """What is no number, or none of this size, is refused with a code and never a 500."""
+def test_invalid_numbers_in_headers_are_rejected(attacked, fields, status):
+    """A malformed or too large number is rejected with a code and never a 500."""
     answered, body = attacked.post(QUERY, **fields)
     assert answered == status
     assert code_of(body)
@@ -289,8 +289,8 @@ NUMBERS = ("9" * 5000, "-" + "9" * 5000, "1e999", "0." + "1" * 5000, "1" * 4000 
 
 @pytest.mark.parametrize("number", NUMBERS, ids=["long", "negative", "infinite", "fraction", "scaled", "tiny"])
 @pytest.mark.parametrize("argument", ["first", "in a list"])
-def test_numbers_of_any_length_are_no_bug(attacked, number, argument):
-    """Numbers beyond all bounds, in a document or in variables, are the caller's error."""
+def test_numbers_of_any_length_are_the_callers_error(attacked, number, argument):
+    """Huge numbers in a document or in variables are the caller's error."""
     field = "vehicles(first: %s)" if argument == "first" else "nodes(ids: [%s])"
     inner = "{ nodes { id } }" if argument == "first" else "{ id }"
     kind = "Int" if argument == "first" else "[ID!]!"
@@ -308,8 +308,8 @@ def test_numbers_of_any_length_are_no_bug(attacked, number, argument):
         assert b'"INTERNAL"' not in answer
 
 
-def test_the_length_is_read_under_any_server(serve):
-    """`Content-Length` with thousands of zeros is no bug where another server lets it pass."""
+def test_a_padded_length_is_read_under_any_server(serve):
+    """`Content-Length` with thousands of leading zeros is no bug where another server lets it pass."""
     app = create_app(Settings(upstream={"url": serve(Simulator(PLANS).app)}, log={"level": "error"}))
     address = ("127.0.0.1", int(serve(app).rpartition(":")[2]))
     for traced in (b"", b"X-Request-Id: a\r\n"):

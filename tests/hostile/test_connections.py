@@ -1,4 +1,4 @@
-"""Connections that are opened and left so, or drip: they keep nobody else out."""
+"""Idle and slow connections keep no other client out."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def attack(tmp_path_factory: pytest.TempPathFactory, stack: ExitStack, **setting
 
 
 @pytest.fixture(scope="module")
-def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedGateway]:
-    """A gateway with room for few connections."""
+def small_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedGateway]:
+    """A gateway with a limit of few connections."""
     with ExitStack() as stack:
         yield attack(
             tmp_path_factory,
@@ -53,7 +53,7 @@ def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedGateway
 
 @contextmanager
 def connected(gateway: AttackedGateway, number: int, host: str, *said: bytes) -> Iterator[list[socket.socket]]:
-    """So many connections from an address, on each of which the same was said."""
+    """Connections from one address, on each of which the same bytes were sent."""
     with ExitStack() as stack:
         connections = []
         for _ in range(number):
@@ -65,7 +65,7 @@ def connected(gateway: AttackedGateway, number: int, host: str, *said: bytes) ->
 
 
 def status_of(connection: socket.socket, said: bytes = LIVE) -> int | None:
-    """The status of the next answer on a connection; None where it is closed."""
+    """The status of the next response on a connection; None where it is closed."""
     try:
         connection.sendall(said)
         answer = b""
@@ -97,8 +97,8 @@ def are_open(connections: list[socket.socket]) -> list[bool]:
     return states
 
 
-def test_thousands_of_idle_connections_keep_nobody_out(attacked):
-    """With more connections open than there is room for, health is told and others are answered at once."""
+def test_thousands_of_idle_connections_keep_no_client_out(attacked):
+    """With more open connections than the limit, health checks and other clients get responses at once."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, 6000), hard))
     try:
@@ -116,79 +116,79 @@ def test_thousands_of_idle_connections_keep_nobody_out(attacked):
     "said", [(), (b"GET /heal",), (LIVE[:-2],), (HALF + b"\r\n", b"{"), (LIVE, b"\r\n"), (LIVE, HALF)],
     ids=["nothing", "line", "head", "body", "empty-line", "second"],
 )  # fmt: skip
-def test_what_does_not_ask_gives_way_to_what_has_asked(narrow, said):
-    """Connections whose request does not arrive go first, also while they drip; one that is kept alive stays."""
-    with connected(narrow, 1, OTHER) as (kept,):
+def test_connections_without_a_request_are_closed_first(small_gateway, said):
+    """Connections without a complete request are closed first, slow ones too; a kept-alive one stays."""
+    with connected(small_gateway, 1, OTHER) as (kept,):
         assert status_of(kept, ASK) == 200
-        with connected(narrow, 3 * MAX, ATTACKER, *said) as flood:
+        with connected(small_gateway, 3 * MAX, ATTACKER, *said) as flood:
             for one in flood[-ADDRESS_MAX:]:
                 if said:
                     with suppress(ConnectionError):  # it has given way already
                         one.sendall(b"\r\n" if said[-1] == b"\r\n" else b"X")
             assert status_of(kept) == 200
             assert sum(are_open(flood)) <= ADDRESS_MAX
-            with connected(narrow, 1, OTHER) as (new,):
+            with connected(small_gateway, 1, OTHER) as (new,):
                 assert status_of(new, ASK) == 200
 
 
-def test_an_address_has_its_share(narrow):
-    """An address that asks on each of its connections closes its own, the longest idle first, and not another's."""
-    with connected(narrow, 4, OTHER) as others:
+def test_an_address_has_its_share(small_gateway):
+    """An address with requests on all its connections closes its own, the longest idle first, and not another's."""
+    with connected(small_gateway, 4, OTHER) as others:
         assert [status_of(one) for one in others] == [200] * 4
-        with connected(narrow, ADDRESS_MAX, ATTACKER) as first:
+        with connected(small_gateway, ADDRESS_MAX, ATTACKER) as first:
             assert [status_of(one) for one in first] == [200] * ADDRESS_MAX
-            with connected(narrow, 3, ATTACKER) as more:
+            with connected(small_gateway, 3, ATTACKER) as more:
                 assert [status_of(one) for one in more] == [200] * 3
                 assert are_open(first) == [False] * 3 + [True] * (ADDRESS_MAX - 3)
                 assert all(are_open([*others, *more]))
 
 
-def test_many_addresses_have_all_the_room_but_no_more(narrow):
-    """Where several fill it, the longest idle goes, whoever's it is."""
-    with connected(narrow, 12, ATTACKER) as first, connected(narrow, 12, OTHER) as second:
+def test_many_addresses_share_all_connections(small_gateway):
+    """Where several addresses reach the limit, the connection that was idle for longest is closed."""
+    with connected(small_gateway, 12, ATTACKER) as first, connected(small_gateway, 12, OTHER) as second:
         assert [status_of(one) for one in [*first, *second]] == [200] * MAX
-        with connected(narrow, 2, "127.0.0.3") as third:
+        with connected(small_gateway, 2, "127.0.0.3") as third:
             assert [status_of(one) for one in third] == [200] * 2
             assert are_open(first) == [False] * 2 + [True] * 10
             assert all(are_open(second))
 
 
-def test_a_trusted_proxy_has_no_share_but_its_clients_have(narrow):
-    """Its idle connections are nobody's; while they carry a client's request they count as that client's."""
+def test_a_trusted_proxy_has_no_share_but_its_clients_have(small_gateway):
+    """Its idle connections count for no address; while one carries a request it counts as that client's."""
     through = HALF + b"X-Forwarded-For: 203.0.113.1, %b, 10.1.2.3\r\n\r\n{"
-    with connected(narrow, ADDRESS_MAX + 4, PROXY) as connections:
+    with connected(small_gateway, ADDRESS_MAX + 4, PROXY) as connections:
         assert {status_of(one, LIVE) for one in connections} == {200}
         assert all(are_open(connections))
         for one in connections:
             one.sendall(through % b"198.51.100.7")
         assert are_open(connections) == [False] * 4 + [True] * ADDRESS_MAX
-        with connected(narrow, 1, PROXY) as (other,):
+        with connected(small_gateway, 1, PROXY) as (other,):
             assert status_of(other, ASK.replace(b"Host", b"X-Forwarded-For: 198.51.100.8\r\nHost", 1)) == 200
-        with connected(narrow, 1, ATTACKER) as (direct,):
+        with connected(small_gateway, 1, ATTACKER) as (direct,):
             said = LIVE.replace(b"Host", b"X-Forwarded-For: 10.0.0.1\r\nHost", 1)
             assert status_of(direct, said) == 200
 
 
-def test_health_is_told_where_all_have_a_request_under_way(narrow):
-    """No connection gives way then: others are refused, and health is told."""
-    narrow.simulator.faults.rules = [Fault("latency", seconds=2)]
+def test_health_responds_while_all_connections_have_a_request(small_gateway):
+    """No connection can be closed then: others are rejected, and health checks get a response."""
+    small_gateway.simulator.faults.rules = [Fault("latency", seconds=2)]
     try:
-        with connected(narrow, 12, ATTACKER, ASK), connected(narrow, 12, OTHER, ASK):
+        with connected(small_gateway, 12, ATTACKER, ASK), connected(small_gateway, 12, OTHER, ASK):
             time.sleep(0.3)
-            with connected(narrow, 3, OTHER) as (health, refused, silent):
+            with connected(small_gateway, 3, OTHER) as (health, refused, silent):
                 assert status_of(health) == 200
                 assert status_of(refused, ASK) == 503
                 assert [one.recv(1) for one in (health, refused)] == [b"", b""]
-            with connected(narrow, 200, ATTACKER), connected(narrow, 1, OTHER) as (health,):
+            with connected(small_gateway, 200, ATTACKER), connected(small_gateway, 1, OTHER) as (health,):
                 assert status_of(health) == 200
             assert silent.fileno() == -1
-        assert "connections closed" in narrow.gateway.output
+        assert "connections closed" in small_gateway.gateway.output
     finally:
-        narrow.simulator.faults.rules = []
+        small_gateway.simulator.faults.rules = []
 
 
-def test_a_gateway_that_may_open_few_files_says_so_and_answers(tmp_path_factory):
-    """Connections are kept within the limit of open files, and health and operations are answered at it."""
+def test_a_low_limit_of_open_files_is_logged(tmp_path_factory):
+    """Connections stay within the limit of open files; health checks and operations still work at it."""
     with ExitStack() as stack:
         poor = attack(tmp_path_factory, stack, files_max=(64, 500))
         warning = r"limited to 84 instead .* allows 500 open files .* \(256 for the fleet API, 0 for Redis,"
@@ -201,16 +201,16 @@ def test_a_gateway_that_may_open_few_files_says_so_and_answers(tmp_path_factory)
         assert harm.busy <= INVENTED_BUSY_MAX
 
 
-def test_a_gateway_raises_its_limit_of_files(narrow):
-    """What the hard limit allows is taken, as far as it is needed, and nothing is said."""
-    assert MAX + 256 < resource.prlimit(narrow.pid, resource.RLIMIT_NOFILE)[0] < 1000
-    assert "the system allows" not in narrow.gateway.output
+def test_a_gateway_raises_its_limit_of_files(small_gateway):
+    """The soft limit is raised within the hard limit as far as needed, and nothing is logged."""
+    assert MAX + 256 < resource.prlimit(small_gateway.pid, resource.RLIMIT_NOFILE)[0] < 1000
+    assert "the system allows" not in small_gateway.gateway.output
 
 
-def test_many_connections_are_accepted_in_a_turn():
-    """Whoever connects behind many others waits for a fraction of as many turns of the event loop."""
+def test_many_connections_are_accepted_per_iteration():
+    """A client behind many others waits for a fraction of that many event-loop iterations."""
 
-    async def turns() -> int:
+    async def iterations() -> int:
         listens = asyncio.Event()
         server = Server(ServerConfig(None, Settings(port=0), lifespan="off"), lambda url: listens.set())
         serving_it = asyncio.create_task(server.serve())
@@ -229,4 +229,4 @@ def test_many_connections_are_accepted_in_a_turn():
             socket.create_connection(address)
         return number
 
-    assert uvloop.run(turns()) < 40
+    assert uvloop.run(iterations()) < 40

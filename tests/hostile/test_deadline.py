@@ -1,4 +1,4 @@
-"""What graphql-core's executor runs lets others run, too, and ends at its deadline."""
+"""The generic executor yields to other requests, and stops at its deadline."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def attacked(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", DEAR)
-def test_a_dear_execution_lets_others_run(attacked, name):
-    """Health is answered meanwhile, and the answer is whole."""
+def test_a_costly_execution_yields_to_others(attacked, name):
+    """Health checks get responses meanwhile, and the response is complete."""
     with attacked.measured() as harm:
         status, body = attacked.post(BODIES[name], "alice")
     assert status == 200
@@ -40,8 +40,8 @@ def test_a_dear_execution_lets_others_run(attacked, name):
 
 
 @pytest.mark.parametrize("name", DEAR)
-def test_a_dear_execution_ends_at_its_deadline(attacked, name):
-    """What is not done by then has DEADLINE_EXCEEDED."""
+def test_a_costly_execution_stops_at_its_deadline(attacked, name):
+    """Fields that are not done by then have DEADLINE_EXCEEDED."""
     attacked.post(BODIES[name], "alice")  # reads the vehicles, so that what is left is execution
     with attacked.measured() as harm:
         status, body = attacked.post(BODIES[name], "alice", X_Gateway_Timeout="0.05")

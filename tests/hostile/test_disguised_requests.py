@@ -1,4 +1,4 @@
-"""Requests that are not what they seem: offers of other protocols, and trailers."""
+"""Upgrades to other protocols, and trailers."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def chunks_of(body: bytes) -> bytes:
 
 @pytest.mark.parametrize("offer", OFFERS.values(), ids=OFFERS)
 @pytest.mark.parametrize("framed", [length_of, chunks_of], ids=["length", "chunks"])
-def test_an_offer_of_another_protocol_is_ignored(attacked, offer, framed):
-    """The request is answered over HTTP/1.1, whole or cut anywhere, and its body is never a request of its own."""
+def test_an_upgrade_is_ignored(attacked, offer, framed):
+    """The response comes over HTTP/1.1, however the request is cut, and its body is never read as a request."""
     request = POST + offer + framed(QUERY)
     for cut in range(0, len(request), 9):
         said = attacked.say(request[:cut], request[cut:] + LAST)
@@ -50,8 +50,8 @@ def test_an_offer_of_another_protocol_is_ignored(attacked, offer, framed):
     assert code_of(answers_of(smuggling)[0][1]) == "BAD_REQUEST"
 
 
-def test_offers_come_many_at_a_time(attacked):
-    """Thousands of offers in one piece are answered each, in their order, and cost what other requests do."""
+def test_many_upgrades_arrive_at_once(attacked):
+    """Thousands of upgrades in one piece each get a response, in order, at the cost of other requests."""
     number = 3000
     one = b"GET /health/live HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
     with attacked.measured() as harm:
@@ -71,14 +71,14 @@ def test_offers_come_many_at_a_time(attacked):
     ],
     ids=["tunnel", "tunnel with an offer", "preface", "version", "HTTP/0.9"],
 )
-def test_other_protocols_are_refused(attacked, raw):
-    """A tunnel, HTTP/2 without an offer, and what is older or another protocol get one 400 and no second chance."""
+def test_other_protocols_are_rejected(attacked, raw):
+    """CONNECT, prior-knowledge HTTP/2, old versions and other protocols get one 400 and a closed connection."""
     assert statuses_of(attacked.say(raw + SMUGGLED)) == [400]
 
 
 @pytest.mark.parametrize("token", [b"", b"Authorization: Bearer x\r\n"], ids=["none", "another"])
 def test_trailers_are_no_headers(attacked, token):
-    """Credentials, or a host, after the body are as good as none, whether they come with the rest or later."""
+    """A token or host after the body is ignored, in the same piece as the rest or later."""
     start = (
         b"POST /graphql HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n" + token
     )
@@ -92,13 +92,13 @@ def test_trailers_are_no_headers(attacked, token):
 
 
 def test_a_long_trailer_is_not_the_next_requests_head(attacked):
-    """Trailers within the limit of a head are dropped; the next requests of the connection are answered."""
+    """Trailers within the limit of a head are dropped; later requests of the connection get responses."""
     trailer = b"".join(b"X-%d: %b\r\n" % (number, b"y" * 1000) for number in range(29))
     one = POST + chunks_of(QUERY)[:-2] + trailer + b"\r\n"
     assert statuses_of(attacked.say(*[one] * 3, POST + length_of(QUERY) + LAST)) == [200] * 5
 
 
-def test_refusals_are_json(attacked):
-    """An error of the server itself is JSON, as every other error is."""
+def test_rejections_are_json(attacked):
+    """An error of the server itself is JSON, as all errors are."""
     said = attacked.say(b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n")
     assert json.loads(answers_of(said)[0][1])["errors"][0]["extensions"] == {"code": "BAD_REQUEST", "retryable": False}

@@ -1,4 +1,4 @@
-"""Documents that take much of a processor or of memory: sent in one moment, one after the other, and in every form."""
+"""Documents that take much CPU time or memory: sent at once, one after the other, and in every form."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def body_of(query: str, **variables: object) -> bytes:
 
 
 def each_form(roots: int, distinct: int) -> Iterator[bytes]:
-    """A document with four flags in its sixteen forms, each of which is code of its own."""
+    """A document with four flags in its sixteen forms, each with a plan of its own."""
     query = FORMS.format(
         skipped=" ".join(f"s{flag}: __typename @skip(if: ${flag})" for flag in "abcd"),
         roots=" ".join(f"a{n}: vehicles(first: 1) {{ nodes {{ ...f }} }}" for n in range(roots)),
@@ -60,8 +60,8 @@ def each_form(roots: int, distinct: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("shape", ["misspelt fields", "fragments of selections", "operations"])
-def test_documents_of_invented_tokens_hold_nobody_up_and_are_not_kept(attacked, shape):
-    """Those that take longest to validate, from many callers in one moment, leave the event loop to others."""
+def test_documents_of_invalid_tokens_delay_no_one_and_are_not_cached(attacked, shape):
+    """The slowest documents to validate, from many callers at once, do not block the event loop."""
     text = SHAPES[shape]({"misspelt fields": 1900, "fragments of selections": 68, "operations": 390}[shape])
     bodies = [body_of(f"{text} #{number}") for number in range(16)]
     with attacked.measured() as harm, ThreadPoolExecutor(len(bodies)) as senders:
@@ -73,8 +73,8 @@ def test_documents_of_invented_tokens_hold_nobody_up_and_are_not_kept(attacked, 
     assert harm.memory <= MEMORY_MAX
 
 
-def test_new_documents_of_a_valid_token_hold_nobody_up_for_long(attacked):
-    """Each is code of its own, and all come in one moment: they are read, and compiled, one after the other."""
+def test_new_documents_of_a_valid_token_block_only_briefly(attacked):
+    """Documents that each need a plan arrive at once: they are parsed and compiled one at a time."""
     attacked.post(body_of(WHOLE), "alice")
     bodies = [next(each_form(8, number)) for number in range(16)]
     with attacked.measured() as harm, ThreadPoolExecutor(len(bodies)) as senders:
@@ -83,8 +83,8 @@ def test_new_documents_of_a_valid_token_hold_nobody_up_for_long(attacked):
     assert harm.memory <= MEMORY_MAX
 
 
-def test_what_is_kept_of_a_valid_token_s_documents_is_bounded(tmp_path):
-    """Documents of which every form is code of its own take no more memory than the setting says."""
+def test_cached_documents_of_a_valid_token_are_bounded(tmp_path):
+    """Documents with a plan for every form take no more memory than the setting says."""
     bytes_max = 2 * 2**20
     with ExitStack() as stack:
         attacked = AttackedGateway(
@@ -102,8 +102,8 @@ def test_what_is_kept_of_a_valid_token_s_documents_is_bounded(tmp_path):
 
 
 @pytest.mark.parametrize("name", DEAR)
-def test_what_a_document_is_accounted_with_is_what_it_takes(name):
-    """Parsed, and with its plan, it takes no more memory than its size says, and not much less."""
+def test_the_accounted_size_of_a_document_is_its_memory(name):
+    """A parsed document and its plan take no more memory than the accounted size, and not much less."""
     execution, documents = Execution(SCHEMA), Documents(SCHEMA.core, 2**40)
     text, operation = DEAR[name]
     variables = {f"v{number}": "x" for number in range(250)}
@@ -123,8 +123,8 @@ def test_what_a_document_is_accounted_with_is_what_it_takes(name):
     assert 0.5 * (documents.bytes_used - before) <= taken <= 1.05 * (documents.bytes_used - before)
 
 
-def test_parts_of_answers_count_with_their_cursors():
-    """However long callers make them, and however little the parts say, they take no more than a page has room for."""
+def test_response_fragments_count_with_their_cursors():
+    """Cached fragments with long cursors and little content stay within the bound for pages."""
     page = VehiclePage([])
     for number in range(200):
         page.add_fragment(number, Fragment(b"[]", (), 900))
@@ -132,8 +132,8 @@ def test_parts_of_answers_count_with_their_cursors():
     assert [page.fragment(number) is not None for number in (0, 198, 199)] == [False, False, True]
 
 
-def test_a_forgotten_plan_is_gone_at_once():
-    """Neither the collector has to find it nor does a part of an answer hold it that was made by it."""
+def test_an_evicted_plan_is_freed_at_once():
+    """It is in no reference cycle, and a fragment that it rendered does not refer to it."""
     execution, documents = Execution(SCHEMA), Documents(SCHEMA.core)
     document, page = documents.read("{ vehicles { nodes { id } } }"), VehiclePage([])
     prepared = execution.prepared(document, None, {})
@@ -151,8 +151,8 @@ def test_a_forgotten_plan_is_gone_at_once():
     assert page.fragment(place.key) is not None
 
 
-def test_a_hash_does_not_tell_what_others_have_sent(attacked):
-    """Of a text that one caller sent, and registered by its hash, another one's hash knows nothing."""
+def test_a_hash_does_not_reveal_the_documents_of_others(attacked):
+    """A hash that one principal registered is unknown for another."""
     text = "{ vehicles(first: 1) { nodes { vehicleId } } }"
     named = {"extensions": {"persistedQuery": {"version": 1, "sha256Hash": digest_of(text)}}}
     assert b'"errors"' not in attacked.post({"query": text, **named}, "alice")[1]

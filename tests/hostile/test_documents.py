@@ -1,4 +1,4 @@
-"""No GraphQL request holds the gateway up or fills its memory, whoever sends it."""
+"""No GraphQL request blocks the gateway or fills its memory, whoever the caller is."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ BODIES = bodies(Simulator(PLANS, Behaviours()).fleets["T7K2M"].ids)
 
 @pytest.mark.parametrize("token", ["x", "alice"], ids=["invented", "valid"])
 @pytest.mark.parametrize("name", BODIES)
-def test_a_hostile_document_is_answered_in_bounded_time_and_memory(attacked, name, token):
-    """The answer is GraphQL, each of its errors has a code, and others are answered meanwhile."""
+def test_a_hostile_document_takes_bounded_time_and_memory(attacked, name, token):
+    """The response is GraphQL, each error has a code, and other requests get responses meanwhile."""
     with attacked.measured() as harm:
         status, body = attacked.post(BODIES[name], token)
     assert status in (200, 400, 401), body[:300]

@@ -1,4 +1,4 @@
-"""What the fleet API sends without end: all that arrives counts, in linear time, and others are answered meanwhile."""
+"""Endless upstream responses: every received byte counts, in linear time, and other requests are served meanwhile."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ ANSWERS: dict[str, Answer] = {
 
 
 class EndlessFleet:
-    """Sends what the id that is asked for names, until nobody reads it any more."""
+    """Sends the endless response that the requested id names, until the client closes the connection."""
 
     def __init__(self) -> None:
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=100)
@@ -80,7 +80,7 @@ class EndlessFleet:
 
 @pytest.fixture(scope="module", params=["builtin", "httpx"])
 def gateway(request, tmp_path_factory) -> Iterator[AttackedGateway]:
-    """A gateway over a fleet API without end, by each transport."""
+    """A gateway over a fleet API with endless responses, by each transport."""
     fleet = EndlessFleet()
     settings = {
         "upstream_url": fleet.url,
@@ -101,8 +101,8 @@ def gateway(request, tmp_path_factory) -> Iterator[AttackedGateway]:
 
 
 @pytest.mark.parametrize("name", ANSWERS)
-def test_what_has_no_end_is_given_up(gateway, name):
-    """Whatever has no end ends in the error of the call, within memory, and holds nobody else up."""
+def test_an_endless_response_fails_its_call(gateway, name):
+    """Each endless response fails its call within bounded memory, and delays no other request."""
     with gateway.measured() as harm:
         status, body = gateway.post({"query": f'{{vehicle(id:"{name}"){{vehicleId}}}}'})
         time.sleep(0.1)  # so that the probe reads the beginning of a measurement before its end

@@ -1,4 +1,4 @@
-"""Hosts: requests that name none, several, or another than they seem to, and what is made of what they name."""
+"""Requests that name no host, several hosts, or a wrong one; and redirects."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ HOSTS = [
     ("host", "status"), HOSTS, ids=[host.decode("latin-1")[:30].strip() or "none" for host, _ in HOSTS]
 )
 def test_a_request_names_one_host(attacked, host, status):
-    """None, two and what is no name are 400 with a code, by GET and POST, with and without a request id; health is no exception."""
+    """No host, two or an invalid one is 400 with a code, by GET and POST, with or without a request id; health, too."""
     for more in (b"", b"X-Request-Id: a\r\n"):
         said = attacked.say(b"POST /graphql HTTP/1.1\r\n" + host + ALICE + b"Connection: close\r\n" + more + LENGTH)
         assert statuses_of(said) == [status]
@@ -90,14 +90,14 @@ def test_a_request_names_one_host(attacked, host, status):
     ],
 )
 def test_a_target_and_its_host_agree(attacked, target, fields, status):
-    """An absolute form is taken for its path where it names the host that `Host` does; anything else is 400."""
+    """An absolute form whose host equals `Host` is used as its path; any other absolute form is 400."""
     said = attacked.say(b"GET " + target + b" " + fields + b"Connection: close\r\n\r\n")
     assert statuses_of(said) == [status]
 
 
 @pytest.fixture(scope="module")
-def named(tmp_path_factory):
-    """A gateway that has names."""
+def gateway_with_hosts(tmp_path_factory):
+    """A gateway with allowed hosts."""
     hosts = " API.Example.com:443, *.Example.org. ,bücher.example,[0:0:0:0:0:0:0:1],"
     with ExitStack() as stack:
         folder = tmp_path_factory.mktemp("named")
@@ -121,11 +121,11 @@ def named(tmp_path_factory):
         (b"evil.test:80@api.example.com", 400),
     ],
 )
-def test_names_are_compared_as_dns_does(named, host, status):
-    """Case, a final dot, the port and how an address is written make no difference, in the setting and in the request."""
+def test_names_are_compared_as_dns_does(gateway_with_hosts, host, status):
+    """Case, a final dot, the port and the form of an address do not matter, in the setting or in the request."""
     for more in (b"", b"X-Request-Id: a\r\n"):
         head = b"POST /graphql HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n" + ALICE + more
-        said = named.say(head + LENGTH)
+        said = gateway_with_hosts.say(head + LENGTH)
         assert statuses_of(said) == [status]
         assert status == 200 or code_of(answers_of(said)[0][1]) == {400: "BAD_REQUEST", 421: "HOST_UNKNOWN"}[status]
 
@@ -144,16 +144,16 @@ def test_names_are_compared_as_dns_does(named, host, status):
         (b"GET /health/live/ HTTP/1.1\r\nHost: evil.test\r\n", 404),
     ],
 )
-def test_no_form_of_request_passes_the_names(named, head, status):
-    """What names no host, or another in its target, is refused where the gateway has names."""
-    assert statuses_of(named.say(head + b"Connection: close\r\n\r\n")) == [status]
+def test_no_form_of_request_bypasses_the_allowed_hosts(gateway_with_hosts, head, status):
+    """A request without a host, or with another in its target, is rejected where hosts are restricted."""
+    assert statuses_of(gateway_with_hosts.say(head + b"Connection: close\r\n\r\n")) == [status]
 
 
 @pytest.mark.parametrize(
     "path", ["/graphql/", "/health/live/", "/explorer/graphiql.min.css/", "//evil.test/", "/graphql//"]
 )
-def test_no_redirect_is_made_of_what_a_caller_says(attacked, path):
-    """A path with a slash too many is a coded 404 by any method; the one redirect that there is has no host."""
+def test_no_redirect_contains_the_callers_host(attacked, path):
+    """A path with an extra slash is a 404 with a code for all methods; the one redirect has no host."""
     for method in ("GET", "POST"):
         answer = httpx.request(
             method, attacked.gateway.url + path, headers={"Host": "evil.test", "Authorization": "Bearer x"}
@@ -165,7 +165,7 @@ def test_no_redirect_is_made_of_what_a_caller_says(attacked, path):
 
 
 def test_hosts_are_checked_under_any_server(serve):
-    """Another server than the gateway's own gets the same refusals: none, two, no name, another name, no redirect."""
+    """Under another server the same requests are rejected: no host, two, an invalid or another one; and no redirect."""
     settings = Settings(
         upstream={"url": serve(Simulator(PLANS).app)}, log={"level": "error"}, http={"allowed_hosts": "API.example.com"}
     )
@@ -192,7 +192,7 @@ def test_hosts_are_checked_under_any_server(serve):
 @pytest.mark.parametrize(
     "hosts", ["https://api.example.com", "api.example.com/", "*", "a b", "straße.example", "*.[::1]"]
 )
-def test_a_name_that_no_request_can_have_fails_at_start(hosts):
-    """A setting that would lock everybody out is refused with a sentence that says which name is wrong."""
+def test_an_impossible_allowed_host_fails_at_start(hosts):
+    """A setting that would reject every request is an error that says which name is wrong."""
     with pytest.raises(ValueError, match=re.escape(repr(hosts))):
         Settings(http={"allowed_hosts": hosts})

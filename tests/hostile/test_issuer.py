@@ -1,4 +1,4 @@
-"""An issuer that hangs, fails or talks without end, and tokens that are made up: callers with good ones notice nothing."""
+"""An issuer that hangs, fails or responds without end, and forged tokens: callers with valid tokens notice nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TTL, PAUSE, TIMEOUT = 0.4, 0.5, 4.0
 
 
 class OddIssuer(FakeIssuer):
-    """An issuer over a socket, as well behaved as `mode` says."""
+    """An issuer over a socket, which behaves as `mode` says."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,14 +83,14 @@ class World:
         stack.callback(self.attacked.stop)
 
     def tokens(self, number: int = 1, **claims: object) -> list[str]:
-        """So many different tokens of one client, which the fleet API takes."""
+        """Different tokens of one client, which the fleet API accepts."""
         tokens = [self.issuer.token(jti=f"{time.time()}-{each}", **claims) for each in range(number)]
         for token in tokens:
             self.attacked.simulator.accept(token, "T7K2M#alice")
         return tokens
 
     async def ask(self, *tokens: str, **headers: str) -> tuple[set[int], float]:
-        """What the tokens are answered when they come all at once, and after how many seconds the last of them."""
+        """The responses to all tokens at once, and the seconds until the last of them."""
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=self.attacked.gateway.url, timeout=20, limits=limits) as http:
             began = time.monotonic()
@@ -99,7 +99,7 @@ class World:
             return {answer.status_code for answer in answers}, time.monotonic() - began
 
     async def until_sound(self) -> None:
-        """The issuer is well again, and the gateway has its keys, which are a little older than they should be."""
+        """Restores the issuer, and waits until the gateway has its keys, which are then a little stale."""
         self.issuer.mode, sound = "sound", self.issuer.sound
         deadline = time.monotonic() + 20
         while self.issuer.sound == sound or (await self.ask(*self.tokens()))[0] != {200}:
@@ -110,7 +110,7 @@ class World:
 
     @contextmanager
     def fetches(self) -> Iterator[None]:
-        """What happens within makes the gateway fetch the keys, at once and then once in a pause at most."""
+        """Makes the gateway fetch keys within the block, at once and then at most once per cooldown."""
         before, began = self.issuer.fetches, time.monotonic()
         yield
         assert 1 <= self.issuer.fetches - before <= 1 + (time.monotonic() - began) / PAUSE
@@ -122,8 +122,8 @@ def world(tmp_path_factory) -> Iterator[World]:
         yield World(stack, tmp_path_factory.mktemp("issuer"))
 
 
-async def test_nobody_waits_longer_than_their_operation_may_take(world):
-    """While there are no keys yet a hanging issuer is asked once for all, for as long as each caller's deadline."""
+async def test_no_caller_waits_past_its_deadline(world):
+    """Without keys a hanging issuer gets one request for all callers, each of which waits until its deadline."""
     with world.fetches():
         statuses, seconds = await world.ask(*world.tokens(30), **{"X-Gateway-Timeout": "0.3"})
         assert (statuses, seconds < TIMEOUT) == ({503}, True)
@@ -139,8 +139,8 @@ async def test_nobody_waits_longer_than_their_operation_may_take(world):
 
 
 @pytest.mark.parametrize("mode", ["hangs", "fails", "dribbles", "endless", "pieces", "redirects"])
-async def test_keys_at_hand_are_used_while_the_issuer_is_odd(world, mode):
-    """With old keys nobody waits, the issuer is asked once, and what it sends takes neither time nor memory."""
+async def test_cached_keys_are_used_while_the_issuer_fails(world, mode):
+    """With cached keys no caller waits, the issuer gets one request, and its response takes no time or memory."""
     await world.until_sound()
     world.issuer.mode = mode
     with world.attacked.measured() as harm, world.fetches():
@@ -152,8 +152,8 @@ async def test_keys_at_hand_are_used_while_the_issuer_is_odd(world, mode):
     assert harm.memory <= MEMORY_MAX
 
 
-async def test_a_key_that_cannot_be_used_does_not_spoil_the_others(world):
-    """Odd keys, of whatever kind, are skipped; a token under a sound one among them is taken."""
+async def test_an_unusable_key_is_skipped(world):
+    """Odd keys of any kind are skipped; a token under a good key beside them is accepted."""
     sound = RSAKey.generate_key(2048, {"kid": "odd"}).as_dict(private=False)
     world.issuer.beside = [
         None, 7, "x", [], {}, {"kty": "RSA"}, {"kty": 7}, {"kty": ["RSA"]}, {"kty": "AKP", "pub": "x"}, {**sound, "n": "!"},
@@ -172,8 +172,8 @@ async def test_a_key_that_cannot_be_used_does_not_spoil_the_others(world):
         world.issuer.beside = []
 
 
-async def test_tokens_with_unknown_keys_cost_the_issuer_nothing(world):
-    """Thirty at once are one fetch, those in the pause none; all are refused, and a new key is found."""
+async def test_unknown_keys_are_fetched_once_per_cooldown(world):
+    """Thirty at once are one fetch, those in the cooldown none; all are rejected, and a new key is found."""
     await world.until_sound()
     keys = [RSAKey.generate_key(2048, {"kid": f"unknown-{number}"}) for number in range(3)]
     unknown = [world.issuer.token(keys[number % 3], jti=str(number)) for number in range(30)]
@@ -186,8 +186,8 @@ async def test_tokens_with_unknown_keys_cost_the_issuer_nothing(world):
     assert (await world.ask(*world.tokens()))[0] == {200}
 
 
-async def test_unknown_keys_wait_for_a_hanging_issuer_no_longer_than_they_may(world):
-    """Who names an unknown key while the issuer hangs waits within the deadline; others are not held up."""
+async def test_unknown_keys_wait_until_their_deadline(world):
+    """A token with an unknown key waits for a hanging issuer until its deadline; others are not delayed."""
     await world.until_sound()
     world.issuer.mode = "hangs"
     unknown = world.issuer.token(RSAKey.generate_key(2048, {"kid": "unknown"}))
@@ -216,8 +216,8 @@ HEADS = [
 ]  # fmt: skip
 
 
-async def test_tokens_that_are_made_up_are_refused_for_little(world):
-    """Whatever stands in a token's three parts, the answer is 401, at the price of one look at its signature."""
+async def test_forged_tokens_are_rejected_cheaply(world):
+    """For any three parts of a token the status is 401, at the cost of one signature check."""
     world.issuer.rotate("sound")
     await world.until_sound()
     header, payload, signature = world.tokens()[0].split(".")
@@ -240,7 +240,7 @@ async def test_tokens_that_are_made_up_are_refused_for_little(world):
      f'"fleet_id":"{"x" * 15_000}"'],
 )  # fmt: skip
 async def test_odd_claims_under_a_good_signature_are_no_bug(world, claim):
-    """An issuer's own tokens are taken or refused, whatever stands in them; none is an internal error."""
+    """Tokens of the issuer with any claims are accepted or rejected; none is an internal error."""
     if world.issuer.key.kid != "sound":
         world.issuer.rotate("sound")
         await world.until_sound()

@@ -1,4 +1,4 @@
-"""What is written to standard error delays and breaks nothing, whoever reads it."""
+"""Writing to standard error delays and breaks nothing, whatever the reader does."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ REQUESTS = 2000
 QUEUE = 2**14
 
 
-def answers(port: int, number: int) -> list[bytes]:
-    """The first lines of the answers to so many requests on one connection, which must hold nothing else."""
+def status_lines(port: int, number: int) -> list[bytes]:
+    """The status lines of this many responses on one connection, which must hold nothing else."""
     lines = []
     with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
         for _ in range(number):
@@ -50,11 +50,11 @@ def gateway(folder: Path, output: int, **settings: str) -> Iterator[GatewayProce
         process.stop()
 
 
-def test_a_reader_that_stops_stops_nothing_and_is_told_what_it_missed(tmp_path):
-    """Nobody reads the log: all is answered. Read again, it has whole lines, and the number of those that were dropped."""
+def test_a_stalled_log_reader_blocks_nothing_and_dropped_lines_are_counted(tmp_path):
+    """While the log is not read, requests are served. Read again, it has whole lines and a count of dropped ones."""
     reading, writing = os.pipe()
     with gateway(tmp_path, writing) as process:
-        assert set(answers(process.port, REQUESTS)) == {b"HTTP/1.1 200 OK"}
+        assert set(status_lines(process.port, REQUESTS)) == {b"HTTP/1.1 200 OK"}
         os.set_blocking(reading, False)
         read = b""
         deadline = time.monotonic() + 20
@@ -63,7 +63,7 @@ def test_a_reader_that_stops_stops_nothing_and_is_told_what_it_missed(tmp_path):
                 read += os.read(reading, 2**20)
             except BlockingIOError:
                 time.sleep(0.02)
-        answers(process.port, 3)
+        status_lines(process.port, 3)
     os.close(writing)
     read += os.read(reading, 2**20)
     os.close(reading)
@@ -78,15 +78,15 @@ def test_a_reader_that_stops_stops_nothing_and_is_told_what_it_missed(tmp_path):
     assert requests[-1]["status"] == 200
 
 
-def test_a_blocked_log_does_not_keep_the_process(tmp_path):
-    """The last lines are waited for, but not for ever; with workers, too."""
+def test_a_blocked_log_does_not_prevent_the_exit(tmp_path):
+    """The process waits for the last lines, but not for ever; with workers, too."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     os.write(writing, b"x" * 2**16)
     os.set_blocking(writing, True)
     for workers in ("1", "2"):
         with gateway(tmp_path, writing, workers=workers) as process:
-            assert answers(process.port, 3) == [b"HTTP/1.1 200 OK"] * 3
+            assert status_lines(process.port, 3) == [b"HTTP/1.1 200 OK"] * 3
             began = time.monotonic()
         assert time.monotonic() - began < 15
     os.close(writing)
@@ -94,15 +94,15 @@ def test_a_blocked_log_does_not_keep_the_process(tmp_path):
 
 
 def test_a_full_disk_breaks_nothing(tmp_path):
-    """Standard output and error that take no byte: everything is answered as ever."""
+    """With standard output and error full, all requests get responses as usual."""
     full = os.open("/dev/full", os.O_WRONLY)
     with gateway(tmp_path, full) as process:
-        assert set(answers(process.port, 300)) == {b"HTTP/1.1 200 OK"}
+        assert set(status_lines(process.port, 300)) == {b"HTTP/1.1 200 OK"}
     os.close(full)
 
 
 def test_closed_descriptors_are_not_taken_for_connections(tmp_path):
-    """Started without standard files, the gateway writes its lines into no socket that got their number."""
+    """Started without standard files, the gateway writes no log lines into a socket with their number."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -112,7 +112,7 @@ def test_closed_descriptors_are_not_taken_for_connections(tmp_path):
         deadline = time.monotonic() + 60
         while True:
             try:
-                assert answers(port, 300) == [b"HTTP/1.1 200 OK"] * 300
+                assert status_lines(port, 300) == [b"HTTP/1.1 200 OK"] * 300
                 break
             except ConnectionRefusedError:
                 assert time.monotonic() < deadline
@@ -123,12 +123,12 @@ def test_closed_descriptors_are_not_taken_for_connections(tmp_path):
 
 
 class Stream:
-    """A text stream whose file does as it is told."""
+    """A text stream whose file behaves as the test says."""
 
-    def __init__(self, *answers: int | OSError | None) -> None:
+    def __init__(self, *results: int | OSError | None) -> None:
         self.buffer = self
         self.written = io.BytesIO()
-        self._answers = list(answers)
+        self._answers = list(results)
 
     def write(self, data: memoryview) -> int | None:
         answer = self._answers.pop(0) if self._answers else len(data)
@@ -140,7 +140,7 @@ class Stream:
 
 
 def test_lines_stay_whole_where_writing_fails_in_the_middle():
-    """A write that ends within a line and then fails leaves that part alone on its line; what is lost is counted."""
+    """A write that fails within a line leaves that part on a line of its own; the lost rest is counted."""
     stream = Stream(3, OSError(28, "full"), None, OSError(28, "full"))
     writer = LogWriter(stream, 2**14, "{} dropped".format)
     for line in ("one", "two", "three\nfour", "five"):
@@ -149,8 +149,8 @@ def test_lines_stay_whole_where_writing_fails_in_the_middle():
     assert stream.written.getvalue() == b"one\ntwotwo\n1 dropped\nthree\nfourthree\nfour\nfivefive\n"
 
 
-def test_a_line_that_finds_no_room_is_counted():
-    """More than the queue's bytes are dropped, and room is made again by what was written."""
+def test_a_line_beyond_the_queue_is_counted():
+    """Lines beyond the queue's bytes are dropped; written lines free the queue again."""
     stream = Stream()
     writer = LogWriter(stream, 100, "{} dropped".format)
     writer.msg("x" * 100)
@@ -163,7 +163,7 @@ def test_a_line_that_finds_no_room_is_counted():
 
 @pytest.mark.parametrize("length", [1, 170, 4094, 4095, 4096, 9000])
 def test_pieces_are_whole_lines(length):
-    """What is written at once is as many whole lines as a pipe takes undivided, or one line."""
+    """Each write has as many whole lines as a pipe takes atomically, or one line."""
     lines = (b"x" * length + b"\n") * 100
     pieces = list(whole_lines(lines, PIPE_BUF))
     assert b"".join(pieces) == lines

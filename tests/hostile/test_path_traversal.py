@@ -1,4 +1,4 @@
-"""Ids that no vehicle can have: the fleet API is not asked for them, in whatever way they are given."""
+"""Impossible vehicle ids are never sent upstream, wherever they are given."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ IDS = [
 
 
 @pytest.mark.parametrize("impossible", IDS)
-def test_what_no_id_can_be_is_never_asked_for(attacked, impossible):
-    """By itself, as a global id, among others and as an entity: it is null, and no call was made for it."""
+def test_an_impossible_id_is_never_requested(attacked, impossible):
+    """As an id, a global id, one of many or an entity it is null, and no upstream call is made for it."""
     unit = unit_global_id("M", "B", impossible or "/")
     queries = [
         ("query($i: ID!) { vehicle(id: $i) { vehicleId } }", impossible, [None]),

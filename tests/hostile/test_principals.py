@@ -1,4 +1,4 @@
-"""Callers whose verified tokens differ in anything that may decide what they see: none is given another's answer."""
+"""Callers whose verified tokens differ in any relevant claim: none gets another's response."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ class World:
         self.http = httpx.Client(base_url=serve(create_app(settings)))
 
     def read_for(self, client: str, claims: str) -> str:
-        """The client whose answer is given to a token with these claims, which the fleet API takes for that client."""
+        """The client whose data a token with these claims gets; the fleet API takes the token for that client."""
         sound = json.dumps({"iss": ISSUER, "sub": self.subject, "aud": "fleet", "exp": int(time.time()) + 900})
         payload = f"{sound[:-1]},{claims}}}".encode()
         token = jws.serialize_compact({"alg": "RS256", "kid": "one"}, payload, self.issuer.key)
@@ -90,7 +90,7 @@ class World:
         return answer.json()["data"]["vehicles"]["nodes"][0]["vehicleModelId"]
 
     def both(self, one: str, other: str) -> tuple[str, str]:
-        """For whom was read what two tokens of one subject are given, one after the other."""
+        """The clients whose data two tokens of one subject get, one after the other."""
         self.subject = f"user-{time.time_ns()}"
         return self.read_for("alice", one), self.read_for("bob", other)
 
@@ -105,20 +105,20 @@ def world():
 
 @pytest.mark.parametrize(("one", "other"), APART)
 def test_tokens_that_differ_in_a_claim_share_nothing(world, one, other):
-    """Whatever the claim's name and type, each caller is given what was read for them."""
+    """For any claim name and type, each caller gets the data that was read for it."""
     first, second = world.both(one, other)
     assert first != second
 
 
 @pytest.mark.parametrize(("one", "other"), TOGETHER)
-def test_a_new_token_of_the_same_caller_finds_what_the_old_one_read(world, one, other):
-    """Times, the token's id, and the order of members and of scopes tell nobody apart."""
+def test_a_new_token_of_the_same_caller_hits_the_cache(world, one, other):
+    """Times, the token's id, and the order of members and of scopes do not change the principal."""
     first, second = world.both(one, other)
     assert first == second
 
 
-def test_a_setting_may_name_the_claims_that_tell_callers_apart(serve):
-    """Of the claims named all count; others do not, unless a token lacks one that is named."""
+def test_a_setting_may_name_the_claims_of_the_principal(serve):
+    """All named claims count; others do not, unless a token lacks a named one."""
     world = World(serve, principal_claims="sub, fleet_id")
     for one, other, shared in (
         ('"fleet_id":1,"roles":["a"]', '"fleet_id":1,"roles":["b"]', True),
@@ -134,8 +134,8 @@ def test_a_setting_may_name_the_claims_that_tell_callers_apart(serve):
     world.http.close()
 
 
-def test_parts_of_a_principal_keep_their_bounds():
-    """No two lists of parts have one principal, whatever stands in the parts."""
+def test_parts_of_a_principal_can_not_be_confused():
+    """No two lists of parts give one principal, whatever text is in the parts."""
     lists = [
         ("a", "bc"), ("ab", "c"), ("abc",), ("a", "b", "c"), ("a\0b", "c"), ("a", "b\0c"), ("a\0b\0c",), ("", "abc"),
         ("abc", ""), (), ("",), ("", ""), ("1:a",), ("a", "1:b"), ("é",), ("e\u0301",),
@@ -152,7 +152,7 @@ JSON = st.recursive(
 
 @given(JSON, JSON)
 def test_claims_have_one_form_for_each_value(one, other):
-    """The form is JSON of the same value, so equal forms are equal values; the order of members is not in it."""
+    """The form is JSON of the value, so equal forms are equal values; the order of members does not matter."""
     assert json.loads(canonical(one)) == one
     assert (canonical(one) == canonical(other)) == (repr(in_order(one)) == repr(in_order(other)))
 

@@ -1,4 +1,4 @@
-"""Credentials in settings, and what exceptions say of them, are written nowhere."""
+"""Credentials in settings and in exception messages are never logged."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED, ids=str)
-def test_a_refused_setting_is_not_quoted(case, monkeypatch):
-    """What no setting can be is refused by a line that names the variable, without its value."""
+def test_an_invalid_setting_is_not_quoted(case, monkeypatch):
+    """The error of an invalid setting names the variable, without its value."""
     name, value = REFUSED[case]
     monkeypatch.setenv(f"GATEWAY_{name}", value)
     ended = CliRunner().invoke(app, ["settings"])
@@ -70,7 +70,7 @@ def test_a_refused_setting_is_not_quoted(case, monkeypatch):
     ],
 )
 def test_settings_show_no_secret(name, value, shown, monkeypatch):
-    """`gateway settings` masks what may be a credential in a URL."""
+    """`gateway settings` masks possible credentials in a URL."""
     monkeypatch.setenv(f"GATEWAY_{name}", value)
     listed = CliRunner().invoke(app, ["settings"])
     assert listed.exit_code == 0
@@ -80,8 +80,8 @@ def test_settings_show_no_secret(name, value, shown, monkeypatch):
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("broken", ["redis", "port"])
-def test_a_start_that_fails_says_no_secret(workers, broken, tmp_path):
-    """Where the application or the server can't start, its kind is logged, without the words of the exception."""
+def test_a_failed_start_logs_no_secret(workers, broken, tmp_path):
+    """Where the application or the server can't start, the exception's type is logged, without its message."""
     redis = f"redis://:{CANARY}@localhost:1/0"
     if broken == "redis":
         redis += f"?socket_timeout={CANARY}"
@@ -103,7 +103,7 @@ def test_a_start_that_fails_says_no_secret(workers, broken, tmp_path):
 
 @contextmanager
 def logging_configured(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[[], list[dict]]]:
-    """Gives what is logged within, once it is asked for; afterwards all is as it was."""
+    """Returns the lines logged within the block when called; afterwards logging is restored."""
 
     def logged() -> list[dict]:
         flush_logs(10)
@@ -124,8 +124,8 @@ def logging_configured(capsys: pytest.CaptureFixture[str]) -> Iterator[Callable[
             logging.basicConfig(force=True)
 
 
-def test_a_library_says_nothing_but_constants(capsys):
-    """Words that are put together may quote anything: they are withheld, and the place that logged them is told."""
+def test_only_constant_messages_of_libraries_are_logged(capsys):
+    """Formatted messages may quote anything: they are withheld, and the location of the call is logged."""
     with logging_configured(capsys) as lines:
         log = logging.getLogger("some.library")
         failure = ValueError(f"at {CANARY}")
@@ -150,8 +150,8 @@ def test_a_library_says_nothing_but_constants(capsys):
         assert all("test_secrets.py" in line["at"] for line in told[:-1])
 
 
-async def test_what_python_writes_itself_is_logged_instead(capsys):
-    """Crashes of the program, of a thread, a task or a destructor, and warnings: their kind, without their words."""
+async def test_pythons_own_error_output_is_logged_instead(capsys):
+    """Crashes of the program, a thread, a task or a destructor, and warnings: their type, without their message."""
     with logging_configured(capsys) as lines:
 
         def fail() -> None:
@@ -187,7 +187,7 @@ async def test_what_python_writes_itself_is_logged_instead(capsys):
 
 
 def test_a_log_call_raises_nothing(capsys):
-    """A value that can't be written, and a stack with no room left: the line is counted as lost."""
+    """With a value that can't be formatted, or a stack that is almost full, the line is counted as lost."""
 
     class Broken:
         def __repr__(self) -> str:
@@ -216,8 +216,8 @@ def test_a_log_call_raises_nothing(capsys):
     assert sum(line["number"] for line in told if line["event"] == "log lines dropped") >= 1
 
 
-def test_a_line_has_an_end(capsys):
-    """Neither a text nor a traceback is written that has no bound."""
+def test_log_lines_are_bounded(capsys):
+    """Texts and tracebacks are cut at a bound."""
     with logging_configured(capsys) as lines:
 
         def deep(levels: int) -> None:

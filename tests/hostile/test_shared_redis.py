@@ -1,4 +1,4 @@
-"""Gateways in front of different fleet APIs, or of one in different ways, on one Redis: none answers for another."""
+"""Gateways for different fleet APIs, or with different settings, share one Redis without sharing entries."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def fleet(fleet_id: str, limit: int = 0) -> Simulator:
 
 @pytest.fixture
 def gateway(redis, serve):
-    """Starts gateways on one Redis, each over sockets of its own; their URLs."""
+    """Starts gateways on one Redis, each over sockets of its own; gives their URLs."""
 
     def started(upstream: str, **settings: object) -> str:
         slices = {"upstream": {"url": upstream, **settings}, "redis": {"url": redis.url, "timeout": 2.0}}
@@ -32,26 +32,26 @@ def gateway(redis, serve):
 
 
 def ask(url: str) -> dict:
-    """A gateway's answer."""
+    """A gateway's response."""
     answer = httpx.post(f"{url}/graphql", json={"query": QUERY}, headers={"Authorization": f"Bearer {TOKEN}"})
     return answer.json()
 
 
 def fleets_of(url: str) -> set[str]:
-    """Whose vehicles a gateway answers."""
+    """The fleets of the vehicles in a gateway's response."""
     return {vehicle["fleetId"] for vehicle in ask(url)["data"]["vehicles"]["nodes"]}
 
 
 def test_two_fleet_apis_are_apart_in_one_redis(gateway, serve):
-    """A caller of staging is never given production's vehicles, although the token and the query are the same."""
+    """A caller of staging never gets production's vehicles, although the token and the query are the same."""
     production, staging = serve(fleet("PROD1").app), serve(fleet("STAG1").app)
     assert fleets_of(gateway(production)) == {"PROD1"}
     assert fleets_of(gateway(staging)) == {"STAG1"}
 
 
 @pytest.mark.parametrize("other", [{"fleet_id": "EXFL29"}, {"page_size": 7}, {"unit_search": True}])
-def test_what_decides_an_answer_is_part_of_every_key(gateway, serve, other):
-    """Gateways that differ in it call for themselves; those that do not answer from each other's entries."""
+def test_settings_that_change_responses_are_part_of_every_key(gateway, serve, other):
+    """Gateways that differ in such a setting call for themselves; others use each other's entries."""
     simulator = fleet("PROD1")
     upstream = serve(simulator.app)
     for url in (upstream, f"{upstream}/"):
@@ -63,8 +63,8 @@ def test_what_decides_an_answer_is_part_of_every_key(gateway, serve, other):
         assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 
-def test_each_setting_of_the_upstream_is_part_of_a_key_or_only_says_how():
-    """A setting that is added later counts as one that decides, until somebody says that it does not."""
+def test_each_upstream_setting_is_classified():
+    """A new setting is part of the key until it is listed as one that does not change responses."""
     other = {str: "x", "str | None": "x", int: 7, float: 7.0, bool: True}
     plain = UpstreamSettings()
     for name, field in UpstreamSettings.model_fields.items():
@@ -79,7 +79,7 @@ def test_each_setting_of_the_upstream_is_part_of_a_key_or_only_says_how():
 
 
 def test_one_url_has_one_key_however_it_is_spelt():
-    """Scheme and host in capitals, the default port and a slash at the end change nothing; everything else does."""
+    """Case of scheme and host, the default port and a final slash do not change the key; everything else does."""
     spellings = ("https://api.invers.com", "https://API.Invers.com/", "https://api.invers.com:443")
     assert len({digest_of_url(UpstreamSettings(url=url)) for url in spellings}) == 1
     others = (
@@ -90,7 +90,7 @@ def test_one_url_has_one_key_however_it_is_spelt():
     assert digest_of_answers(UpstreamSettings(fleet_id="")) == digest_of_answers(UpstreamSettings())
 
 
-async def test_a_rate_limit_is_one_for_all_gateways_of_a_fleet_api_and_no_other(gateway, serve, redis):
+async def test_gateways_of_one_fleet_api_share_its_rate_limit(gateway, serve, redis):
     """The page size changes entries and not the client's rate limit; another URL has a window of its own."""
     one, other = serve(fleet("PROD1", 100).app), serve(fleet("STAG1", 100).app)
     for url in (gateway(one), gateway(one, page_size=7), gateway(other)):

@@ -1,4 +1,4 @@
-"""A process that is told to stop loses nothing that it accepted, with one worker or several."""
+"""A process that is stopped completes every request that it accepted, with one worker or several."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FRESH = 2
 
 
 def head_of_answer(connection: socket.socket) -> bytes:
-    """The head of a whole answer in small letters; EOFError where there is none. What follows it is left unread."""
+    """The head of the next response in lower case; EOFError at the end. The rest is left unread."""
     deadline = time.monotonic() + 30
     while answer := connection.recv(2**16, socket.MSG_PEEK):
         head, found, body = answer.partition(b"\r\n\r\n")
@@ -41,7 +41,7 @@ def head_of_answer(connection: socket.socket) -> bytes:
 
 
 def is_ended(connection: socket.socket) -> bool:
-    """Whether the server has ended the connection; whoever sees that sends nothing more."""
+    """Whether the server has ended the connection."""
     connection.setblocking(False)
     try:
         return connection.recv(1) == b""
@@ -52,7 +52,7 @@ def is_ended(connection: socket.socket) -> bool:
 
 
 def ask_until_refused(port: int, pause: float | None) -> Counter[str]:
-    """Asks again and again, on one connection for as long as it lasts, or on a new one each time; how that went."""
+    """Sends requests on one connection for as long as it lasts, or on new ones, and counts the outcomes."""
     went: Counter[str] = Counter()
     while True:
         try:
@@ -85,8 +85,8 @@ def started(folder: Path, workers: int, **settings: str) -> GatewayProcess:
 
 
 @pytest.mark.parametrize(("workers", "to_all"), [(1, False), (2, False), (2, True)])
-def test_nothing_that_was_accepted_is_lost(workers, to_all, tmp_path):
-    """Every request on a connection that was made is answered, also if the signal goes to all processes at once."""
+def test_every_accepted_request_gets_a_response(workers, to_all, tmp_path):
+    """Every request on an established connection gets a response, also if the signal goes to all processes at once."""
     gateway = started(tmp_path, workers)
     with ThreadPoolExecutor(len(PAUSES) + FRESH) as clients:
         going = [clients.submit(ask_until_refused, gateway.port, pause) for pause in PAUSES + [None] * FRESH]
@@ -103,7 +103,7 @@ def test_nothing_that_was_accepted_is_lost(workers, to_all, tmp_path):
 
 @pytest.fixture(scope="module")
 def slow() -> Iterator[str]:
-    """A fleet API that takes three seconds for each answer."""
+    """A fleet API that takes three seconds for each response."""
     simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0))
     simulator.faults.rules.append(Fault("latency", seconds=3.0))
     with serving(simulator.app) as url:
@@ -111,8 +111,8 @@ def slow() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_is_under_way_is_answered_before_the_connection_ends(workers, slow, tmp_path):
-    """Requests that run, wait behind another or are half here when the signal comes; the last answer says it is."""
+def test_requests_under_way_get_responses_before_the_connection_ends(workers, slow, tmp_path):
+    """Requests that run, wait or are half received when the signal comes; the last response closes the connection."""
     query = request(b'{"query": "{ vehicle(id: \\"JQ7RP\\") { vehicleId } }"}', "alice").replace(
         b"Connection: close\r\n", b""
     )

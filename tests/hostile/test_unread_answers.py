@@ -1,4 +1,4 @@
-"""Answers that are not read, or slowly: they take little memory, not for long, and from nobody else."""
+"""Responses that clients read slowly or not at all: they take bounded memory and time, at no other client's cost."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ READY = b"GET /health/ready HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
-def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedGateway]:
-    """A gateway that waits for readers but shortly."""
+def impatient_gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedGateway]:
+    """A gateway with a short time-out for slow readers."""
     with ExitStack() as stack:
         folder = tmp_path_factory.mktemp("attacked")
         one = AttackedGateway(folder, lambda app: stack.enter_context(serving(app)), http_slow_reader_timeout="1")
@@ -31,7 +31,7 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AttackedGateway]
 
 @contextmanager
 def unread(gateway: AttackedGateway, number: int, said: bytes) -> Iterator[list[socket.socket]]:
-    """Connections on which something is asked and whose answers wait."""
+    """Connections with a request each, whose responses are not read."""
     with ExitStack() as stack:
         connections = []
         for _ in range(number):
@@ -62,7 +62,7 @@ def waits_until(holds, seconds: float = 5) -> bool:
 
 
 def read_for(connection: socket.socket, seconds: float, size: int, pause: float) -> tuple[int, bool]:
-    """Reads so many bytes at a time; what came, and whether the connection is still open."""
+    """Reads in small pieces for a time; returns the data and whether the connection is still open."""
     came, until = 0, time.monotonic() + seconds
     while time.monotonic() < until:
         with suppress(TimeoutError):
@@ -77,8 +77,8 @@ def read_for(connection: socket.socket, seconds: float, size: int, pause: float)
     return came, True
 
 
-def test_answers_that_nobody_reads_take_bounded_memory(attacked):
-    """Of several callers with many connections each the slowest are closed, and others are answered meanwhile."""
+def test_unread_responses_take_bounded_memory(attacked):
+    """The slowest connections of several callers are closed, and other requests get responses meanwhile."""
     assert attacked.post(LARGE, "alice")[0] == 200
     assert attacked.post(LARGE, "bob")[0] == 200
     assert attacked.post(LARGE, "eve")[0] == 200
@@ -93,8 +93,8 @@ def test_answers_that_nobody_reads_take_bounded_memory(attacked):
     assert waits_until(lambda: operations(attacked) == 0)
 
 
-def test_a_slot_is_taken_until_the_answer_has_gone(attacked):
-    """Who reads none of their answers uses up their own slots, and nobody else's; leaving gives them back."""
+def test_a_slot_is_occupied_until_the_response_is_sent(attacked):
+    """A caller that reads no responses uses up its own slots only; a disconnect frees them."""
     with unread(attacked, 33, kept_open(LARGE)) as connections:
         assert waits_until(lambda: operations(attacked) >= 20, 20)
         began = time.monotonic()
@@ -106,8 +106,8 @@ def test_a_slot_is_taken_until_the_answer_has_gone(attacked):
     assert attacked.post(LARGE, "alice")[0] == 200
 
 
-def test_requests_in_a_row_have_one_answer_at_a_time(attacked):
-    """Of requests that came together the next is begun when the answer before it has gone; all are answered, in order."""
+def test_pipelined_requests_have_one_response_at_a_time(attacked):
+    """The next request starts when the previous response has been sent; all get responses, in order."""
     bodies = [LARGE, SMALL, LARGE, SMALL.replace(b"1", b"2")]
     said = b"".join(map(kept_open, bodies[:-1])) + request(bodies[-1], "alice")
     with unread(attacked, 1, said) as (one,):
@@ -123,15 +123,15 @@ def test_requests_in_a_row_have_one_answer_at_a_time(attacked):
 
 
 @pytest.mark.parametrize("kind", ["alive", "closing", "HTTP/1.0", "file"])
-def test_who_reads_too_slowly_is_given_up(hasty, kind):
-    """A byte now and then keeps no answer, however the connection is to go on; who reads at a fair pace has it whole."""
+def test_a_slow_reader_is_disconnected(impatient_gateway, kind):
+    """Reading a byte now and then is not enough, with keep-alive or without; a fair pace is."""
     said = {
         "alive": kept_open(LARGE),
         "closing": request(LARGE, "alice"),
         "HTTP/1.0": request(LARGE, "alice").replace(b"HTTP/1.1", b"HTTP/1.0", 1),
         "file": b"GET /explorer/explorer.js HTTP/1.1\r\nHost: a\r\n\r\n" * 200,
     }[kind]
-    with unread(hasty, 1, said) as (slow,):
+    with unread(impatient_gateway, 1, said) as (slow,):
         slow.settimeout(0.1)
         came, is_open = read_for(slow, 1.0, 500, 0.1)
         assert is_open
@@ -140,33 +140,33 @@ def test_who_reads_too_slowly_is_given_up(hasty, kind):
         more, is_open = read_for(slow, 2.0, 2**20, 0)
         assert not is_open
         assert came + more < 10**6
-    assert waits_until(lambda: operations(hasty) == 0)
+    assert waits_until(lambda: operations(impatient_gateway) == 0)
 
 
-def test_who_reads_at_a_fair_pace_has_the_answer_whole(hasty):
-    """Longer than the time for which nothing may be read."""
+def test_a_steady_reader_gets_the_whole_response(impatient_gateway):
+    """It may take longer than the time in which a client may read nothing."""
     began = time.monotonic()
-    with unread(hasty, 1, request(LARGE, "alice")) as (fair,):
+    with unread(impatient_gateway, 1, request(LARGE, "alice")) as (fair,):
         came, is_open = read_for(fair, 10, 20_000, 0.03)
     assert time.monotonic() - began > 1.8
     assert not is_open
     assert came > 1_400_000
 
 
-def test_what_is_kept_ready_is_bounded_too(hasty):
-    """Pages at hand need no slot; unread they are given up all the same, however many ask for them at a time."""
+def test_unread_cached_responses_are_bounded_too(impatient_gateway):
+    """Cached pages need no slot; unread they are dropped all the same, for any number of requests."""
     page = json.dumps({"query": "{ " + VEHICLES % 1 + " }"}).encode()
-    assert hasty.post(page, "alice")[0] == 200
-    with hasty.measured() as harm, unread(hasty, 200, kept_open(page) * 16) as connections:
-        assert waits_until(lambda: "read too slowly" in hasty.gateway.output, 10)
+    assert impatient_gateway.post(page, "alice")[0] == 200
+    with impatient_gateway.measured() as harm, unread(impatient_gateway, 200, kept_open(page) * 16) as connections:
+        assert waits_until(lambda: "read too slowly" in impatient_gateway.gateway.output, 10)
         time.sleep(1.5)
         assert read_for(connections[0], 3, 2**20, 0)[1] is False
     assert harm.memory <= MEMORY_MAX
     assert harm.busy <= VALID_BUSY_MAX
 
 
-def test_requests_that_come_in_one_piece_take_bounded_memory(attacked):
-    """Thousands of them behind one that takes a while are parsed as they can be answered, and others are answered."""
+def test_pipelined_requests_take_bounded_memory(attacked):
+    """Thousands behind a slow one are parsed only when they can be handled, and other requests get responses."""
     first = request(b'{"query": "{ vehicles { nodes { id } } }"}', "invented", Connection="keep-alive")
     many = first + b"GET / HTTP/1.1\r\nHost: a\r\n\r\n" * 8000
     few = first + request(SMALL, "invented", Connection="keep-alive") * 16
