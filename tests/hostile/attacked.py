@@ -17,8 +17,8 @@ from gateway.simulator import Behaviours, Simulator
 from tests.gateway_process import GatewayProcess
 from tests.gateways import PLANS, TOKENS
 
-# What the gateway may be held up by and take in memory, whatever an invented token or a valid one sends.
-INVENTED_BUSY_MAX, VALID_BUSY_MAX = 0.25, 1.0
+# The most CPU seconds in a row and bytes of memory that requests with invalid or valid tokens may take.
+INVALID_TOKEN_CPU_MAX, VALID_TOKEN_CPU_MAX = 0.25, 1.0
 MEMORY_MAX = 150 * 2**20
 
 
@@ -27,11 +27,11 @@ class Harm:
     """The effect of an attack: the longest time in which `/health/live` did not respond, how much CPU time of that the
     event loop's thread used, failed health checks, and growth of memory in bytes.
 
-    On a machine with other load `blocked` includes that; `busy` is the gateway's own part.
+    On a machine with other load `blocked` includes that; `cpu` is the gateway's own part.
     """
 
     blocked: float = 0.0
-    busy: float = 0.0
+    cpu: float = 0.0
     failed: int = 0
     memory: int = 0
 
@@ -56,14 +56,18 @@ class AttackedGateway:
         """Measures the effect of the block; the result is filled in at its end."""
         harm = Harm()
         before = self.memory("VmRSS")
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # the peak is counted from here
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # resets the peak
         self._command("start")
         time.sleep(0.05)  # a check is under way when the attack begins
         try:
             yield harm
         finally:
-            told = self._command("stop")
-            harm.blocked, harm.busy, harm.failed = told["blocked"], told["busy"], told["failed"]
+            measured_values = self._command("stop")
+            harm.blocked, harm.cpu, harm.failed = (
+                measured_values["blocked"],
+                measured_values["cpu"],
+                measured_values["failed"],
+            )
             harm.memory = self.memory("VmHWM") - before
 
     def memory(self, kind: str = "VmRSS") -> int:

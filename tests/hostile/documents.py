@@ -64,7 +64,7 @@ def fields_times_nodes(vehicle_ids: list[str]) -> dict[str, Body]:
         name: {"query": "query($i:[ID!]!){nodes(ids:$i){... on Vehicle{%s}}}" % fields, "variables": {"i": ids}}
         for name, fields in of_each.items()
     }
-    # With an id that is none nothing is projected.
+    # With an invalid id nothing is projected.
     queries["60 aliases of 1000 ids and an error"] = {
         **queries["60 aliases of 1000 ids"],
         "variables": {"i": [*ids[1:], "x"]},

@@ -35,19 +35,19 @@ def cpu_seconds(pid: int) -> float:
 
 
 def main(port: int, pid: int) -> None:
-    longest = busiest = 0.0
-    asked = failed = 0
+    longest = most_cpu = 0.0
+    checks = failed = 0
     while True:
-        # Read by the line without a buffer, which `select` would not know of.
-        if select.select([0], [], [], INTERVAL if asked else None)[0]:
+        # Lines are read unbuffered, since `select` does not see a buffer.
+        if select.select([0], [], [], INTERVAL if checks else None)[0]:
             command = b"".join(iter(lambda: os.read(0, 1).strip(), b"")).decode()
-            told = {"blocked": longest, "busy": busiest, "asked": asked, "failed": failed}
-            sys.stdout.write(json.dumps(told) + "\n")
+            values = {"blocked": longest, "cpu": most_cpu, "checks": checks, "failed": failed}
+            sys.stdout.write(json.dumps(values) + "\n")
             sys.stdout.flush()
             if not command:
                 return
-            longest = busiest = 0.0
-            failed, asked = 0, 1 if command == "start" else 0
+            longest = most_cpu = 0.0
+            failed, checks = 0, 1 if command == "start" else 0
             continue
         began, used = time.monotonic(), cpu_seconds(pid)
         while not responds(port, 60):
@@ -55,9 +55,9 @@ def main(port: int, pid: int) -> None:
             if time.monotonic() - began > 60:
                 break
             time.sleep(INTERVAL)
-        asked += 1
+        checks += 1
         longest = max(longest, time.monotonic() - began)
-        busiest = max(busiest, cpu_seconds(pid) - used)
+        most_cpu = max(most_cpu, cpu_seconds(pid) - used)
 
 
 if __name__ == "__main__":

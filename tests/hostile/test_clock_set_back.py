@@ -44,8 +44,8 @@ def gateway(serve):
     clock.time = time.time()
     upstream = {"url": serve(simulator.app)}
 
-    def started(**slices: dict) -> str:
-        return serve(create_app(Settings(upstream=upstream, **slices), clock=clock))
+    def started(**groups: dict) -> str:
+        return serve(create_app(Settings(upstream=upstream, **groups), clock=clock))
 
     return started, simulator, clock
 
@@ -60,7 +60,7 @@ def test_an_answer_from_the_future_is_not_given(gateway, answers):
     """What was read before the clock was set back is read again, also where whole answers are kept."""
     started, simulator, clock = gateway
     url = started(cache={"responses": answers})
-    for _ in range(4):  # until all that can be kept is kept
+    for _ in range(4):  # until all that can be cached is cached
         ask(url)
     assert simulator.requests.total == 1
     for calls, seconds in ((2, 0.5), (3, 3600), (4, YEAR)):
@@ -69,7 +69,7 @@ def test_an_answer_from_the_future_is_not_given(gateway, answers):
         assert simulator.requests.total == calls
         assert again.headers["Cache-Control"] == "private, max-age=30"
         ask(url)
-        assert simulator.requests.total == calls  # what was read since then counts
+        assert simulator.requests.total == calls  # data that was read since then is fresh
 
 
 def test_an_entry_from_the_future_in_redis_is_read_again_by_each(gateway, redis):
@@ -116,11 +116,11 @@ async def test_a_client_is_not_held_back_for_as_long_as_the_clock_is_behind(redi
     calls = calls_over(fleet, clock, limiter=limiter)
     by = scope()
     by.deadline.at = time.monotonic() + 1
-    for told in (
+    for pending in (
         limiter.update(by.caller.client, Rate(10, 0, clock() + 60)), limiter.block(by.caller.client, clock() + 60)
     ):  # fmt: skip
-        if told is not None:
-            await told
+        if pending is not None:
+            await pending
     with pytest.raises(RateLimited):
         await calls.fetch(vehicle_read(by=by))
     clock.time -= 2 * 3600
@@ -162,7 +162,7 @@ async def test_the_circuit_does_not_stay_open_for_as_long_as_the_clock_is_behind
         clock.time += 0.1
     assert len(circuit._recent) <= 12
     await fail(4)
-    assert not circuit.is_open  # four of five before the clock was set back count no more
+    assert not circuit.is_open  # the four failures before the clock was set back no longer count
     clock.time += 20
     await fail(5)
     assert circuit.is_open

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.simulator import Behaviours, Simulator
 from tests.gateways import PLANS
-from tests.hostile.attacked import INVENTED_BUSY_MAX, MEMORY_MAX, VALID_BUSY_MAX
+from tests.hostile.attacked import INVALID_TOKEN_CPU_MAX, MEMORY_MAX, VALID_TOKEN_CPU_MAX
 from tests.hostile.documents import bodies
 
 BODIES = bodies(Simulator(PLANS, Behaviours()).fleets["T7K2M"].ids)
@@ -24,5 +24,5 @@ def test_a_hostile_document_takes_bounded_time_and_memory(attacked, name, token)
     codes = {error["extensions"]["code"] for error in json.loads(body).get("errors", ())}
     assert "INTERNAL" not in codes
     assert harm.failed == 0
-    assert harm.busy <= (INVENTED_BUSY_MAX if token == "x" else VALID_BUSY_MAX), harm
+    assert harm.cpu <= (INVALID_TOKEN_CPU_MAX if token == "x" else VALID_TOKEN_CPU_MAX), harm
     assert harm.memory <= MEMORY_MAX, harm

@@ -19,7 +19,7 @@ from gateway.log_writer import PIPE_BUF, LogWriter, whole_lines
 from tests.gateway_process import GatewayProcess
 
 ASK = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
-# Lines of 170 bytes: far more than a pipe's 64 KiB and this queue hold.
+# Lines of 170 bytes: far more than fit a pipe's 64 KiB and this queue.
 REQUESTS = 2000
 QUEUE = 2**14
 
@@ -69,10 +69,10 @@ def test_a_stalled_log_reader_blocks_nothing_and_dropped_lines_are_counted(tmp_p
     os.close(reading)
     greeting, *lines = [line for line in read.decode().splitlines() if line]
     assert greeting.startswith("GraphQL at")
-    told = [json.loads(line) for line in lines]
-    dropped = sum(line["number"] for line in told if line["event"] == "log lines dropped")
-    requests = [line for line in told if line["event"] == "request"]
-    # Of each the checks before it was ready, too.
+    events = [json.loads(line) for line in lines]
+    dropped = sum(line["number"] for line in events if line["event"] == "log lines dropped")
+    requests = [line for line in events if line["event"] == "request"]
+    # Including the checks before it was ready.
     assert len(requests) + dropped >= REQUESTS + 3
     assert dropped > REQUESTS / 2
     assert requests[-1]["status"] == 200

@@ -42,8 +42,8 @@ def test_an_impossible_id_is_never_requested(attacked, impossible):
     attacked.simulator.requests.by_path.clear()
     for query, given, expected in queries:
         status, body = attacked.post({"query": query, "variables": {"i": given}}, "alice")
-        told = json.loads(body)
-        assert (status, list((told["data"] or {}).values())) == (200, expected), told
+        response = json.loads(body)
+        assert (status, list((response["data"] or {}).values())) == (200, expected), response
     status, body = attacked.post({"query": "query($i: ID!) { node(id: $i) { id } }", "variables": {"i": unit}}, "alice")
     assert (status, json.loads(body)["data"]) == (200, {"node": None})
     assert set(attacked.simulator.requests.by_path) <= {"/vehicles"}

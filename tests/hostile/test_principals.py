@@ -21,7 +21,7 @@ from tests.gateways import PLANS, serving
 from tests.issuer import ISSUER, FakeIssuer
 
 QUERY = "{ vehicles(first: 3) { nodes { vehicleModelId } } }"
-# Claims of two callers, as they stand in their tokens.
+# Claims of two callers, as in their tokens.
 APART = [
     ('"fleet_id":1', '"fleet_id":2'),
     ('"fleet_id":1', '"fleet_id":"1"'),

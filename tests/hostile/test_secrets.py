@@ -142,12 +142,12 @@ def test_only_constant_messages_of_libraries_are_logged(capsys):
         log.warning("plain", stack_info=True, extra={"x": CANARY})
         record = logging.makeLogRecord({"msg": CANARY, "levelno": 40, "exc_text": CANARY, "name": CANARY[:0]})
         logging.getLogger().handle(record)
-        told = lines()
-        assert [line["event"] for line in told] == [
+        events = lines()
+        assert [line["event"] for line in events] == [
             *[WITHHELD] * 4, "took 7 of [redacted]", "took %d", "plain", WITHHELD,
         ]  # fmt: skip
-        assert told[2]["kind"] == "ValueError"
-        assert all("test_secrets.py" in line["at"] for line in told[:-1])
+        assert events[2]["kind"] == "ValueError"
+        assert all("test_secrets.py" in line["at"] for line in events[:-1])
 
 
 async def test_pythons_own_error_output_is_logged_instead(capsys):
@@ -180,10 +180,10 @@ async def test_pythons_own_error_output_is_logged_instead(capsys):
         asyncio.get_running_loop().call_soon(fail)
         await asyncio.sleep(0.01)
         warnings.warn(CANARY, UserWarning, stacklevel=1)
-        # What a test before has left open may be found here, too.
-        told = [line for line in lines() if line["kind"] != "ResourceWarning"]
-        assert [line["kind"] for line in told] == ["RuntimeError"] * 5 + ["UserWarning"]
-        assert all("fail" in line["frames"][-1] for line in told[:-1])
+        # Objects that an earlier test left open may be found here, too.
+        events = [line for line in lines() if line["kind"] != "ResourceWarning"]
+        assert [line["kind"] for line in events] == ["RuntimeError"] * 5 + ["UserWarning"]
+        assert all("fail" in line["frames"][-1] for line in events[:-1])
 
 
 def test_a_log_call_raises_nothing(capsys):
@@ -211,9 +211,9 @@ def test_a_log_call_raises_nothing(capsys):
         with pytest.raises(RecursionError):
             deep()
         log.error("whole")
-        told = lines()
-    assert "whole" in [line["event"] for line in told]
-    assert sum(line["number"] for line in told if line["event"] == "log lines dropped") >= 1
+        events = lines()
+    assert "whole" in [line["event"] for line in events]
+    assert sum(line["number"] for line in events if line["event"] == "log lines dropped") >= 1
 
 
 def test_log_lines_are_bounded(capsys):

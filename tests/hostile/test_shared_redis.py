@@ -25,8 +25,8 @@ def gateway(redis, serve):
     """Starts gateways on one Redis, each over sockets of its own; gives their URLs."""
 
     def started(upstream: str, **settings: object) -> str:
-        slices = {"upstream": {"url": upstream, **settings}, "redis": {"url": redis.url, "timeout": 2.0}}
-        return serve(create_app(Settings(**slices)))
+        groups = {"upstream": {"url": upstream, **settings}, "redis": {"url": redis.url, "timeout": 2.0}}
+        return serve(create_app(Settings(**groups)))
 
     return started
 
@@ -59,7 +59,7 @@ def test_settings_that_change_responses_are_part_of_every_key(gateway, serve, ot
     assert simulator.requests.total == 1
     answer = ask(gateway(upstream, **other))
     assert simulator.requests.total == 2
-    if "fleet_id" in other:  # which the fleet API does not let this caller read
+    if "fleet_id" in other:  # which the fleet API forbids for this caller
         assert answer["errors"][0]["extensions"]["code"] == "FORBIDDEN"
 
 

@@ -20,7 +20,7 @@ from tests.gateways import PLANS, serving
 from tests.hostile.attacked import request
 
 ASK = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
-# Longest time in seconds between two requests of a connection; those that never stop asking find the last moment.
+# Longest time in seconds between two requests of a connection; those without a pause hit the last moment.
 PAUSES = [0.0] * 3 + [0.02] * 8 + [0.2] * 8 + [3.0] * 5
 FRESH = 2
 
@@ -51,7 +51,7 @@ def is_ended(connection: socket.socket) -> bool:
         connection.settimeout(30)
 
 
-def ask_until_refused(port: int, pause: float | None) -> Counter[str]:
+def ask_until_rejected(port: int, pause: float | None) -> Counter[str]:
     """Sends requests on one connection for as long as it lasts, or on new ones, and counts the outcomes."""
     went: Counter[str] = Counter()
     while True:
@@ -89,7 +89,7 @@ def test_every_accepted_request_gets_a_response(workers, to_all, tmp_path):
     """Every request on an established connection gets a response, also if the signal goes to all processes at once."""
     gateway = started(tmp_path, workers)
     with ThreadPoolExecutor(len(PAUSES) + FRESH) as clients:
-        going = [clients.submit(ask_until_refused, gateway.port, pause) for pause in PAUSES + [None] * FRESH]
+        going = [clients.submit(ask_until_rejected, gateway.port, pause) for pause in PAUSES + [None] * FRESH]
         time.sleep(0.7)
         for pid in [*(gateway.workers() if to_all else []), gateway.process.pid]:
             os.kill(pid, signal.SIGTERM)
@@ -116,7 +116,7 @@ def test_requests_under_way_get_responses_before_the_connection_ends(workers, sl
     query = request(b'{"query": "{ vehicle(id: \\"JQ7RP\\") { vehicleId } }"}', "alice").replace(
         b"Connection: close\r\n", b""
     )
-    # Whoever tries to connect may be refused after more than a second only, and until then nothing is sent.
+    # Connections are accepted for another second at least; until then nothing is sent.
     gateway = started(tmp_path, workers, upstream_url=slow, http_shutdown_idle_timeout="4")
     parts = {
         "silent until now": (b"", ASK),
