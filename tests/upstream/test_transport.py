@@ -31,9 +31,9 @@ from gateway.upstream.requests import RequestScope, RequestStats, UpstreamReques
 from tests.upstream.fakes import Sending
 
 SETTINGS = UpstreamSettings(url="http://fleet.test/", response_bytes_max=2048)
-ERRAND = RequestScope(Caller("secret-token"), RequestStats())
+SCOPE = RequestScope(Caller("secret-token"), RequestStats())
 ENDPOINTS = FleetEndpoints(SETTINGS, CacheSettings())
-READ = UpstreamRequest.of(ERRAND, ENDPOINTS.vehicle, item_id="JQ7RP")
+READ = UpstreamRequest.of(SCOPE, ENDPOINTS.vehicle, item_id="JQ7RP")
 
 
 def transport_over(fake: httpx.Response | Exception, settings: UpstreamSettings = SETTINGS) -> HttpTransport:
@@ -292,9 +292,9 @@ async def test_impossible_ids_are_never_sent(impossible):
     """There is no such vehicle, alone or among others, and no state of it, without a call."""
     transport = transport_over(httpx.Response(404))
     client = FleetClient(Uncoalesced(Sending(), transport), SETTINGS, ENDPOINTS)
-    assert await client.vehicle(ERRAND, impossible) is None
-    assert await client.vehicles_by_id(ERRAND, [impossible]) == {impossible: None}
-    assert await client.latest_states(ERRAND, [impossible]) == [None]
+    assert await client.vehicle(SCOPE, impossible) is None
+    assert await client.vehicles_by_id(SCOPE, [impossible]) == {impossible: None}
+    assert await client.latest_states(SCOPE, [impossible]) == [None]
     assert transport.requests == []
 
 
@@ -302,7 +302,7 @@ async def test_impossible_ids_are_never_sent(impossible):
 async def test_possible_ids_are_sent(possible):
     """Ids are opaque: any text that is safe in a path is sent."""
     transport = transport_over(httpx.Response(404))
-    assert await FleetClient(Uncoalesced(Sending(), transport), SETTINGS, ENDPOINTS).vehicle(ERRAND, possible) is None
+    assert await FleetClient(Uncoalesced(Sending(), transport), SETTINGS, ENDPOINTS).vehicle(SCOPE, possible) is None
     assert len(transport.requests) == 1
 
 
@@ -310,8 +310,8 @@ async def test_lists_with_a_page_token_are_followed():
     """If a list has next_page_token instead of cursors, the next page is requested with page_token."""
     transport = transport_over(httpx.Response(200, json={"items": [], "next_page_token": "t2"}))
     client = FleetClient(transport, SETTINGS, ENDPOINTS)
-    page = await client.vehicles(ERRAND)
-    await client.vehicles(ERRAND, cursor=page.cursors.next)
+    page = await client.vehicles(SCOPE)
+    await client.vehicles(SCOPE, cursor=page.cursors.next)
     assert dict(transport.requests[1].url.params) == {"page_token": "t2"}
 
 
@@ -319,8 +319,8 @@ async def test_a_cursor_is_sent_alone():
     """Limit and search are sent for the first page only: a cursor contains both."""
     transport = transport_over(httpx.Response(200, json={"items": []}))
     client = FleetClient(transport, SETTINGS, ENDPOINTS)
-    await client.vehicles(ERRAND, search="audi")
-    await client.vehicles(ERRAND, cursor="abc==")
+    await client.vehicles(SCOPE, search="audi")
+    await client.vehicles(SCOPE, cursor="abc==")
     assert [dict(request.url.params) for request in transport.requests] == [
         {"limit": "100", "q": "audi"},
         {"cursor": "abc=="},
@@ -331,5 +331,5 @@ async def test_a_configured_path_is_sent_percent_encoded():
     """Characters that a request line can't contain are encoded once; encoded ones stay."""
     settings = UpstreamSettings(url=SETTINGS.url, vehicle_path="/fahrzeuge für%20alle/{id}")
     transport = transport_over(httpx.Response(404), settings)
-    await FleetClient(transport, settings, FleetEndpoints(settings, CacheSettings())).vehicle(ERRAND, "V1")
+    await FleetClient(transport, settings, FleetEndpoints(settings, CacheSettings())).vehicle(SCOPE, "V1")
     assert transport.requests[0].url.raw_path == b"/fahrzeuge%20f%C3%BCr%20alle/V1"
