@@ -1,6 +1,6 @@
 // A federation router over two subgraphs: the gateway, and one that knows trips of vehicles by their vehicleId.
 // Arguments: router (apollo | hive), URL of the gateway, token, the vehicle ids as JSON, path of the gateway's SDL.
-// Prints what the router answers to one query over both, and how often it asked the gateway for entities.
+// Prints what the router answers to one query over both, and how many entity requests it made to the gateway.
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { composeServices } from "@apollo/composition";

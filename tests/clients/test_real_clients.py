@@ -102,7 +102,7 @@ def test_real_clients_page_through_the_whole_fleet(serve, client, way, behaviour
     urql's relayPagination can't page backward from a page with `after`, so that case is left out.
     """
     world = World(serve, **behaviours)
-    assert node("walks.mjs", client, way, world.url, "client-token") == world.ids
+    assert node("paging.mjs", client, way, world.url, "client-token") == world.ids
 
 
 @pytest.mark.parametrize("router", ["apollo", "hive"])

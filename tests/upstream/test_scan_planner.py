@@ -8,7 +8,7 @@ from gateway.upstream.scan_planner import ScanProgress, should_scan
 
 
 @pytest.mark.parametrize(
-    ("missing", "page_size", "fleet_size", "walked", "walks"),
+    ("missing", "page_size", "fleet_size", "pages_read", "scans"),
     [
         (1, 100, 100, ScanProgress(), False),  # one read either way: the one by id is smaller
         (2, 100, 100, ScanProgress(), True),  # one page holds the whole fleet
@@ -28,6 +28,6 @@ from gateway.upstream.scan_planner import ScanProgress, should_scan
         (0, 100, 1_000, ScanProgress(3, 400), False),
     ],
 )
-def test_a_scan_continues_while_it_saves_calls(missing, page_size, fleet_size, walked, walks):
+def test_a_scan_continues_while_it_saves_calls(missing, page_size, fleet_size, pages_read, scans):
     """Compared with a call for each missing id."""
-    assert should_scan(missing, page_size, fleet_size, walked) is walks
+    assert should_scan(missing, page_size, fleet_size, pages_read) is scans

@@ -1,4 +1,4 @@
-"""Operations: which document a request means, whether it may run, and what is remembered of it."""
+"""Operations: which document a request names, whether it may run, and what is cached for it."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def persisted(query: str) -> dict:
     return {"persistedQuery": {"version": 1, "sha256Hash": digest_of(query)}}
 
 
-async def test_a_request_is_remembered_once_its_document_is_planned():
-    """Unknown documents are for `prepare`; a planned one is prepared at once, and its bytes are enough from then on."""
+async def test_a_request_is_cached_once_its_document_is_planned():
+    """Unknown documents go through `prepare`; a planned one is prepared at once, and later by its bytes alone."""
     world = World()
     given = {"query": VEHICLE, "variables": {"id": "A"}}
     assert world.operations.remembered(b"key", ALICE) is None
@@ -71,8 +71,8 @@ async def test_a_request_is_remembered_once_its_document_is_planned():
     assert world.operations.remembered(b"other", ALICE) is None
 
 
-async def test_what_an_untrusted_caller_sends_is_not_remembered():
-    """Neither the document, nor a plan, nor the request; a planned document of others runs with its plan."""
+async def test_requests_of_untrusted_callers_are_not_cached():
+    """Neither document, plan nor request is; a document that others have planned runs with its plan."""
     world = World()
     request = await world.prepared(UNTRUSTED, query=LIST)
     assert request.plan is None
@@ -85,7 +85,7 @@ async def test_what_an_untrusted_caller_sends_is_not_remembered():
 
 
 @pytest.mark.parametrize(("length", "is_remembered"), [(KEY_BYTES_MAX, True), (KEY_BYTES_MAX + 1, False)])
-async def test_long_requests_are_not_remembered(length, is_remembered):
+async def test_long_requests_are_not_cached(length, is_remembered):
     """Their documents are."""
     world, key = World(), b"x" * length
     await world.prepared(query=LIST)
@@ -93,8 +93,8 @@ async def test_long_requests_are_not_remembered(length, is_remembered):
     assert (world.operations.remembered(key, ALICE) is not None) is is_remembered
 
 
-async def test_a_hash_means_what_its_principal_registered():
-    """Alone it is unknown until the same principal has sent it with its document, remembered or not."""
+async def test_a_hash_is_registered_per_principal():
+    """Alone it is unknown until the same principal has sent it with its document, cached or not."""
     world, named = World(), persisted(LIST)
     with pytest.raises(InvalidOperation) as unknown:
         world.at_once(extensions=named)
@@ -114,8 +114,8 @@ async def test_a_hash_means_what_its_principal_registered():
         world.operations.remembered(b"alone", None)
 
 
-async def test_a_remembered_registration_is_made_for_whoever_repeats_it():
-    """Another principal who sends the same bytes, with the document in them, may send the hash alone, too."""
+async def test_a_cached_request_registers_its_hash_for_each_principal():
+    """A second principal that sends the same bytes, document included, may send the hash alone, too."""
     world, named = World(), persisted(LIST)
     await world.prepared(query=LIST, extensions=named)
     world.at_once(key=b"both", query=LIST, extensions=named)
@@ -124,7 +124,7 @@ async def test_a_remembered_registration_is_made_for_whoever_repeats_it():
 
 
 async def test_a_hash_has_to_be_that_of_the_document():
-    """Nobody files a document under another's name; a request with neither is refused."""
+    """No document is registered under another's hash; a request with neither is rejected."""
     with pytest.raises(HTTPError) as mismatch:
         await World().prepared(query=LIST, extensions=persisted(VEHICLE))
     assert (mismatch.value.status, mismatch.value.code) == (400, "PERSISTED_QUERY_MISMATCH")
@@ -158,8 +158,8 @@ async def test_only_trusted_documents_run():
         ({"query": "query($n: Int) { vehicles(first: $n) { nodes { id } } }", "variables": {"n": "x"}}, None),
     ],
 )
-async def test_what_can_not_run_is_invalid(params, code):
-    """Syntax, validation, the name of the operation, and variables; nothing of it is prepared at once."""
+async def test_invalid_operations_do_not_run(params, code):
+    """Syntax, validation, operation name and variables; none of them is prepared at once."""
     world = World()
     with pytest.raises(InvalidOperation) as invalid:
         await world.prepared(**params)
@@ -173,7 +173,7 @@ async def test_a_get_can_only_send_queries():
 
 
 async def test_introspection_follows_its_setting():
-    """Without a token it runs where it is public; switched off, it runs for nobody."""
+    """Without a token it runs where it is public; where it is off it never runs."""
     world = World(graphql={"introspection": "public"})
     request = await world.prepared(None, query=INTROSPECTION)
     assert request.is_introspection
@@ -222,13 +222,13 @@ async def test_more_ids_than_a_list_may_hold_are_never_prepared_at_once():
     assert world.at_once(query=query, variables={"ids": ["a", "b", "c", "d"]}) is None
 
 
-@pytest.mark.parametrize(("size", "refused"), [(90, False), (91, True)])
-def test_variables_are_limited_by_their_own_bytes(size, refused):
-    """Counted as JSON without spaces, whatever else the request holds."""
+@pytest.mark.parametrize(("size", "rejected_by_size"), [(90, False), (91, True)])
+def test_variables_are_limited_by_their_own_bytes(size, rejected_by_size):
+    """They count as JSON without spaces, whatever else is in the request."""
     variables = {"id": "x" * (size - len('{"id":""}'))}
     operations = World(limits={"variables_bytes": 90}).operations
     length = len(json.dumps(variables)) + 1000
-    if refused:
+    if rejected_by_size:
         with pytest.raises(HTTPError) as exceeded:
             operations.check_variables(GraphQLParams(variables=variables), length)
         assert (exceeded.value.status, exceeded.value.extensions["limit"]) == (400, "variablesBytes")
@@ -238,8 +238,8 @@ def test_variables_are_limited_by_their_own_bytes(size, refused):
     operations.check_variables(GraphQLParams(), length)
 
 
-async def test_fragment_keys_are_remembered_for_each_fleet_within_bounds():
-    """A request whose response is one connection has a key; it counts in the memory of the document."""
+async def test_fragment_keys_are_cached_for_each_fleet_within_bounds():
+    """A request whose response is one connection has a key, which counts in the memory of the document."""
     world = World()
     await world.prepared(query=LIST)
     request = world.at_once(query=LIST)

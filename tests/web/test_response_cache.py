@@ -1,4 +1,4 @@
-"""The response cache: what is sent again, how fresh that is, and what ends it."""
+"""The response cache: which responses it returns, their freshness, and their invalidation."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def get(cache: WholeResponses, key=KEY, freshness=FRESH, *, takes_gzip: bool = F
 
 
 def test_a_body_is_returned_while_it_is_valid():
-    """To the principal and for the request it belongs to; once it is not valid it is gone."""
+    """For its principal and request; an invalid one is dropped."""
     cache, seen = responses(), []
     cache.put(KEY, BODY, ["dependency"])
     whole = cache.get(KEY, lambda dependencies: (seen.append(dependencies), FRESH)[1], takes_gzip=False)
@@ -56,8 +56,8 @@ def test_a_body_is_returned_while_it_is_valid():
         (COMPRESSED_FROM, True, False, False),
     ],
 )
-def test_a_large_body_is_compressed_for_who_takes_that(size, on, takes_gzip, is_gzip):
-    """Once: the compressed body is kept and counted, too."""
+def test_a_large_body_is_compressed_if_accepted(size, on, takes_gzip, is_gzip):
+    """Once: the compressed body is cached and counted, too."""
     cache = responses(gzip=on)
     cache.put(KEY, BODY[:size], [])
     before = cache.bytes_used
@@ -69,7 +69,7 @@ def test_a_large_body_is_compressed_for_who_takes_that(size, on, takes_gzip, is_
 
 
 def test_the_least_recently_used_bodies_are_dropped():
-    """Each counts with its key, its body, and the entries that it depends on; one that is too large is not kept."""
+    """Each counts with its key, its body and its dependencies; one that is too large is not cached."""
     one = RESPONSE_BYTES + DEPENDENCY_BYTES + len(KEY[1]) + len(BODY)
     cache = responses(2 * one)
     keys = [(name, KEY[1]) for name in "abc"]
@@ -108,8 +108,8 @@ def test_freshness_ends_with_the_content_or_the_token(now, expires_at, expected)
     assert (fields["age"], fields["cache-control"]) == expected
 
 
-def test_what_was_just_made_is_as_fresh_as_its_oldest_part():
-    """Without a caller, without data of the fleet, or with stale data it is fresh for no time."""
+def test_a_new_response_is_as_fresh_as_its_oldest_part():
+    """Without a caller, without upstream data, or with stale data it is not fresh."""
     cache, alice, stats = cache_at(110.0), Caller("alice"), RequestStats()
     assert cache.age(stats) == 0.0
     assert fields_of(cache.headers_for(stats, alice))["cache-control"] == "private, max-age=0"
@@ -126,8 +126,8 @@ def test_what_was_just_made_is_as_fresh_as_its_oldest_part():
     ("key", "stale", "dependencies", "is_kept"),
     [(b"k", False, ["d"], True), (b"", False, ["d"], False), (b"k", True, ["d"], False), (b"k", False, None, False)],
 )
-def test_a_whole_response_is_kept_while_its_entries_are_cached(key, stale, dependencies, is_kept):
-    """Only of a request that is remembered, and only if nothing in it is stale or has left the cache."""
+def test_a_whole_response_is_cached_while_its_entries_are(key, stale, dependencies, is_kept):
+    """Only for a cached request, and only if no dependency is stale or has left the cache."""
     cache = cache_at(110.0, responses())
     client = SimpleNamespace(dependencies_of=lambda reads: dependencies, freshness_of=lambda known: FRESH)
     request, alice = SimpleNamespace(key=key), Caller("alice")
@@ -151,7 +151,7 @@ def test_compressed_responses_say_so():
 
 
 def test_a_fragment_is_the_data_of_one_field():
-    """What is around it is JSON."""
+    """The text around it is JSON."""
     assert b"".join(around("v", b'{"a":1}')) == b'{"data":{"v":{"a":1}}}'
 
 
@@ -160,14 +160,14 @@ def page(key: str, fragment) -> SimpleNamespace:
 
 
 def found_with(pages: dict, others=(), token=None) -> object:
-    """What is found for a fragment on the page of a token that depends on others."""
+    """The result for a fragment on a token's page that depends on other pages."""
     fragment = SimpleNamespace(rendered=b"{}", others=others)
     first = page("key", fragment)
     hits = {token: (first, 100.0, 160.0), **pages}
-    asked = []
+    lookups = []
 
     def cached_page(caller, token, search):
-        asked.append((token, search))
+        lookups.append((token, search))
         hit = hits.get(token)
         return None if hit is None else SimpleNamespace(value=hit[0], stored_at=hit[1], fresh_until=hit[2])
 
@@ -176,23 +176,23 @@ def found_with(pages: dict, others=(), token=None) -> object:
         fragment_key=lambda fleet, execution, limits: SimpleNamespace(token=token, search="words", key="key"),
     )  # fmt: skip
     client = SimpleNamespace(cached_page=cached_page)
-    return cache_at(110.0).find(request, Caller("alice"), client, takes_gzip=False), asked
+    return cache_at(110.0).find(request, Caller("alice"), client, takes_gzip=False), lookups
 
 
 def test_a_fragment_is_found_while_all_its_pages_are_cached():
     """Its freshness is that of the oldest, and ends with the first; the search goes with a first page alone."""
     second = object()
-    found, asked = found_with({"t": (second, 90.0, 150.0)}, [("t", lambda: second)])
+    found, lookups = found_with({"t": (second, 90.0, 150.0)}, [("t", lambda: second)])
     assert b"".join(found.parts) == b'{"data":{"v":{}}}'
     assert fields_of(found.fields) == {"age": "20", "cache-control": "private, max-age=60"}
-    assert asked == [(None, "words"), ("t", None)]
-    found, asked = found_with({}, token="t0")
+    assert lookups == [(None, "words"), ("t", None)]
+    found, lookups = found_with({}, token="t0")
     assert found is not None
-    assert asked == [("t0", None)]
+    assert lookups == [("t0", None)]
 
 
 @pytest.mark.parametrize("pages", [{}, {"t": (object(), 90.0, 150.0)}], ids=["gone", "another"])
-def test_a_fragment_ends_with_any_of_its_pages(pages):
-    """A page that is no longer cached, or was replaced, ends it."""
+def test_a_fragment_is_invalid_without_any_of_its_pages(pages):
+    """A page that is no longer cached, or was replaced, invalidates it."""
     found, _ = found_with(pages, [("t", lambda: None)])
     assert found is None

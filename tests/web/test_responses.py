@@ -1,4 +1,4 @@
-"""Responses: their header fields, and both ways in which they reach a server."""
+"""Responses: their header fields, and both ways in which a server receives them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ OWN = ((b"content-type", b"text/plain"),)
 
 
 async def sent(response: Response, *, method: str = "GET", takes: bool | None = None, more=()) -> list[object]:
-    """What the server got: one whole response if it `takes` those, or the ASGI messages."""
+    """The server's input: one whole response if it `takes` those, or the ASGI messages."""
     got: list[object] = []
 
     async def send(message):
@@ -56,8 +56,8 @@ async def test_any_server_gets_two_messages():
     assert body == {"type": "http.response.body", "body": b"abcde"}
 
 
-async def test_our_server_gets_it_whole():
-    """The same fields as lines, the parts uncopied, and whether it may wait for others of the iteration."""
+async def test_the_gateways_server_gets_it_whole():
+    """The same fields as lines, the parts uncopied, and whether it may be batched in the iteration."""
     parts = (b"ab", memoryview(b"cde"))
     ((lines, given, together),) = await sent(Response(200, OWN, parts), takes=True)
     assert lines.startswith(b"content-length: 5\r\nx-request-id: id-1\r\ncontent-type: text/plain\r\n")
@@ -71,39 +71,39 @@ async def test_our_server_gets_it_whole():
     (Response(200, OWN, (b"a",)), "HEAD", True),
     (Response(404, OWN, (b"a",)), "GET", True),
 ])  # fmt: skip
-async def test_what_it_does_not_take_whole_goes_as_messages(response, method, takes):
+async def test_other_responses_are_sent_as_messages(response, method, takes):
     """A response to HEAD, any with another status, and one that the server can't write now."""
     start, _ = await sent(response, method=method, takes=takes)
     assert start["status"] == response.status
 
 
-def test_a_response_may_say_otherwise():
-    """Fields of its own replace the security headers; the names in `vary` are united, each once and in one line."""
+def test_a_response_may_override_headers():
+    """Its own fields replace the security headers; the names in `vary` are united, each once and in one line."""
     fields = dict(completed_fields([(b"cache-control", b"private"), (b"vary", b"Origin, X-Own"), (b"vary", b"accept")]))
     assert fields[b"cache-control"] == b"private"
     assert fields[b"vary"] == VARY + b", X-Own"
     assert fields[b"x-frame-options"] == b"DENY"
 
 
-def test_a_public_response_depends_on_what_it_names_alone():
-    """It gets no `vary` but its own, and an empty one where it has none."""
+def test_a_public_response_has_only_its_own_vary():
+    """It has an empty one where it names none."""
     public = [(b"cache-control", b"public, max-age=60")]
     assert (b"vary", b"") not in completed_fields(public)
     assert VARY not in dict(completed_fields(public)).values()
     assert dict(completed_fields([*public, (b"vary", b"Origin")]))[b"vary"] == b"Origin"
 
 
-def told(response: Response) -> dict:
+def decoded_body(response: Response) -> dict:
     (body,) = response.parts
     return json.loads(body)["errors"][0]["extensions"]
 
 
 def test_errors_are_coded():
     """Each has its status, its code and the header fields that its clients need."""
-    assert (error(404, "NOT_FOUND", "x").status, told(error(404, "NOT_FOUND", "x"))) == (
+    assert (error(404, "NOT_FOUND", "x").status, decoded_body(error(404, "NOT_FOUND", "x"))) == (
         404, {"code": "NOT_FOUND", "retryable": False},
     )  # fmt: skip
-    assert told(internal_error("id-1")) == {"code": "INTERNAL", "retryable": False, "requestId": "id-1"}
+    assert decoded_body(internal_error("id-1")) == {"code": "INTERNAL", "retryable": False, "requestId": "id-1"}
     assert internal_error("id-1").status == 500
     assert (too_large().status, dict(too_large().fields)[b"connection"]) == (413, b"close")
     assert dict(unavailable(IssuerUnavailable(), 5).fields)[b"retry-after"] == b"5"
@@ -114,7 +114,7 @@ def test_errors_are_coded():
 
 
 def test_a_rejection_is_ready_to_be_written():
-    """It is a whole HTTP response with 503, with the fields that any other has."""
+    """It is a whole HTTP response with 503, with the usual header fields."""
     head, _, body = rejection_bytes().partition(b"\r\n\r\n")
     first, *lines = head.split(b"\r\n")
     fields = dict(line.split(b": ", 1) for line in lines)
@@ -126,8 +126,8 @@ def test_a_rejection_is_ready_to_be_written():
 
 
 @pytest.mark.parametrize(("age", "remaining", "max_age"), [(0, 10, 10), (3, 7, 10), (3, 0, 0)])
-def test_freshness_is_told_as_http_caches_count_it(age, remaining, max_age):
-    """`max-age` counts from when the content was new; what is not fresh has none."""
+def test_freshness_is_reported_as_http_caches_count_it(age, remaining, max_age):
+    """`max-age` counts from when the content was new; a response that is not fresh has none."""
     assert dict(freshness_fields(age, remaining)) == {
         b"cache-control": f"private, max-age={max_age}".encode(), b"age": str(age).encode(),
     }  # fmt: skip

@@ -1,4 +1,4 @@
-// What relay-compiler compiles for walks.mjs: a connection, both ways, and an object refetched through node(id:).
+// What relay-compiler compiles for paging.mjs: a connection, both ways, and an object refetched through node(id:).
 import { graphql } from "relay-runtime";
 
 graphql`

@@ -1,4 +1,4 @@
-// Apollo Client, urql and Relay each walk a fleet through the gateway, by their own paging and their own stores.
+// Apollo Client, urql and Relay each page through a fleet, with their own paging and stores.
 // Arguments: client (apollo | urql | relay), way (forward | backward | both), URL, token. Prints the ids in its store.
 const [client, way, url, token] = process.argv.slice(2);
 const headers = { authorization: `Bearer ${token}` };
@@ -21,20 +21,20 @@ async function plainly(variables) {
   return (await answer.json()).data.vehicles;
 }
 
-// Where a walk begins: at an end, or in the middle, behind the 110th vehicle.
+// Where paging begins: at an end, or in the middle, after the 110th vehicle.
 async function start() {
   if (way === "backward") return { last: SIZE };
   return way === "both" ? { first: SIZE, after: (await plainly({ first: 110 })).pageInfo.endCursor } : { first: SIZE };
 }
 
-// Goes on as the store's own page info says; `pageInfo()` reads it, `more(variables)` asks for another page.
-async function walk(pageInfo, more) {
-  for (let turn = 0; way !== "backward" && pageInfo().hasNextPage; turn++) {
-    if (turn > 50) throw new Error("an endless walk forward");
+// Pages on by the page info in the store: `pageInfo()` reads it, `more(variables)` requests another page.
+async function pageThrough(pageInfo, more) {
+  for (let page = 0; way !== "backward" && pageInfo().hasNextPage; page++) {
+    if (page > 50) throw new Error("endless paging forward");
     await more({ first: SIZE, after: pageInfo().endCursor });
   }
-  for (let turn = 0; way !== "forward" && pageInfo().hasPreviousPage; turn++) {
-    if (turn > 50) throw new Error("an endless walk backward");
+  for (let page = 0; way !== "forward" && pageInfo().hasPreviousPage; page++) {
+    if (page > 50) throw new Error("endless paging backward");
     await more({ last: SIZE, before: pageInfo().startCursor });
   }
 }
@@ -51,7 +51,7 @@ async function apollo() {
     watched.subscribe({ next: ({ data }) => data?.vehicles && resolve(), error: reject });
   });
   const stored = () => cache.readQuery({ query, variables }).vehicles;
-  await walk(() => stored().pageInfo, (more) => watched.fetchMore({ variables: { ...NOTHING, ...more } }));
+  await pageThrough(() => stored().pageInfo, (more) => watched.fetchMore({ variables: { ...NOTHING, ...more } }));
   return stored().edges.map((edge) => edge.node.vehicleId);
 }
 
@@ -79,7 +79,7 @@ async function urql() {
     merged = result.data.vehicles;
   };
   await ask(await start());
-  await walk(() => merged.pageInfo, ask);
+  await pageThrough(() => merged.pageInfo, ask);
   return merged.edges.map((edge) => edge.node.vehicleId);
 }
 
@@ -115,7 +115,7 @@ async function relay() {
     environment.retain(createOperationDescriptor(query, whole));
     await fetchQuery(environment, query, whole).toPromise();
   };
-  await walk(() => stored().pageInfo, more);
+  await pageThrough(() => stored().pageInfo, more);
   // What @refetchable on Vehicle does: the same object again, through node(id:).
   const [{ id, vehicleId }] = stored().nodes;
   await fetchQuery(environment, refetch, { id }).toPromise();
