@@ -219,8 +219,21 @@ def test_every_test_says_what_holds():
 
 def test_names_are_the_usual_ones():
     """Words that only this code base had do not come back, in code, tests or documents."""
-    # Written in parts, so that this file has none of them either.
-    words = ("errand", "tally", "patience", "short.?road", "long.?road", "outbox", "stranger")
+    # Written backwards, so that this file has none of them either.
+    words = [
+        word[::-1]
+        for word in (
+            "dnarre",
+            "yllat",
+            "ecneitap",
+            "daor?.trohs",
+            "daor?.gnol",
+            "xobtuo",
+            "regnarts",
+            "dnah_ta",
+            "sllac_kciuq",
+        )
+    ]
     pattern = re.compile(rf"\b(?:{'|'.join(words)})\b", re.IGNORECASE)
     listed = subprocess.run(
         ["git", "ls-files", "gateway", "tests", "docs", "README.md", "schema.graphql"],
