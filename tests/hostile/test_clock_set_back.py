@@ -1,4 +1,4 @@
-"""A clock that is set back: nothing counts as fresh, as refused or as out for as long as it is behind."""
+"""A clock that is set back: no freshness, rejection or outage lasts for as long as the clock is behind."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def ask(url: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("answers", [False, True])
-def test_an_answer_from_the_future_is_not_given(gateway, answers):
-    """What was read before the clock was set back is read again, also where whole answers are kept."""
+def test_a_response_from_the_future_is_not_served(gateway, answers):
+    """Data that was read before the clock was set back is read again, also with the response cache."""
     started, simulator, clock = gateway
     url = started(cache={"responses": answers})
     for _ in range(4):  # until all that can be cached is cached
@@ -73,7 +73,7 @@ def test_an_answer_from_the_future_is_not_given(gateway, answers):
 
 
 def test_an_entry_from_the_future_in_redis_is_read_again_by_each(gateway, redis):
-    """A process whose clock is right does not take what one with a clock ahead has left in Redis."""
+    """A process whose clock is right ignores the Redis entries of one whose clock is ahead."""
     started, simulator, clock = gateway
     settings = {"redis": {"url": redis.url, "timeout": 2.0}}
     ask(started(**settings))
@@ -85,8 +85,8 @@ def test_an_entry_from_the_future_in_redis_is_read_again_by_each(gateway, redis)
 
 
 @pytest.mark.parametrize(("ahead", "taken"), [(-1.0, False), (-0.1, True), (0.9 * SKEW, True), (1.1 * SKEW, False)])
-async def test_who_waits_for_another_process_takes_what_it_has_just_read(ahead, taken):
-    """Clocks of machines differ a little; an entry that is further off is none that was waited for."""
+async def test_a_waiter_accepts_the_entry_of_another_process(ahead, taken):
+    """Clocks of machines may differ a little; an entry that is further off is not accepted."""
     clock, fleet = Clock(), FakeFetcher()
 
     class Leases:
@@ -104,8 +104,8 @@ async def test_who_waits_for_another_process_takes_what_it_has_just_read(ahead, 
 
 
 @pytest.mark.parametrize("shared", [False, True])
-async def test_a_client_is_not_held_back_for_as_long_as_the_clock_is_behind(redis, shared):
-    """A window that ends more than an hour ahead, or a refusal for that long, is forgotten: nobody told it."""
+async def test_the_rate_limiter_forgets_waits_of_more_than_an_hour(redis, shared):
+    """A rate limit window or a 429 that ends more than an hour ahead is dropped: no upstream reported it."""
     settings, clock, fleet = RateLimitSettings(), Clock(), FakeFetcher()
     store = RedisStore(
         RedisSettings(url=redis.url, timeout=2.0),
@@ -130,7 +130,7 @@ async def test_a_client_is_not_held_back_for_as_long_as_the_clock_is_behind(redi
 
 
 async def test_the_circuit_does_not_stay_open_for_as_long_as_the_clock_is_behind():
-    """Set back, the clock makes a probe due, its success closes the circuit, and failures open it as ever."""
+    """After the clock is set back a probe is due, its success closes the circuit, and failures still open it."""
     clock, fleet = Clock(), FakeFetcher()
     resilience = Resilience(
         Circuit(BreakerSettings(failure_threshold=5)),

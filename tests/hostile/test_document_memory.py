@@ -20,13 +20,13 @@ from gateway.schema.execution import Execution
 from gateway.schema.pagination import Limits
 from gateway.upstream.pages import Fragment, VehiclePage
 from tests.gateways import serving
-from tests.hostile.attacked import INVENTED_BUSY_MAX, MEMORY_MAX, VALID_BUSY_MAX, AttackedGateway, code_of
+from tests.hostile.attacked import INVALID_TOKEN_CPU_MAX, MEMORY_MAX, VALID_TOKEN_CPU_MAX, AttackedGateway, code_of
 from tests.journeys.test_queries import ALL_OF_A_VEHICLE
 
 SCHEMA = build_schema()
 WHOLE = f"{{ vehicles(first: 100) {{ edges {{ cursor node {{ {ALL_OF_A_VEHICLE} }} }} }} }}"
 FORMS = "query($a: Boolean!, $b: Boolean!, $c: Boolean!, $d: Boolean!) {{ {skipped} {roots} }} fragment f on Vehicle {{ {all} }}"
-# Valid documents, each as large as the limits let it be, and the names of their operations.
+# Valid documents, each as large as the limits allow, and the names of their operations.
 DEAR = {
     "whole": (WHOLE, None),
     "values": (SHAPES["values"](1900), None),
@@ -69,7 +69,7 @@ def test_documents_of_invalid_tokens_delay_no_one_and_are_not_cached(attacked, s
             code_of(answer) for _, answer in senders.map(attacked.post, bodies, [f"x{n}" for n in range(len(bodies))])
         }
     assert codes <= {"GRAPHQL_VALIDATION_FAILED", "UNAUTHENTICATED", "OPERATION_RESOLUTION_FAILURE"}
-    assert harm.busy <= INVENTED_BUSY_MAX
+    assert harm.cpu <= INVALID_TOKEN_CPU_MAX
     assert harm.memory <= MEMORY_MAX
 
 
@@ -79,7 +79,7 @@ def test_new_documents_of_a_valid_token_block_only_briefly(attacked):
     bodies = [next(each_form(8, number)) for number in range(16)]
     with attacked.measured() as harm, ThreadPoolExecutor(len(bodies)) as senders:
         assert all(b'"errors"' not in answer for _, answer in senders.map(attacked.post, bodies, ["alice"] * 16))
-    assert harm.busy <= VALID_BUSY_MAX
+    assert harm.cpu <= VALID_TOKEN_CPU_MAX
     assert harm.memory <= MEMORY_MAX
 
 
@@ -94,10 +94,10 @@ def test_cached_documents_of_a_valid_token_are_bounded(tmp_path):
         attacked.post(body_of(WHOLE), "alice")
         for body in islice(each_form(8, 0), 4):
             attacked.post(body, "alice")
-        with attacked.measured() as harm:  # by four times what is allowed
+        with attacked.measured() as harm:  # four times the limit
             for body in islice(each_form(8, 1), 10):
                 assert b'"errors"' not in attacked.post(body, "alice")[1]
-    assert harm.busy <= VALID_BUSY_MAX
+    assert harm.cpu <= VALID_TOKEN_CPU_MAX
     assert harm.memory <= bytes_max
 
 
@@ -137,8 +137,8 @@ def test_an_evicted_plan_is_freed_at_once():
     execution, documents = Execution(SCHEMA), Documents(SCHEMA.core)
     document, page = documents.read("{ vehicles { nodes { id } } }"), VehiclePage([])
     prepared = execution.prepared(document, None, {})
-    place = execution.fragment_key_of(prepared, Limits(), None)
-    page.add_fragment(place.key, Fragment(b"[]", ()))
+    fragment_key = execution.fragment_key_of(prepared, Limits(), None)
+    page.add_fragment(fragment_key.key, Fragment(b"[]", ()))
     names = weakref.ref(prepared.plan.only.projection.complete)
     gc.disable()
     try:
@@ -148,7 +148,7 @@ def test_an_evicted_plan_is_freed_at_once():
         assert names() is None
     finally:
         gc.enable()
-    assert page.fragment(place.key) is not None
+    assert page.fragment(fragment_key.key) is not None
 
 
 def test_a_hash_does_not_reveal_the_documents_of_others(attacked):

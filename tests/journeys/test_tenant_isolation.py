@@ -125,14 +125,14 @@ async def test_a_crowd_over_redis(redis):
 async def test_a_key_without_the_principal_is_detected(monkeypatch, groups):
     """With the bug the crowd sees other callers' data, through the cache and through shared calls."""
     monkeypatch.setattr(UpstreamRequest, "key", property(without_principal))
-    with pytest.raises(AssertionError, match="was given what"):
+    with pytest.raises(AssertionError, match="got the data of"):
         await soak(simulated([Fault("latency", seconds=0.01)]), rounds=3, seed=3, **groups)
 
 
 async def test_a_key_without_the_principal_is_detected_in_redis(monkeypatch, redis):
     """The same bug, seen through Redis by a gateway whose own memory is empty."""
     monkeypatch.setattr(UpstreamRequest, "key", property(without_principal))
-    with pytest.raises(AssertionError, match="was given what"):
+    with pytest.raises(AssertionError, match="got the data of"):
         await soak(simulated([]), rounds=3, seed=4, redis={"url": redis.url})
 
 
