@@ -16,11 +16,12 @@ import httpx
 import pytest
 
 from gateway.app import create_app
+from gateway.server.config import ServerConfig
 from gateway.settings import Settings
 from gateway.simulator import Behaviours, Fault, Simulator
 from gateway.simulator.app import TITLES
 from gateway.simulator.faults import Kind
-from tests.gateways import PLANS, TOKENS, serving
+from tests.gateways import PLANS, TOKENS, served, serving
 
 GLOBAL_IDS = {"JQ7RP": "VmVoaWNsZTpKUTdSUA==", "K3WX8": "VmVoaWNsZTpLM1dYOA=="}
 ONE, PAGE = r"K3WX8$", r"/vehicles$"
@@ -129,14 +130,10 @@ async def test_a_fault_has_its_documented_code_in_every_shape(simulated, fault, 
         rate_limit={"enabled": False},
         limits={"deadline": 5},
     )
-    app = create_app(settings)
-    transport_to_app = httpx.ASGITransport(app, raise_app_exceptions=False)
     headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
     async with (
-        app.lifespan(),
-        httpx.AsyncClient(
-            transport=transport_to_app, base_url="http://gateway.test", headers=headers, timeout=20
-        ) as http,
+        served(ServerConfig(create_app(settings), settings)) as gateway,
+        httpx.AsyncClient(base_url=gateway, headers=headers, timeout=20) as http,
     ):
 
         async def ask(query: str, variables: dict[str, Any]) -> httpx.Response:
@@ -217,11 +214,11 @@ async def test_a_fleet_api_that_accepts_no_connection_is_unavailable():
     """The code is that of an outage, and fields without upstream calls stay."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-    app = create_app(Settings(upstream={"url": url}, retry={"backoff": 0.01}))
+    settings = Settings(upstream={"url": url}, retry={"backoff": 0.01})
     headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
     async with (
-        app.lifespan(),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test", headers=headers) as http,
+        served(ServerConfig(create_app(settings), settings)) as gateway,
+        httpx.AsyncClient(base_url=gateway, headers=headers) as http,
     ):
         answer = (await http.post("/graphql", json={"query": SHAPES[0].query})).json()
     assert answer["data"] == {"__typename": "Query", "good": None, "bad": None}
@@ -239,11 +236,10 @@ async def test_when_the_outage_ends_so_do_its_errors(simulated):
         retry={"attempts": 1},
         breaker={"failure_threshold": 3, "open_seconds": 0.1},
     )
-    app = create_app(settings)
     headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
     async with (
-        app.lifespan(),
-        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test", headers=headers) as http,
+        served(ServerConfig(create_app(settings), settings)) as gateway,
+        httpx.AsyncClient(base_url=gateway, headers=headers) as http,
     ):
         for _ in range(10):
             answer = (await http.post("/graphql", json={"query": SHAPES[0].query})).json()
