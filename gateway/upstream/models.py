@@ -219,6 +219,8 @@ def _valid_members(raw: dict[str, Any], model: type[Struct]) -> dict[str, Any]:
             continue
         if member.required:
             valid[name] = msgspec.to_builtins(tolerant(raw[name], member.type))
+        elif raw[name] is None and type(None) in getattr(member.type, "__args__", ()):
+            valid[name] = None  # which may mean something else than a missing member
         elif (value := _valid(raw[name], member.type)) is not None:
             valid[name] = msgspec.to_builtins(value)
     return valid

@@ -38,11 +38,15 @@ ERRORS = (UpstreamUnavailable, UpstreamForbidden)
 
 
 class UnusualClient:
-    """A fleet whose vehicles lack members, have unusual ones, or fail, equally on every read."""
+    """A fleet whose vehicles lack members, have unusual ones, or fail, equally on every read.
+
+    A vehicle whose read by id fails is in no list: a list would answer what the read can't, if it happens to come first.
+    """
 
     def __init__(self, vehicles: list[dict[str, Any]], failing: frozenset[str], rng: random.Random) -> None:
         self._vehicles = vehicles
         self._failing = failing
+        self._failing_states = failing | {vehicle["id"] for vehicle in vehicles if rng.random() < 0.05}
         self._error = rng.choice(ERRORS)
         self._page_fails = rng.random() < 0.03
 
@@ -53,7 +57,8 @@ class UnusualClient:
         start = int(cursor or 0)
         if self._page_fails and start:
             raise self._error
-        items = [vehicle for vehicle in self._vehicles if not search or search in vehicle["id"]]
+        there = [vehicle for vehicle in self._vehicles if vehicle["id"] not in self._failing]
+        items = [vehicle for vehicle in there if not search or search in vehicle["id"]]
         cursors = {"first": "0", "last": str(max(0, len(items) - 1) // PAGE * PAGE)}
         cursors |= {"next": str(start + PAGE)} if start + PAGE < len(items) else {}
         cursors |= {"prev": str(start - PAGE)} if start else {}
@@ -71,7 +76,7 @@ class UnusualClient:
         return decoded(body, Vehicle) if mask is None else decode_masked(body, mask)
 
     async def latest_states(self, scope: RequestScope, ids: list[str]) -> list[Any]:
-        return [self._error() if i in self._failing else {"ignition": StateProperty("ON")} for i in ids]
+        return [self._error() if i in self._failing_states else {"ignition": StateProperty("ON")} for i in ids]
 
 
 def unusual(value: Any, rng: random.Random, *, rate: float = 0.04) -> Any:

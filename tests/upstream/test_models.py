@@ -68,3 +68,11 @@ def test_a_vehicle_is_not_decoded_as_a_state():
         with pytest.raises(msgspec.ValidationError):
             decoded(msgspec.json.encode(other), State)
     assert decoded(b'{"id": {"value": 1}, "door": 5}', State)["id"].value == 1
+
+
+def test_null_is_kept_where_another_member_is_invalid():
+    """A vehicle without a state (null) stays one; a state that is missing in the response can be read on its own."""
+    body = {"id": "JQ7RP", "tags": 7, "latest_state": None}
+    assert decoded(msgspec.json.encode(body), Vehicle).latest_state is None
+    del body["latest_state"]
+    assert decoded(msgspec.json.encode(body), Vehicle).latest_state is msgspec.UNSET
