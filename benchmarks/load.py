@@ -100,7 +100,7 @@ def wrk(
         "TOKENS": str(tokens),
     }
     environment |= {} if limit is None else {"LIMIT": str(limit)}
-    script = Path(__file__).with_name("turning.lua")
+    script = Path(__file__).with_name("rotating_bodies.lua")
     options = ["-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s"]
     command = ["wrk", *options, "-s", script, url]
     process = subprocess.Popen(command, env=os.environ | environment, stdout=subprocess.PIPE, text=True)

@@ -15,7 +15,7 @@ from gateway.settings import Settings
 from gateway.simulator import Fault, Simulator
 from tests.gateways import PLANS, TOKENS
 from tests.hostile.attacked import INVALID_TOKEN_CPU_MAX, MEMORY_MAX, code_of, request
-from tests.hostile.raw_answers import next_answer
+from tests.hostile.raw_responses import next_response
 
 QUERY = b'{"query": "{ __typename }"}'
 HEAD = (
@@ -168,9 +168,9 @@ def test_a_rejected_body_gets_one_response(attacked):
     """Bytes after a rejection do not cause another response: a malformed rest of the body closes the connection."""
     with socket.create_connection(attacked.address, timeout=5) as talk, talk.makefile("rb") as file:
         talk.sendall(b"POST /graphql HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n")
-        assert next_answer(file)[0] == 401
+        assert next_response(file)[0] == 401
         talk.sendall(b"nonsense\r\n\r\n")
-        assert next_answer(file) is None
+        assert next_response(file) is None
 
 
 def test_a_body_after_its_response_counts_against_no_limit(attacked):
@@ -179,7 +179,7 @@ def test_a_body_after_its_response_counts_against_no_limit(attacked):
     open_ended = b"POST /graphql HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
     with socket.create_connection(attacked.address, timeout=5) as talk, talk.makefile("rb") as file:
         talk.sendall(open_ended)
-        assert next_answer(file)[0] == 401
+        assert next_response(file)[0] == 401
         for _ in range(1100):  # more than the limit of all bodies together
             talk.sendall(piece)
         assert attacked.post(QUERY + b" " * 100_000)[0] == 200

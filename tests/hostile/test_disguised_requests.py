@@ -8,7 +8,7 @@ import pytest
 
 from tests.gateways import TOKENS
 from tests.hostile.attacked import INVALID_TOKEN_CPU_MAX, code_of
-from tests.hostile.raw_answers import answers_of, statuses_of
+from tests.hostile.raw_responses import responses_of, statuses_of
 
 QUERY = b'{"query": "{ __typename }"}'
 ALICE = b"Authorization: Bearer " + TOKENS["alice"].encode() + b"\r\nContent-Type: application/json\r\n"
@@ -42,12 +42,12 @@ def test_an_upgrade_is_ignored(attacked, upgrade, framed):
     request = POST + upgrade + framed(QUERY)
     for cut in range(0, len(request), 9):
         said = attacked.say(request[:cut], request[cut:] + LAST)
-        first, *others = answers_of(said)
+        first, *others = responses_of(said)
         assert first == (200, b'{"data":{"__typename":"Query"}}')
         assert [status for status, _ in others] == ([] if b"close" in upgrade else [200])
     smuggling = attacked.say(POST + upgrade + framed(SMUGGLED) + LAST)
     assert statuses_of(smuggling) == ([400] if b"close" in upgrade else [400, 200])
-    assert code_of(answers_of(smuggling)[0][1]) == "BAD_REQUEST"
+    assert code_of(responses_of(smuggling)[0][1]) == "BAD_REQUEST"
 
 
 def test_many_upgrades_arrive_at_once(attacked):
@@ -101,4 +101,7 @@ def test_a_long_trailer_is_not_the_next_requests_head(attacked):
 def test_rejections_are_json(attacked):
     """An error of the server itself is JSON, as all errors are."""
     said = attacked.say(b"CONNECT a:443 HTTP/1.1\r\nHost: a\r\n\r\n")
-    assert json.loads(answers_of(said)[0][1])["errors"][0]["extensions"] == {"code": "BAD_REQUEST", "retryable": False}
+    assert json.loads(responses_of(said)[0][1])["errors"][0]["extensions"] == {
+        "code": "BAD_REQUEST",
+        "retryable": False,
+    }

@@ -14,7 +14,7 @@ from gateway.settings import Settings
 from gateway.simulator import Simulator
 from tests.gateways import PLANS, TOKENS, serving
 from tests.hostile.attacked import AttackedGateway, code_of
-from tests.hostile.raw_answers import answers_of, statuses_of
+from tests.hostile.raw_responses import responses_of, statuses_of
 
 QUERY = b'{"query": "{ __typename }"}'
 ALICE = b"Authorization: Bearer " + TOKENS["alice"].encode() + b"\r\nContent-Type: application/json\r\n"
@@ -63,7 +63,7 @@ def test_a_request_names_one_host(attacked, host, status):
     for more in (b"", b"X-Request-Id: a\r\n"):
         said = attacked.say(b"POST /graphql HTTP/1.1\r\n" + host + ALICE + b"Connection: close\r\n" + more + LENGTH)
         assert statuses_of(said) == [status]
-        assert status == 200 or code_of(answers_of(said)[0][1]) == "BAD_REQUEST"
+        assert status == 200 or code_of(responses_of(said)[0][1]) == "BAD_REQUEST"
     said = attacked.say(b"GET /health/live HTTP/1.1\r\n" + host + b"Connection: close\r\n\r\n")
     assert statuses_of(said) == [status]
 
@@ -127,7 +127,7 @@ def test_names_are_compared_as_dns_does(gateway_with_hosts, host, status):
         head = b"POST /graphql HTTP/1.1\r\nHost: " + host + b"\r\nConnection: close\r\n" + ALICE + more
         said = gateway_with_hosts.say(head + LENGTH)
         assert statuses_of(said) == [status]
-        assert status == 200 or code_of(answers_of(said)[0][1]) == {400: "BAD_REQUEST", 421: "HOST_UNKNOWN"}[status]
+        assert status == 200 or code_of(responses_of(said)[0][1]) == {400: "BAD_REQUEST", 421: "HOST_UNKNOWN"}[status]
 
 
 @pytest.mark.parametrize(

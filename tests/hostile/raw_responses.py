@@ -7,7 +7,7 @@ import re
 from typing import BinaryIO
 
 
-def next_answer(file: BinaryIO) -> tuple[int, bytes] | None:
+def next_response(file: BinaryIO) -> tuple[int, bytes] | None:
     """Status and body of a connection's next response; None at its end."""
     head = b""
     while not head.endswith(b"\r\n\r\n"):
@@ -20,11 +20,11 @@ def next_answer(file: BinaryIO) -> tuple[int, bytes] | None:
     return int(head.split()[1]), file.read(int(length[1]))
 
 
-def answers_of(said: bytes) -> list[tuple[int, bytes]]:
+def responses_of(said: bytes) -> list[tuple[int, bytes]]:
     """Status and body of each response in the received bytes."""
     file = io.BytesIO(said)
-    return list(iter(lambda: next_answer(file), None))
+    return list(iter(lambda: next_response(file), None))
 
 
 def statuses_of(said: bytes) -> list[int]:
-    return [status for status, _ in answers_of(said)]
+    return [status for status, _ in responses_of(said)]
