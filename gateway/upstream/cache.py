@@ -7,7 +7,7 @@ so no caller gets another caller's response. 401, 403 and 429 are never stored.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from math import inf
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -151,8 +151,6 @@ class Store(Protocol):
 
     def peek(self, key: str) -> Entry[Any] | None: ...
 
-    async def get(self, key: str, model: type[T], mask: type | None = None) -> Entry[T] | None: ...
-
     async def get_many(
         self, keys: Sequence[str], model: type[T], mask: type | None = None
     ) -> list[Entry[T] | None]: ...
@@ -173,13 +171,10 @@ class MemoryStore:
         entry: Entry[Any] | None = self._cache.peek(key)
         return entry
 
-    def peek(self, key: str, mask: type | None = None) -> Entry[Any] | None:
-        """The same as `get`."""
+    def peek(self, key: str) -> Entry[Any] | None:
+        """An entry, decoded in full."""
         entry = self.peek_undecoded(key)
-        return None if entry is None else entry.decoded_value(mask)
-
-    async def get(self, key: str, model: type[T], mask: type | None = None) -> Entry[T] | None:
-        return self.peek(key, mask)
+        return None if entry is None else entry.decoded_value()
 
     async def get_many(self, keys: Sequence[str], model: type[T], mask: type | None = None) -> list[Entry[T] | None]:
         entries = self._cache.peek_many(keys)
@@ -201,7 +196,7 @@ class _Lookup(NamedTuple, Generic[T]):
     fallback: Entry[T] | None
 
 
-class CacheReader:
+class CacheReader(ManyFetcher):
     """The fetcher that returns usable entries and passes all other requests on; stale entries are refreshed."""
 
     def __init__(self, following: ManyFetcher, store: Store, clock: Clock) -> None:
@@ -210,30 +205,10 @@ class CacheReader:
         self._clock = clock
         self._refreshing: dict[str, asyncio.Task[Any]] = {}
 
-    async def fetch(self, request: UpstreamRequest[T]) -> UpstreamResponse[T]:
-        if not request.endpoint.idempotent:
-            return await self._following.fetch(request)
-        lookup = self._lookup(
-            request, await self._store.get(request.key, request.endpoint.model, request.mask), self._clock()
-        )
-        if lookup.response is not None:
-            return lookup.response
-        try:
-            response = await self._following.fetch(lookup.request)
-        except OUTAGES:
-            if lookup.fallback is None:
-                raise
-            return self._hit(request, lookup.fallback, stale=True)
-        self._record((request,), (response,))
-        return response
-
     async def fetch_all(
         self, requests: Sequence[UpstreamRequest[T]], at_a_time: int
     ) -> list[UpstreamResponse[T] | BaseException]:
-        """The response or the error of each request, in order, with at most `at_a_time` calls at a time.
-
-        All requests are for one endpoint and of one scope.
-        """
+        """The response or the error of each request, in order; all of them are for one endpoint."""
         if not requests:
             return []
         if not requests[0].endpoint.idempotent:
@@ -248,10 +223,11 @@ class CacheReader:
         at = self._clock()
         lookups = [self._lookup(request, entry, at) for request, entry in zip(requests, entries, strict=True)]
         missed = [lookup.request for lookup in lookups if lookup.response is None]
-        outcomes = await self._following.fetch_all(missed, at_a_time)
+        following: Iterator[UpstreamResponse[T] | BaseException] = iter(())
         if missed:
+            outcomes = await self._following.fetch_all(missed, at_a_time)
             self._record(missed, outcomes)
-        following = iter(outcomes)
+            following = iter(outcomes)
         return [
             self._with_fallback(each, next(following)) if each.response is None else each.response for each in lookups
         ]

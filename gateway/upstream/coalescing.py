@@ -8,7 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from gateway.concurrency.deadline import Deadline
 from gateway.errors import DeadlineExceeded
-from gateway.upstream.requests import Layer, UpstreamRequest, UpstreamResponse
+from gateway.upstream.requests import Layer, ManyFetcher, UpstreamRequest
 from gateway.upstream.resilience import Outcome, RunningCall, Sender
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ class Batch(Protocol):
         """Called when a flight is complete."""
 
 
-class Uncoalesced:
+class Uncoalesced(ManyFetcher):
     """Starts a flight for every request: the stack without coalescing."""
 
     def __init__(self, layer: Layer, sender: Sender) -> None:
@@ -88,13 +88,6 @@ class Uncoalesced:
 
     def __len__(self) -> int:
         return len(self._others)
-
-    async def fetch(self, request: UpstreamRequest[T]) -> UpstreamResponse[T]:
-        """The response to a request."""
-        (outcome,) = await self.fetch_all((request,), 1)
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
 
     async def fetch_all(self, requests: Sequence[UpstreamRequest[T]], at_a_time: int) -> list[Outcome[T]]:
         """The response or the error of each request of one scope, in order, with at most `at_a_time` in progress."""

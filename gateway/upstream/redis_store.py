@@ -92,9 +92,6 @@ class RedisStore:
         """An entry in memory."""
         return self._memory.peek(key)
 
-    async def get(self, key: str, model: type[T], mask: type | None = None) -> Entry[T] | None:
-        return (await self.get_many([key], model, mask))[0]
-
     async def get_many(self, keys: Sequence[str], model: type[T], mask: type | None = None) -> list[Entry[T] | None]:
         entries = await self._memory.get_many(keys, model, mask)
         missing = [index for index, entry in enumerate(entries) if entry is None]

@@ -214,13 +214,19 @@ class Layer(Protocol):
 
 
 class ManyFetcher(Protocol):
-    """Gets the response to a request, or to many requests, in order and with at most `at_a_time` calls at a time."""
-
-    async def fetch(self, request: UpstreamRequest[T]) -> UpstreamResponse[T]: ...
+    """Gets the responses to requests of one scope."""
 
     async def fetch_all(
         self, requests: Sequence[UpstreamRequest[T]], at_a_time: int
-    ) -> list[UpstreamResponse[T] | BaseException]: ...
+    ) -> list[UpstreamResponse[T] | BaseException]:
+        """The response or the error of each request, in order, with at most `at_a_time` calls at a time."""
+
+    async def fetch(self, request: UpstreamRequest[T]) -> UpstreamResponse[T]:
+        """The response to one request; raises its error."""
+        (outcome,) = await self.fetch_all((request,), 1)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
 
 
 Clock = Callable[[], float]
