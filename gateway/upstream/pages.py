@@ -118,11 +118,7 @@ class VehiclePage:
         With a `mask` only the members in it are decoded and checked. `decoded_pages` limits the stored pages that stay
         decoded.
         """
-        model = mask or Vehicle
-        try:
-            decoded_list = _decoder(model).decode(body)
-        except msgspec.ValidationError:
-            model, decoded_list = Vehicle, decoded(body, _Body[Vehicle])
+        model, decoded_list = _decoded_list(body, mask or Vehicle)
         if len(decoded_list.items) > ITEMS_MAX:
             raise msgspec.ValidationError("The page has too many items.")
         page = cls(None, decoded_list.cursors, decoded_list.next_page_token, body, decoded_pages)
@@ -148,7 +144,9 @@ class VehiclePage:
         """The vehicles decoded with a mask, or in full where a vehicle does not match it."""
         model = mask or Vehicle
         if self._model is not model:
-            self.set_decoded(model, self._decoded(model))
+            # Full vehicles, of which one does not match the mask, count as masked; else each use would decode them.
+            _, decoded_list = _decoded_list(self._body, model)
+            self.set_decoded(model, decoded_list.items)
         return self._items
 
     def vehicle(self, index: int, mask: type[Vehicle] | None = None) -> Vehicle:
@@ -229,13 +227,13 @@ class VehiclePage:
         if self._is_stored and self._decoded_pages is not None:
             self._decoded_pages.add(self)
 
-    def _decoded(self, model: type[Vehicle]) -> Sequence[Any]:
-        if model is Vehicle:
-            return decoded(self.body, _Body[Vehicle]).items  # type: ignore[no-any-return]
-        try:
-            return _decoder(model).decode(self.body).items  # type: ignore[no-any-return]
-        except msgspec.ValidationError:
-            return decoded(self.body, _Body[Vehicle]).items  # type: ignore[no-any-return]
+
+def _decoded_list(body: bytes, model: type[Vehicle]) -> tuple[type[Vehicle], _Body[Any]]:
+    """The list in a body, with the type of its vehicles: the model, or `Vehicle` where a vehicle does not match it."""
+    try:
+        return model, _decoder(model).decode(body)
+    except msgspec.ValidationError:
+        return Vehicle, decoded(body, _Body[Vehicle])
 
 
 IDS = vehicle_mask({})
