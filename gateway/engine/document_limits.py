@@ -88,19 +88,24 @@ _WORDS = {
 }
 
 
+def first_exceeded(*limits: tuple[str, int, int]) -> LimitExceeded | None:
+    """The error for the first of some limits (name, maximum, actual size) that is exceeded, if any."""
+    return next((LimitExceeded(*limit) for limit in limits if limit[2] > limit[1]), None)
+
+
 def check(document: DocumentNode, limits: DocumentLimits) -> None:
     """Raises LimitExceeded for the first limit that an operation or a fragment of the document exceeds."""
     fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
     measured = _Measure(document, fragments)
     for size in measured.all():
-        for limit, maximum, actual in (
+        exceeded = first_exceeded(
             ("depth", limits.depth, size.depth),
             ("rootFields", limits.root_fields, size.fields),
             ("aliases", limits.aliases, size.aliases),
             ("directives", limits.directives, size.directives),
-        ):
-            if actual > maximum:
-                raise LimitExceeded(limit, maximum, actual)
+        )
+        if exceeded is not None:
+            raise exceeded
     _Overlaps(fragments, limits.overlaps).count_in(document)
 
 

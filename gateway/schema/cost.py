@@ -39,7 +39,7 @@ from graphql import (
 from graphql.execution.values import VariableValues
 from strawberry.federation.schema_directives import ListSize
 
-from gateway.engine.document_limits import LimitExceeded
+from gateway.engine.document_limits import LimitExceeded, first_exceeded
 from gateway.engine.documents import INTROSPECTION
 from gateway.schema.pagination import Limits
 from gateway.schema.root_fields import ROOT_FIELDS, AddCalls, RootField, check_root_fields
@@ -115,15 +115,12 @@ class CostModel:
     def exceeded(self, cost: OperationCost) -> LimitExceeded | None:
         """The error for the first limit that a cost exceeds, if any."""
         limits = self._limits
-        for limit, maximum, actual in (
+        return first_exceeded(
             ("upstreamCalls", limits.upstream_calls, cost.upstream_calls),
             ("nodes", limits.nodes, cost.nodes),
             ("fields", limits.fields, cost.fields),
             ("responseBytes", limits.response_bytes, cost.key_bytes),
-        ):
-            if actual > maximum:
-                return LimitExceeded(limit, maximum, actual)
-        return None
+        )
 
     def _cost(
         self,
