@@ -32,9 +32,9 @@ from gateway.web.disconnect import CancelOnDisconnect, ClientDisconnected, relea
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_request import (
     RESPONSE,
-    Fields,
     GraphQLParams,
     HTTPError,
+    RequestFields,
     accepts_gzip,
     asks_for_page,
     bearer_token,
@@ -44,6 +44,7 @@ from gateway.web.graphql_request import (
     params_of_post,
     params_of_query_string,
     timeout_of,
+    too_large,
     valid_traceparent,
 )
 from gateway.web.operations import InvalidOperation, Operations, PreparedRequest
@@ -52,13 +53,12 @@ from gateway.web.responses import (
     INVALID_TOKEN,
     NO_STORE,
     NO_TOKEN,
+    Fields,
     Parts,
     Response,
-    too_large,
     unauthenticated,
     unavailable,
 )
-from gateway.web.responses import Fields as OwnFields
 
 PATH = "/graphql"
 # Authenticates a token, waiting at most so many seconds. Raises Unauthenticated and IssuerUnavailable.
@@ -81,7 +81,7 @@ class OperationResult(NamedTuple):
     """The result of an operation and its header fields; `ran` is false if it was not executed."""
 
     result: ExecutionResult
-    fields: OwnFields
+    fields: Fields
     ran: bool = True
 
 
@@ -100,7 +100,7 @@ class Exchange:
         "scope",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, fields: Fields, request_id: str) -> None:
+    def __init__(self, scope: Scope, receive: Receive, fields: RequestFields, request_id: str) -> None:
         self.scope = scope
         self.receive = receive
         self.fields = fields
@@ -170,7 +170,7 @@ class GraphQLApp:
         scope, fields = exchange.scope, exchange.fields
         runtime, method, accept = self._running, scope["method"], fields.get(b"accept")
         if b"content-length" in fields and self._is_too_long(fields[b"content-length"]):
-            return too_large()
+            raise too_large()
         if method == "GET" and asks_for_page(accept, scope["query_string"]):
             return self._page()
         seconds = self._seconds
@@ -248,11 +248,10 @@ class GraphQLApp:
             while message.get("more_body") and len(body) <= self._body_bytes_max:
                 message = await receive()
                 body += message.get("body", b"")
-            body = bytes(body)
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
         if len(body) > self._body_bytes_max:
-            raise HTTPError(413, "BODY_TOO_LARGE", "Request body is too large.", {"Connection": "close"})
+            raise too_large()
         return bytes(body)
 
     async def _cached(self, request: PreparedRequest, caller: Caller, exchange: Exchange) -> CachedResponse | None:
@@ -399,7 +398,7 @@ CONTENT_TYPES = {
 }
 
 
-def _response(status: int, media_type: str, fields: OwnFields, parts: Parts) -> Response:
+def _response(status: int, media_type: str, fields: Fields, parts: Parts) -> Response:
     return Response(status, (CONTENT_TYPES[media_type], *fields), parts)
 
 

@@ -38,7 +38,7 @@ FIELDS = frozenset(
         TIMEOUT,
     )
 )
-Fields = Mapping[bytes, bytes]
+RequestFields = Mapping[bytes, bytes]
 
 
 class HTTPError(Exception):
@@ -55,6 +55,11 @@ class HTTPError(Exception):
         super().__init__(message)
         self.status, self.code, self.headers = status, code, headers or {}
         self.extensions = {"retryable": False, **(extensions or {})}
+
+
+def too_large() -> HTTPError:
+    """413; the connection is closed without reading the rest of the body."""
+    return HTTPError(413, "BODY_TOO_LARGE", "Request body is too large.", {"Connection": "close"})
 
 
 class GraphQLParams(msgspec.Struct):

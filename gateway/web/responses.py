@@ -127,11 +127,6 @@ def internal_error(request_id: str) -> Response:
     return error(500, "INTERNAL", "Internal error.", None, {**NOT_RETRYABLE, "requestId": request_id})
 
 
-def too_large() -> Response:
-    """413; the connection is closed without reading the rest of the body."""
-    return error(413, "BODY_TOO_LARGE", "Request body is too large.", {"Connection": "close"})
-
-
 def unavailable(failure: Overloaded | IssuerUnavailable, seconds: int) -> Response:
     """503 with `Retry-After`."""
     return error(503, failure.code, str(failure), {"Retry-After": str(seconds)}, failure.extensions())

@@ -8,6 +8,7 @@ import pytest
 
 from gateway.asgi import WHOLE_RESPONSE
 from gateway.errors import IssuerUnavailable, Overloaded
+from gateway.web.graphql_request import too_large
 from gateway.web.responses import (
     SECURITY_HEADERS,
     VARY,
@@ -18,7 +19,6 @@ from gateway.web.responses import (
     internal_error,
     rejection_bytes,
     send_response,
-    too_large,
     unauthenticated,
     unavailable,
 )
@@ -105,7 +105,7 @@ def test_errors_are_coded():
     )  # fmt: skip
     assert decoded_body(internal_error("id-1")) == {"code": "INTERNAL", "retryable": False, "requestId": "id-1"}
     assert internal_error("id-1").status == 500
-    assert (too_large().status, dict(too_large().fields)[b"connection"]) == (413, b"close")
+    assert (too_large().status, too_large().headers["Connection"]) == (413, "close")
     assert dict(unavailable(IssuerUnavailable(), 5).fields)[b"retry-after"] == b"5"
     assert unavailable(IssuerUnavailable(), 5).status == 503
     assert dict(unauthenticated("x").fields)[b"www-authenticate"].endswith(b'error="invalid_token"')
