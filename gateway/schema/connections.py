@@ -19,9 +19,9 @@ R = TypeVar("R")
 
 
 class ReadPage(Protocol):
-    """Reads the page of a token (None for the first page); `afresh` reads past the cache."""
+    """Reads the page of a token (None for the first page); `bypass_cache` ignores cached pages."""
 
-    def __call__(self, token: str | None, *, afresh: bool = False) -> Awaitable[VehiclePage]: ...
+    def __call__(self, token: str | None, *, bypass_cache: bool = False) -> Awaitable[VehiclePage]: ...
 
 
 class TokenRejected(UpstreamRejected):
@@ -163,8 +163,8 @@ class Connection(Generic[N]):
                 return await self._pages.drive(lookup(self._cut))
 
     async def _restart(self) -> None:
-        """Scans past the cache: a page may be cached for longer than the fleet API accepts its tokens."""
-        self._pages = self._pages.afresh()
+        """Scans without the cache: a page may be cached for longer than the fleet API accepts its tokens."""
+        self._pages = self._pages.without_cache()
         self._scan = await self._pages.begin(read_slice(self._arguments.window(self._of), self._limits))
         await self._cut_from(self._scan)
 
@@ -198,9 +198,9 @@ class _Pages(Generic[N]):
         self._mask = mask
         self.seen: dict[str | None, VehiclePage] = {}
 
-    def afresh(self) -> _Pages[N]:
-        """The same pages, read past the cache."""
-        return _Pages(self._of, partial(self.read, afresh=True), self._pick, self._mask)
+    def without_cache(self) -> _Pages[N]:
+        """The same pages, without the cache."""
+        return _Pages(self._of, partial(self.read, bypass_cache=True), self._pick, self._mask)
 
     async def begin(self, steps: Steps[N, Slice[N]]) -> _Started[N]:
         """Reads the first page that a scan requests."""
@@ -292,7 +292,7 @@ async def find_unit(
     try:
         return await pages.drive(find(limits))
     except TokenRejected:
-        return await pages.afresh().drive(find(limits))
+        return await pages.without_cache().drive(find(limits))
 
 
 async def _connection(of: bytes, pages: _Pages[N], limits: Limits, arguments: Arguments) -> Connection[N]:

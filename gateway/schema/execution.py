@@ -24,7 +24,7 @@ from gateway.schema.root_fields import ROOT_FIELDS, RootField
 from gateway.upstream import models
 
 # The base classes of the objects of a type, masked or not.
-FORMS: Mapping[str, type] = {"Vehicle": models.VehicleForm, "TelematicsUnit": models.UnitForm}
+BASE_CLASSES: Mapping[str, type] = {"Vehicle": models.AnyVehicle, "TelematicsUnit": models.AnyUnit}
 
 
 class Execution:
@@ -42,7 +42,7 @@ class Execution:
         self._limits = limits
         self._root_fields = root_fields
         self.fallbacks = PlanFallbacks()
-        types = Types(schema.core, FORMS)
+        types = Types(schema.core, BASE_CLASSES)
         self._engine = Engine(types, root_fields, limits, self.fallbacks) if projection else None
 
     def prepared(

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from gateway.schema.dataloader import DataLoader
-from gateway.upstream.client import FleetClient, Found, in_form
+from gateway.upstream.client import FleetClient, Found, as_masked
 from gateway.upstream.coalescing import retrieve_exception
 from gateway.upstream.models import State, Vehicle
 from gateway.upstream.pages import VehiclePage
@@ -24,7 +24,7 @@ class Loaders:
         self._client = client
         self._scope = scope
         self._pages: dict[PageKey, asyncio.Future[VehiclePage]] = {}
-        self._afresh: set[PageKey] = set()
+        self._uncached: set[PageKey] = set()
         self._masked: dict[type[Vehicle], DataLoader[Vehicle | None]] = {}
         self._masked_vehicles: Found = {}
         # They do not refer to this object: a reference cycle would keep the data until the garbage collector runs.
@@ -47,19 +47,21 @@ class Loaders:
         search: str | None = None,
         mask: type[Vehicle] | None = None,
         *,
-        afresh: bool = False,
+        bypass_cache: bool = False,
     ) -> VehiclePage:
-        """A page of the fleet, decoded with a field mask; `afresh` reads past the cache, once in a request."""
+        """A page of the fleet, decoded with a field mask; `bypass_cache` ignores cached pages, once in a request."""
         key = (token, search)
         pending = self._pages.get(key)
-        if pending is not None and (not afresh or key in self._afresh):
+        if pending is not None and (not bypass_cache or key in self._uncached):
             return await asyncio.shield(pending)
-        if afresh:
-            self._afresh.add(key)
+        if bypass_cache:
+            self._uncached.add(key)
         # The first caller reads it, without a task; the others wait.
         pending = self._pages[key] = asyncio.get_running_loop().create_future()
         try:
-            page = await self._client.vehicles(self._scope, cursor=token, search=search, mask=mask, afresh=afresh)
+            page = await self._client.vehicles(
+                self._scope, cursor=token, search=search, mask=mask, bypass_cache=bypass_cache
+            )
         except Exception as failure:
             pending.set_exception(failure)
             retrieve_exception(pending)
@@ -87,7 +89,7 @@ async def _vehicles(
     ids: list[str],
 ) -> list[Vehicle | BaseException | None]:
     if masked:
-        known = {vehicle_id: in_form(masked[vehicle_id], None) for vehicle_id in ids if vehicle_id in masked}
+        known = {vehicle_id: as_masked(masked[vehicle_id], None) for vehicle_id in ids if vehicle_id in masked}
         others = await _vehicles(client, scope, pages, {}, [i for i in ids if i not in known])
         read = iter(others)
         return [known[vehicle_id] if vehicle_id in known else next(read) for vehicle_id in ids]

@@ -21,8 +21,8 @@ def pages_of(context: Context, search: str | None, mask: Mask = None) -> ReadPag
     """A function that reads the pages of the fleet, or of a search in it."""
 
     # A cursor contains its search, so only the first page needs it.
-    def read(token: str | None, *, afresh: bool = False) -> Awaitable[VehiclePage]:
-        return context.loaders.page(token, search if token is None else None, mask, afresh=afresh)
+    def read(token: str | None, *, bypass_cache: bool = False) -> Awaitable[VehiclePage]:
+        return context.loaders.page(token, search if token is None else None, mask, bypass_cache=bypass_cache)
 
     return read
 

@@ -286,7 +286,7 @@ class CacheReader(ManyFetcher):
             await asyncio.wait([*self._refreshing.values()])
 
     def _lookup(self, request: UpstreamRequest[T], entry: Entry[T] | None, at: float) -> _Lookup[T]:
-        if entry is None or request.afresh:
+        if entry is None or request.bypass_cache:
             return _Lookup(None, request, None)
         age = age_of(entry, request.endpoint.lifetime_of(entry.value), at)
         if age is Age.FRESH:

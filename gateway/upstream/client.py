@@ -24,7 +24,7 @@ from gateway.upstream.cache import REFRESH_SECONDS, CacheHit, Dependency, Freshn
 from gateway.upstream.coalescing import retrieve_exception
 from gateway.upstream.endpoints import PAGE_TOKEN, Endpoint, FleetEndpoints, are_plain, is_possible
 from gateway.upstream.field_masks import decode_full
-from gateway.upstream.models import Cursors, State, Vehicle, VehicleForm
+from gateway.upstream.models import AnyVehicle, Cursors, State, Vehicle
 from gateway.upstream.pages import IDS, PageItemRef, VehiclePage
 from gateway.upstream.requests import (
     CacheUse,
@@ -97,14 +97,15 @@ class FleetClient:
         cursor: str | None = None,
         search: str | None = None,
         mask: type[Vehicle] | None = None,
-        afresh: bool = False,
+        bypass_cache: bool = False,
     ) -> VehiclePage:
         """A page of the fleet: the first one, filtered by `search`, or the one of a `cursor`.
 
-        Vehicles are decoded with `mask`, but a cached page may be decoded otherwise. `afresh` ignores cached pages.
+        Vehicles are decoded with `mask`, but a cached page may be decoded otherwise. `bypass_cache` ignores cached
+        pages.
         """
         request = self._page_request(scope, cursor, search, mask)
-        request.afresh = afresh
+        request.bypass_cache = bypass_cache
         response = await self._fetcher.fetch(request)
         page = response.value
         if page is None:
@@ -158,7 +159,7 @@ class FleetClient:
         missing = [i for i in wanted if i not in found] if found else wanted
         values = await self._values(self._vehicle_requests(scope, missing, mask))
         if set(map(type, values)) != {mask}:
-            values = [in_form(value, mask) for value in values]
+            values = [as_masked(value, mask) for value in values]
         found.update(zip(missing, values, strict=True))
         return found
 
@@ -211,7 +212,7 @@ class FleetClient:
         if self._cache is None or not ids:
             return
         responses = await self._cache.cached_responses(self._vehicle_requests(scope, ids, mask))
-        found.update((i, in_form(hit.value, mask)) for i, hit in zip(ids, responses, strict=True) if hit is not None)
+        found.update((i, as_masked(hit.value, mask)) for i, hit in zip(ids, responses, strict=True) if hit is not None)
 
     async def _scan(self, scope: RequestScope, missing: set[str], found: Found) -> None:
         principal = scope.caller.principal
@@ -258,9 +259,9 @@ class FleetClient:
         prefetch.add_done_callback(retrieve_exception)
 
 
-def in_form(outcome: Vehicle | BaseException | None, mask: type[Vehicle] | None) -> Vehicle | BaseException | None:
+def as_masked(outcome: Vehicle | BaseException | None, mask: type[Vehicle] | None) -> Vehicle | BaseException | None:
     """A vehicle decoded with a mask, or in full: a shared call may have used the mask of another operation."""
-    if outcome is None or type(outcome) is mask or not isinstance(outcome, VehicleForm):
+    if outcome is None or type(outcome) is mask or not isinstance(outcome, AnyVehicle):
         return outcome
     try:
         return decode_full(outcome)

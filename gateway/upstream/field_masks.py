@@ -17,14 +17,14 @@ from msgspec import UnsetType, field
 
 from gateway.errors import Problem, UpstreamInvalidResponse
 from gateway.upstream.models import (
+    AnyUnit,
+    AnyVehicle,
     Capabilities,
     MasterData,
     StateProperty,
     Status,
     TelematicsUnit,
-    UnitForm,
     Vehicle,
-    VehicleForm,
     decoded,
 )
 
@@ -59,7 +59,7 @@ ALWAYS: Mapping[type, tuple[str, ...]] = {
 }
 # Cached masks. Callers' selections determine them, so their number is unbounded.
 MASKS_MAX = 1024
-FORMS: Mapping[type, tuple[type, ...]] = {Vehicle: (VehicleForm,), TelematicsUnit: (UnitForm,)}
+BASE_CLASSES: Mapping[type, tuple[type, ...]] = {Vehicle: (AnyVehicle,), TelematicsUnit: (AnyUnit,)}
 
 
 def check_computed(computed_from: Mapping[type, Mapping[str, tuple[str, ...]]]) -> None:
@@ -104,7 +104,7 @@ def _mask(model: type, needs: Frozen) -> Any:
     if model is Vehicle:
         members.append(("body", bytes, field(default=b"", name="$body")))
     return msgspec.defstruct(
-        f"Masked{model.__name__}", members, namespace=namespace, bases=FORMS.get(model, ()), gc=False
+        f"Masked{model.__name__}", members, namespace=namespace, bases=BASE_CLASSES.get(model, ()), gc=False
     )
 
 

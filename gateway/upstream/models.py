@@ -86,15 +86,15 @@ class StateProperty(Struct, gc=False):
         return self.value
 
 
-class UnitForm(Struct, gc=False):
+class AnyUnit(Struct, gc=False):
     """Marks telematics units, full or masked."""
 
 
-class VehicleForm(Struct, gc=False):
+class AnyVehicle(Struct, gc=False):
     """Marks vehicles, full or masked."""
 
 
-class TelematicsUnit(UnitForm, gc=False):
+class TelematicsUnit(AnyUnit, gc=False):
     """The device in a vehicle; its `id` is unique only within one manufacturer."""
 
     unit_id: str | None = field(default=None, name="id")
@@ -113,7 +113,7 @@ class TelematicsUnit(UnitForm, gc=False):
         return self.type
 
 
-class Vehicle(VehicleForm, gc=False):
+class Vehicle(AnyVehicle, gc=False):
     """A vehicle with its unit and, where the upstream sends it, its latest state."""
 
     vehicle_id: str = field(name="id")

@@ -90,7 +90,7 @@ class UpstreamRequest(Struct, Generic[T], eq=False):
 
     Requests with equal `key`s have equal responses. `item_id` is the id of the item in the path. `mask` is the field
     mask to decode with, `parts` splits a response into its items' requests and values, `known` is an older response to
-    revalidate, `afresh` ignores cached responses. `deadline` is the scope's until the call has other waiters.
+    revalidate, `bypass_cache` ignores cached responses. `deadline` is the scope's until the call has other waiters.
     """
 
     scope: RequestScope
@@ -103,7 +103,7 @@ class UpstreamRequest(Struct, Generic[T], eq=False):
     parameters: Parameters = ()
     parts: Callable[[T], Iterable[tuple[UpstreamRequest[Any], Any]]] | None = None
     known: UpstreamResponse[T] | None = None
-    afresh: bool = False
+    bypass_cache: bool = False
     body: bytes = b""
 
     @classmethod

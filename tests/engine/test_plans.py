@@ -17,7 +17,7 @@ from gateway.engine.plans import VARIANTS_MAX, Engine, NotMade, PlanFailed, Root
 from gateway.engine.projection import ON, Types
 from gateway.engine.variables import VariablesInvalid
 from gateway.schema.build import build_schema as gateway_schema
-from gateway.schema.execution import FORMS
+from gateway.schema.execution import BASE_CLASSES
 from gateway.upstream.models import Vehicle
 
 SCHEMA = gateway_schema().core
@@ -45,7 +45,7 @@ def engine_of(loads: Loads, **limits: int) -> Engine:
         "node": RootFieldLoader(loads.of("node", B), tuple, by_id=True),
         "nodes": RootFieldLoader(loads.of("nodes", [A, B])),
     }
-    return Engine(Types(SCHEMA, FORMS), table, ExecutionLimits(**limits), PlanFallbacks())
+    return Engine(Types(SCHEMA, BASE_CLASSES), table, ExecutionLimits(**limits), PlanFallbacks())
 
 
 def document_of(text: str) -> Document:
@@ -112,7 +112,7 @@ async def test_equal_masks_are_shared():
     """Occurrences with the same mask keep it."""
     loads, mask = Loads(), object()
     table = {"vehicle": RootFieldLoader(loads.of("vehicle", A), lambda needs: mask, by_id=True)}
-    engine = Engine(Types(SCHEMA, FORMS), table, ExecutionLimits(), PlanFallbacks())
+    engine = Engine(Types(SCHEMA, BASE_CLASSES), table, ExecutionLimits(), PlanFallbacks())
     await run(engine, '{ a: vehicle(id: "1") { tags } b: vehicle(id: "2") { tags } }')
     ((_, calls),) = loads.calls
     assert [call.field_mask for call in calls] == [mask, mask]
@@ -196,7 +196,7 @@ async def test_a_fragment_is_cached():
     """A fragment is encoded once, and its size counted each time; one with loaded fields is not cached."""
     page = Page()
     table = {"vehicles": RootFieldLoader(Loads().of("vehicles", page))}
-    engine = Engine(Types(SCHEMA, FORMS), table, ExecutionLimits(response_bytes=100), PlanFallbacks())
+    engine = Engine(Types(SCHEMA, BASE_CLASSES), table, ExecutionLimits(response_bytes=100), PlanFallbacks())
     text = "{ v: vehicles { nodes { vehicleId } } }"
     plan = engine.prepare(document_of(text), None, {})
     expected = {"v": msgspec.Raw(b'{"nodes":[{"vehicleId":"A"},{"vehicleId":"B"}]}')}

@@ -52,7 +52,7 @@ class UnusualClient:
 
     async def vehicles(
         self, scope: RequestScope, *, cursor: str | None = None, search: str | None = None, mask: Any = None,
-        afresh: bool = False,
+        bypass_cache: bool = False,
     ) -> VehiclePage:  # fmt: skip
         start = int(cursor or 0)
         if self._page_fails and start:

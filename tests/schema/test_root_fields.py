@@ -138,7 +138,7 @@ class SmallFleet:
         self.reads: list[tuple[Any, ...]] = []
 
     async def vehicles(
-        self, scope: RequestScope, *, cursor: str | None, search: str | None, mask: Any, afresh: bool
+        self, scope: RequestScope, *, cursor: str | None, search: str | None, mask: Any, bypass_cache: bool
     ) -> VehiclePage:
         self.reads.append(("page", search, mask is None))
         return VehiclePage.of_body(msgspec.json.encode({"items": FLEET}), mask)
