@@ -3,57 +3,46 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import ssl
-from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
 
 import h2.config
 import h2.connection
 import h2.events
 
+from tests.upstream.tcp_server import TCPServer
 
-class Http2Server:
+
+class Http2Server(TCPServer):
     """Responds to each request after `seconds`; `streams` has the paths by connection."""
 
     def __init__(self, seconds: float = 0.0) -> None:
+        super().__init__()
         self.seconds = seconds
         self.streams: list[list[str]] = []
-        self._tasks: set[asyncio.Task[None]] = set()
 
-    @contextlib.asynccontextmanager
-    async def listening(self, context: ssl.SSLContext) -> AsyncIterator[str]:
-        """Serves it over TLS; yields its URL."""
+    def listening(self, context: ssl.SSLContext | None = None) -> AbstractAsyncContextManager[str]:
+        """Listens with TLS, and offers HTTP/2 alone."""
+        assert context is not None
         context.set_alpn_protocols(["h2"])
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=context)
-        try:
-            yield f"https://localhost:{server.sockets[0].getsockname()[1]}"
-        finally:
-            server.close()
-            for task in self._tasks:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+        return super().listening(context)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=False))
         connection.initiate_connection()
         paths: list[str] = []
         self.streams.append(paths)
-        with contextlib.suppress(ConnectionError, asyncio.CancelledError):
+        writer.write(connection.data_to_send())
+        while data := await reader.read(65_536):
+            for event in connection.receive_data(data):
+                if isinstance(event, h2.events.RequestReceived):
+                    path = dict(event.headers)[b":path"].decode()
+                    paths.append(path)
+                    asyncio.get_running_loop().call_later(
+                        self.seconds, self._answer, connection, writer, event.stream_id, path
+                    )
             writer.write(connection.data_to_send())
-            while data := await reader.read(65_536):
-                for event in connection.receive_data(data):
-                    if isinstance(event, h2.events.RequestReceived):
-                        path = dict(event.headers)[b":path"].decode()
-                        paths.append(path)
-                        asyncio.get_running_loop().call_later(
-                            self.seconds, self._answer, connection, writer, event.stream_id, path
-                        )
-                writer.write(connection.data_to_send())
-        writer.close()
 
     def _answer(
         self, connection: h2.connection.H2Connection, writer: asyncio.StreamWriter, stream: int, path: str

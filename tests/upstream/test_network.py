@@ -137,8 +137,8 @@ def test_tls_files_are_rejected_without_https(name):
 async def test_https_uses_a_tunnel_through_the_proxy(variable, monkeypatch, server_certificate):
     """The proxy gets its credentials; only the upstream gets the token."""
     server, proxy = Server([PLAIN]), ForwardProxy()
-    async with server.listening(server_context(server_certificate)) as url, proxy.listening() as address:
-        monkeypatch.setenv(variable, f"http://user:password@{address}")
+    async with server.listening(server_context(server_certificate)) as url, proxy.listening() as proxy_url:
+        monkeypatch.setenv(variable, f"http://user:password@{proxy_url.removeprefix('http://')}")
         ca_file = str(server_certificate.file)
         async with transport_to(url, transport="httpx", ca_file=ca_file) as transport:
             for _ in range(2):
@@ -155,8 +155,8 @@ async def test_https_uses_a_tunnel_through_the_proxy(variable, monkeypatch, serv
 async def test_http_requests_are_forwarded_by_the_proxy(monkeypatch):
     """The proxy gets the absolute URL; its address may lack the scheme."""
     server, proxy = Server([PLAIN]), ForwardProxy()
-    async with server.listening() as url, proxy.listening() as address:
-        monkeypatch.setenv("http_proxy", address)
+    async with server.listening() as url, proxy.listening() as proxy_url:
+        monkeypatch.setenv("http_proxy", proxy_url.removeprefix("http://"))
         async with transport_to(url, transport="httpx") as transport:
             for _ in range(2):
                 assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
@@ -166,8 +166,8 @@ async def test_http_requests_are_forwarded_by_the_proxy(monkeypatch):
 async def test_a_host_of_no_proxy_is_called_directly(monkeypatch):
     """`NO_PROXY` excludes hosts."""
     server, proxy = Server([PLAIN]), ForwardProxy()
-    async with server.listening() as url, proxy.listening() as address:
-        monkeypatch.setenv("HTTP_PROXY", f"http://{address}")
+    async with server.listening() as url, proxy.listening() as proxy_url:
+        monkeypatch.setenv("HTTP_PROXY", proxy_url)
         monkeypatch.setenv("NO_PROXY", "example.com, localhost")
         async with transport_to(url, transport="httpx") as transport:
             assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
@@ -178,8 +178,8 @@ async def test_a_host_of_no_proxy_is_called_directly(monkeypatch):
 async def test_a_proxy_that_rejects_makes_the_upstream_unavailable(rejection, monkeypatch, server_certificate):
     """Its response is not the upstream's; the pool survives any number of rejections."""
     server, proxy = Server([PLAIN]), ForwardProxy(rejection)
-    async with server.listening(server_context(server_certificate)) as url, proxy.listening() as address:
-        monkeypatch.setenv("HTTPS_PROXY", f"http://{address}")
+    async with server.listening(server_context(server_certificate)) as url, proxy.listening() as proxy_url:
+        monkeypatch.setenv("HTTPS_PROXY", proxy_url)
         settings = {"ca_file": str(server_certificate.file), "connections_max": 2, "pool_timeout": 1}
         async with transport_to(url, transport="httpx", **settings) as transport:
             for _ in range(5):

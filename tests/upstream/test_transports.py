@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
 import random
-import ssl
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 import httpx
@@ -23,6 +21,7 @@ from gateway.upstream.http.transport import HttpTransport
 from gateway.upstream.models import Vehicle
 from gateway.upstream.requests import RequestScope, RequestStats, UpstreamRequest
 from tests.upstream.fakes import ENDPOINTS, Sending
+from tests.upstream.tcp_server import TCPServer
 
 TRANSPORTS = ("builtin", "httpx")
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -47,7 +46,7 @@ def unchecked(token: str = "secret-token") -> UpstreamRequest[Vehicle]:
     )
 
 
-class Server:
+class Server(TCPServer):
     """Responds to requests in order, each by its steps; the last ones are for all that follow.
 
     If it does not read, each connection gets one response at once. If it `names` ids, `JQ7RP` in a response becomes the
@@ -55,21 +54,18 @@ class Server:
     """
 
     def __init__(self, *responses: list[Step], reads: bool = True, names: bool = False) -> None:
+        super().__init__()
         self.responses = list(responses)
         self.reads = reads
         self.names = names
         self.writers: list[asyncio.StreamWriter] = []
         self.heads: list[bytes] = []
         self.connections = 0
-        self._serving: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         self.writers.append(writer)
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, ssl.SSLError):
+        try:
             if not self.reads:
                 await reader.readexactly(1)
                 writer.write(PLAIN)
@@ -78,7 +74,8 @@ class Server:
                 pass
             writer.close()
             await writer.wait_closed()
-        writer.transport.abort()
+        finally:
+            writer.transport.abort()
 
     async def _answer(self, head: bytes, writer: asyncio.StreamWriter) -> bool:
         self.heads.append(head)
@@ -94,17 +91,6 @@ class Server:
                 await writer.drain()
                 await asyncio.sleep(0.002)
         return True
-
-    @contextlib.asynccontextmanager
-    async def listening(self, context: ssl.SSLContext | None = None) -> AsyncIterator[str]:
-        server = await asyncio.start_server(self.serve, "127.0.0.1", 0, ssl=context)
-        try:
-            yield f"{'https' if context else 'http'}://localhost:{server.sockets[0].getsockname()[1]}"
-        finally:
-            server.close()
-            for task in self._serving:
-                task.cancel()
-            await asyncio.gather(*self._serving)
 
 
 Scenario = Callable[[HttpTransport, Server], Awaitable[None]]

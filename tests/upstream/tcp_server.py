@@ -1,0 +1,41 @@
+"""The base of the raw servers in these tests: a coroutine for each connection, which ends with the server."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+
+
+class TCPServer:
+    """Runs `serve` for each connection."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serves one connection."""
+        raise NotImplementedError
+
+    @contextlib.asynccontextmanager
+    async def listening(self, context: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+        """Listens, with TLS if there is a context; yields its URL."""
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=context)
+        try:
+            yield f"{'https' if context else 'http'}://localhost:{server.sockets[0].getsockname()[1]}"
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            for outcome in await asyncio.gather(*self._tasks, return_exceptions=True):
+                if isinstance(outcome, Exception):
+                    raise outcome
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError, ssl.SSLError):
+            await self.serve(reader, writer)
+        writer.close()
