@@ -12,6 +12,7 @@ import pytest
 
 from tests.gateways import serving
 from tests.hostile.attacked import INVALID_TOKEN_CPU_MAX, MEMORY_MAX, VALID_TOKEN_CPU_MAX, AttackedGateway, request
+from tests.waiting import waits_until
 
 VEHICLES = "a%d: vehicles(first: 500) { nodes { id vehicleId masterData { vin brand model licensePlate } } }"
 LARGE = json.dumps({"query": "{ %s }" % " ".join(VEHICLES % number for number in range(40))}).encode()
@@ -50,15 +51,6 @@ def kept_open(body: bytes, token: str = "alice") -> bytes:
 
 def operations(gateway: AttackedGateway) -> int:
     return json.loads(gateway.say(READY).partition(b"\r\n\r\n")[2])["operations"]
-
-
-def waits_until(holds, seconds: float = 5) -> bool:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if holds():
-            return True
-        time.sleep(0.02)
-    return False
 
 
 def read_for(connection: socket.socket, seconds: float, size: int, pause: float) -> tuple[int, bool]:

@@ -10,7 +10,8 @@ import pytest
 
 from gateway.simulator import Fault
 from tests.gateways import TOKENS
-from tests.journeys.test_http_limits import QUESTION, KeepAlive, Served, load_of, request_of, waits_until
+from tests.served_gateway import QUERY_BODY, KeepAliveConnection, ServedGateway, request_of
+from tests.waiting import waits_until
 
 PAGE = "https://page.test"
 ALICE = f"Authorization: Bearer {TOKENS['alice']}"
@@ -46,15 +47,15 @@ ANSWERS = [
     (400, NEVER, "GET /graphql?query=%7Bnope%7D", (ALICE, RESPONSE), b""),
     (200, NEVER, "GET /graphql?query=%7Bnope%7D", (ALICE,), b""),
     (200, NEVER, "GET /graphql", ("Accept: text/html",), b""),
-    (200, FRESH, "POST /graphql", (ALICE, KIND), QUESTION),
-    (200, FRESH, "POST /graphql", (ALICE, KIND, "X-Request-Id: mine"), QUESTION),
+    (200, FRESH, "POST /graphql", (ALICE, KIND), QUERY_BODY),
+    (200, FRESH, "POST /graphql", (ALICE, KIND, "X-Request-Id: mine"), QUERY_BODY),
     (200, NEVER, "POST /graphql", (ALICE, KIND), b'{"query": "{ nope }"}'),
     (400, NEVER, "POST /graphql", (ALICE, KIND), b"no JSON"),
-    (401, NEVER, "POST /graphql", (KIND,), QUESTION),
-    (401, NEVER, "POST /graphql", (INVENTED, KIND), QUESTION),
-    (401, NEVER, "POST /graphql", (INVENTED, KIND, "X-Request-Id: mine"), QUESTION),
+    (401, NEVER, "POST /graphql", (KIND,), QUERY_BODY),
+    (401, NEVER, "POST /graphql", (INVENTED, KIND), QUERY_BODY),
+    (401, NEVER, "POST /graphql", (INVENTED, KIND, "X-Request-Id: mine"), QUERY_BODY),
     (413, NEVER, "POST /graphql", (ALICE, KIND), b" " * 2000),
-    (415, NEVER, "POST /graphql", (ALICE, "Content-Type: text/plain"), QUESTION),
+    (415, NEVER, "POST /graphql", (ALICE, "Content-Type: text/plain"), QUERY_BODY),
     (405, NEVER, "DELETE /graphql", (ALICE,), b""),
     (401, NEVER, "OPTIONS /graphql", (), b""),
     (307, NEVER, "GET /", (), b""),
@@ -89,36 +90,22 @@ def varies(fields: dict[str, list[str]]) -> list[str]:
     return sorted(line.lower().split(", "))
 
 
-@pytest.fixture
-def server(serve):
-    """Starts gateways behind the real server."""
-    started = []
-
-    def start(**groups) -> Served:
-        started.append(Served(serve, **groups))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.stop()
-
-
-def loads(one: Served) -> tuple[int, int]:
+def loads(one: ServedGateway) -> tuple[int, int]:
     """The number of running and of waiting operations."""
-    load = load_of(one)
+    load = one.load()
     return load["operations"], load["queued"]
 
 
 @contextmanager
-def full(one: Served, seconds: float):
+def full(one: ServedGateway, seconds: float):
     """Within the block the gateway rejects all requests of Alice."""
     one.simulator.faults.rules = [Fault("latency", seconds=seconds)]
-    busy = [KeepAlive(one) for _ in range(2)]
+    busy = [KeepAliveConnection(one) for _ in range(2)]
     running = [threading.Thread(target=each.ask, args=(request_of(),)) for each in busy]
     for each, (operations, queued) in zip(running, ((1, 0), (1, 1)), strict=True):
         each.start()
         assert waits_until(lambda load=(operations, queued): loads(one) == load)
-    one.say(request("POST /graphql", ALICE, KIND, body=QUESTION))  # from here on she is remembered as a flood
+    one.say(request("POST /graphql", ALICE, KIND, body=QUERY_BODY))  # from here on she is remembered as a flood
     yield
     for each in running:
         each.join()
@@ -149,13 +136,13 @@ def test_failures_have_a_complete_vary_header(server):
     """Bugs, full queues and too many connections are reported like other errors, by POST, GET and HEAD."""
     one = server(limits=FULL, cache={"enabled": False}, coalescing={"enabled": False})
     small = server(http={"connections_max": 2, "address_connections_max": 2})
-    get, post = request(f"GET {QUERY}", ALICE), request("POST /graphql", ALICE, KIND, body=QUESTION)
+    get, post = request(f"GET {QUERY}", ALICE), request("POST /graphql", ALICE, KIND, body=QUERY_BODY)
     head = request(f"HEAD {QUERY}", ALICE)
     with full(one, 1.0):
         rejections = [(503, one.say(sent)) for sent in (get, post, head)]
     one.simulator.faults.rules = []
     small.simulator.faults.rules = [Fault("latency", seconds=1)]
-    with closing(KeepAlive(small)) as first, closing(KeepAlive(small)) as second:
+    with closing(KeepAliveConnection(small)) as first, closing(KeepAliveConnection(small)) as second:
         for each in (first, second):
             each.connection.sendall(request_of())
         assert waits_until(lambda: loads(small) == (2, 0))
@@ -196,7 +183,7 @@ def test_plain_and_compressed_responses_vary_alike(server):
 def test_a_rejection_of_head_has_no_body(server):
     """The next bytes on the connection are the next response, also while a flood is rejected."""
     one = server(limits=FULL, cache={"enabled": False}, coalescing={"enabled": False})
-    with full(one, 1.0), closing(KeepAlive(one)) as talk:
+    with full(one, 1.0), closing(KeepAliveConnection(one)) as talk:
         for _ in range(2):
             talk.connection.sendall(HEAD)
             assert talk.file.readline().split()[1] == b"503"
@@ -210,6 +197,6 @@ def test_pipelined_requests_get_responses_in_order(server):
     one = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
     with full(one, 2.0):
         for _ in range(4):
-            with closing(KeepAlive(one)) as talk:
+            with closing(KeepAliveConnection(one)) as talk:
                 talk.connection.sendall(request_of() + LIVE + request_of() + LIVE)
                 assert [talk.ask() for _ in range(4)] == [503, 200, 503, 200]

@@ -5,71 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import socket
 import threading
 import time
 
 import httpx
 import pytest
-import uvicorn
 
-from gateway.app import create_app
-from gateway.server.config import ServerConfig
-from gateway.settings import Settings
-from gateway.simulator import Behaviours, Fault, Simulator
+from gateway.simulator import Fault
 from tests.gateway_process import GatewayProcess
-from tests.gateways import PLANS, TOKENS
-
-
-class Served:
-    """A gateway behind the server that `gateway serve` starts, and its simulator behind another."""
-
-    def __init__(self, serve, **groups) -> None:
-        self.simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0))
-        settings = Settings(upstream={"url": serve(self.simulator.app)}, port=0, log={"level": "error"}, **groups)
-        listening = socket.create_server(("127.0.0.1", 0))
-        self.address = listening.getsockname()
-        self.url = f"http://127.0.0.1:{self.address[1]}"
-        self.server = uvicorn.Server(ServerConfig(create_app(settings), settings))
-        self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [listening]}, daemon=True)
-        self.thread.start()
-        while not self.server.started:
-            time.sleep(0.01)
-
-    def say(self, *parts: bytes, wait: float = 0.0) -> bytes:
-        """The response to raw bytes, until the connection ends."""
-        with socket.create_connection(self.address, timeout=10) as connection:
-            try:
-                for part in parts:
-                    connection.sendall(part)
-                    time.sleep(wait)
-            except OSError:
-                pass
-            said = b""
-            try:
-                while more := connection.recv(65536):
-                    said += more
-            except ConnectionError:
-                pass
-            return said
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(10)
-
-
-@pytest.fixture
-def server(serve):
-    """Starts gateways behind the real server."""
-    started = []
-
-    def start(**groups) -> Served:
-        started.append(Served(serve, **groups))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.stop()
+from tests.gateways import TOKENS
+from tests.served_gateway import QUERY_BODY, KeepAliveConnection, request_of
+from tests.waiting import waits_until
 
 
 def code_of(raw: bytes) -> tuple[int, str]:
@@ -221,7 +167,7 @@ async def test_a_flood_of_invented_tokens_leaves_slots_to_trusted_callers(server
         async def ask(token: str) -> httpx.Response:
             headers = {"Authorization": f"Bearer {token}", "Accept": accept, **traced}
             return await http.post(
-                "/graphql", content=QUESTION, headers={**headers, "Content-Type": "application/json"}
+                "/graphql", content=QUERY_BODY, headers={**headers, "Content-Type": "application/json"}
             )
 
         assert (await ask(TOKENS["alice"])).status_code == 200
@@ -237,48 +183,17 @@ async def test_a_flood_of_invented_tokens_leaves_slots_to_trusted_callers(server
         assert (await http.get("/health/ready")).json()["queued"] == 0
 
 
-QUESTION = b'{"query": "{ vehicles(first: 1) { nodes { vehicleId } } }"}'
-
-
-def request_of(body: bytes = QUESTION) -> bytes:
-    head = f"POST /graphql HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {TOKENS['alice']}\r\nContent-Type: application/json\r\n"
-    return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-
-
-class KeepAlive:
-    """One connection that is kept open."""
-
-    def __init__(self, server: Served) -> None:
-        self.connection = socket.create_connection(server.address, timeout=10)
-        self.file = self.connection.makefile("rb")
-
-    def ask(self, *parts: bytes) -> int:
-        """The status of the response, whose body is read."""
-        for part in parts:
-            self.connection.sendall(part)
-        status = int(self.file.readline().split()[1])
-        fields = dict(line.lower().split(b": ", 1) for line in iter(self.file.readline, b"\r\n"))
-        assert (status == 503) == (b"retry-after" in fields)
-        body = json.loads(self.file.read(int(fields[b"content-length"])))
-        assert (status == 503) == ("errors" in body)
-        return status
-
-    def close(self) -> None:
-        self.file.close()
-        self.connection.close()
-
-
 def test_rejections_keep_the_connection_usable(server):
     """The same request again, another, one in pieces, two at once: rejected while the queue is full, served after."""
     limits = {"concurrency": 1, "queue": 1, "principal_concurrency": 1, "principal_queue": 1}
     one = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
     one.simulator.faults.rules = [Fault("latency", seconds=1.5)]
-    busy, talk = [KeepAlive(one) for _ in range(2)], KeepAlive(one)
+    busy, talk = [KeepAliveConnection(one) for _ in range(2)], KeepAliveConnection(one)
     running = [threading.Thread(target=each.ask, args=(request_of(),)) for each in busy]
     for each in running:
         each.start()
         time.sleep(0.2)
-    other = request_of(QUESTION.replace(b"first: 1", b"first: 2"))
+    other = request_of(QUERY_BODY.replace(b"first: 1", b"first: 2"))
     parted = request_of()
     assert [talk.ask(request_of()) for _ in range(4)] == [503] * 4
     assert [talk.ask(other), talk.ask(request_of()), talk.ask(request_of())] == [503] * 3
@@ -302,7 +217,7 @@ def test_rejections_of_a_flood_are_throttled_and_in_order(server):
     }  # a rejection costs a hundredth of a second's share or more
     one = server(limits=limits, cache={"enabled": False}, coalescing={"enabled": False})
     one.simulator.faults.rules = [Fault("latency", seconds=2.5)]
-    busy, talk, other = [KeepAlive(one) for _ in range(2)], KeepAlive(one), KeepAlive(one)
+    busy, talk, other = [KeepAliveConnection(one) for _ in range(2)], KeepAliveConnection(one), KeepAliveConnection(one)
     running = [threading.Thread(target=each.ask, args=(request_of(),)) for each in busy]
     for each in running:
         each.start()
@@ -325,8 +240,8 @@ def test_rejections_of_a_flood_are_throttled_and_in_order(server):
 def test_a_body_in_the_piece_of_its_head_is_no_head(server):
     """The limit of the head does not count the body behind it, on a new connection or a kept-alive one."""
     one = server(http={"header_bytes_max": 1024})
-    talk = KeepAlive(one)
-    large = request_of(QUESTION + b" " * 8000)
+    talk = KeepAliveConnection(one)
+    large = request_of(QUERY_BODY + b" " * 8000)
     assert [talk.ask(large) for _ in range(3)] == [200] * 3
     assert [talk.ask(request_of()), talk.ask(large)] == [200] * 2
     talk.close()
@@ -335,10 +250,10 @@ def test_a_body_in_the_piece_of_its_head_is_no_head(server):
 def test_a_disconnect_in_the_queue_frees_the_queue_entry(server):
     """A disconnected client leaves the queue at once, while the operation before it still runs."""
     one = server(limits={"concurrency": 1, "principal_concurrency": 1}, cache={"enabled": False})
-    warm = KeepAlive(one)
+    warm = KeepAliveConnection(one)
     assert warm.ask(request_of()) == 200
     one.simulator.faults.rules = [Fault("latency", seconds=2)]
-    running, waiting = KeepAlive(one), KeepAlive(one)
+    running, waiting = KeepAliveConnection(one), KeepAliveConnection(one)
     asking = threading.Thread(target=running.ask, args=(request_of(),))
     asking.start()
     time.sleep(0.2)
@@ -355,35 +270,22 @@ def test_a_disconnect_in_the_queue_frees_the_queue_entry(server):
     warm.close()
 
 
-def load_of(server: Served) -> dict[str, object]:
-    return httpx.get(f"{server.url}/health/ready").json()
-
-
-def waits_until(holds, seconds: float = 5) -> bool:
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
-        if holds():
-            return True
-        time.sleep(0.02)
-    return False
-
-
 def test_a_disconnect_ends_all_pipelined_requests(server):
     """Of two requests in one piece both end when the connection does: the running and the waiting one."""
     one = server(limits={"deadline": 20})
     one.simulator.faults.rules = [Fault("latency", seconds=15)]
-    talk = KeepAlive(one)
-    talk.connection.sendall(request_of() + request_of(QUESTION.replace(b"first: 1", b"first: 2")))
-    assert waits_until(lambda: load_of(one)["operations"] == 1)
+    talk = KeepAliveConnection(one)
+    talk.connection.sendall(request_of() + request_of(QUERY_BODY.replace(b"first: 1", b"first: 2")))
+    assert waits_until(lambda: one.load()["operations"] == 1)
     talk.close()
-    assert waits_until(lambda: load_of(one) == {"status": "ready", "operations": 0, "queued": 0, "reads": 0}, 2)
+    assert waits_until(lambda: one.load() == {"status": "ready", "operations": 0, "queued": 0, "reads": 0}, 2)
 
 
 def test_many_pipelined_requests_get_responses_in_order(server):
     """More than may wait on one connection: each gets its response, and the connection stays usable."""
     one = server()
-    talk = KeepAlive(one)
-    many = [QUESTION.replace(b"first: 1", b"first: %d" % number) for number in range(1, 60)]
+    talk = KeepAliveConnection(one)
+    many = [QUERY_BODY.replace(b"first: 1", b"first: %d" % number) for number in range(1, 60)]
     talk.connection.sendall(b"".join(map(request_of, many)))
     for number in range(1, 60):
         length = 0
@@ -400,7 +302,7 @@ def test_a_timeout_waits_for_the_response_before_it(server):
     """The due response is sent first; then the request that never arrived gets 408."""
     one = server(http={"request_timeout": 0.3}, cache={"enabled": False})
     one.simulator.faults.rules = [Fault("latency", seconds=1)]
-    talk = KeepAlive(one)
+    talk = KeepAliveConnection(one)
     assert talk.ask(request_of() + b"POST /graphql HTTP/1.1\r\n") == 200
     assert talk.file.readline().split()[1] == b"408"
     talk.close()
@@ -409,7 +311,7 @@ def test_a_timeout_waits_for_the_response_before_it(server):
 def test_empty_lines_keep_no_connection_open(server):
     """A line break after a response is no request: the connection is still closed when idle."""
     one = server(http={"request_timeout": 0.3, "keep_alive": 1})
-    talk = KeepAlive(one)
+    talk = KeepAliveConnection(one)
     assert talk.ask(request_of()) == 200
     talk.connection.sendall(b"\r\n")
     assert talk.file.readline().split()[1] == b"408"
@@ -421,7 +323,7 @@ def test_a_client_that_reads_nothing_is_disconnected(server):
     """A client that sends requests and never reads is disconnected; one that reads slowly stays."""
     one = server(http={"slow_reader_timeout": 1}, cache={"vehicles_ttl": 600})
     large = request_of(b'{"query": "{ vehicles(first: 500) { nodes { vehicleId masterData { vin brand model } } } }"}')
-    slow, deaf = KeepAlive(one), KeepAlive(one)
+    slow, deaf = KeepAliveConnection(one), KeepAliveConnection(one)
     slow.connection.sendall(large * 400)
     deaf.connection.sendall(large * 400)
     open_ones = one.server.server_state.connections
@@ -440,9 +342,9 @@ def test_a_client_that_reads_nothing_is_disconnected(server):
 def test_connections_have_a_limit(server):
     """A connection beyond the limit closes the one that was idle for longest; active ones stay."""
     one = server(http={"connections_max": 2, "address_connections_max": 2})
-    talks = [KeepAlive(one), KeepAlive(one)]
+    talks = [KeepAliveConnection(one), KeepAliveConnection(one)]
     assert [talk.ask(request_of()) for talk in talks] == [200, 200]
-    talks.append(KeepAlive(one))
+    talks.append(KeepAliveConnection(one))
     assert talks[2].ask(request_of()) == 200
     assert talks[0].file.read() == b""
     assert talks[1].ask(request_of()) == 200
@@ -454,10 +356,10 @@ def test_without_an_idle_connection_a_new_one_is_rejected(server):
     """It gets 503 with Retry-After and is closed; health still responds."""
     one = server(http={"connections_max": 2, "address_connections_max": 2})
     one.simulator.faults.rules = [Fault("latency", seconds=1)]
-    talks = [KeepAlive(one), KeepAlive(one)]
+    talks = [KeepAliveConnection(one), KeepAliveConnection(one)]
     for talk in talks:
         talk.connection.sendall(request_of())
-    assert waits_until(lambda: load_of(one)["operations"] == 2)
+    assert waits_until(lambda: one.load()["operations"] == 2)
     surplus = one.say(request_of())
     assert code_of(surplus) == (503, "OVERLOADED")
     assert b"\r\nretry-after: 1\r\n" in surplus
@@ -472,13 +374,13 @@ def test_without_an_idle_connection_a_new_one_is_rejected(server):
 def test_inflight_bodies_have_a_common_limit(server):
     """Beyond it large bodies are rejected and small ones are not; bytes that never arrive are released."""
     one = server(http={"inflight_body_bytes_max": 300_000})
-    padded = request_of(QUESTION + b" " * 200_000)
-    uploads = [KeepAlive(one) for _ in range(2)]
+    padded = request_of(QUERY_BODY + b" " * 200_000)
+    uploads = [KeepAliveConnection(one) for _ in range(2)]
     uploads[0].connection.sendall(padded[:-1])
     time.sleep(0.2)
     uploads[1].connection.sendall(padded[:-1])
     assert uploads[1].file.readline().split()[1] == b"503"
-    small = KeepAlive(one)
+    small = KeepAliveConnection(one)
     assert small.ask(request_of()) == 200
     assert uploads[0].ask(padded[-1:]) == 200
     uploads[0].connection.sendall(padded[:-1])
@@ -493,7 +395,7 @@ def test_inflight_bodies_have_a_common_limit(server):
 def test_a_search_too_long_for_the_fleet_api_is_not_sent(server):
     """A search beyond the limit of servers is rejected by the gateway; it is no outage, and other reads still work."""
     one = server()
-    long = QUESTION.replace(b"first: 1", b'first: 1, search: \\"%b\\"' % (b"x" * 30_000))
+    long = QUERY_BODY.replace(b"first: 1", b'first: 1, search: \\"%b\\"' % (b"x" * 30_000))
     headers = {"Authorization": f"Bearer {TOKENS['alice']}", "Content-Type": "application/json"}
     for _ in range(12):
         answer = httpx.post(f"{one.url}/graphql", content=long, headers=headers).json()
@@ -501,4 +403,4 @@ def test_a_search_too_long_for_the_fleet_api_is_not_sent(server):
         assert extensions["code"] == "UPSTREAM_REJECTED"
         assert extensions["upstream"]["status"] == 414
     assert one.simulator.requests.total == 0
-    assert "errors" not in httpx.post(f"{one.url}/graphql", content=QUESTION, headers=headers).json()
+    assert "errors" not in httpx.post(f"{one.url}/graphql", content=QUERY_BODY, headers=headers).json()
