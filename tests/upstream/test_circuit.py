@@ -39,6 +39,15 @@ class World:
         for _ in range(times):
             await self.read()
 
+    async def probe(self) -> asyncio.Task[Exception | None]:
+        """Opens the circuit, and starts a probe that waits for `fleet.gate`."""
+        await self.fail(UpstreamUnavailable(), 5)
+        self.clock.time += 1.1
+        self.fleet.failure, self.fleet.gate = None, asyncio.Event()
+        probe = asyncio.create_task(self.read())
+        await asyncio.sleep(0.001)
+        return probe
+
 
 @pytest.fixture
 def world():
@@ -91,11 +100,7 @@ async def test_old_failures_are_forgotten(world):
 
 async def test_one_successful_probe_closes_it(world):
     """After the open time one call is sent while the others still fail; its response closes the circuit."""
-    await world.fail(UpstreamUnavailable(), 5)
-    world.clock.time += 1.1
-    world.fleet.failure, world.fleet.gate = None, asyncio.Event()
-    probe = asyncio.create_task(world.read())
-    await asyncio.sleep(0.001)
+    probe = await world.probe()
     assert isinstance(await world.read(), UpstreamUnavailable)
     world.fleet.gate.set()
     assert await probe is None
@@ -118,11 +123,7 @@ async def test_failed_probes_wait_longer_each_time(world):
 
 async def test_a_cancelled_probe_is_replaced(world):
     """The next call is the probe."""
-    await world.fail(UpstreamUnavailable(), 5)
-    world.clock.time += 1.1
-    world.fleet.failure, world.fleet.gate = None, asyncio.Event()
-    probe = asyncio.create_task(world.read())
-    await asyncio.sleep(0.001)
+    probe = await world.probe()
     probe.cancel()
     await asyncio.gather(probe, return_exceptions=True)
     world.fleet.gate.set()
