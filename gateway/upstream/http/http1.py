@@ -235,10 +235,7 @@ class Http1:
 
     def distrust(self) -> None:
         """Stops reusing connections for a while after an unsolicited response: the next one may be another call's."""
-        now = asyncio.get_running_loop().time()
-        if now >= self.distrusted_until:
-            log.warning("upstream sent an unsolicited response", connection_per_call_seconds=DISTRUST)
-        self.distrusted_until = now + DISTRUST
+        self.distrusted_until = prolonged_distrust(self.distrusted_until, asyncio.get_running_loop().time())
         for connection in list(self._idle):
             if connection.has_served:
                 connection.close()
@@ -369,6 +366,13 @@ def _fail(call: Call, failure: httpx.RequestError) -> None:
 def is_foreign(failure: Exception, raw: RawResponse) -> bool:
     """Whether a response may belong to another call, because it is invalid for this one."""
     return raw[0] == OK and isinstance(failure, UpstreamInvalidResponse)
+
+
+def prolonged_distrust(until: float, now: float) -> float:
+    """Until when connections are not reused after an unsolicited response at `now`; logs the first such response."""
+    if now >= until:
+        log.warning("upstream sent an unsolicited response", connection_per_call_seconds=DISTRUST)
+    return now + DISTRUST
 
 
 def _check(head: str, breaks: int) -> None:

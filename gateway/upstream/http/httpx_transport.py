@@ -21,12 +21,12 @@ import httpx
 from gateway.settings import UpstreamSettings
 from gateway.telemetry import get_logger
 from gateway.upstream.http.http1 import (
-    DISTRUST,
     HEAD_BYTES_MAX,
     INVALID_REQUEST,
     TIMEOUT_STATUS,
     RawResponse,
     is_foreign,
+    prolonged_distrust,
 )
 from gateway.upstream.http.network import Proxy, proxy_of, tls_context
 
@@ -264,10 +264,7 @@ class HttpxTransport:
 
     def _distrust(self) -> None:
         """Stops reusing connections for a while after an unsolicited response."""
-        now = asyncio.get_running_loop().time()
-        if now >= self._distrusted_until:
-            log.warning("upstream sent an unsolicited response", connection_per_call_seconds=DISTRUST)
-        self._distrusted_until = now + DISTRUST
+        self._distrusted_until = prolonged_distrust(self._distrusted_until, asyncio.get_running_loop().time())
         for channel in list(self._available):
             if channel.stream is not None:
                 self._retire(channel)
