@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from calendar import monthrange
 from typing import Any, NewType
 
 import strawberry
@@ -12,11 +13,40 @@ from gateway.errors import UpstreamInvalidResponse
 
 DateTime = NewType("DateTime", str)
 
-_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d(:\d\d(\.\d+)?)?([Zz]|[+-]\d\d:?\d\d)?")
+# The date-time of RFC 3339 (5.6), except for the length of months and leap seconds.
+_DATE_TIME = re.compile(
+    r"(?P<year>\d{4})-(?P<month>0[1-9]|1[0-2])-(?P<day>0[1-9]|[12]\d|3[01])"
+    r"T(?P<hour>[01]\d|2[0-3]):(?P<minute>[0-5]\d):(?P<second>[0-5]\d|60)(?:\.\d+)?"
+    r"(?:Z|(?P<sign>[+-])(?P<hours>[01]\d|2[0-3]):(?P<minutes>[0-5]\d))",
+    re.ASCII | re.IGNORECASE,
+)
+_MINUTES_PER_DAY = 24 * 60
+
+
+def is_date_time(text: str) -> bool:
+    """Whether a text is a timestamp by RFC 3339: a date that exists, a time and an offset from UTC."""
+    found = _DATE_TIME.fullmatch(text)
+    if found is None:
+        return False
+    if found["day"] > "28" and int(found["day"]) > _days_of(int(found["year"]), int(found["month"])):
+        return False
+    return found["second"] != "60" or _is_last_minute(found)
+
+
+def _days_of(year: int, month: int) -> int:
+    # The calendar repeats every 400 years, and Python knows no year 0.
+    return monthrange(year % 400 + 400, month)[1]
+
+
+def _is_last_minute(time: re.Match[str]) -> bool:
+    """Whether this is the last minute of a day in UTC, which alone may have a leap second."""
+    offset = int(time["hours"] or 0) * 60 + int(time["minutes"] or 0)
+    minute = int(time["hour"]) * 60 + int(time["minute"]) - (-offset if time["sign"] == "-" else offset)
+    return minute % _MINUTES_PER_DAY == _MINUTES_PER_DAY - 1
 
 
 def _checked(value: Any) -> str:
-    if isinstance(value, str) and _RFC_3339.fullmatch(value):
+    if isinstance(value, str) and is_date_time(value):
         return value
     raise UpstreamInvalidResponse
 
