@@ -147,6 +147,8 @@ GOOD = {
     "closing": [OK + b"Connection: close\r\nContent-Length: 14\r\n\r\n" + BODY],
     "after interim responses": [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", PLAIN],
     "gzip": coded(b"gzip", gzip.compress(BODY)),
+    "gzip of several members": coded(b"gzip", b"".join(gzip.compress(BODY[n : n + 1]) for n in range(len(BODY)))),
+    "gzip with padding": coded(b"gzip", gzip.compress(BODY) + gzip.compress(b"") + bytes(512)),
     "deflate": coded(b"deflate", zlib.compress(BODY)),
     "deflate without a header": coded(b"deflate", bare_deflate(BODY)),
     "gzip and chunked": [
@@ -176,6 +178,9 @@ BAD = {
         UpstreamInvalidResponse,
     ),
     "too long once inflated": (coded(b"gzip", BOMB), UpstreamInvalidResponse),
+    "too long in several members": (coded(b"gzip", gzip.compress(b" " * 2**19) * 9), UpstreamInvalidResponse),
+    "endless members": (coded(b"gzip", gzip.compress(b"") * 30_000), UpstreamInvalidResponse),
+    "half a member": (coded(b"gzip", gzip.compress(BODY) + gzip.compress(BODY)[:-12]), UpstreamInvalidResponse),
     "half a gzip": (coded(b"gzip", gzip.compress(BODY)[:-12]), UpstreamInvalidResponse),
     "no gzip": (coded(b"gzip", BODY), UpstreamInvalidResponse),
     "an unknown coding": (coded(b"br", b"\x0b\x00\x80"), UpstreamInvalidResponse),

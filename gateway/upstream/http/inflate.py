@@ -9,6 +9,9 @@ import httpx
 # Header fields as they were received; of repeated ones the last.
 Fields = dict[bytes, bytes]
 CODINGS = (b"gzip", b"x-gzip", b"deflate")
+# A gzip body consists of members (RFC 1952, 2.2), each of which begins with these bytes. Bytes of further members that
+# are decompressed at once, because zlib copies the rest after each, and the limit of members.
+GZIP, CHUNK, MEMBERS_MAX = b"\x1f\x8b", 16 * 1024, 10_000
 
 
 def inflated(fields: Fields, body: bytes, bytes_max: int) -> tuple[Fields, bytes]:
@@ -31,11 +34,28 @@ def _inflate(body: bytes, coding: bytes, bytes_max: int) -> bytes | None:
         return None
     # Some servers send deflate without zlib's header.
     is_raw = coding == b"deflate" and (body[0] & 0x0F != zlib.DEFLATED or int.from_bytes(body[:2], "big") % 31 != 0)
-    decompressor = zlib.decompressobj(-zlib.MAX_WBITS if is_raw else 32 + zlib.MAX_WBITS)
     try:
-        plain = decompressor.decompress(body, bytes_max + 1)
+        return inflate(body, -zlib.MAX_WBITS if is_raw else 32 + zlib.MAX_WBITS, bytes_max)
     except zlib.error as malformed:
         raise httpx.DecodingError(str(malformed)) from malformed
-    if not decompressor.eof and len(plain) <= bytes_max:
-        raise httpx.DecodingError("The body ends before its compressed stream does.")
-    return plain
+
+
+def inflate(body: bytes, wbits: int, bytes_max: int) -> bytes:
+    """The decompressed members of a body; at most one byte more than `bytes_max`. Raises zlib.error.
+
+    Anything else after a member is padding, which is ignored.
+    """
+    plain, room, position, chunk = [], bytes_max + 1, 0, len(body)
+    for _ in range(MEMBERS_MAX):
+        decompressor = zlib.decompressobj(wbits)
+        while position < len(body) and room > 0 and not decompressor.eof:
+            data = body[position : position + chunk]
+            plain.append(decompressor.decompress(data, room))
+            room -= len(plain[-1])
+            position += len(data) - len(decompressor.unused_data)
+        if room > 0 and not decompressor.eof:
+            raise zlib.error("The body ends before its compressed stream does.")
+        if room <= 0 or not body.startswith(GZIP, position):
+            return b"".join(plain)
+        chunk = CHUNK
+    raise zlib.error("The body has too many members.")
