@@ -264,17 +264,17 @@ class EventCounter:
         self._event = event
         self._level = level
         self._counts: dict[str, int] = {}
-        self._is_waiting = False
+        self._waiting: asyncio.AbstractEventLoop | None = None
 
     def count(self, kind: str, loop: asyncio.AbstractEventLoop) -> None:
         """Counts an event; `kind` is one of a few constants."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
-        if not self._is_waiting:
+        if self._waiting is not loop:
             self._write(loop)
 
     def _write(self, loop: asyncio.AbstractEventLoop) -> None:
         counts, self._counts = self._counts, {}
-        self._is_waiting = bool(counts)
+        self._waiting = loop if counts else None
         if counts:
             getattr(get_logger("gateway.web"), self._level)(self._event, **counts)
             loop.call_later(1, self._write, loop)

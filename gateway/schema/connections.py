@@ -9,7 +9,7 @@ from functools import lru_cache, partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from gateway.errors import CursorExpired, UpstreamRejected
-from gateway.schema.cursors import CursorWriter, decode_cursor, fleet_of, set_of
+from gateway.schema.cursors import CursorWriter, decode_cursor, set_of
 from gateway.schema.pagination import Edge, Limits, Page, PageRequest, Slice, Steps, Window, find, read_slice
 from gateway.upstream.models import TelematicsUnit, Vehicle
 from gateway.upstream.pages import Fragment, VehiclePage
@@ -233,7 +233,6 @@ class _Pages(Generic[N]):
         token = None if is_first else request.token
         nodes: Sequence[Any] = vehicles if self._pick is None else [self._pick(vehicle) for vehicle in vehicles]
         page: Page[N] = Page(token, [vehicle.vehicle_id for vehicle in vehicles], nodes)
-        page.fleet_at = lambda index: fleet_of(vehicles[index].fleet_id)
         page.writer = CursorWriter(self._of, token)
         page.has_all_nodes = self._pick is None
         if cursors is not None:

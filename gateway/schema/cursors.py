@@ -1,7 +1,7 @@
 """Edge cursors: deterministic text that identifies the position of an edge.
 
-A cursor is base64url of a checksum and (version, set, page token, item id, position, fleet). It contains nothing random
-and no time, so clients can compare cursors. The checksum turns a damaged cursor into an error instead of another page.
+A cursor is base64url of a checksum and (version, set, page token, item id, position). It contains nothing random and no
+time, so clients can compare cursors. The checksum turns a damaged cursor into an error instead of another page.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import binascii
 import hashlib
 import zlib
 from dataclasses import dataclass
-from functools import lru_cache
 
 import msgspec
 
 from gateway.errors import CursorForeign, CursorInvalid
 
-VERSION = 2
-# A position within a page: item id, index, number of items after it, fingerprints of its neighbour and its fleet.
-InPage = tuple[str, int, int, int | None, bytes | None]
+VERSION = 3
+# A position within a page: item id, index, number of items after it, fingerprint of its neighbour.
+InPage = tuple[str, int, int, int | None]
 CHECKSUM_LENGTH = 4
 CURSOR_LENGTH_MAX = 8192
 
@@ -37,7 +36,6 @@ class Position:
     index: int
     items_after: int = 0
     neighbour: int | None = None
-    fleet: bytes | None = None
 
 
 class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
@@ -48,7 +46,6 @@ class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     index: int
     items_after: int
     neighbour: int | None
-    fleet: bytes | None
 
 
 _decoder = msgspec.msgpack.Decoder(_Body)
@@ -61,12 +58,6 @@ _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 def set_of(connection: str, *arguments: str | None) -> bytes:
     """The fingerprint of a set of items: the connection and the arguments that select them."""
     return hashlib.blake2b(_encode((connection, *arguments)), digest_size=8).digest()
-
-
-@lru_cache(1024)
-def fleet_of(fleet_id: str | None) -> bytes | None:
-    """A short fingerprint of the fleet of an item, if the upstream names it."""
-    return hashlib.blake2b(fleet_id.encode(), digest_size=4).digest() if fleet_id else None
 
 
 def fingerprint_of(item_id: str) -> int:
@@ -94,7 +85,7 @@ class CursorWriter:
 def encode_cursor(of: bytes, position: Position) -> str:
     """The cursor of the edge at `position` in the set `of`."""
     writer = CursorWriter(of, position.token)
-    return writer.write((position.item_id, position.index, position.items_after, position.neighbour, position.fleet))
+    return writer.write((position.item_id, position.index, position.items_after, position.neighbour))
 
 
 def decode_cursor(text: str, of: bytes, argument: str) -> Position:
@@ -104,7 +95,7 @@ def decode_cursor(text: str, of: bytes, argument: str) -> Position:
         raise CursorInvalid(argument)
     if body.set != of:
         raise CursorForeign(argument)
-    position = Position(body.token, body.item_id, body.index, body.items_after, body.neighbour, body.fleet)
+    position = Position(body.token, body.item_id, body.index, body.items_after, body.neighbour)
     if encode_cursor(of, position) != text:
         raise CursorInvalid(argument)  # base64 has several encodings of one value; only one is valid
     return position

@@ -19,7 +19,6 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from gateway.errors import (
     BackwardPagingUnsupported,
     CursorExpired,
-    CursorForeign,
     PageSizeInvalid,
     UpstreamInvalidResponse,
     WalkLimitExceeded,
@@ -30,16 +29,11 @@ N = TypeVar("N")
 R = TypeVar("R")
 
 
-def _no_fleet(_: int) -> bytes | None:
-    return None
-
-
 @dataclass(slots=True, eq=False)
 class Page(Generic[N]):
     """The upstream page of a token (None for the first page), with the tokens of other pages.
 
-    `nodes` has the node of each item in this connection, or None. `fleet_at` returns the fingerprint of the fleet of
-    the item at an index. `writer` encodes the cursors of its edges.
+    `nodes` has the node of each item in this connection, or None. `writer` encodes the cursors of its edges.
     """
 
     token: str | None
@@ -48,7 +42,6 @@ class Page(Generic[N]):
     prev: str | None = None
     next: str | None = None
     last: str | None = None
-    fleet_at: Callable[[int], bytes | None] = _no_fleet
     writer: CursorWriter | None = None
     has_all_nodes: bool = False  # whether it is known that no node is None
 
@@ -69,7 +62,7 @@ class Page(Generic[N]):
         items_after = len(ids) - index - 1
         next_to = index + 1 if items_after else index - 1
         neighbour = fingerprint_of(ids[next_to]) if next_to >= 0 else None
-        return ids[index], index, items_after, neighbour, self.fleet_at(index)
+        return ids[index], index, items_after, neighbour
 
 
 class PageRequest(NamedTuple):
@@ -276,8 +269,6 @@ class Pager(Generic[N]):
             neighbour = yield from self.step(page, forward=forward)
             if neighbour is not None and (index := neighbour.index_of(position.item_id)) is not None:
                 return neighbour, index + offset
-        if position.fleet is not None and page.ids and position.fleet not in map(page.fleet_at, range(len(page.ids))):
-            raise CursorForeign(argument)
         if position.index > len(page.ids) and page.next is not None:
             raise CursorExpired(argument)
         return page, _gap_of(page, position, argument)

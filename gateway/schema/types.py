@@ -8,6 +8,7 @@ import msgspec
 import strawberry
 from msgspec import UNSET
 from strawberry.federation.schema_directives import ListSize
+from strawberry.scalars import JSON
 
 from gateway.engine.projection import BATCH, NEEDS, OWN, PLAIN, UNLESS
 from gateway.schema.connections import Connection
@@ -146,6 +147,20 @@ class Capabilities:
     )
 
 
+@strawberry.type(description="Fleet that takes part in the sharing of a vehicle.")
+class SharingFleet:
+    fleet_id: str | None = strawberry.field(description="Id of the fleet.")
+    name: str | None = strawberry.field(description="Name of the fleet.")
+
+
+@strawberry.type(description="Sharing of a vehicle with the fleet of a partner, which can read and use it meanwhile.")
+class Sharing:
+    owner: SharingFleet | None = strawberry.field(description="Fleet that the vehicle belongs to.")
+    partner: SharingFleet | None = strawberry.field(description="Fleet that the vehicle is shared with.")
+    starts_at: DateTime | None = strawberry.field(description="Time when the sharing starts.")
+    ends_at: DateTime | None = strawberry.field(description="Time when the sharing ends; null if it has no end.")
+
+
 @strawberry.federation.type(
     keys=["id", "manufacturer brand unitId"],
     description="Telematics device of a vehicle. Manufacturer, brand and unit id together identify it: unit ids "
@@ -189,7 +204,9 @@ class Vehicle(Node):
     vehicle_id: str = strawberry.field(description="Id of the vehicle in the fleet API; use it with `vehicle(id:)`.")
     status: VehicleStatus | None = strawberry.field(description=f"Connection status. {KNOWN}")
     status_raw: str | None = strawberry.field(description=RAW)
-    fleet_id: str | None = strawberry.field(description="Id of the fleet it belongs to.")
+    fleet_id: str | None = strawberry.field(
+        description="Id of the fleet it belongs to, which is another one than the caller's if it is shared."
+    )
     last_contact_at: DateTime | None = strawberry.field(description="Time of the last contact with the vehicle.")
     created_at: DateTime | None = strawberry.field(description="Time when the vehicle was added to the fleet.")
     modified_at: DateTime | None = strawberry.field(description="Time of the last change, except changes of the state.")
@@ -203,6 +220,11 @@ class Vehicle(Node):
     capabilities: Capabilities | None = strawberry.field(description="Supported commands and state properties.")
     telematics_unit: TelematicsUnit | None = strawberry.field(description="Telematics unit of the vehicle.")
     vehicle_model_id: str | None = strawberry.field(description="Id of the vehicle model in the fleet API (a ULID).")
+    sharing: Sharing | None = strawberry.field(description="Sharing with another fleet; null if it is not shared.")
+    other_members: JSON | None = strawberry.field(
+        description="Members that have no field in this schema, by their name in the fleet API. Those of an object, "
+        "such as `master_data`, are within it."
+    )
     custom_fields: list[CustomField] | None = strawberry.field(
         resolver=_custom_fields,
         description="Custom fields, in the order of the fleet API.",

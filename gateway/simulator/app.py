@@ -279,6 +279,7 @@ def _application(simulator: Simulator) -> Starlette:
             Route("/__simulator/fleets/{fleet}/vehicles/{id}", _delete, methods=["DELETE"]),
             Route("/__simulator/fleets/{fleet}/vehicles/{id}/touch", _touch, methods=["POST"]),
             Route("/__simulator/fleets/{fleet}/vehicles/{id}/edit", _edit, methods=["POST"]),
+            Route("/__simulator/fleets/{fleet}/vehicles/{id}/sharing", _share, methods=["POST"]),
         ],
         exception_handlers={404: _no_route, 405: _no_method},
     )
@@ -359,6 +360,8 @@ async def _apply_before(request: Request, simulator: Simulator, fault: Fault) ->
         raise ProblemRaised("/problems/validation-error", "The cursor has expired.")
     elif kind == "churn" and request.url.path == "/vehicles":
         _churn(simulator)
+    elif kind == "sharing" and request.url.path == "/vehicles":
+        _share_or_end(simulator)
 
 
 def _churn(simulator: Simulator) -> None:
@@ -367,6 +370,21 @@ def _churn(simulator: Simulator) -> None:
             fleet.delete(fleet.ids[simulator.faults.below(len(fleet))])
         else:
             fleet.insert(simulator.faults.below(len(fleet) + 1))
+
+
+def _share_or_end(simulator: Simulator) -> None:
+    """Shares a vehicle of each fleet with the next fleet, or ends a sharing."""
+    fleets = list(simulator.fleets.values())
+    for owner, partner in zip(fleets, [*fleets[1:], *fleets[:1]], strict=True):
+        shared = list(partner.owners)
+        if shared and simulator.faults.below(2):
+            partner.delete(shared[simulator.faults.below(len(shared))])
+            continue
+        if not len(owner):
+            continue
+        vehicle_id = owner.ids[simulator.faults.below(len(owner))]
+        with contextlib.suppress(ValueError):  # it is shared already
+            owner.share(vehicle_id, partner, simulator.faults.below(len(partner) + 1))
 
 
 async def _apply_after(request: Request, response: Response, fault: Fault) -> Response:
@@ -617,4 +635,16 @@ async def _touch(request: Request) -> Response:
 
 async def _edit(request: Request) -> Response:
     _fleet_of(request).edit(request.path_params["id"])
+    return Response(status_code=204)
+
+
+async def _share(request: Request) -> Response:
+    """Shares a vehicle with the fleet `partner`; it is no longer shared when it is deleted from that fleet."""
+    body = await request.json()
+    owner, vehicle_id = _fleet_of(request), request.path_params["id"]
+    try:
+        partner = request.state.simulator.fleets[body["partner"]]
+        owner.share(vehicle_id, partner, body.get("position"), body.get("seconds", 3600))
+    except (KeyError, ValueError) as wrong:
+        return JSONResponse({"error": str(wrong)}, 400)
     return Response(status_code=204)

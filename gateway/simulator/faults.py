@@ -13,7 +13,7 @@ import msgspec
 
 Kind = Literal[
     "latency", "status", "rate_limit", "telematics_unit_error", "outage", "drop", "truncate", "stall", "slow_body",
-    "huge_body", "malformed_json", "wrong_types", "not_an_object", "expired_cursor", "churn",
+    "huge_body", "malformed_json", "wrong_types", "not_an_object", "expired_cursor", "churn", "sharing",
 ]  # fmt: skip
 
 

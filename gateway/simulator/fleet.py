@@ -131,6 +131,9 @@ class Fleet:
         self.ids: list[str] = [self._id_of(index) for index in range(size)]
         self.keys: list[int] = [(index + 1) * GAP for index in range(size)]
         self._creation_index = {vehicle_id: index for index, vehicle_id in enumerate(self.ids)}
+        # The owners of vehicles that other fleets share with this one, and the partners that it shares its own with.
+        self.owners: dict[str, Fleet] = {}
+        self._partners: dict[str, Fleet] = {}
         self._made: dict[str, dict[str, Any]] = {}
         self._texts: dict[tuple[str, str], bytes] = {}
 
@@ -138,10 +141,12 @@ class Fleet:
         return len(self.ids)
 
     def __contains__(self, vehicle_id: str) -> bool:
-        return vehicle_id in self._creation_index
+        return vehicle_id in self._creation_index or vehicle_id in self.owners
 
     def vehicle(self, vehicle_id: str) -> dict[str, Any]:
         """A vehicle, independent of behaviours. Callers must not change it."""
+        if vehicle_id in self.owners:
+            return self.owners[vehicle_id].vehicle(vehicle_id)
         made = self._made.get(vehicle_id)
         if made is None:
             if len(self._made) > CACHED_MAX:
@@ -151,6 +156,8 @@ class Fleet:
 
     def text(self, vehicle_id: str, behaviours: Behaviours) -> bytes:
         """A vehicle as JSON."""
+        if vehicle_id in self.owners:
+            return self.owners[vehicle_id].text(vehicle_id, behaviours)
         form = f"{behaviours.latest_state_in_list}{behaviours.extended_state}{behaviours.early_names}"
         text = self._texts.get((vehicle_id, form))
         if text is None:
@@ -194,26 +201,68 @@ class Fleet:
 
     def insert(self, at: int | None = None) -> str:
         """Adds a vehicle at a position, by default at the end, and returns its id."""
+        index, self._created = self._created, self._created + 1
+        vehicle_id = self._id_of(index)
+        self.insert_at(vehicle_id, at)
+        self._creation_index[vehicle_id] = index
+        return vehicle_id
+
+    def insert_at(self, vehicle_id: str, at: int | None) -> None:
+        """Lists an existing vehicle at a position, by default at the end."""
         at = len(self.ids) if at is None else max(0, min(at, len(self.ids)))
         preceding = self.keys[at - 1] if at else (self.keys[0] - 2 * GAP if self.keys else 0)
         following = self.keys[at] if at < len(self.keys) else preceding + 2 * GAP
         if following - preceding < 2:
             raise ValueError("no room for another vehicle at this position")
-        index, self._created = self._created, self._created + 1
-        vehicle_id = self._id_of(index)
-        self._creation_index[vehicle_id] = index
         self.ids.insert(at, vehicle_id)
         self.keys.insert(at, (preceding + following) // 2)
-        return vehicle_id
 
     def delete(self, vehicle_id: str) -> None:
-        """Removes a vehicle from the fleet."""
-        at = self.ids.index(vehicle_id)
-        del self.ids[at], self.keys[at], self._creation_index[vehicle_id]
+        """Removes a vehicle from the fleet; one that is shared with it is only no longer shared."""
+        if vehicle_id in self.owners:
+            self.owners[vehicle_id].end_sharing(vehicle_id)
+            return
+        if vehicle_id in self._partners:
+            self.end_sharing(vehicle_id)
+        self.unlist(vehicle_id)
+        del self._creation_index[vehicle_id]
         self._forget(vehicle_id)
+
+    def unlist(self, vehicle_id: str) -> None:
+        """Removes a vehicle from the list only."""
+        at = self.ids.index(vehicle_id)
+        del self.ids[at], self.keys[at]
+
+    def share(self, vehicle_id: str, partner: Fleet, at: int | None = None, seconds: float = 3600) -> None:
+        """Shares one of its vehicles with another fleet, whose list has it at a position, by default at the end.
+
+        Raises ValueError if the vehicle is not its own, or is shared already.
+        """
+        if vehicle_id not in self._creation_index or vehicle_id in self._partners or partner is self:
+            raise ValueError("only a fleet's own vehicles can be shared, with one other fleet")
+        self._partners[vehicle_id] = partner
+        partner.insert_at(vehicle_id, at)
+        partner.owners[vehicle_id] = self
+        starts_at = datetime.now(UTC)
+        period = {"starts_at": _timestamp(starts_at), "ends_at": _timestamp(starts_at + timedelta(seconds=seconds))}
+        self.change(vehicle_id, {"sharing": {"owner": self.party(), "partner": partner.party(), **period}})
+
+    def end_sharing(self, vehicle_id: str) -> None:
+        """Ends the sharing of a vehicle: the partner's list no longer has it."""
+        partner = self._partners.pop(vehicle_id)
+        partner.unlist(vehicle_id)
+        del partner.owners[vehicle_id]
+        self.change(vehicle_id, {"sharing": None})
+
+    def party(self) -> dict[str, str]:
+        """The fleet as a party of a sharing."""
+        return {"fleet_id": self.fleet_id, "name": f"Fleet {self.fleet_id}"}
 
     def touch(self, vehicle_id: str) -> None:
         """Changes a state value, but no management data, so the ETag stays the same."""
+        if vehicle_id in self.owners:
+            self.owners[vehicle_id].touch(vehicle_id)
+            return
         vehicle = json.loads(json.dumps(self.vehicle(vehicle_id)))
         mileage = vehicle["latest_state"].get("mileage_in_kilometers", {"value": 0})
         vehicle["latest_state"]["mileage_in_kilometers"] = {
@@ -224,9 +273,16 @@ class Fleet:
         self._made[vehicle_id] = vehicle
 
     def edit(self, vehicle_id: str, **master_data: Any) -> None:
-        """Changes master data, modified_at and the ETag."""
-        vehicle = json.loads(json.dumps(self.vehicle(vehicle_id)))
-        vehicle["master_data"] = (vehicle.get("master_data") or {}) | (master_data or {"remark": "edited"})
+        """Changes master data, as `change` does."""
+        data = self.vehicle(vehicle_id).get("master_data") or {}
+        self.change(vehicle_id, {"master_data": data | (master_data or {"remark": "edited"})})
+
+    def change(self, vehicle_id: str, members: dict[str, Any]) -> None:
+        """Changes members of a vehicle, modified_at and the ETag."""
+        if vehicle_id in self.owners:
+            self.owners[vehicle_id].change(vehicle_id, members)
+            return
+        vehicle = json.loads(json.dumps(self.vehicle(vehicle_id) | members))
         vehicle["modified_at"] = _timestamp(datetime.now(UTC), fraction=True)
         self._forget(vehicle_id)
         self._made[vehicle_id] = vehicle
@@ -357,7 +413,7 @@ def _plain(vehicle_id: str, fleet_id: str, index: int, rng: Random) -> dict[str,
     }
 
 
-def _special_case(vehicle: dict[str, Any], index: int, rng: Random) -> dict[str, Any]:  # noqa: C901, PLR0912 - a list of special cases
+def _special_case(vehicle: dict[str, Any], index: int, rng: Random) -> dict[str, Any]:  # noqa: C901, PLR0912, PLR0915 - a list of special cases
     """The vehicle with one of the special cases that the contract allows, by its index."""
     data, state = vehicle["master_data"], vehicle["latest_state"]
     kind = index % 48
@@ -415,6 +471,16 @@ def _special_case(vehicle: dict[str, Any], index: int, rng: Random) -> dict[str,
         vehicle["capabilities"] = {"commands": None, "vehicle_state": None}
         vehicle["operation_status"] = {"value": None, "modified_at": None}
         vehicle["telematics_unit"] |= {"brand": None, "model": None, "manufacturer": None, "type": None}
+    elif kind == 29:
+        own, other = vehicle["fleet_id"], "PARTN"
+        owner, partner = (own, other) if index // 48 % 2 else (other, own)
+        vehicle["fleet_id"] = owner
+        vehicle["sharing"] = {
+            "owner": {"fleet_id": owner, "name": f"Fleet {owner}"},
+            "partner": {"fleet_id": partner, "name": f"Fleet {partner}"},
+            "starts_at": "2024-05-01T00:00:00Z",
+            "ends_at": None if index // 96 % 2 else "2034-05-01T00:00:00Z",
+        }
     elif kind == 28:
         state["mileage_in_kilometers"] = {"value": 12}
         data["license_plate"] = "X" * 30

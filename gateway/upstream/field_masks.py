@@ -17,10 +17,13 @@ from msgspec import UnsetType, field
 
 from gateway.errors import Problem, UpstreamInvalidResponse
 from gateway.upstream.models import (
+    UNREADABLE,
     AnyUnit,
     AnyVehicle,
     Capabilities,
     MasterData,
+    Sharing,
+    SharingFleet,
     StateProperty,
     Status,
     TelematicsUnit,
@@ -36,11 +39,13 @@ PARTS: Mapping[str, type] = {
     "master_data": MasterData,
     "capabilities": Capabilities,
     "telematics_unit": TelematicsUnit,
+    "sharing": Sharing,
+    **dict.fromkeys(("owner", "partner"), SharingFleet),
     **dict.fromkeys(("life_status", "operation_status", "rental_status", "setup_status"), Status),
 }
 # The members that computed ones are computed from; one that is missing fails at start.
 COMPUTED_FROM: Mapping[type, Mapping[str, tuple[str, ...]]] = {
-    Vehicle: {"status_raw": ("status",)},
+    Vehicle: {"status_raw": ("status",), "other_members": ()},
     MasterData: {
         "fuel_type_raw": ("fuel_type",),
         "vehicle_type_raw": ("vehicle_type",),
@@ -54,7 +59,7 @@ COMPUTED_FROM: Mapping[type, Mapping[str, tuple[str, ...]]] = {
     Status: {"raw_value": ("value",)},
 }
 ALWAYS: Mapping[type, tuple[str, ...]] = {
-    Vehicle: ("vehicle_id", "fleet_id"),
+    Vehicle: ("vehicle_id", "body"),
     TelematicsUnit: ("unit_id", "vehicle_id"),
 }
 # Cached masks. Callers' selections determine them, so their number is unbounded.
@@ -101,8 +106,6 @@ def _mask(model: type, needs: Frozen) -> Any:
     }
     if _needs_post_init(model, inner):
         namespace["__post_init__"] = vars(model)["__post_init__"]
-    if model is Vehicle:
-        members.append(("body", bytes, field(default=b"", name="$body")))
     return msgspec.defstruct(
         f"Masked{model.__name__}", members, namespace=namespace, bases=BASE_CLASSES.get(model, ()), gc=False
     )
@@ -112,7 +115,7 @@ def decode_masked(body: bytes, mask: type[Vehicle]) -> Vehicle:
     """A vehicle decoded with a mask, or in full where it does not match; raises msgspec's errors."""
     try:
         vehicle: Any = _decoder(mask).decode(body)
-    except msgspec.ValidationError:
+    except UNREADABLE:
         return decoded(body, Vehicle)  # type: ignore[no-any-return]
     vehicle.body = body
     return vehicle  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""The REST API's responses as structs: unknown members are ignored, unknown enum values are preserved.
+"""The REST API's responses as structs; unknown enum values and unknown members of a vehicle are preserved.
 
 They form no reference cycles, so the garbage collector need not track them.
 Any member but a vehicle's `id` may be missing or null. Timestamps stay text: RFC 3339, UTC. Early member names are
@@ -7,11 +7,16 @@ mapped to the current ones. Source: the vendor's public pages on vehicle managem
 
 from __future__ import annotations
 
+import asyncio
+import json
+from contextlib import suppress
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
+
+from gateway.telemetry import EventCounter
 
 Scalar = str | int | float | bool | None
 
@@ -22,6 +27,10 @@ EARLY_TRANSMISSIONS = {"MANUAL_SHIFT": "MANUAL"}
 # times as long as strict decoding, and the largest page that can be requested is 2.4 MB.
 TOLERATED_BYTES_MAX = 4 * 2**20
 TOLERATED_MAX = 10_000
+# The exceptions of strict decoding.
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+# Digits of an integer. Python parses at most 4300, and a float has no more than 309.
+INTEGER_DIGITS_MAX = 300
 
 
 class Status(Struct, gc=False):
@@ -113,8 +122,27 @@ class TelematicsUnit(AnyUnit, gc=False):
         return self.type
 
 
+class SharingFleet(Struct, gc=False):
+    """One of the two fleets that share a vehicle."""
+
+    fleet_id: str | None = None
+    name: str | None = None
+
+
+class Sharing(Struct, gc=False):
+    """The period for which a vehicle of the fleet `owner` is shared with the fleet `partner`, which lists it, too."""
+
+    owner: SharingFleet | None = None
+    partner: SharingFleet | None = None
+    starts_at: str | None = None
+    ends_at: str | None = None
+
+
 class Vehicle(AnyVehicle, gc=False):
-    """A vehicle with its unit and, where the upstream sends it, its latest state."""
+    """A vehicle with its unit and, where the upstream sends it, its latest state.
+
+    `fleet_id` is that of its owner; the caller's fleet may be another one, with which it is shared.
+    """
 
     vehicle_id: str = field(name="id")
     status: str | None = None
@@ -134,6 +162,9 @@ class Vehicle(AnyVehicle, gc=False):
     telematics_unit: TelematicsUnit | None = None
     latest_state: dict[str, StateProperty] | UnsetType | None = UNSET
     vehicle_model_id: str | None = None
+    sharing: Sharing | None = None
+    # The JSON that it was decoded from; not a member of the upstream's.
+    body: bytes = field(default=b"", name="$body")
 
     def __post_init__(self) -> None:
         if self.telematics_unit is not None:
@@ -145,6 +176,11 @@ class Vehicle(AnyVehicle, gc=False):
     @property
     def status_raw(self) -> str | None:
         return self.status
+
+    @property
+    def other_members(self) -> dict[str, Any]:
+        """The members that have no field here, by name; those of an object are within it."""
+        return _other_members(json_of(bytes(self.body)), Vehicle) if self.body else {}
 
 
 class Cursors(Struct):
@@ -171,14 +207,65 @@ State = dict[str, StateProperty]
 def decoded(body: bytes, model: Any) -> Any:
     """A response body as `model`, decoded strictly, or member by member where that fails; raises msgspec's errors."""
     try:
-        return _decoder(model).decode(body)
-    except msgspec.ValidationError:
+        value = _decoder(model).decode(body)
+    except UNREADABLE:
         if len(body) > TOLERATED_BYTES_MAX:
             raise
-        raw = msgspec.json.decode(body)
+        raw = json_of(body)
         if model == State and isinstance(raw, dict) and (type(raw.get("id")) is str or type(raw.get("items")) is list):
             raise  # a vehicle or a list of them is not a state, even if it can be decoded as one
-        return tolerant(raw, model)
+        value = tolerant(raw, model)
+        count_repair("invalid members")
+    if model is Vehicle:
+        value.body = body
+    return value
+
+
+def json_of(body: bytes) -> Any:
+    """The JSON of a response body; texts that are no valid Unicode and numbers that are no JSON are replaced.
+
+    Replaced are invalid UTF-8 and lone surrogates by U+FFFD, and by null NaN, infinities and numbers that are too large
+    for a float. A byte order mark and control characters in texts are allowed. Raises msgspec's errors.
+    """
+    try:
+        return msgspec.json.decode(body)
+    except UNREADABLE:
+        return msgspec.json.decode(repaired(body))
+
+
+def repaired(body: bytes) -> bytes:
+    """A response body as valid JSON, with the replacements of `json_of`. Raises msgspec's errors."""
+    if len(body) > TOLERATED_BYTES_MAX:
+        raise msgspec.DecodeError("The response is invalid, and too large to be repaired.")
+    try:
+        text = body.decode(json.detect_encoding(body), "replace")
+        value = json.loads(
+            text, strict=False, parse_constant=lambda _: None, parse_float=_float_or_none, parse_int=_integer_or_none
+        )
+        # Pairs of surrogates become one character, and a lone one U+FFFD.
+        text = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    except (ValueError, RecursionError) as malformed:
+        raise msgspec.DecodeError("The response is not JSON.") from malformed
+    count_repair("invalid JSON")
+    return text.encode()
+
+
+def _float_or_none(text: str) -> float | None:
+    number = float(text)
+    return number if number - number == 0 else None
+
+
+def _integer_or_none(text: str) -> int | None:
+    return int(text) if len(text) <= INTEGER_DIGITS_MAX else None
+
+
+_repairs = EventCounter("upstream data repaired")
+
+
+def count_repair(kind: str) -> None:
+    """Counts a response that was not decoded strictly, which takes much longer; logs the numbers every second."""
+    with suppress(RuntimeError):  # no event loop is running
+        _repairs.count(kind, asyncio.get_running_loop())
 
 
 @lru_cache(64)
@@ -240,6 +327,30 @@ def _valid(raw: Any, annotation: Any) -> Any:
         except msgspec.ValidationError:
             continue
     return None
+
+
+def _other_members(raw: Any, model: type[Struct]) -> dict[str, Any]:
+    if not isinstance(raw, dict):
+        return {}
+    known = _objects_of(model)
+    others = {name: value for name, value in raw.items() if name not in known}
+    for name, part in known.items():
+        if part is not None and (inner := _other_members(raw.get(name), part)):
+            others[name] = inner
+    return others
+
+
+@cache
+def _objects_of(model: type[Struct]) -> dict[str, type[Struct] | None]:
+    """The members of a struct by name, with the struct of each that is an object."""
+    return {
+        member.encode_name: next((kind for kind in get_args(member.type) if _is_struct(kind)), None)
+        for member in _members(model)
+    }
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Struct)
 
 
 def _is_union(annotation: Any) -> bool:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from gateway.upstream.field_masks import decode_masked, vehicle_mask
-from gateway.upstream.models import Cursors, Vehicle, decoded
+from gateway.upstream.models import UNREADABLE, Cursors, Vehicle, count_repair, decoded, repaired
 
 V = TypeVar("V")
 # Stored pages that stay decoded.
@@ -118,7 +118,11 @@ class VehiclePage:
         With a `mask` only the members in it are decoded and checked. `decoded_pages` limits the stored pages that stay
         decoded.
         """
-        model, decoded_list = _decoded_list(body, mask or Vehicle)
+        try:
+            model, decoded_list = _decoded_strictly(body, mask or Vehicle)
+        except UNREADABLE:
+            body = _with_valid_items(body)
+            model, decoded_list = _decoded_list(body, mask or Vehicle)
         if len(decoded_list.items) > ITEMS_MAX:
             raise msgspec.ValidationError("The page has too many items.")
         page = cls(None, decoded_list.cursors, decoded_list.next_page_token, body, decoded_pages)
@@ -231,9 +235,39 @@ class VehiclePage:
 def _decoded_list(body: bytes, model: type[Vehicle]) -> tuple[type[Vehicle], _Body[Any]]:
     """The list in a body, with the type of its vehicles: the model, or `Vehicle` where a vehicle does not match it."""
     try:
-        return model, _decoder(model).decode(body)
-    except msgspec.ValidationError:
-        return Vehicle, decoded(body, _Body[Vehicle])
+        return _decoded_strictly(body, model)
+    except UNREADABLE:
+        found: _Body[Vehicle] = decoded(body, _Body[Vehicle])
+        return Vehicle, _with_bodies(found, body)
+
+
+def _decoded_strictly(body: bytes, model: type[Vehicle]) -> tuple[type[Vehicle], _Body[Any]]:
+    found = _decoder(model).decode(body)
+    return model, _with_bodies(found, body) if hasattr(model, "other_members") else found
+
+
+def _with_bodies(found: _Body[Any], body: bytes) -> _Body[Any]:
+    """The list, with the JSON of each vehicle, in which its other members are."""
+    for vehicle, raw in zip(found.items, _raws.decode(body).items, strict=True):
+        vehicle.body = raw
+    return found
+
+
+def _with_valid_items(body: bytes) -> bytes:
+    """A body as valid JSON, with only those items that are vehicles with an id; unchanged if it is so already."""
+    try:
+        raw = msgspec.json.decode(body)
+    except UNREADABLE:
+        body = repaired(body)
+        raw = msgspec.json.decode(body)
+    items = raw.get("items") if isinstance(raw, dict) else None
+    if not isinstance(items, list):
+        return body
+    valid = [item for item in items if isinstance(item, dict) and isinstance(item.get("id"), str)]
+    if len(valid) in (0, len(items)):
+        return body  # as a list of anything else, it is invalid
+    count_repair("items without an id")
+    return msgspec.json.encode({**raw, "items": valid})
 
 
 IDS = vehicle_mask({})

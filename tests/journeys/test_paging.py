@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 
 import httpx
 import pytest
@@ -11,11 +12,15 @@ from gateway.app import create_app
 from gateway.schema.cursors import Position, encode_cursor, set_of
 from gateway.settings import Settings
 from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
+from tests.gateways import PLANS
 
 FORWARD = """query($n: Int, $c: String) { vehicles(first: $n, after: $c) {
   edges { cursor node { vehicleId } } pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }"""
 BACKWARD = """query($n: Int, $c: String) { vehicles(last: $n, before: $c) {
   edges { cursor node { vehicleId } } pageInfo { hasNextPage hasPreviousPage startCursor endCursor } } }"""
+
+SHARING = """{ vehicle(id: "JQ7RP") { fleetId
+  sharing { owner { fleetId name } partner { fleetId name } startsAt endsAt } } }"""
 
 
 def test_ten_thousand_vehicles_both_ways_over_real_sockets(serve):
@@ -126,18 +131,51 @@ async def test_an_invalid_cursor_is_rejected(gateway, kind):
 
 
 async def test_a_cursor_of_another_connection_or_fleet_is_foreign(gateway):
-    """Cursors of units are not for vehicles, and another fleet's are rejected, on its first page and after it."""
+    """Cursors of units are not for vehicles; the fleet API rejects the page tokens in those of another fleet."""
     unit = (await gateway.data("{ telematicsUnits(first: 1) { pageInfo { endCursor } } }"))["telematicsUnits"][
         "pageInfo"
     ]["endCursor"]
     answer = await gateway.ask(FORWARD, n=1, c=unit)
     assert answer["errors"][0]["extensions"]["code"] == "CURSOR_FOREIGN"
-    mine = (await gateway.data(FORWARD, n=1))["vehicles"]["pageInfo"]["endCursor"]
-    answer = await gateway.ask(FORWARD, by="eve", n=1, c=mine)
-    assert answer["errors"][0]["extensions"]["code"] == "CURSOR_FOREIGN"
     behind = (await gateway.data(FORWARD, n=150))["vehicles"]["pageInfo"]["endCursor"]
     answer = await gateway.ask(FORWARD, by="eve", n=1, c=behind)
     assert answer["errors"][0]["extensions"]["code"] == "CURSOR_EXPIRED"
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("at", [0, 1, 49, 99, 100, 119, 120])
+async def test_a_sharing_that_ends_does_not_break_the_borrowers_pages(start, backward, at):
+    """The cursor of a shared vehicle stays valid: the pages go on after its place, although it is another fleet's."""
+    gateway = await start()
+    owner, borrower = (gateway.simulator.fleets[name] for name in ("T7K2M", "EXFL29"))
+    own_ids = list(borrower.ids)
+    owner.share("JQ7RP", borrower, at)
+    query = BACKWARD if backward else FORWARD
+    page = (await gateway.data(query, by="eve", n=120 - at + 1 if backward else at + 1))["vehicles"]
+    edge = page["edges"][0 if backward else -1]
+    shared = (await gateway.data(SHARING, by="eve"))["vehicle"]
+    assert edge["node"]["vehicleId"] == "JQ7RP"
+    assert (shared["fleetId"], shared["sharing"]["partner"]["fleetId"]) == ("T7K2M", "EXFL29")
+    owner.end_sharing("JQ7RP")
+    assert (await gateway.data(SHARING, by="eve"))["vehicle"] is None
+    rest = (await gateway.data(query, by="eve", n=500, c=edge["cursor"]))["vehicles"]["edges"]
+    assert [each["node"]["vehicleId"] for each in rest] == (own_ids[:at] if backward else own_ids[at:])
+
+
+async def test_a_borrower_of_nothing_but_shared_vehicles_pages_through_them(start):
+    """No item on any page has the caller's fleet, and sharings end during the scan."""
+    gateway = await start(plans=(PLANS[0], dataclasses.replace(PLANS[1], vehicles=0)), upstream__page_size=3)
+    owner, borrower = (gateway.simulator.fleets[name] for name in ("T7K2M", "EXFL29"))
+    lent = owner.ids[:12]
+    for vehicle_id in lent:
+        owner.share(vehicle_id, borrower)
+    seen, cursor, has_more = [], None, True
+    while has_more:
+        page = (await gateway.data(FORWARD, by="eve", n=2, c=cursor))["vehicles"]
+        seen += [edge["node"]["vehicleId"] for edge in page["edges"]]
+        cursor, has_more = page["pageInfo"]["endCursor"], page["pageInfo"]["hasNextPage"]
+        owner.end_sharing(seen[-1])
+    assert seen == lent
 
 
 async def test_a_cursor_rejected_upstream_has_expired(gateway):

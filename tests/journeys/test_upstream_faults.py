@@ -62,6 +62,7 @@ FAULTS: dict[str, tuple[Fault, str | None]] = {
     "not an object": (Fault("not_an_object"), UNREADABLE),
     "wrong types": (Fault("wrong_types"), None),
     "churn": (Fault("churn"), None),
+    "sharing": (Fault("sharing"), None),
     "outage": (Fault("outage"), UNAVAILABLE),
     "429 with reset": (Fault("rate_limit", seconds=60), LIMITED),
     "429 with seconds": (Fault("rate_limit", seconds=60, form="retry_after"), LIMITED),
