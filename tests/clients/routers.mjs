@@ -1,16 +1,17 @@
 // A federation router over two subgraphs: the gateway, and one that knows trips of vehicles by their vehicleId.
-// Arguments: router (apollo | hive), URL of the gateway, token, the vehicle ids as JSON, path of the gateway's SDL.
-// Prints what the router answers to one query over both, and how many entity requests it made to the gateway.
+// Arguments: router (apollo | hive), URL of the gateway, token or "", the vehicle ids as JSON, path of the gateway's SDL,
+// and optionally a query. Prints what the router answers to it, by default to a query over both subgraphs, and how many
+// entity requests it made to the gateway.
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { composeServices } from "@apollo/composition";
 import { buildSubgraphSchema } from "@apollo/subgraph";
 import { graphql, parse } from "graphql";
 
-const [router, url, token, idsText, sdlPath] = process.argv.slice(2);
+const [router, url, token, idsText, sdlPath, asked] = process.argv.slice(2);
 const ids = JSON.parse(idsText);
-const authorization = `Bearer ${token}`;
-const QUERY = "{ trips { vehicle { vehicleId tripCount id masterData { brand } } } vehicles(first: 2) { nodes { vehicleId tripCount } } }";
+const authorization = token && `Bearer ${token}`;
+const QUERY = asked ?? "{ trips { vehicle { vehicleId tripCount id masterData { brand } } } vehicles(first: 2) { nodes { vehicleId tripCount } } }";
 const SDL = `
   extend schema @link(url: "https://specs.apollo.dev/federation/v2.3", import: ["@key"])
   type Query { trips: [Trip!]! }
@@ -77,11 +78,11 @@ async function hive() {
   const runtime = createGatewayRuntime({
     supergraph: supergraphSdl,
     logging: false,
-    propagateHeaders: { fromClientToSubgraphs: ({ request }) => ({ authorization: request.headers.get("authorization") }) },
+    propagateHeaders: { fromClientToSubgraphs: ({ request }) => ({ authorization: request.headers.get("authorization") ?? undefined }) },
   });
   const answer = await runtime.fetch("http://router.test/graphql", {
     method: "POST",
-    headers: { "content-type": "application/json", authorization },
+    headers: { "content-type": "application/json", ...(authorization && { authorization }) },
     body: JSON.stringify({ query: QUERY }),
   });
   return answer.json();

@@ -1,0 +1,39 @@
+// What a client makes of errors. Arguments: client (apollo | urql | relay), URL, token or "", query.
+// Prints the codes of the errors that reach its caller, and the data.
+const [client, url, token, query] = process.argv.slice(2);
+const headers = token ? { authorization: `Bearer ${token}` } : {};
+
+async function apollo() {
+  const { ApolloClient, CombinedGraphQLErrors, HttpLink, InMemoryCache, gql } = await import("@apollo/client/core/index.js").then(
+    async (core) => ({ ...(await import("@apollo/client/errors/index.js")), ...core }),
+  );
+  const apolloClient = new ApolloClient({ cache: new InMemoryCache(), link: new HttpLink({ uri: url, headers }) });
+  const { data, error } = await apolloClient.query({ query: gql(query), errorPolicy: "all" });
+  if (error && !CombinedGraphQLErrors.is(error)) throw error;
+  return { data, errors: error?.errors };
+}
+
+async function urql() {
+  const { Client, fetchExchange, gql } = await import("@urql/core");
+  const urqlClient = new Client({ url, fetchOptions: { headers }, preferGetMethod: false, exchanges: [fetchExchange] });
+  const { data, error } = await urqlClient.query(gql(query), {}).toPromise();
+  return { data, errors: error?.graphQLErrors };
+}
+
+async function relay() {
+  const { createRequire } = await import("node:module");
+  const { Network, Observable } = createRequire(import.meta.url)("relay-runtime");
+  const network = Network.create(async ({ text }) => {
+    const answer = await fetch(url, {
+      method: "POST",
+      headers: { ...headers, "content-type": "application/json", accept: "application/graphql-response+json" },
+      body: JSON.stringify({ query: text }),
+    });
+    return answer.json();
+  });
+  return Observable.from(network.execute({ text: query, operationKind: "query", name: "Q", metadata: {} }, {}, {})).toPromise();
+}
+
+const { data, errors } = await { apollo, urql, relay }[client]();
+console.log(JSON.stringify({ data: data ?? null, codes: (errors ?? []).map(({ extensions }) => extensions?.code) }));
+process.exit(0);
