@@ -88,6 +88,7 @@ def create_app(
         shedder,
         hosts=AllowedHosts(_names(settings.http.allowed_hosts)),
         cors_origins=_names(settings.http.cors_origins),
+        draft=settings.http.statuses == "draft",
     )
 
 

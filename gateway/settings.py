@@ -411,9 +411,17 @@ class HttpSettings(SettingsGroup):
     cors_origins: str = Field(
         default="", description="Comma-separated origins that CORS allows, such as https://app.example.com."
     )
-    body_bytes_max: int = Field(default=2**20, ge=1024, description="Bytes of a request body; a larger one gets 413.")
+    statuses: Literal["september2026", "draft"] = Field(
+        default="september2026",
+        description="Statuses and media types of GraphQL responses: those of the GraphQL over HTTP specification of "
+        "September 2026, or those of the draft before it, for clients that are not ready. The draft goes with the next "
+        "release.",
+    )
+    body_bytes_max: int = Field(
+        default=2**20, ge=1024, description="Bytes of a request body, decompressed as well; a larger one gets 413."
+    )
     header_bytes_max: int = Field(
-        default=32 * 1024, ge=1024, description="Bytes of the request line and headers; more get 431."
+        default=32 * 1024, ge=1024, description="Bytes of the request line and headers; more get 414 or 431."
     )
     request_timeout: float = Field(
         default=30, gt=0, description="Seconds until a request must have arrived completely; after that it gets 408."

@@ -25,7 +25,7 @@ from gateway.overload.load_shedding import LoadShedder
 from gateway.server.connection_limits import IDLE, UNASKED, UNREAD
 from gateway.server.limits import ServerLimits
 from gateway.web.disconnect import HeldSlot
-from gateway.web.responses import NOT_RETRYABLE, SECURITY_HEADERS, error_body
+from gateway.web.responses import ERROR_TYPE, NOT_RETRYABLE, SECURITY_HEADERS, error_body
 
 require_internals(
     HttpToolsProtocol,
@@ -71,6 +71,7 @@ require_internals(FlowControl, "pause_reading", "resume_reading", sets=("read_pa
 REASONS = {
     400: "Bad Request",
     408: "Request Timeout",
+    414: "URI Too Long",
     431: "Request Header Fields Too Large",
     503: "Service Unavailable",
 }
@@ -105,6 +106,7 @@ TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 IDLE_AGAIN = 0.1
 LINGER = 0.5
 HEADERS_TOO_LARGE = (431, "HEADERS_TOO_LARGE", "Request headers are too large.")
+URI_TOO_LONG = (414, "URI_TOO_LONG", "Request target is too long. Send the operation with POST.")
 OVERLOADED = (503, Overloaded.code, str(Overloaded()))
 
 
@@ -123,9 +125,9 @@ class BoundedFlow(FlowControl):
 
 
 class BoundedProtocol(HttpToolsProtocol):
-    """Rejects a header that is too large with 431, a request that arrives too slowly with 408, and too many connections
-    or bodies at once with 503. Serves requests in order: each waits until the previous response was sent. Closes
-    connections whose clients do not read.
+    """Rejects a header that is too large with 414 or 431, a request that arrives too slowly with 408, and too many
+    connections or bodies at once with 503. Serves requests in order: each waits until the previous response was sent.
+    Closes connections whose clients do not read.
 
     If the application has a `shedder`, floods are rejected here with 503. An identical repetition of a rejected request
     is not even parsed while it would be rejected again.
@@ -375,7 +377,7 @@ class BoundedProtocol(HttpToolsProtocol):
             # An endless line, trailer or chunk extension never reaches the callbacks below.
             self._unframed_bytes = max(0, self._unframed_bytes + len(data) - FRAMING_BYTES * self._payload)
             if self._unframed_bytes > self._head_bytes_max:
-                self._close_with_error(*HEADERS_TOO_LARGE)
+                self._close_with_error(*self._too_large)
 
     def _feed(self, data: bytes) -> None:
         """Parses as uvicorn does, but logs nothing for each request and never switches protocols.
@@ -421,8 +423,8 @@ class BoundedProtocol(HttpToolsProtocol):
         self.scope["extensions"] = extensions
 
     def on_url(self, url: bytes) -> None:
-        self._count(len(url))
         super().on_url(url)
+        self._count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if not self._in_head:
@@ -652,8 +654,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def _count(self, size: int) -> None:
         self._head_bytes += size
         if self._head_bytes > self._head_bytes_max:
-            self._error = HEADERS_TOO_LARGE
+            self._error = self._too_large
             raise RequestRejected
+
+    @property
+    def _too_large(self) -> tuple[int, str, str]:
+        return URI_TOO_LONG if 2 * len(self.url) > self._head_bytes_max else HEADERS_TOO_LARGE
 
     def _raise_bad_request(self, message: str) -> NoReturn:
         self._error = (400, "BAD_REQUEST", message)
@@ -716,8 +722,8 @@ class _Lingering(asyncio.Protocol):
 def _error_response(status: int, code: str, message: str) -> bytes:
     is_overload = status == OVERLOADED[0]
     body = error_body(code, message, Overloaded().extensions() if is_overload else NOT_RETRYABLE)
-    fields = [*SECURITY_HEADERS, (b"connection", b"close")]
+    fields = [ERROR_TYPE, *SECURITY_HEADERS, (b"connection", b"close")]
     if is_overload:
         fields.append((b"retry-after", str(Overloaded.retry_after).encode()))
-    head = f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+    head = f"HTTP/1.1 {status} {REASONS[status]}\r\ncontent-length: {len(body)}\r\n"
     return head.encode("ascii") + b"".join(b"%b: %b\r\n" % field for field in fields) + b"\r\n" + body

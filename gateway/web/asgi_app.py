@@ -22,6 +22,7 @@ from gateway.hosts import AllowedHosts, host_and_port
 from gateway.overload.load_shedding import LoadShedder
 from gateway.telemetry import RequestLog
 from gateway.web.disconnect import ClientDisconnected
+from gateway.web.draft_statuses import as_draft
 from gateway.web.graphql_app import PATH, Exchange, GraphQLApp
 from gateway.web.graphql_request import (
     COST,
@@ -50,8 +51,10 @@ class GatewayApp:
         *,
         hosts: AllowedHosts,
         cors_origins: tuple[str, ...] = (),
+        draft: bool = False,
     ) -> None:
         self.graphql = graphql
+        self._is_draft = draft
         self._starlette = starlette
         self._log = log
         self._hosts = hosts
@@ -72,6 +75,8 @@ class GatewayApp:
         try:
             response = await self._response_to(exchange)
             if response is not None:
+                if self._is_draft:
+                    response = as_draft(response, fields.get(b"accept"))
                 status = response.status
                 more = () if self._cross_origin is None else self._cross_origin.fields_for(fields.get(b"origin"))
                 await send_response(scope, send, response, exchange.request_id, more, deferred=exchange.is_deferred)

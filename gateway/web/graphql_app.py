@@ -31,7 +31,8 @@ from gateway.upstream.requests import Clock, RequestScope, RequestStats
 from gateway.web.disconnect import CancelOnDisconnect, ClientDisconnected, release_when_sent
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_request import (
-    RESPONSE,
+    JSON,
+    MEDIA_TYPES,
     GraphQLParams,
     HTTPError,
     RequestFields,
@@ -40,6 +41,8 @@ from gateway.web.graphql_request import (
     bearer_token,
     check_content_type,
     cost_mode_of,
+    decompressed,
+    is_compressed,
     media_type_for,
     params_of_post,
     params_of_query_string,
@@ -50,6 +53,7 @@ from gateway.web.graphql_request import (
 from gateway.web.operations import InvalidOperation, Operations, PreparedRequest
 from gateway.web.response_cache import CachedResponse, ResponseCache, WholeResponses, around
 from gateway.web.responses import (
+    ERROR_TYPE,
     INVALID_TOKEN,
     NO_STORE,
     NO_TOKEN,
@@ -63,6 +67,9 @@ from gateway.web.responses import (
 PATH = "/graphql"
 # Authenticates a token, waiting at most so many seconds. Raises Unauthenticated and IssuerUnavailable.
 Identify = Callable[[str, float], Awaitable[Caller]]
+# The statuses of results without errors, with data and errors, and without data, by the code of the first error.
+OK, PARTIAL_SUCCESS, UNPROCESSABLE = 200, 294, 422
+STATUS_OF_CODE = {"GRAPHQL_PARSE_FAILED": 400, "INTERNAL": 500}
 # Digits of `Content-Length`; a number with more is too large.
 DIGITS_MAX = 18
 # `Retry-After` in seconds while the issuer's keys are unavailable.
@@ -83,6 +90,16 @@ class OperationResult(NamedTuple):
     result: ExecutionResult
     fields: Fields
     ran: bool = True
+
+    @property
+    def status(self) -> int:
+        """The HTTP status."""
+        if not self.result.errors:
+            return OK
+        if self.ran:
+            return PARTIAL_SUCCESS
+        code = (self.result.errors[0].extensions or {}).get("code")
+        return STATUS_OF_CODE.get(str(code), UNPROCESSABLE)
 
 
 class Exchange:
@@ -134,6 +151,7 @@ class GraphQLApp:
         self._body_bytes_max = settings.http.body_bytes_max
         self._is_too_long = lru_cache(256)(self._exceeds_body_limit)
         self._seconds = settings.limits.deadline
+        self._is_draft = settings.http.statuses == "draft"
         self._is_public = settings.graphql.introspection == "public"
         bounds = ExecutionLimits(settings.limits.nodes, settings.limits.response_bytes)
         self._execution = Execution(schema, bounds, projection=settings.graphql.projection)
@@ -207,7 +225,10 @@ class GraphQLApp:
             key = b"?" + exchange.scope["query_string"]  # distinct from any JSON
         else:
             check_content_type(exchange.fields.get(b"content-type"))
+            is_gzip = is_compressed(exchange.fields.get(b"content-encoding"))
             key = await self._body(exchange.receive)
+            if is_gzip:
+                key = decompressed(key, self._body_bytes_max)
         params: GraphQLParams | None = None
         request = self._operations.remembered(key, caller)
         if request is None:
@@ -368,15 +389,16 @@ class GraphQLApp:
         result = operation.result
         unauthenticated_errors = [error for error in result.errors or () if is_unauthenticated(error)]
         if unauthenticated_errors:
-            parts = self._parts_of({"data": None, "errors": unauthenticated_errors})
-            fields = ((b"content-type", media_type.encode()), (b"www-authenticate", INVALID_TOKEN.encode()))
-            return Response(401, fields, parts)
+            fields = (ERROR_TYPE, (b"www-authenticate", INVALID_TOKEN.encode()))
+            return Response(401, fields, self._parts_of({"errors": unauthenticated_errors}))
         members: dict[str, Any] = {"data": result.data} if operation.ran else {}
         if result.errors:
             members["errors"] = result.errors
         if result.extensions:
             members["extensions"] = result.extensions
-        status = 400 if not operation.ran and media_type == RESPONSE else 200
+        status = operation.status
+        if self._is_draft and not operation.ran and media_type == JSON:
+            status = OK
         try:
             parts = self._parts_of(members)
         except LimitExceeded as exceeded:
@@ -392,14 +414,13 @@ class GraphQLApp:
         return (self._encoder.encode(members, ResponseSize(self._settings.limits.response_bytes)),)
 
 
-CONTENT_TYPES = {
-    media_type: (b"content-type", f"{media_type}; charset=utf-8".encode())
-    for media_type in ("application/json", RESPONSE)
-}
+CONTENT_TYPES = {media_type: (b"content-type", f"{media_type}; charset=utf-8".encode()) for media_type in MEDIA_TYPES}
 
 
 def _response(status: int, media_type: str, fields: Fields, parts: Parts) -> Response:
-    return Response(status, (CONTENT_TYPES[media_type], *fields), parts)
+    """A response, in the media type that the client prefers only if it is successful."""
+    content_type = CONTENT_TYPES[media_type] if status in (OK, PARTIAL_SUCCESS) else ERROR_TYPE
+    return Response(status, (content_type, *fields), parts)
 
 
 def _invalid(errors: list[GraphQLError], request_id: str) -> OperationResult:

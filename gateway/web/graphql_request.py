@@ -1,11 +1,12 @@
 """Parses GraphQL requests over HTTP: header fields, query string and body.
 
-Follows the GraphQL over HTTP specification (draft). All functions are pure and independent of a framework.
+Follows the GraphQL over HTTP specification of September 2026. All functions are pure and independent of a framework.
 """
 
 from __future__ import annotations
 
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -13,13 +14,16 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from gateway.upstream.http.inflate import inflate
+
 JSON = "application/json"
 RESPONSE = "application/graphql-response+json"
 COST, TIMEOUT, REQUEST_ID = "X-Gateway-Cost", "X-Gateway-Timeout", "X-Request-Id"
 # The longest query string with which GraphiQL opens. Parsing a longer one costs time before the token is checked.
 PAGE_QUERY_MAX = 1024
-# Without a preference the response is plain JSON, as before the draft's watershed.
-MEDIA_TYPES = {JSON: JSON, RESPONSE: RESPONSE, "application/*": JSON, "*/*": JSON}
+# The media types of responses. Without a preference it is the first, which older clients expect.
+MEDIA_TYPES = (JSON, RESPONSE)
+HTML = "text/html"
 # The header fields that are used; all others are skipped.
 FIELDS = frozenset(
     name.lower().encode()
@@ -28,6 +32,7 @@ FIELDS = frozenset(
         "Accept-Encoding",
         "Access-Control-Request-Method",
         "Authorization",
+        "Content-Encoding",
         "Content-Length",
         "Content-Type",
         "Host",
@@ -109,13 +114,20 @@ def fields_of(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
 
 
 def params_of_post(body: bytes) -> GraphQLParams:
-    """The parameters in the body of a POST; raises HTTPError with 400."""
+    """The parameters in the body of a POST; raises HTTPError with 400 or 422."""
     try:
-        return _decoder.decode(body)
-    except msgspec.ValidationError as invalid:
-        raise HTTPError(400, "BAD_REQUEST", f"Request parameters are invalid: {invalid}.") from invalid
+        try:
+            return _decoder.decode(body)
+        except msgspec.ValidationError as invalid:
+            msgspec.json.decode(body, type=msgspec.Raw)  # the body may be malformed as well
+            raise invalid_parameters(f"Request parameters are invalid: {invalid}.") from invalid
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as malformed:
         raise HTTPError(400, "BAD_REQUEST", "Request body is not valid JSON.") from malformed
+
+
+def invalid_parameters(message: str) -> HTTPError:
+    """422: the request is no well-formed GraphQL request, because parameters are missing or of a wrong type."""
+    return HTTPError(422, "BAD_REQUEST", message)
 
 
 @lru_cache(64)
@@ -130,21 +142,24 @@ def check_content_type(content_type: bytes | None) -> None:
 
 
 def params_of_query_string(query_string: bytes) -> GraphQLParams:
-    """The parameters of a GET; `variables` and `extensions` are JSON. Raises HTTPError with 400."""
+    """The parameters of a GET; `variables` and `extensions` are JSON. Raises HTTPError with 400 or 422."""
     parameters = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
     given: dict[str, Any] = {name: value for name, value in dict(parameters).items() if name in _NAMES and value}
     try:
         for name in ("variables", "extensions"):
             if name in given:
                 given[name] = msgspec.json.decode(given[name])
+    except (msgspec.MsgspecError, RecursionError) as malformed:
+        raise HTTPError(400, "BAD_REQUEST", "`variables` and `extensions` must be valid JSON.") from malformed
+    try:
         return msgspec.convert(given, GraphQLParams)
-    except (msgspec.MsgspecError, RecursionError) as invalid:
-        raise HTTPError(400, "BAD_REQUEST", "Request parameters are invalid.") from invalid
+    except msgspec.ValidationError as invalid:
+        raise invalid_parameters(f"Request parameters are invalid: {invalid}.") from invalid
 
 
 def asks_for_page(accept: bytes | None, query_string: bytes) -> bool:
-    """Whether a GET opens GraphiQL: it accepts HTML and has no GraphQL parameter."""
-    if accept is None or b"text/html" not in accept or len(query_string) > PAGE_QUERY_MAX:
+    """Whether a GET opens GraphiQL: it names and prefers HTML, and has no GraphQL parameter."""
+    if accept is None or len(query_string) > PAGE_QUERY_MAX or not _prefers_page(accept):
         return False
     return not _NAMES & dict(parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)).keys()
 
@@ -154,26 +169,67 @@ def media_type_for(accept: bytes | None) -> str:
     """The media type that an `Accept` field prefers. Raises HTTPError with 406 if it accepts none of ours."""
     if not accept or not accept.strip():
         return JSON
-    accepted: list[tuple[float, int, str]] = []
-    for position, part in enumerate(accept.decode("latin-1").split(",")):
-        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
-        quality = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        if kind in MEDIA_TYPES and (weight := _weight(quality)) > 0:
-            accepted.append((-weight, position, kind))
-    if not accepted:
+    weight, chosen = max((_preference(accept, media_type), media_type) for media_type in MEDIA_TYPES)
+    if not weight[0]:
         raise HTTPError(406, "NOT_ACCEPTABLE", f"Accept must allow {RESPONSE} or {JSON}.")
-    return MEDIA_TYPES[min(accepted)[2]]
+    return chosen
+
+
+@lru_cache(256)
+def _prefers_page(accept: bytes) -> bool:
+    named = {name: weight for name, weight, _ in _weighted(accept)}.get(HTML, 0.0)
+    return named > 0 and named >= max(_preference(accept, media_type)[0] for media_type in MEDIA_TYPES)
+
+
+def _preference(accept: bytes, media_type: str) -> tuple[float, int, int, int]:
+    """How much a field prefers a media type: by weight, then by the range that names it, then by position.
+
+    The most specific range that matches the type decides (RFC 9110, 12.5.1).
+    """
+    ranges = ("*/*", f"{media_type.partition('/')[0]}/*", media_type)
+    default = -MEDIA_TYPES.index(media_type)
+    matching = [(ranges.index(name), weight, -at) for name, weight, at in _weighted(accept) if name in ranges]
+    specificity, weight, position = max(matching, default=(0, 0.0, 0))
+    return weight, specificity, position, default
+
+
+def _weighted(field: bytes) -> list[tuple[str, float, int]]:
+    """The members of a list field in lower case without parameters, with their weights and positions."""
+    members = []
+    for position, member in enumerate(_MEMBER.findall(field.decode("latin-1").lower())):
+        name, *parameters = (part.strip(" \t") for part in _PARAMETER.findall(member))
+        weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        members.append((name, _weight(weight), position))
+    return members
 
 
 @lru_cache(64)
 def accepts_gzip(accept_encoding: bytes | None) -> bool:
-    """Whether `Accept-Encoding` allows gzip, by its name or by `*`."""
-    qualities: dict[str, str] = {}
-    for entry in (accept_encoding or b"").decode("latin-1").lower().split(","):
-        coding, _, parameters = (part.strip() for part in entry.partition(";"))
-        qualities[coding] = parameters.replace(" ", "")
-    quality = qualities.get("gzip", qualities.get("*", "q=0"))
-    return not re.fullmatch(r"q=0(\.0*)?", quality)
+    """Whether `Accept-Encoding` allows gzip, by its name or by `*`, and does not prefer `identity`."""
+    weights = {name: weight for name, weight, _ in _weighted(accept_encoding or b"")}
+    weight = weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0)))
+    return weight > 0 and weight >= weights.get("identity", 0.0)
+
+
+@lru_cache(64)
+def is_compressed(content_encoding: bytes | None) -> bool:
+    """Whether a request body is compressed with gzip. Raises HTTPError with 415 for any other coding."""
+    codings = [name for name, _, _ in _weighted(content_encoding or b"") if name not in ("", "identity")]
+    if codings and codings not in (["gzip"], ["x-gzip"]):
+        message = "Content-Encoding must be gzip or identity."
+        raise HTTPError(415, "UNSUPPORTED_MEDIA_TYPE", message, {"Accept-Encoding": "gzip"})
+    return bool(codings)
+
+
+def decompressed(body: bytes, bytes_max: int) -> bytes:
+    """A gzip body, decompressed. Raises HTTPError with 400, or with 413 if it has more than `bytes_max` bytes."""
+    try:
+        plain = inflate(body, 16 + zlib.MAX_WBITS, bytes_max)
+    except zlib.error as malformed:
+        raise HTTPError(400, "BAD_REQUEST", "Request body is not valid gzip.") from malformed
+    if len(plain) > bytes_max:
+        raise too_large()
+    return plain
 
 
 def bearer_token(authorization: bytes | None) -> str | None:
@@ -211,6 +267,9 @@ def _weight(text: str) -> float:
     return float(text) if _WEIGHT.fullmatch(text) else 0.0
 
 
+# The members of a list, and the parts of a member; either separator may be within quotes.
+_MEMBER = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
+_PARAMETER = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*")+')
 _WEIGHT = re.compile(r"0(\.[0-9]{0,9})?|1(\.0{0,9})?")
 _SECONDS = re.compile(rb"\d{1,6}(\.\d{1,6})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")

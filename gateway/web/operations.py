@@ -27,7 +27,7 @@ from gateway.schema.cost import CostModel, OperationCost
 from gateway.schema.execution import Execution
 from gateway.schema.pagination import Limits
 from gateway.settings import GraphQLSettings, LimitSettings
-from gateway.web.graphql_request import GraphQLParams, HTTPError
+from gateway.web.graphql_request import GraphQLParams, HTTPError, invalid_parameters
 from gateway.web.responses import CHALLENGE, NO_TOKEN
 
 # The longest request that is cached, in bytes.
@@ -229,7 +229,7 @@ class Operations:
         if (actual := len(msgspec.json.encode(params.variables))) > maximum:
             exceeded = LimitExceeded("variablesBytes", maximum, actual)
             assert exceeded.extensions is not None
-            raise HTTPError(400, "LIMIT_EXCEEDED", exceeded.message, extensions=exceeded.extensions)
+            raise HTTPError(422, "LIMIT_EXCEEDED", exceeded.message, extensions=exceeded.extensions)
 
     def _text_of(self, params: GraphQLParams, caller: Caller | None) -> str:
         """The text of the document: sent, registered by the caller's principal, or trusted."""
@@ -243,10 +243,10 @@ class Operations:
             return text
         if params.query:
             if params.digest is not None and params.digest != digest_of(params.query):
-                raise HTTPError(400, "PERSISTED_QUERY_MISMATCH", "`sha256Hash` does not match the query.")
+                raise HTTPError(422, "PERSISTED_QUERY_MISMATCH", "`sha256Hash` does not match the query.")
             return params.query
         if params.digest is None:
-            raise HTTPError(400, "BAD_REQUEST", "Request has no query.")
+            raise invalid_parameters("Request has no query.")
         document = None
         if caller is not None and self._registrations.has(caller.principal, params.digest):
             document = self._documents.known(params.digest)
@@ -274,7 +274,7 @@ class Operations:
         fields = document.root_fields(name)
         introspects = bool(fields & INTROSPECTION)
         if introspects and self._introspection == "off":
-            raise HTTPError(400, "INTROSPECTION_DISABLED", "Introspection is disabled.")
+            raise HTTPError(422, "INTROSPECTION_DISABLED", "Introspection is disabled.")
         is_introspection = introspects and fields <= INTROSPECTION | {"__typename"}
         if caller is None and not is_introspection:
             raise _no_token()

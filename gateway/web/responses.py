@@ -14,11 +14,14 @@ from starlette.types import Receive, Scope, Send
 
 from gateway.asgi import WHOLE_RESPONSE
 from gateway.errors import IssuerUnavailable, Overloaded
+from gateway.web.graphql_request import RESPONSE
 
 Field = tuple[bytes, bytes]
 Fields = tuple[Field, ...]
 Parts = tuple[bytes | memoryview, ...]
 
+# The media type of all errors, whatever a client accepts, by the GraphQL over HTTP specification.
+ERROR_TYPE: Field = (b"content-type", f"{RESPONSE}; charset=utf-8".encode())
 # RFC 6750: the challenge names an error only if the request had a token.
 CHALLENGE = 'Bearer realm="fleet"'
 INVALID_TOKEN = f'{CHALLENGE}, error="invalid_token"'
@@ -118,8 +121,7 @@ def error(
 ) -> Response:
     """A response with one coded error and no data."""
     own = ((name.lower().encode(), value.encode()) for name, value in (headers or {}).items())
-    fields = ((b"content-type", b"application/json"), *own)
-    return Response(status, fields, (error_body(code, message, extensions),))
+    return Response(status, (ERROR_TYPE, *own), (error_body(code, message, extensions),))
 
 
 def internal_error(request_id: str) -> Response:

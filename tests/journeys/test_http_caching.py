@@ -43,13 +43,13 @@ ANSWERS = [
     (404, NEVER, "GET /graphql/", (ALICE,), b""),
     (200, FRESH, f"GET {QUERY}", (ALICE, "Connection: Upgrade", "Upgrade: h2c"), b""),
     (431, NEVER, f"GET {QUERY}", (ALICE, f"X-Long: {'x' * 5000}"), b""),
-    (400, NEVER, "GET /graphql", (ALICE,), b""),
-    (400, NEVER, "GET /graphql?query=%7Bnope%7D", (ALICE, RESPONSE), b""),
-    (200, NEVER, "GET /graphql?query=%7Bnope%7D", (ALICE,), b""),
+    (422, NEVER, "GET /graphql", (ALICE,), b""),
+    (422, NEVER, "GET /graphql?query=%7Bnope%7D", (ALICE, RESPONSE), b""),
+    (422, NEVER, "GET /graphql?query=%7Bnope%7D", (ALICE,), b""),
     (200, NEVER, "GET /graphql", ("Accept: text/html",), b""),
     (200, FRESH, "POST /graphql", (ALICE, KIND), QUERY_BODY),
     (200, FRESH, "POST /graphql", (ALICE, KIND, "X-Request-Id: mine"), QUERY_BODY),
-    (200, NEVER, "POST /graphql", (ALICE, KIND), b'{"query": "{ nope }"}'),
+    (422, NEVER, "POST /graphql", (ALICE, KIND), b'{"query": "{ nope }"}'),
     (400, NEVER, "POST /graphql", (ALICE, KIND), b"no JSON"),
     (401, NEVER, "POST /graphql", (KIND,), QUERY_BODY),
     (401, NEVER, "POST /graphql", (INVENTED, KIND), QUERY_BODY),
@@ -187,7 +187,9 @@ def test_a_rejection_of_head_has_no_body(server):
         for _ in range(2):
             talk.connection.sendall(HEAD)
             assert talk.file.readline().split()[1] == b"503"
-            assert b"content-type: application/json\r\n" in list(iter(talk.file.readline, b"\r\n"))
+            assert b"content-type: application/graphql-response+json; charset=utf-8\r\n" in list(
+                iter(talk.file.readline, b"\r\n")
+            )
             assert talk.ask(LIVE) == 200
 
 

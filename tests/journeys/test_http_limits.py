@@ -17,6 +17,8 @@ from tests.gateways import TOKENS
 from tests.served_gateway import QUERY_BODY, KeepAliveConnection, request_of
 from tests.waiting import waits_until
 
+HEADERS_TOO_LARGE, URI_TOO_LONG = (431, "HEADERS_TOO_LARGE"), (414, "URI_TOO_LONG")
+
 
 def code_of(raw: bytes) -> tuple[int, str]:
     head, _, body = raw.partition(b"\r\n\r\n")
@@ -24,18 +26,20 @@ def code_of(raw: bytes) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    "head",
+    ("head", "error"),
     [
-        b"GET /graphql HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 40_000 + b"\r\n\r\n",
-        b"GET /graphql HTTP/1.1\r\nHost: x\r\n" + b"X-Many: 1\r\n" * 6000 + b"\r\n",
-        b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /graphql HTTP/1.1\r\nHost: x\r\nX-Endless: " + b"x" * 200_000,
+        (b"GET /graphql HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 40_000 + b"\r\n\r\n", HEADERS_TOO_LARGE),
+        (b"GET /graphql HTTP/1.1\r\nHost: x\r\n" + b"X-Many: 1\r\n" * 6000 + b"\r\n", HEADERS_TOO_LARGE),
+        (b"GET /graphql HTTP/1.1\r\nHost: x\r\nX-Endless: " + b"x" * 200_000, HEADERS_TOO_LARGE),
+        (b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", URI_TOO_LONG),
+        (b"GET /graphql?query=" + b"x" * 200_000, URI_TOO_LONG),
+        (b"GET /graphql?" + b"x" * 32_000 + b" HTTP/1.1\r\nHost: x\r\nX-Long: " + b"x" * 1000 + b"\r\n\r\n", URI_TOO_LONG),
     ],
-    ids=["long", "many", "path", "endless"],
-)
-def test_heads_have_a_limit(server, head):
-    """Headers or a path beyond the limit are 431, endless ones too."""
-    assert code_of(server().say(head)) == (431, "HEADERS_TOO_LARGE")
+    ids=["long", "many", "endless", "path", "endless query", "query and headers"],
+)  # fmt: skip
+def test_heads_have_a_limit(server, head, error):
+    """Headers beyond the limit are 431 and a target 414, endless ones too."""
+    assert code_of(server().say(head)) == error
 
 
 @pytest.mark.parametrize(

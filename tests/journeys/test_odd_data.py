@@ -116,6 +116,7 @@ def test_odd_state_values_cost_their_property(upstream, ask):
 
 @pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"\xef\xbb\xbf \n", b" \r\n\t"])
 def test_a_byte_order_mark_is_no_part_of_the_json(upstream, ask, start):
+    """Nor is white space around it."""
     upstream.odd, upstream.start = upstream.vehicle("ODD01"), start
     try:
         assert len(ask(PAGE)["data"]["vehicles"]["nodes"]) == 3

@@ -47,7 +47,7 @@ async def test_each_limit_is_named(start, limit, query):
     """LIMIT_EXCEEDED names the limit, its maximum and, where it can be counted, the actual size; nothing is read."""
     gateway = await start(limits__upstream_calls=200)
     response = await gateway.post(query, Accept="application/graphql-response+json")
-    assert response.status_code == 400
+    assert response.status_code == 422
     (error,) = response.json()["errors"]
     extensions = error["extensions"]
     assert (extensions["code"], extensions["limit"], extensions["retryable"]) == ("LIMIT_EXCEEDED", limit, False)
@@ -92,7 +92,7 @@ async def test_errors_suggest_no_names_without_introspection(start, introspectio
 async def test_variables_have_a_limit(gateway):
     """Variables that are too large are rejected with LIMIT_EXCEEDED."""
     response = await gateway.post("query($i: [ID!]!) { nodes(ids: $i) { id } }", {"i": ["x" * 1000] * 300})
-    assert response.status_code == 400
+    assert response.status_code == 422
     assert response.json()["errors"][0]["extensions"]["limit"] == "variablesBytes"
 
 
@@ -101,7 +101,7 @@ async def test_lists_in_variables_have_a_limit(gateway):
     query = "query($i: [ID!]!, $j: [ID!]!) { a: nodes(ids: $i) { id } b: nodes(ids: $j) { id } }"
     for variables in ({"i": [{}] * 20_001, "j": []}, {"i": [1] * 10_001, "j": ["x"] * 10_000}):
         response = await gateway.post(query, variables, Accept="application/graphql-response+json")
-        assert response.status_code == 400
+        assert response.status_code == 422
         (error,) = response.json()["errors"]
         expected = {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": "listItems", "maximum": 20_000}
         assert error["extensions"] == expected
@@ -111,7 +111,7 @@ async def test_the_number_of_coercion_errors_is_limited(gateway):
     """Coercion stops after twenty errors, says so, and the operation does not run."""
     query = "query($i: [ID!]!) { nodes(ids: $i) { id } }"
     response = await gateway.post(query, {"i": [{}] * 900}, Accept="application/graphql-response+json")
-    assert response.status_code == 400
+    assert response.status_code == 422
     answer = response.json()
     assert "data" not in answer
     assert len(answer["errors"]) == 21
@@ -138,7 +138,7 @@ async def test_a_response_has_a_maximum_length(start, query, projection):
     gateway = await start(limits__response_bytes=5_000, graphql__projection=projection)
     for _ in range(2):
         response = await gateway.post(query, Accept="application/graphql-response+json")
-        assert response.status_code == 400
+        assert response.status_code == 422
         assert "data" not in response.json()
         (error,) = response.json()["errors"]
         expected = {"code": "LIMIT_EXCEEDED", "retryable": False, "limit": "responseBytes", "maximum": 5_000}
@@ -191,7 +191,7 @@ async def test_no_name_of_an_operation_avoids_the_limits(gateway):
 async def test_a_null_for_a_condition_is_the_callers_error(gateway, query, directive):
     """It is an error with a code and the location of the selection, and never an internal error."""
     response = await gateway.post(query % directive, {"x": None})
-    assert response.status_code == 200
+    assert response.status_code in (294, 422)
     (error,) = response.json()["errors"]
     assert error["extensions"]["code"] in ("GRAPHQL_VALIDATION_FAILED", "BAD_USER_INPUT")
     assert "variable '$x' provided to non-null type 'Boolean!'" in error["message"]
@@ -225,7 +225,7 @@ async def test_document_bombs_are_harmless(gateway, bomb):
     """Fragments that double, repeat or refer to each other, and nested brackets, get a quick response, never a 500."""
     began = time.process_time()
     response = await gateway.post(bomb)
-    assert response.status_code in (200, 400)
+    assert response.status_code in (200, 294, 400, 422)
     for error in response.json().get("errors", ()):
         assert error["extensions"]["code"] != "INTERNAL"
     assert time.process_time() - began < 5
@@ -241,7 +241,7 @@ async def test_ordinary_operations_are_far_from_any_limit(gateway, pytestconfig)
     assert "errors" not in (await gateway.post(get_introspection_query(input_value_deprecation=True))).json()
 
 
-@pytest.mark.parametrize(("wish", "status"), [("0.05", 200), ("600", 200), ("0", 400), ("-1", 400), ("soon", 400), ("1e9", 400)])  # fmt: skip
+@pytest.mark.parametrize(("wish", "status"), [("0.05", 294), ("600", 294), ("0", 400), ("-1", 400), ("soon", 400), ("1e9", 400)])  # fmt: skip
 async def test_a_caller_may_lower_the_deadline(start, wish, status):
     """X-Gateway-Timeout ends the wait: data read by then stays, other fields are DEADLINE_EXCEEDED, the call ends."""
     gateway = await start(limits__deadline=0.5)
@@ -250,7 +250,7 @@ async def test_a_caller_may_lower_the_deadline(start, wish, status):
     began = time.monotonic()
     response = await gateway.post(query, **{"X-Gateway-Timeout": wish})
     assert response.status_code == status
-    if status == 200:
+    if status == 294:
         assert time.monotonic() - began < 3
         answer = response.json()
         assert answer["data"] == {"good": {"vehicleId": "JQ7RP"}, "slow": None}

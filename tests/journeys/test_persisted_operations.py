@@ -32,7 +32,7 @@ def persisted(digest: str) -> dict:
 async def test_a_query_is_sent_once_and_then_named(gateway):
     """Apollo's protocol: unknown hash, hash with text, hash alone; by GET as well."""
     extensions = persisted(digest_of(QUERY))
-    unknown = await send(gateway, extensions=extensions)
+    unknown = await send(gateway, 422, extensions=extensions)
     assert unknown["errors"][0]["message"] == "PersistedQueryNotFound"
     assert unknown["errors"][0]["extensions"]["code"] == "PERSISTED_QUERY_NOT_FOUND"
     assert await send(gateway, query=QUERY, extensions=extensions) == JQ7RP
@@ -45,9 +45,9 @@ async def test_a_query_is_sent_once_and_then_named(gateway):
 
 async def test_a_wrong_hash_is_rejected(gateway):
     """No caller can register a query under another query's hash."""
-    rejected = await send(gateway, 400, query=OTHER, extensions=persisted(digest_of(QUERY)))
+    rejected = await send(gateway, 422, query=OTHER, extensions=persisted(digest_of(QUERY)))
     assert rejected["errors"][0]["extensions"]["code"] == "PERSISTED_QUERY_MISMATCH"
-    assert "errors" in await send(gateway, extensions=persisted(digest_of(QUERY)))
+    assert "errors" in await send(gateway, 422, extensions=persisted(digest_of(QUERY)))
 
 
 async def test_a_hash_does_not_reveal_the_queries_of_others(gateway):
@@ -55,10 +55,10 @@ async def test_a_hash_does_not_reveal_the_queries_of_others(gateway):
     named = {"extensions": persisted(digest_of(QUERY))}
     for _ in range(3):  # so that the document is cached, too
         assert await send(gateway, query=QUERY) == JQ7RP
-    unknown = await send(gateway, **named)
+    unknown = await send(gateway, 422, **named)
     assert unknown["errors"][0]["extensions"]["code"] == "PERSISTED_QUERY_NOT_FOUND"
     assert await send(gateway, query=QUERY, **named) == await send(gateway, **named) == JQ7RP
-    assert await send(gateway, by="bob", **named) == unknown
+    assert await send(gateway, 422, by="bob", **named) == unknown
     assert await send(gateway, by="bob", query=QUERY, **named) == await send(gateway, by="bob", **named) == JQ7RP
 
 
@@ -67,7 +67,7 @@ async def test_an_invalid_token_registers_nothing(gateway):
     named = {"extensions": persisted(digest_of(OTHER))}
     for _ in range(2):
         assert await send(gateway, by="invented", query=OTHER, **named) == {"data": {"__typename": "Query"}}
-        unknown = await send(gateway, by="invented", **named)
+        unknown = await send(gateway, 422, by="invented", **named)
         assert unknown["errors"][0]["message"] == "PersistedQueryNotFound"
 
 
@@ -96,7 +96,7 @@ async def test_with_trusted_documents_only_they_run(start, tmp_path, form):
         {"query": QUERY + " "},
         {"query": "{ __schema { __typename } }"},
     ):
-        answer = await send(gateway, **body)
+        answer = await send(gateway, 422, **body)
         assert answer["errors"][0]["extensions"]["code"] == "OPERATION_NOT_TRUSTED"
     assert gateway.simulator.requests.by_path == {"/vehicles/{id}": 4}
 

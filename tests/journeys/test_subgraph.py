@@ -62,7 +62,7 @@ async def test_five_hundred_entities_take_a_scan(start):
     ("setting", "who", "status"),
     [
         ("public", None, 200), ("public", "alice", 200), ("authenticated", None, 401), ("authenticated", "alice", 200),
-        ("off", "alice", 400),
+        ("off", "alice", 422),
     ],
 )  # fmt: skip
 async def test_access_to_the_schema_is_a_setting(start, setting, who, status):

@@ -163,10 +163,10 @@ async def test_a_fault_has_its_documented_code_in_every_shape(simulated, fault, 
 def check(response: httpx.Response, shape: Shape, code: str | None, rule: Fault) -> None:
     answer = response.json()
     if code == "UNAUTHENTICATED":
-        assert (response.status_code, answer["data"]) == (401, None)
+        assert (response.status_code, "data" in answer) == (401, False)
         assert answer["errors"][0]["extensions"]["code"] == code
         return
-    assert response.status_code == 200
+    assert response.status_code == (294 if "errors" in answer else 200)
     data = answer["data"]
     assert {**data, **shape.stays} == data
     if shape.name in ("nodes", "_entities"):

@@ -31,6 +31,7 @@ from gateway.schema.scalars import is_date_time
     ],
 )
 def test_a_timestamp_of_rfc_3339_is_valid(text):
+    """With or without fractions, in any zone, with leap seconds."""
     assert is_date_time(text)
 
 
@@ -83,6 +84,7 @@ def test_a_timestamp_of_rfc_3339_is_valid(text):
     ],
 )
 def test_anything_else_is_not(text):
+    """Other ISO 8601 forms, dates that do not exist, and times out of range."""
     assert not is_date_time(text)
 
 
@@ -91,11 +93,13 @@ offsets = st.integers(-23 * 60 - 59, 23 * 60 + 59).map(lambda minutes: timezone(
 
 @given(st.datetimes(timezones=offsets | st.just(UTC)))
 def test_every_time_is_valid_in_every_zone(time: datetime):
+    """Python's own notation of any time is valid."""
     assert is_date_time(time.isoformat())
 
 
 @given(st.dates(), st.integers(0, 40))
 def test_days_beyond_the_end_of_a_month_are_invalid(date, day):
+    """A day is valid exactly if the calendar has it."""
     text = f"{date.isoformat()[:8]}{day:02}"
     try:
         date.replace(day=day)

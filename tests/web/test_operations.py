@@ -127,10 +127,10 @@ async def test_a_hash_has_to_be_that_of_the_document():
     """No document is registered under another's hash; a request with neither is rejected."""
     with pytest.raises(HTTPError) as mismatch:
         await World().prepared(query=LIST, extensions=persisted(VEHICLE))
-    assert (mismatch.value.status, mismatch.value.code) == (400, "PERSISTED_QUERY_MISMATCH")
+    assert (mismatch.value.status, mismatch.value.code) == (422, "PERSISTED_QUERY_MISMATCH")
     with pytest.raises(HTTPError) as nothing:
         await World().prepared()
-    assert (nothing.value.status, nothing.value.code) == (400, "BAD_REQUEST")
+    assert (nothing.value.status, nothing.value.code) == (422, "BAD_REQUEST")
 
 
 async def test_only_trusted_documents_run():
@@ -192,7 +192,7 @@ async def test_introspection_follows_its_setting():
         assert refused.value.status == 401
     with pytest.raises(HTTPError) as off:
         await World(graphql={"introspection": "off"}).prepared(query=INTROSPECTION)
-    assert (off.value.status, off.value.code) == (400, "INTROSPECTION_DISABLED")
+    assert (off.value.status, off.value.code) == (422, "INTROSPECTION_DISABLED")
 
 
 async def test_cost_is_exact_only_above_the_worst_case():
@@ -231,7 +231,7 @@ def test_variables_are_limited_by_their_own_bytes(size, rejected_by_size):
     if rejected_by_size:
         with pytest.raises(HTTPError) as exceeded:
             operations.check_variables(GraphQLParams(variables=variables), length)
-        assert (exceeded.value.status, exceeded.value.extensions["limit"]) == (400, "variablesBytes")
+        assert (exceeded.value.status, exceeded.value.extensions["limit"]) == (422, "variablesBytes")
         operations.check_variables(GraphQLParams(variables=variables), 1)  # a request of a byte can't hold them
     else:
         operations.check_variables(GraphQLParams(variables=variables), length)
