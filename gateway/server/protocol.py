@@ -101,11 +101,12 @@ HEALTH = b"/health/"
 # reports that they are not read.
 NOTSENT_BYTES = 64 * 1024
 TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
-# While the server stops: seconds between checks whether a connection is idle, and seconds for which a half-closed
-# connection is still read.
+# Seconds between checks whether a connection is idle, while the server stops.
 IDLE_AGAIN = 0.1
-LINGER = 0.5
+# Seconds for which, and bytes up to which, a half-closed connection is still read.
+LINGER, LINGER_BYTES = 0.5, 2**20
 HEADERS_TOO_LARGE = (431, "HEADERS_TOO_LARGE", "Request headers are too large.")
+TOO_LARGE = (414, 431)  # the client may still be sending
 URI_TOO_LONG = (414, "URI_TOO_LONG", "Request target is too long. Send the operation with POST.")
 OVERLOADED = (503, Overloaded.code, str(Overloaded()))
 
@@ -330,10 +331,18 @@ class BoundedProtocol(HttpToolsProtocol):
             self.loop.call_later(IDLE_AGAIN, self._end_idle)
             return
         self._send_queued_rejection()
+        self._half_close()
+
+    def _half_close(self) -> None:
+        """Closes the connection, but reads on for a moment: unread input would reset it, and a response be lost."""
         self._stop_request_timer()
         self._unset_keepalive_if_required()
+        if not self.transport.can_write_eof():
+            self.transport.close()
+            return
         self.transport.write_eof()
         self.transport.set_protocol(_Lingering(self))
+        self.transport.resume_reading()
         self.loop.call_later(LINGER, self.transport.close)
 
     def _has_unread(self) -> bool:
@@ -703,9 +712,13 @@ class BoundedProtocol(HttpToolsProtocol):
             return
         self._limits.rejections.count(code, self.loop)
         has_begun = not self._in_head and self._rejecting is None and self.cycle.response_started
-        if not has_begun and not self._is_behind():
+        is_sent = not has_begun and not self._is_behind()
+        if is_sent:
             self.transport.write(_error_response(status, code, message))
-        self.transport.close()
+        if is_sent and status in TOO_LARGE:
+            self._half_close()
+        else:
+            self.transport.close()
 
 
 class _Lingering(asyncio.Protocol):
@@ -713,6 +726,12 @@ class _Lingering(asyncio.Protocol):
 
     def __init__(self, before: BoundedProtocol) -> None:
         self._before = before
+        self._room = LINGER_BYTES
+
+    def data_received(self, data: bytes) -> None:
+        self._room -= len(data)
+        if self._room < 0:
+            self._before.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._before.connection_lost(exc)

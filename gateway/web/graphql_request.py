@@ -63,8 +63,8 @@ class HTTPError(Exception):
 
 
 def too_large() -> HTTPError:
-    """413; the connection is closed without reading the rest of the body."""
-    return HTTPError(413, "BODY_TOO_LARGE", "Request body is too large.", {"Connection": "close"})
+    """413; the server drops the rest of the body, because a client that is still sending may not read a response."""
+    return HTTPError(413, "BODY_TOO_LARGE", "Request body is too large.")
 
 
 class GraphQLParams(msgspec.Struct):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import re
+import socket
 import threading
 import time
 
@@ -17,6 +19,7 @@ from tests.gateways import TOKENS
 from tests.served_gateway import QUERY_BODY, KeepAliveConnection, request_of
 from tests.waiting import waits_until
 
+ALICE = f"Bearer {TOKENS['alice']}"
 HEADERS_TOO_LARGE, URI_TOO_LONG = (431, "HEADERS_TOO_LARGE"), (414, "URI_TOO_LONG")
 
 
@@ -40,6 +43,22 @@ def code_of(raw: bytes) -> tuple[int, str]:
 def test_heads_have_a_limit(server, head, error):
     """Headers beyond the limit are 431 and a target 414, endless ones too."""
     assert code_of(server().say(head)) == error
+
+
+def test_a_client_that_sends_on_still_gets_its_error(server):
+    """A large body is dropped after its 413, and the connection is usable then; a long target gets 414."""
+    gateway = server()
+    body = b" " * 8 * 2**20
+    client = http.client.HTTPConnection(*gateway.address, timeout=10)
+    for content, status in ((body, 413), (QUERY_BODY, 200)):
+        client.request("POST", "/graphql", content, {"Authorization": ALICE, "Content-Type": "application/json"})
+        with client.getresponse() as response:
+            assert response.status == status
+            assert response.read()
+    client.close()
+    with socket.create_connection(gateway.address, timeout=10) as connection:
+        connection.sendall(b"GET /graphql?query=" + b"x" * 2**19)
+        assert connection.recv(20).startswith(b"HTTP/1.1 414 ")
 
 
 @pytest.mark.parametrize(

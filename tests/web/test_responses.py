@@ -105,7 +105,7 @@ def test_errors_are_coded():
     )  # fmt: skip
     assert decoded_body(internal_error("id-1")) == {"code": "INTERNAL", "retryable": False, "requestId": "id-1"}
     assert internal_error("id-1").status == 500
-    assert (too_large().status, too_large().headers["Connection"]) == (413, "close")
+    assert (too_large().status, too_large().code) == (413, "BODY_TOO_LARGE")
     assert dict(unavailable(IssuerUnavailable(), 5).fields)[b"retry-after"] == b"5"
     assert unavailable(IssuerUnavailable(), 5).status == 503
     assert dict(unauthenticated("x").fields)[b"www-authenticate"].endswith(b'error="invalid_token"')
