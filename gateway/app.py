@@ -21,7 +21,7 @@ from gateway.overload.load_shedding import LoadShedder
 from gateway.schema.build import build_schema
 from gateway.schema.cost import CostModel
 from gateway.schema.pagination import Limits
-from gateway.settings import OidcSettings, PaginationSettings, Settings
+from gateway.settings import OidcSettings, PaginationSettings, Settings, listed
 from gateway.telemetry import RequestLog, configure_logs, failures_logged
 from gateway.upstream.http.transport import Network
 from gateway.upstream.requests import Clock, now
@@ -86,8 +86,8 @@ def create_app(
         starlette,
         log,
         shedder,
-        hosts=AllowedHosts(_names(settings.http.allowed_hosts)),
-        cors_origins=_names(settings.http.cors_origins),
+        hosts=AllowedHosts(listed(settings.http.allowed_hosts)),
+        cors_origins=listed(settings.http.cors_origins),
         draft=settings.http.statuses == "draft",
     )
 
@@ -134,10 +134,6 @@ async def opaque_caller(token: str, _seconds: float = 0.0) -> Caller:
 def limits_of(settings: PaginationSettings) -> Limits:
     """The connection limits of the settings."""
     return Limits(settings.page_default, settings.page_max, settings.scan_pages_max, settings.empty_pages_max)
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 async def _home(request: Request) -> Response:

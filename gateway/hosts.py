@@ -1,4 +1,4 @@
-"""Normalises and matches host names, from `Host` header fields and from settings."""
+"""Normalises and matches host names and origins, from header fields and from settings."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ _HOST = re.compile(
 # Longer than any DNS name with a port.
 _LENGTH_MAX = 270
 _PORT_MAX = 65535
+DEFAULT_PORTS = {"http": 80, "https": 443}
+# Extensions and web views of native applications have schemes of their own, such as capacitor://localhost.
+_ORIGIN = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*)://(?P<host>\S+)")
 # Characters that IDNA 2003, which Python implements, encodes differently than IDNA 2008.
 _DISPUTED = frozenset("ßς\u200c\u200d")
 
@@ -46,17 +49,53 @@ def host_pattern(text: str) -> str:
     Raises ValueError for anything else.
     """
     wildcard, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
-    if not name.isascii():
-        try:
-            name = name.rstrip(".").encode("idna").decode("ascii")
-        except UnicodeError:
-            name = ""
-        if not name or _DISPUTED & set(text):
-            raise ValueError(f"{text!r} must be written in ASCII, as in DNS (xn--…)")
+    try:
+        name = _in_ascii(name)
+    except UnicodeError:
+        raise ValueError(f"{text!r} must be written in ASCII, as in DNS (xn--…)") from None
     found = host_and_port((f"[{name}]" if name.count(":") > 1 and "[" not in name else name).encode())
     if found is None or (wildcard and found[0].startswith("[")):
         raise ValueError(f"{text!r} is not a host name such as api.example.com or *.example.com")
     return wildcard + found[0]
+
+
+def origin_of(value: bytes) -> str | None:
+    """The normalised origin of an `Origin` field's value; None if it is `null` or invalid.
+
+    The scheme is in lower case, the host as by `host_and_port`, and the scheme's default port is left out.
+    """
+    parts = _ORIGIN.fullmatch(value.decode("latin-1"))
+    found = host_and_port(parts["host"].encode("latin-1")) if parts else None
+    if parts is None or found is None:
+        return None
+    scheme, (name, port) = parts["scheme"].lower(), found
+    return f"{scheme}://{name}" if port in (None, DEFAULT_PORTS.get(scheme)) else f"{scheme}://{name}:{port}"
+
+
+def origin_pattern(text: str) -> str:
+    """An origin from a setting, normalised as by `origin_of`, or `*` for any. One final slash is ignored.
+
+    Raises ValueError for anything else, without quoting it, since it may contain a password.
+    """
+    if text == "*":
+        return text
+    scheme, separator, host = text.removesuffix("/").partition("://")
+    try:
+        origin = origin_of(f"{scheme}{separator}{_in_ascii(host)}".encode("ascii"))
+    except UnicodeError:
+        raise ValueError("must be written in ASCII, as in DNS (xn--…)") from None
+    if origin is None or origin.endswith(":0"):
+        raise ValueError("must have the form scheme://host or scheme://host:port")
+    return origin
+
+
+def _in_ascii(name: str) -> str:
+    """A host name as in DNS. Raises UnicodeError."""
+    if name.isascii():
+        return name
+    if _DISPUTED & set(name):
+        raise UnicodeError
+    return name.rstrip(".").encode("idna").decode("ascii")
 
 
 class AllowedHosts:

@@ -17,7 +17,7 @@ from urllib.parse import SplitResult, quote, urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from gateway.hosts import host_pattern
+from gateway.hosts import host_pattern, origin_pattern
 
 PREFIX = "GATEWAY_"
 
@@ -33,12 +33,17 @@ def as_sent(path: str) -> str:
     return quote(path, safe=string.punctuation)
 
 
+def listed(text: str) -> tuple[str, ...]:
+    """The parts of a comma-separated list that are not empty."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def networks_of(text: str) -> tuple[Network, ...]:
     """Parses comma-separated addresses and networks. Raises ValueError."""
-    return tuple(ipaddress.ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip())
+    return tuple(ipaddress.ip_network(part, strict=False) for part in listed(text))
 
 
 SentPath = Annotated[str, AfterValidator(as_sent)]
@@ -94,10 +99,22 @@ RedisUrl = Annotated[SecretStr, AfterValidator(is_redis)]
 
 def host_patterns(names: str) -> str:
     """Normalises comma-separated host names."""
-    return ",".join(host_pattern(name.strip()) for name in names.split(",") if name.strip())
+    return ",".join(map(host_pattern, listed(names)))
+
+
+def origin_patterns(origins: str) -> str:
+    """Normalises comma-separated origins. The ValueError for an invalid one has its position, but does not quote it."""
+    found = []
+    for number, origin in enumerate(listed(origins), start=1):
+        try:
+            found.append(origin_pattern(origin))
+        except ValueError as invalid:
+            raise ValueError(f"origin {number} of the list {invalid}, such as https://app.example.com") from None
+    return ",".join(found)
 
 
 HostPatterns = Annotated[str, AfterValidator(host_patterns)]
+OriginPatterns = Annotated[str, AfterValidator(origin_patterns)]
 
 
 class UpstreamSettings(SettingsGroup):
@@ -379,7 +396,7 @@ class OidcSettings(SettingsGroup):
     @property
     def principal_names(self) -> frozenset[str]:
         """The set of names in `principal_claims`."""
-        return frozenset(name.strip() for name in self.principal_claims.split(",") if name.strip())
+        return frozenset(listed(self.principal_claims))
 
 
 class GraphQLSettings(SettingsGroup):
@@ -408,8 +425,10 @@ class GraphQLSettings(SettingsGroup):
 class HttpSettings(SettingsGroup):
     """The HTTP server."""
 
-    cors_origins: str = Field(
-        default="", description="Comma-separated origins that CORS allows, such as https://app.example.com."
+    cors_origins: OriginPatterns = Field(
+        default="",
+        description="Comma-separated origins that CORS allows, such as https://app.example.com or "
+        "http://localhost:3000, in any case; `*` allows all.",
     )
     statuses: Literal["september2026", "draft"] = Field(
         default="september2026",

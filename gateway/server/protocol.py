@@ -19,7 +19,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 
 from gateway.asgi import ON_DISCONNECT, SLOTS, WHOLE_RESPONSE
 from gateway.errors import Overloaded
-from gateway.hosts import host_and_port
+from gateway.hosts import DEFAULT_PORTS, host_and_port
 from gateway.library_internals import require_internals
 from gateway.overload.load_shedding import LoadShedder
 from gateway.server.connection_limits import IDLE, UNASKED, UNREAD
@@ -92,7 +92,6 @@ LENGTH_DIGITS_MAX = 18
 # Headers that the server itself reads.
 _OWN_HEADERS = frozenset((b"content-length", b"expect", b"transfer-encoding"))
 _ABSOLUTE = re.compile(rb"(?P<scheme>[hH][tT][tT][pP][sS]?)://(?P<authority>[^/?#]*)(?P<rest>[^\0]*)")
-_PORTS = {b"http": 80, b"https": 443}
 # Seconds that a connection beyond the limit has to send a request and to get its error.
 OVER_LIMIT_SECONDS = 1.0
 # Health is served on a connection beyond the limit, too.
@@ -507,7 +506,7 @@ class BoundedProtocol(HttpToolsProtocol):
         expected = host_and_port(target["authority"]) if target is not None else None
         if target is None or expected is None:
             self._raise_bad_request("Request target is neither a path nor a URL.")
-        port = _PORTS[target["scheme"].lower()]
+        port = DEFAULT_PORTS[target["scheme"].decode().lower()]
         host_fields = [value for name, value in self.headers if name == b"host"]
         for value in host_fields:
             host = host_and_port(value)

@@ -18,7 +18,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Message, Receive, Scope, Send
 
 from gateway.errors import Overloaded
-from gateway.hosts import AllowedHosts, host_and_port
+from gateway.hosts import AllowedHosts, host_and_port, origin_of
 from gateway.overload.load_shedding import LoadShedder
 from gateway.telemetry import RequestLog
 from gateway.web.disconnect import ClientDisconnected
@@ -144,6 +144,13 @@ class GatewayApp:
             yield
 
 
+class _CORS(CORSMiddleware):
+    """Compares normalised origins; the allowed origins are normalised, too."""
+
+    def is_allowed_origin(self, origin: str) -> bool:
+        return self.allow_all_origins or origin_of(origin.encode("latin-1")) in self.allow_origins
+
+
 class CrossOrigin:
     """Cross-origin requests (CORS): pages of the allowed origins may send requests and read the responses.
 
@@ -151,7 +158,7 @@ class CrossOrigin:
     """
 
     def __init__(self, origins: tuple[str, ...]) -> None:
-        self._cors = CORSMiddleware(
+        self._cors = _CORS(
             Starlette(),
             allow_origins=origins,
             allow_methods=["GET", "POST"],

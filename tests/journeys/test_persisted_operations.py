@@ -150,22 +150,6 @@ def test_invalid_documents_are_not_cached():
     assert (len(documents), documents.bytes_used) == (0, 0)
 
 
-async def test_only_listed_origins_are_allowed(start):
-    """Without the setting no origin is allowed; with it, exactly those listed."""
-    preflight = {
-        "Origin": "https://app.example.com",
-        "Access-Control-Request-Method": "POST",
-        "Access-Control-Request-Headers": "authorization,content-type",
-    }
-    closed = await start()
-    assert "Access-Control-Allow-Origin" not in (await closed.http.options("/graphql", headers=preflight)).headers
-    opened = await start(http__cors_origins="https://app.example.com, https://b.example.com")
-    answer = await opened.http.options("/graphql", headers=preflight)
-    assert (answer.status_code, answer.headers["Access-Control-Allow-Origin"]) == (200, "https://app.example.com")
-    other = await opened.http.options("/graphql", headers={**preflight, "Origin": "https://evil.example.com"})
-    assert (other.status_code, "Access-Control-Allow-Origin" in other.headers) == (400, False)
-
-
 async def test_the_explorer_loads_only_its_own_files(gateway):
     """Page and files come from this server, scripts only from its files, and the page has no token of its own."""
     page = await gateway.http.get("/graphql", headers={"Accept": "text/html"})
