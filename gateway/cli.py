@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from gateway import __version__
 from gateway.app import create_app, from_environment
 from gateway.engine.trusted_documents import ManifestInvalid, problems_of, read_manifest
+from gateway.hosts import is_loopback
 from gateway.log_writer import LogWriter, keep_standard_descriptors
 from gateway.schema.build import build_schema, print_sdl
 from gateway.server.config import ServerConfig
@@ -240,7 +241,7 @@ def _warnings(settings: Settings) -> Iterator[str]:
     for name in unknown_variables():
         yield f"{name} is not a setting; `gateway settings` lists all settings"
     url = urlsplit(settings.upstream.url)
-    if url.scheme == "http" and url.hostname not in ("localhost", "127.0.0.1", "::1"):
+    if url.scheme == "http" and not is_loopback(url.hostname or ""):
         yield "GATEWAY_UPSTREAM_URL is not https: tokens are sent unencrypted"
 
 

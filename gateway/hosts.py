@@ -98,6 +98,14 @@ def _in_ascii(name: str) -> str:
     return name.rstrip(".").encode("idna").decode("ascii")
 
 
+def is_loopback(name: str) -> bool:
+    """Whether a host name or address, as in `urlsplit(…).hostname`, is of this machine."""
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name.lower().removesuffix(".") == "localhost"
+
+
 class AllowedHosts:
     """The hosts that requests may name: those that match the patterns, or any if there are no patterns."""
 

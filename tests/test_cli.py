@@ -130,6 +130,18 @@ def test_an_unknown_variable_causes_a_warning():
     assert "warning: GATEWAY_TIMEOUT is not a setting" in run("settings", GATEWAY_TIMEOUT="5").stderr
 
 
+@pytest.mark.parametrize(
+    ("url", "is_warned"),
+    [("http://api.example", True), ("https://api.example", False), ("http://LOCALHOST.:8001", False),
+     ("http://127.0.0.2", False), ("http://[0:0:0:0:0:0:0:1]", False), ("http://localhost.example", True)],
+)  # fmt: skip
+def test_an_unencrypted_upstream_of_another_machine_causes_a_warning(url, is_warned, monkeypatch):
+    """The names and addresses of this machine may have any form."""
+    monkeypatch.setenv("GATEWAY_UPSTREAM_URL", url)
+    ended = CliRunner().invoke(app, ["settings"])
+    assert ("GATEWAY_UPSTREAM_URL is not https" in ended.stderr) is is_warned
+
+
 def test_the_version_is_printed():
     """`gateway --version` prints it."""
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", run("--version").stdout)

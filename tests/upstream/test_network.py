@@ -241,7 +241,7 @@ def test_supported_settings_are_accepted(monkeypatch):
     check(UpstreamSettings(transport="httpx", http2=True))
     monkeypatch.setenv("ALL_PROXY", "https://proxy:3128")
     check(UpstreamSettings(transport="httpx"))
-    for host in ("localhost", "127.0.0.1", "[::1]"):
+    for host in ("localhost", "LocalHost.", "127.0.0.1", "127.0.0.2", "[::1]", "[0:0:0:0:0:0:0:1]"):
         check(UpstreamSettings(url=f"http://{host}:8001"))
 
 

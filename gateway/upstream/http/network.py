@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
-import ipaddress
 import os
 import ssl
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
+from gateway.hosts import is_loopback
 from gateway.settings import UpstreamSettings, variable_of
 
 SOCKS = ("socks5", "socks5h")
@@ -71,7 +71,7 @@ def check(settings: UpstreamSettings) -> None:
                 raise UpstreamMisconfigured(
                     f"upstream.{name}", "The file is unused, because the upstream's URL is not https"
                 )
-    proxy = None if _is_loopback(settings.url) else proxy_of(settings.url)
+    proxy = None if is_loopback(urlsplit(settings.url).hostname or "") else proxy_of(settings.url)
     if settings.transport == "builtin":
         if proxy is not None:
             raise UpstreamMisconfigured(
@@ -110,11 +110,3 @@ def _file_error(setting: str, failure: OSError) -> UpstreamMisconfigured:
 
 def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
