@@ -88,6 +88,7 @@ def create_app(
         shedder,
         hosts=AllowedHosts(listed(settings.http.allowed_hosts)),
         cors_origins=listed(settings.http.cors_origins),
+        cors_headers=listed(settings.http.cors_headers),
         draft=settings.http.statuses == "draft",
     )
 

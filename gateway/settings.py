@@ -113,7 +113,16 @@ def origin_patterns(origins: str) -> str:
     return ",".join(found)
 
 
+def field_names(names: str) -> str:
+    """Checks comma-separated names of header fields. Raises ValueError, which does not quote them."""
+    for number, name in enumerate(listed(names), start=1):
+        if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name):
+            raise ValueError(f"name {number} of the list must be the name of a header field, such as X-Client-Name")
+    return names
+
+
 HostPatterns = Annotated[str, AfterValidator(host_patterns)]
+FieldNames = Annotated[str, AfterValidator(field_names)]
 OriginPatterns = Annotated[str, AfterValidator(origin_patterns)]
 
 
@@ -429,6 +438,11 @@ class HttpSettings(SettingsGroup):
         default="",
         description="Comma-separated origins that CORS allows, such as https://app.example.com or "
         "http://localhost:3000, in any case; `*` allows all.",
+    )
+    cors_headers: FieldNames = Field(
+        default="",
+        description="Comma-separated names of header fields that pages of these origins may send in addition to those "
+        "that the gateway reads and that tracing libraries and GraphQL clients add; `*` allows all.",
     )
     statuses: Literal["september2026", "draft"] = Field(
         default="september2026",

@@ -25,9 +25,8 @@ from gateway.web.disconnect import ClientDisconnected
 from gateway.web.draft_statuses import as_draft
 from gateway.web.graphql_app import PATH, Exchange, GraphQLApp
 from gateway.web.graphql_request import (
-    COST,
     REQUEST_ID,
-    TIMEOUT,
+    SCRIPT_FIELDS,
     HTTPError,
     fields_of,
     valid_request_id,
@@ -37,6 +36,18 @@ from gateway.web.responses import Fields, Response, error, internal_error, send_
 
 CLIENT_CLOSED = 499  # the status in the log if the client disconnected
 HEALTH = "/health/"
+# Request header fields that GraphQL clients, tracing and monitoring libraries add in browsers. The gateway skips them.
+LIBRARY_FIELDS = (
+    "tracestate", "baggage", "sentry-trace", "b3", "X-B3-TraceId", "X-B3-SpanId", "X-B3-ParentSpanId", "X-B3-Sampled",
+    "X-B3-Flags", "X-Datadog-Trace-Id", "X-Datadog-Parent-Id", "X-Datadog-Origin", "X-Datadog-Sampling-Priority",
+    "X-Datadog-Tags", "elastic-apm-traceparent", "newrelic", "uber-trace-id", "X-Amzn-Trace-Id",
+    "X-Cloud-Trace-Context", "Request-Id", "Request-Context", "X-Correlation-Id", "X-Requested-With",
+    "Apollo-Require-Preflight", "GraphQL-Preflight", "GraphQL-Require-Preflight", "ApolloGraphQL-Client-Name",
+    "ApolloGraphQL-Client-Version", "X-Apollo-Operation-Name", "X-Apollo-Operation-Id", "X-Apollo-Operation-Type",
+    "GraphQL-Client-Name", "GraphQL-Client-Version", "X-GraphQL-Client-Name", "X-GraphQL-Client-Version",
+)  # fmt: skip
+# Response header fields that scripts may read, besides those that the Fetch standard allows. `ETag` is a proxy's.
+EXPOSED_FIELDS = ("Accept-Post", "Age", "Allow", "Cache-Control", "Date", "ETag", "Retry-After", "WWW-Authenticate")
 
 
 class GatewayApp:
@@ -51,6 +62,7 @@ class GatewayApp:
         *,
         hosts: AllowedHosts,
         cors_origins: tuple[str, ...] = (),
+        cors_headers: tuple[str, ...] = (),
         draft: bool = False,
     ) -> None:
         self.graphql = graphql
@@ -58,7 +70,7 @@ class GatewayApp:
         self._starlette = starlette
         self._log = log
         self._hosts = hosts
-        self._cross_origin = CrossOrigin(cors_origins) if cors_origins else None
+        self._cross_origin = CrossOrigin(cors_origins, cors_headers) if cors_origins else None
         self._shedder = shedder
         # For the server, which rejects requests before they are parsed, so without CORS fields.
         self.shedder = None if cors_origins else shedder
@@ -157,13 +169,13 @@ class CrossOrigin:
     Starlette decides the header fields. Every request needs a header that no form can send, which prevents CSRF.
     """
 
-    def __init__(self, origins: tuple[str, ...]) -> None:
+    def __init__(self, origins: tuple[str, ...], headers: tuple[str, ...]) -> None:
         self._cors = _CORS(
             Starlette(),
             allow_origins=origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["Authorization", "Content-Type", COST, REQUEST_ID, TIMEOUT],
-            expose_headers=["Age", "Cache-Control", "Retry-After", "WWW-Authenticate", REQUEST_ID],
+            allow_headers=[*SCRIPT_FIELDS, *LIBRARY_FIELDS, *headers],
+            expose_headers=[*EXPOSED_FIELDS, REQUEST_ID],
             max_age=3600,
         )
         self.fields_for = lru_cache(256)(self._fields_for)

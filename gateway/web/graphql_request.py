@@ -24,23 +24,18 @@ PAGE_QUERY_MAX = 1024
 # The media types of responses. Without a preference it is the first, which older clients expect.
 MEDIA_TYPES = (JSON, RESPONSE)
 HTML = "text/html"
-# The header fields that are used; all others are skipped.
+# The header fields that are used and that a page's script may set.
+SCRIPT_FIELDS = ("Accept", "Authorization", "Content-Encoding", "Content-Type", "traceparent", COST, REQUEST_ID, TIMEOUT)
+# All header fields that are used; any others are skipped.
 FIELDS = frozenset(
     name.lower().encode()
     for name in (
-        "Accept",
+        *SCRIPT_FIELDS,
         "Accept-Encoding",
         "Access-Control-Request-Method",
-        "Authorization",
-        "Content-Encoding",
         "Content-Length",
-        "Content-Type",
         "Host",
         "Origin",
-        "traceparent",
-        COST,
-        REQUEST_ID,
-        TIMEOUT,
     )
 )
 RequestFields = Mapping[bytes, bytes]

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from gateway.app import create_app
 from gateway.cli import app
 from gateway.settings import Settings
+from gateway.web.graphql_request import FIELDS
 from tests.gateways import serving
 
 ORIGINS = (
@@ -133,3 +134,67 @@ def test_what_is_no_origin_fails_at_start(origin, monkeypatch):
     (line,) = ended.stderr.splitlines()
     assert line.startswith("GATEWAY_HTTP_CORS_ORIGINS: Value error, origin 2 of the list must ")
     assert "secret" not in line
+
+
+FORBIDDEN = {b"accept-encoding", b"access-control-request-method", b"content-length", b"host", b"origin"}
+ADDED = (
+    "tracestate, baggage, sentry-trace, b3, x-b3-traceid, x-b3-spanid, x-b3-parentspanid, x-b3-sampled, x-b3-flags, "
+    "apollographql-client-name, apollographql-client-version, apollo-require-preflight, x-apollo-operation-name, "
+    "x-apollo-operation-id, graphql-client-name, graphql-client-version, x-requested-with"
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "is_allowed"),
+    [
+        ("authorization,content-type,traceparent", True),
+        ("traceparent, tracestate, Content-Type, AUTHORIZATION", True),
+        (b", ".join(sorted(FIELDS - FORBIDDEN)).decode(), True),
+        (ADDED, True),
+        (ADDED.title(), True),
+        (", ".join(reversed(ADDED.upper().split(", "))), True),
+        ("x-datadog-trace-id,x-datadog-parent-id,x-datadog-origin,x-datadog-sampling-priority", True),
+        ("x-own,authorization", False),
+        ("cookie2", False),
+    ],
+)
+def test_a_page_may_send_what_is_read_and_what_libraries_add(allowing, asked, is_allowed):
+    """In any case and order; a browser sends none of the request if it may not send one of its fields."""
+    status, fields = preflight(allowing, APP, ("Access-Control-Request-Headers", asked))
+    assert status == (200 if is_allowed else 400)
+    names = {name.strip().lower() for name in fields["access-control-allow-headers"].split(",")}
+    assert (names >= {name.strip().lower() for name in asked.split(",")}) is is_allowed
+
+
+def test_further_fields_are_a_setting(serve):
+    """In addition to the others."""
+    url = serve(create_app(settings(cors_origins=APP, cors_headers="X-Own-Name, x_other.name,")))
+    asked = "authorization,traceparent,x-own-name,X_Other.Name"
+    assert preflight(url, APP, ("Access-Control-Request-Headers", asked))[0] == 200
+    assert preflight(url, APP, ("Access-Control-Request-Headers", f"{asked},x-third"))[0] == 400
+    url = serve(create_app(settings(cors_origins=APP, cors_headers="*")))
+    status, fields = preflight(url, APP, ("Access-Control-Request-Headers", f"{asked},x-third"))
+    assert (status, fields["access-control-allow-headers"]) == (200, f"{asked},x-third")
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "secret:", "X-Näme", "X-Name: secret", "(secret)", "secret@a", '"secret"', "a;b"]
+)
+def test_what_is_no_field_name_fails_at_start(name, monkeypatch):
+    """With one sentence that names the setting and the position in the list, and quotes nothing."""
+    monkeypatch.setenv("GATEWAY_HTTP_CORS_HEADERS", f"X-Name,{name}")
+    ended = CliRunner().invoke(app, ["settings"])
+    assert ended.exit_code == 2
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("GATEWAY_HTTP_CORS_HEADERS: Value error, name 2 of the list must ")
+    assert "secret" not in line
+
+
+def test_a_page_may_read_what_a_client_needs(allowing):
+    """Also of errors: when to try again, how to authenticate, how old data is, and the id for the logs."""
+    for method in ("POST", "GET", "DELETE"):
+        _, fields = answer_of(allowing, method, ("Origin", APP))
+        names = {name.strip().lower() for name in fields["access-control-expose-headers"].split(",")}
+        assert names == {
+            "accept-post", "age", "allow", "cache-control", "date", "etag", "retry-after", "www-authenticate", "x-request-id",
+        }  # fmt: skip
