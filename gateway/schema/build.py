@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import strawberry
 from graphql import (
@@ -25,6 +25,9 @@ from gateway.schema.queries import Query
 from gateway.schema.scalars import CONFIG
 from gateway.schema.types import TelematicsUnit, Vehicle
 
+# The lowest version that has all directives of the schema: compositions reject versions that they don't know.
+FEDERATION: Final = "2.9"
+
 
 class Schema(strawberry.federation.Schema):
     """Strawberry's federation schema with our entities, and without its log of client errors."""
@@ -44,7 +47,7 @@ class Schema(strawberry.federation.Schema):
 
 def build_schema() -> Schema:
     """The schema of the gateway."""
-    schema = Schema(query=Query, types=[Vehicle, TelematicsUnit], config=CONFIG)
+    schema = Schema(query=Query, types=[Vehicle, TelematicsUnit], config=CONFIG, federation_version=FEDERATION)
     for named in schema.core.type_map.values():
         if isinstance(named, GraphQLEnumType) and "UNKNOWN" in named.values:
             leave_open(named)

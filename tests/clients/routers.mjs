@@ -1,11 +1,12 @@
 // A federation router over two subgraphs: the gateway, and one that knows trips of vehicles by their vehicleId.
-// Arguments: router (apollo | hive), URL of the gateway, token or "", the vehicle ids as JSON, path of the gateway's SDL,
-// and optionally a query. Prints what the router answers to it, by default to a query over both subgraphs, and how many
-// entity requests it made to the gateway.
+// Each router comes with its own composition. Arguments: router (apollo | hive), URL of the gateway, token or "", the
+// vehicle ids as JSON, path of the gateway's SDL, and optionally a query. Prints what the router answers to it, by default
+// to a query over both subgraphs, and how many entity requests it made to the gateway.
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
-import { composeServices } from "@apollo/composition";
+import { composeServices as composeByApollo } from "@apollo/composition";
 import { buildSubgraphSchema } from "@apollo/subgraph";
+import { composeServices as composeByHive } from "@theguild/federation-composition";
 import { graphql, parse } from "graphql";
 
 const [router, url, token, idsText, sdlPath, asked] = process.argv.slice(2);
@@ -53,7 +54,8 @@ const fleet = await listen(async (request, response) => {
   response.setHeader("content-type", answer.headers.get("content-type")).end(await answer.text());
 });
 
-const { supergraphSdl, errors } = composeServices([
+const compose = { apollo: composeByApollo, hive: composeByHive }[router];
+const { supergraphSdl, errors } = compose([
   { name: "fleet", url: fleet, typeDefs: parse(readFileSync(sdlPath, "utf8")) },
   { name: "trips", url: trips, typeDefs: parse(SDL) },
 ]);

@@ -110,7 +110,7 @@ def test_real_clients_page_through_the_whole_fleet(serve, client, way, behaviour
 
 @pytest.mark.parametrize("router", ["apollo", "hive"])
 def test_federation_routers_resolve_over_two_subgraphs(serve, tmp_path, router):
-    """Our SDL composes with a subgraph that extends Vehicle; 500 entities take one call and five upstream pages."""
+    """Its composition takes our SDL and one that extends Vehicle; 500 entities take one call and five upstream pages."""
     world = World(serve, vehicles=500)
     sdl = tmp_path / "fleet.graphql"
     sdl.write_text(print_sdl(federation=True))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
+from strawberry.federation import schema_directives
 
 from gateway.schema.global_ids import unit_global_id, vehicle_global_id
 
@@ -81,9 +84,21 @@ async def test_access_to_the_schema_is_a_setting(start, setting, who, status):
     assert gateway.simulator.requests.total == 0
 
 
+def is_importable(candidate) -> bool:
+    return isinstance(candidate, type) and hasattr(candidate, "imported_from") and hasattr(candidate, "minimum_version")
+
+
 async def test_the_service_field_gives_the_federation_sdl(gateway):
-    """_service is the schema with its federation directives."""
+    """_service is the schema with its federation directives, in the lowest version that has all of them."""
     sdl = (await gateway.data("{ _service { sdl } }"))["_service"]["sdl"]
+    version, imported = re.search(r'"https://specs.apollo.dev/federation/v([\d.]+)", import: \[(.*?)\]', sdl).groups()
+    named = {
+        directive.imported_from.name: directive
+        for directive in vars(schema_directives).values()
+        if is_importable(directive)
+    }
+    needed = max(named[name].minimum_version for name in re.findall(r'"@(\w+)"', imported))
+    assert version == ".".join(map(str, needed))
     assert 'type Vehicle implements Node @key(fields: "id") @key(fields: "vehicleId")' in sdl
     assert '@key(fields: "manufacturer brand unitId")' in sdl
     assert "type PageInfo @shareable" in sdl
