@@ -7,10 +7,14 @@ from typing import Any, Final
 
 import strawberry
 from graphql import (
+    GraphQLCompositeType,
     GraphQLEnumType,
     GraphQLError,
+    GraphQLField,
     GraphQLObjectType,
     GraphQLSchema,
+    SchemaMetaFieldDef,
+    TypeMetaFieldDef,
     is_introspection_type,
     is_specified_scalar_type,
     print_type,
@@ -29,13 +33,38 @@ from gateway.schema.types import TelematicsUnit, Vehicle
 FEDERATION: Final = "2.9"
 
 
-class Schema(strawberry.federation.Schema):
-    """Strawberry's federation schema with our entities, and without its log of client errors."""
+class ExecutedSchema(GraphQLSchema):
+    """A subgraph whose introspection shows the schema for clients, without the types and fields for federation routers.
 
-    @property
-    def core(self) -> GraphQLSchema:
-        """The graphql-core schema underneath, for which Strawberry has no public name."""
-        return self._schema
+    Routers read `_service` instead, and code generators refuse names like `_Any`.
+    """
+
+    def __init__(self, subgraph: GraphQLSchema) -> None:
+        super().__init__(**subgraph.to_kwargs())
+        shown = without_federation(subgraph)
+        self._introspection = {
+            "__schema": GraphQLField(SchemaMetaFieldDef.type, resolve=lambda *_: shown),
+            "__type": GraphQLField(
+                TypeMetaFieldDef.type, TypeMetaFieldDef.args, resolve=lambda *_, name: shown.get_type(name)
+            ),
+        }
+
+    def get_field(self, parent_type: GraphQLCompositeType, field_name: str) -> GraphQLField | None:
+        """The field of a type, including the introspection fields."""
+        if parent_type is self.query_type and field_name in self._introspection:
+            return self._introspection[field_name]
+        return super().get_field(parent_type, field_name)
+
+
+class Schema(strawberry.federation.Schema):
+    """Strawberry's federation schema with our entities, and without its log of client errors.
+
+    `core` is the graphql-core schema to execute.
+    """
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        self.core = ExecutedSchema(self._schema)
 
     def entities_resolver(self, info: Info, representations: list[FederationAny]) -> Any:
         """The entities; each may fail separately."""

@@ -1,12 +1,13 @@
 // schema.graphql as front-end tools see it: TypeScript by graphql-codegen, compiled strictly, and graphql-eslint's Relay
-// rules. Prints what they have to say; ends with 0 if that is nothing. Argument: path of schema.graphql.
+// rules; and the schema that introspection shows, by graphql-codegen, which refuses unknown scalars. Prints what they have
+// to say; ends with 0 if that is nothing. Arguments: path of schema.graphql, URL of the gateway, token.
 import { execFileSync } from "node:child_process";
 import { writeFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import { generate } from "@graphql-codegen/cli";
 import { ESLint } from "eslint";
 
-const [schema] = process.argv.slice(2);
+const [schema, url, token] = process.argv.slice(2);
 const config = { strictScalars: true, scalars: { DateTime: "string", JSON: "unknown" }, useTypeImports: true };
 await generate(
   {
@@ -20,10 +21,20 @@ await generate(
   },
   true,
 );
+await generate(
+  {
+    schema: { [url]: { headers: { Authorization: `Bearer ${token}` } } },
+    generates: { "generated/introspected.ts": { plugins: ["typescript"], config } },
+    silent: true,
+  },
+  true,
+);
 writeFileSync(
   "generated/use.ts",
   `import type { FleetQuery } from "./operations";
+import type { Vehicle as Introspected } from "./introspected";
 import type { Vehicle } from "./schema";
+export const same = (vehicle: Introspected): Vehicle => vehicle;
 export const name = (vehicle: Vehicle): string => vehicle.masterData?.customName ?? vehicle.vehicleId;
 export const plates = (fleet: FleetQuery): string[] =>
   (fleet.vehicles?.nodes ?? []).map((vehicle) => vehicle.masterData?.licensePlate ?? "none");

@@ -5,9 +5,20 @@ from __future__ import annotations
 import re
 
 import pytest
+from graphql import (
+    build_client_schema,
+    get_introspection_query,
+    is_introspection_type,
+    is_specified_scalar_type,
+    print_directive,
+    print_type,
+    specified_directives,
+)
 from strawberry.federation import schema_directives
 
+from gateway.schema.build import print_sdl
 from gateway.schema.global_ids import unit_global_id, vehicle_global_id
+from gateway.schema.root_fields import ROOT_FIELDS
 
 ENTITIES = """query($r: [_Any!]!) { _entities(representations: $r) {
   __typename ... on Vehicle { vehicleId masterData { brand } } ... on TelematicsUnit { unitId vehicle { vehicleId } } } }"""
@@ -103,3 +114,41 @@ async def test_the_service_field_gives_the_federation_sdl(gateway):
     assert '@key(fields: "manufacturer brand unitId")' in sdl
     assert "type PageInfo @shareable" in sdl
     assert '@listSize(assumedSize: 50, slicingArguments: ["first", "last"]' in sdl
+
+
+INTROSPECTION = get_introspection_query(
+    specified_by_url=True, input_value_deprecation=True, directive_is_repeatable=True
+)
+SCHEMA, _, FRAGMENTS = INTROSPECTION.partition("{")[2].partition("}\n\nfragment FullType")
+ONE = '{__typename: "Vehicle", vehicleId: "JQ7RP"}'
+
+
+@pytest.mark.parametrize("projection", [True, False])
+@pytest.mark.parametrize(
+    "query",
+    [
+        f"{{ {SCHEMA} }}",
+        f'{{ {SCHEMA} vehicle(id: "JQ7RP") {{ vehicleId }} }}',
+        f"{{ {SCHEMA} _service {{ sdl }} _entities(representations: [{ONE}]) {{ __typename }} }}",
+        f"query($yes: Boolean! = true) {{ {SCHEMA.replace('types', 'types @include(if: $yes)')} }}",
+        f"{{ ...Root }} fragment Root on Query {{ {SCHEMA} }}",
+    ],
+)
+async def test_introspection_shows_the_schema_for_clients(start, query, projection):
+    """It is schema.graphql, also beside data and federation fields, which code generators can't name."""
+    gateway = await start(graphql__projection=projection)
+    shown = build_client_schema(await gateway.data(f"{query} fragment FullType{FRAGMENTS}"))
+    own = (named for _, named in sorted(shown.type_map.items()) if not is_introspection_type(named))
+    printed = [print_type(named) for named in own if not is_specified_scalar_type(named)]
+    assert "\n\n".join(printed) + "\n" == print_sdl()
+    assert list(map(print_directive, shown.directives)) == list(map(print_directive, specified_directives))
+
+
+async def test_types_of_federation_are_not_shown_by_name(gateway):
+    """Neither if the name is in the document nor if it is a variable; `Query` has no such field."""
+    for name in ("_Any", "_Entity", "_Service", "_FieldSet", "link__Import", "Vehicle"):
+        found = {"__type": {"name": name} if name == "Vehicle" else None}
+        assert await gateway.data(f'{{ __type(name: "{name}") {{ name }} }}') == found
+        assert await gateway.data("query($n: String!) { __type(name: $n) { name } }", n=name) == found
+    fields = (await gateway.data('{ __type(name: "Query") { fields { name } } }'))["__type"]["fields"]
+    assert {field["name"] for field in fields} == ROOT_FIELDS.keys() - {"_entities"}
