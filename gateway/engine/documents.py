@@ -141,6 +141,15 @@ def digest_of(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+_SHA256 = re.compile(r"(?:sha256:)?([0-9a-f]{64})", re.ASCII | re.IGNORECASE)
+
+
+def sha256_of_id(document_id: str) -> str | None:
+    """The SHA-256 that an id of a document is, as by `digest_of`: in any case, with or without `sha256:`."""
+    found = _SHA256.fullmatch(document_id)
+    return found and found[1].lower()
+
+
 # Requests that are remembered by their bytes.
 BODIES_MAX = 512
 

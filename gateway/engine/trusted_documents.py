@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from graphql import GraphQLSchema
 
-from gateway.engine.documents import Documents, digest_of
+from gateway.engine.documents import Documents, digest_of, sha256_of_id
 
 APOLLO = "apollo-persisted-query-manifest"
 
@@ -19,7 +19,10 @@ class ManifestInvalid(ValueError):
 
 
 def read_manifest(path: Path) -> Mapping[str, str]:
-    """The documents of a manifest by id: Relay's `{id: text}`, or Apollo's list of operations with `id` and `body`."""
+    """The documents of a manifest by id: Relay's `{id: text}`, or Apollo's list of operations with `id` and `body`.
+
+    Ids that are a SHA-256 are normalised. Raises ManifestInvalid.
+    """
     try:
         content: Any = msgspec.json.decode(path.read_bytes())
     except OSError as missing:
@@ -27,10 +30,16 @@ def read_manifest(path: Path) -> Mapping[str, str]:
     except msgspec.DecodeError as garbled:
         raise ManifestInvalid(f"{path} is not JSON: {garbled}") from garbled
     if isinstance(content, dict) and content.get("format") == APOLLO:
-        content = {entry["id"]: entry["body"] for entry in _entries(content.get("operations"))}
-    if not isinstance(content, dict) or not all(isinstance(text, str) for text in content.values()):
+        entries = [(entry["id"], entry["body"]) for entry in _entries(content.get("operations"))]
+    elif isinstance(content, dict) and all(isinstance(text, str) for text in content.values()):
+        entries = list(content.items())
+    else:
         raise ManifestInvalid(f"{path} is neither a Relay nor an Apollo manifest")
-    return content
+    documents: dict[str, str] = {}
+    for name, text in entries:
+        if documents.setdefault(sha256_of_id(name) or name, text) != text:
+            raise ManifestInvalid(f"{path} has different documents with the id {name}")
+    return documents
 
 
 def problems_of(manifest: Mapping[str, str], schema: GraphQLSchema) -> list[str]:
@@ -38,7 +47,7 @@ def problems_of(manifest: Mapping[str, str], schema: GraphQLSchema) -> list[str]
     documents, problems = Documents(schema), []
     for name, text in manifest.items():
         problems += [f"{name}: {error.message}" for error in documents.read(text).errors]
-        if len(name) == len(digest_of("")) and name != digest_of(text):
+        if sha256_of_id(name) is not None and name != digest_of(text):
             problems.append(f"{name}: id looks like a SHA-256 hash but does not match the document")
     return problems
 

@@ -14,6 +14,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from gateway.engine.documents import sha256_of_id
 from gateway.upstream.http.inflate import inflate
 
 JSON = "application/json"
@@ -81,15 +82,19 @@ class GraphQLParams(msgspec.Struct):
 
     @property
     def digest(self) -> str | None:
-        """The SHA-256 of Apollo's automatic persisted queries."""
+        """The SHA-256 of a persisted query: Apollo's, or an id that is sent instead of a document."""
         persisted = (self.extensions or {}).get("persistedQuery")
         digest = persisted.get("sha256Hash") if isinstance(persisted, dict) else None
-        return digest if isinstance(digest, str) else None
+        if isinstance(digest, str):
+            return sha256_of_id(digest) or digest
+        document_id = self.document_id or self.doc_id
+        return sha256_of_id(document_id) if document_id and not self.query else None
 
     @property
     def trusted_id(self) -> str | None:
         """The id of a trusted document, by any convention."""
-        return self.document_id or self.doc_id or self.digest
+        document_id = self.document_id or self.doc_id
+        return (sha256_of_id(document_id) or document_id) if document_id else self.digest
 
 
 _NAMES = frozenset(field.encode_name for field in msgspec.structs.fields(GraphQLParams))

@@ -43,6 +43,37 @@ async def test_a_query_is_sent_once_and_then_named(gateway):
     ).json() == JQ7RP
 
 
+HASH = digest_of(QUERY)
+IDS = (HASH, HASH.upper(), f"sha256:{HASH}", f"SHA256:{HASH.upper()}")
+NAMED = [
+    *({"extensions": persisted(name)} for name in IDS),
+    *({convention: name} for convention in ("documentId", "doc_id") for name in IDS),
+]
+
+
+@pytest.mark.parametrize("registered", IDS)
+async def test_all_spellings_of_a_hash_are_one_id(gateway, registered):
+    """With or without `sha256:`, in capitals, as `sha256Hash` or as a document's id; by GET as well."""
+    for named in NAMED:
+        unknown = await send(gateway, **named)
+        assert unknown["errors"][0]["message"] == "PersistedQueryNotFound"
+    assert await send(gateway, query=QUERY, extensions=persisted(registered)) == JQ7RP
+    for named in NAMED:
+        assert await send(gateway, **named) == JQ7RP
+        parameters = {name: value if isinstance(value, str) else json.dumps(value) for name, value in named.items()}
+        headers = {"Authorization": "Bearer token-of-alice"}
+        assert (await gateway.http.get("/graphql", params=parameters, headers=headers)).json() == JQ7RP
+        assert (await send(gateway, by="bob", **named))["errors"][0]["message"] == "PersistedQueryNotFound"
+
+
+@pytest.mark.parametrize("name", ["md5:" + HASH, HASH[1:], "sha256:", "sha256:" + HASH[1:], f" {HASH}", f"{HASH}0"])
+async def test_what_is_no_hash_names_no_registered_query(gateway, name):
+    """A document's id that is no SHA-256 belongs to trusted documents, and is ignored beside a document."""
+    assert await send(gateway, query=QUERY, extensions=persisted(HASH)) == JQ7RP
+    assert (await send(gateway, 400, documentId=name))["errors"][0]["extensions"]["code"] == "BAD_REQUEST"
+    assert await send(gateway, query=QUERY, documentId=name) == JQ7RP
+
+
 async def test_a_wrong_hash_is_rejected(gateway):
     """No caller can register a query under another query's hash."""
     rejected = await send(gateway, 422, query=OTHER, extensions=persisted(digest_of(QUERY)))
@@ -73,10 +104,17 @@ async def test_an_invalid_token_registers_nothing(gateway):
 
 MANIFESTS = {
     "relay": {digest_of(QUERY): QUERY},
+    "relay with a prefix": {f"sha256:{digest_of(QUERY)}": QUERY},
+    "relay twice": {f"SHA256:{digest_of(QUERY).upper()}": QUERY, digest_of(QUERY): QUERY},
     "apollo": {
         "format": "apollo-persisted-query-manifest",
         "version": 1,
         "operations": [{"id": digest_of(QUERY), "name": "V", "type": "query", "body": QUERY}],
+    },
+    "apollo in capitals": {
+        "format": "apollo-persisted-query-manifest",
+        "version": 1,
+        "operations": [{"id": digest_of(QUERY).upper(), "name": "V", "type": "query", "body": QUERY}],
     },
 }
 
@@ -87,8 +125,7 @@ async def test_with_trusted_documents_only_they_run(start, tmp_path, form):
     file = tmp_path / "manifest.json"
     file.write_text(json.dumps(MANIFESTS[form]))
     gateway = await start(graphql__trusted_documents=str(file))
-    digest = digest_of(QUERY)
-    for body in ({"documentId": digest}, {"doc_id": digest}, {"extensions": persisted(digest)}, {"query": QUERY}):
+    for body in (*NAMED, {"query": QUERY}):
         assert await send(gateway, **body) == JQ7RP
     for body in (
         {"query": OTHER},
@@ -98,7 +135,18 @@ async def test_with_trusted_documents_only_they_run(start, tmp_path, form):
     ):
         answer = await send(gateway, 422, **body)
         assert answer["errors"][0]["extensions"]["code"] == "OPERATION_NOT_TRUSTED"
-    assert gateway.simulator.requests.by_path == {"/vehicles/{id}": 4}
+    assert gateway.simulator.requests.by_path == {"/vehicles/{id}": len(NAMED) + 1}
+
+
+async def test_other_ids_of_trusted_documents_are_compared_exactly(start, tmp_path):
+    """Only a SHA-256 has several spellings."""
+    file = tmp_path / "manifest.json"
+    file.write_text(json.dumps({"Vehicle": QUERY, "sha256:abc": OTHER}))
+    gateway = await start(graphql__trusted_documents=str(file))
+    assert await send(gateway, documentId="Vehicle") == JQ7RP
+    assert await send(gateway, documentId="sha256:abc") == {"data": {"__typename": "Query"}}
+    for name in ("vehicle", "sha256:Vehicle", "abc", "sha256:ABC"):
+        assert "errors" in await send(gateway, documentId=name)
 
 
 @pytest.mark.parametrize(
@@ -107,6 +155,17 @@ async def test_with_trusted_documents_only_they_run(start, tmp_path, form):
         (MANIFESTS["relay"], 0, "Valid operations: 1"),
         ({"a": "{ nope }"}, 1, "a: Cannot query field 'nope'"),
         ({"0" * 64: QUERY}, 1, "does not match the document"),
+        ({"sha256:" + "0" * 64: QUERY}, 1, "does not match the document"),
+        (MANIFESTS["relay with a prefix"], 0, "Valid operations: 1"),
+        ({digest_of(QUERY): QUERY, f"sha256:{digest_of(QUERY)}": OTHER}, 2, "different documents with the id sha256:"),
+        (
+            {
+                "format": "apollo-persisted-query-manifest",
+                "operations": [{"id": "a", "body": QUERY}, {"id": "a", "body": OTHER}],
+            },
+            2,
+            "different documents with the id a",
+        ),
         ({"a": 5}, 2, "neither a Relay nor an Apollo manifest"),
         ("nonsense", 2, "neither"),
     ],
