@@ -144,7 +144,11 @@ def check_content_type(content_type: bytes | None) -> None:
 def params_of_query_string(query_string: bytes) -> GraphQLParams:
     """The parameters of a GET; `variables` and `extensions` are JSON. Raises HTTPError with 400 or 422."""
     parameters = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
-    given: dict[str, Any] = {name: value for name, value in dict(parameters).items() if name in _NAMES and value}
+    known = [(name, value) for name, value in parameters if name in _NAMES]
+    given: dict[str, Any] = {name: value for name, value in known if value}
+    if len(known) > len(dict(known)):
+        # A cache or firewall in front of the gateway may have read the other one.
+        raise invalid_parameters("Request parameters must not be repeated.")
     try:
         for name in ("variables", "extensions"):
             if name in given:

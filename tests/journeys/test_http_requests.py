@@ -109,6 +109,17 @@ async def test_a_query_may_come_by_get(gateway):
     assert response.json() == {"data": {"__typename": "Query"}}
 
 
+async def test_a_parameter_of_a_get_is_given_once(gateway):
+    """400 for a repeated one; other parameters are ignored, and a browser is not shown the page instead."""
+    headers = {"Authorization": "Bearer token-of-alice"}
+    for accept in ("application/json", "text/html,*/*;q=0.8"):
+        twice = await gateway.http.get("/graphql?query={a}&query={__typename}", headers={**headers, "Accept": accept})
+        assert twice.status_code == 400
+        assert twice.json()["errors"][0]["extensions"]["code"] == "BAD_REQUEST"
+    other = await gateway.http.get("/graphql?utm=1&query={__typename}&utm=2", headers=headers)
+    assert other.json() == {"data": {"__typename": "Query"}}
+
+
 @pytest.mark.parametrize(
     ("given", "accepted"), [("abc-1.2_3", True), ("x" * 65, False), ("a b", False), ("<script>", False), ("", False)]
 )

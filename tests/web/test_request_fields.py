@@ -125,9 +125,28 @@ def test_a_browser_opens_the_page_without_a_query(query_string, opens):
 
 
 def test_a_query_string_holds_json_and_text():
-    """The last of equal names counts, empty ones count as absent, and others are ignored."""
-    params = params_of_query_string(b"query=a&query=%7Bb%7D&variables=%7B%22n%22:1%7D&operationName=&x=y&extensions=")
+    """Empty parameters count as absent, and others are ignored, even if they are repeated."""
+    params = params_of_query_string(b"x=1&query=%7Bb%7D&variables=%7B%22n%22:1%7D&operationName=&x=y&extensions=")
     assert (params.query, params.variables, params.operation_name, params.extensions) == ("{b}", {"n": 1}, None, None)
+
+
+@pytest.mark.parametrize(
+    "query_string",
+    [
+        b"query=a&query=b",
+        b"query=a&query=a",
+        b"query=&query=a",
+        b"query=a&x=1&%71uery=b",
+        b"query=a&query",
+        *(b"query=a&%b=1&%b=2" % (name, name) for name in (b"operationName", b"documentId", b"doc_id")),
+        *(b"query=a&%b=%%7B%%7D&%b=%%7B%%7D" % (name, name) for name in (b"variables", b"extensions")),
+    ],
+)
+def test_a_repeated_parameter_is_rejected(query_string):
+    """Which of the two is meant is ambiguous."""
+    with pytest.raises(HTTPError, match="repeated") as rejected:
+        params_of_query_string(query_string)
+    assert (rejected.value.status, rejected.value.code) == (422, "BAD_REQUEST")
 
 
 @pytest.mark.parametrize(
