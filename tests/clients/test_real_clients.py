@@ -172,11 +172,17 @@ def test_front_end_tools_accept_the_schema(serve):
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_graphiql_works_in_a_browser_without_a_network(serve, tmp_path, monkeypatch):
-    """In Chromium: the first example by keyboard, its cost, a cursor, the documentation; no error, no leaked token."""
+@pytest.fixture
+def chromium(monkeypatch) -> None:
+    """Chromium, and a build with GraphiQL."""
     monkeypatch.setenv("CHROMIUM", require("chromium", "chromium"))
     if not GRAPHIQL.joinpath("graphiql.min.js").is_file():
         give_up("npm", "this build is without GraphiQL: uv sync --reinstall-package invers-graphql-gateway brings it")
+
+
+@pytest.mark.usefixtures("chromium")
+def test_graphiql_works_in_a_browser_without_a_network(serve, tmp_path):
+    """In Chromium: the first example by keyboard, its cost, a cursor, the documentation; no error, no leaked token."""
     world = World(serve)
     seen = node("explorer.mjs", world.base, str(tmp_path / "explorer.png"))
     assert seen["console"] == []
@@ -190,3 +196,38 @@ def test_graphiql_works_in_a_browser_without_a_network(serve, tmp_path, monkeypa
     assert "telematicsUnits" in seen["docs"]
     assert "client-token" not in seen["storage"]
     assert seen["address"] == world.url
+
+
+def graphiql_without_token(serve: Any, introspection: str) -> Any:
+    """What a person sees in GraphiQL of a gateway that is not the demo."""
+    simulator = Simulator([FleetPlan(vehicles=50, clients=(Client("T7K2M#one", token="client-token"),))], Behaviours())
+    settings = Settings(
+        upstream={"url": serve(simulator.app)}, log={"level": "error"}, graphql={"introspection": introspection}
+    )
+    is_public = ["public"] if introspection == "public" else []
+    seen = node("explorer_token.mjs", serve(create_app(settings)), "client-token", *is_public)
+    assert seen["errors"] == []
+    assert "Persist headers" not in seen["settings"]
+    assert "client-token" not in seen["storage"]
+    return seen
+
+
+@pytest.mark.usefixtures("chromium")
+def test_graphiql_fetches_the_schema_with_the_token_that_is_typed(serve):
+    """When typing stops; the error is gone then, and tabs with the placeholder use the token."""
+    seen = graphiql_without_token(serve, "authenticated")
+    for failed in (seen["first"], seen["second"]):
+        assert json.loads(failed["response"])["errors"][0]["extensions"]["code"] == "UNAUTHENTICATED"
+        assert "Error fetching schema" in failed["docs"]
+    # GraphiQL tries twice, the second time without subscriptions.
+    assert seen["introspections"] == [None, None, "Bearer no token", "Bearer no token", "Bearer client-token"]
+    assert json.loads(seen["third"]["response"])["data"]["vehicles"]["edges"]
+    assert "Error" not in seen["third"]["docs"]
+
+
+@pytest.mark.usefixtures("chromium")
+def test_graphiql_needs_no_token_for_public_introspection(serve):
+    """The placeholder is not sent."""
+    seen = graphiql_without_token(serve, "public")
+    assert seen["introspections"] == [None]
+    assert seen["first"] == ""

@@ -1,10 +1,14 @@
 "use strict";
-// The token is kept in the header editor and sent in requests. It is never part of a URL, and is stored in local storage
-// only if the user turns that on in GraphiQL's settings.
+// The token is kept in this page's memory and sent in requests. It is never part of a URL, nor of local storage.
 
 const root = document.getElementById("explorer") || document.getElementById("plain");
 const config = JSON.parse(root.dataset.config);
 const cost = document.getElementById("cost");
+const PLACEHOLDER = "Bearer <your token>";
+// Milliseconds without a change of the token until the schema is fetched again.
+const REFETCH_AFTER = 500;
+// The token of all tabs that still have the placeholder: the last one that was typed into any tab.
+let authorization = config.token ? `Bearer ${config.token}` : undefined;
 
 function showCost(result) {
   const extensions = result && result.extensions;
@@ -24,7 +28,7 @@ async function execute(parameters, headers) {
       Accept: "application/graphql-response+json, application/json;q=0.9",
       "Content-Type": "application/json",
       "X-Gateway-Cost": "report",
-      ...headers,
+      ...withToken(headers),
     },
     body: JSON.stringify(parameters),
   });
@@ -33,18 +37,30 @@ async function execute(parameters, headers) {
   return result;
 }
 
-function headersFor(token) {
-  return JSON.stringify({ Authorization: `Bearer ${token || "<your token>"}` }, null, 2);
+// Without a token there is no header, since anyone may read the schema if the gateway is configured so.
+function withToken({ Authorization, ...headers }) {
+  const sent = Authorization === PLACEHOLDER ? authorization : Authorization;
+  return sent === undefined ? headers : { ...headers, Authorization: sent };
 }
 
-// GraphiQL keeps headers out of its tabs but not out of its history. Keys that may contain a token stay in this page's
-// memory, unless the user has chosen to persist headers.
+// The token in the text of a header editor; undefined while that is incomplete or has the placeholder.
+function authorizationIn(text) {
+  let headers;
+  try {
+    headers = JSON.parse(text);
+  } catch {
+    return undefined;
+  }
+  const name = Object.keys(headers ?? {}).find((each) => each.toLowerCase() === "authorization");
+  return name && headers[name] !== PLACEHOLDER ? headers[name] : undefined;
+}
+
+// GraphiQL keeps headers out of its tabs but not out of its history, so keys that may contain a token are kept in memory.
 const PRIVATE = new Set(["graphiql:queries", "graphiql:favorites", "graphiql:headers"]);
 const memory = new Map();
-const isPrivate = (key) => PRIVATE.has(key) && localStorage.getItem("graphiql:shouldPersistHeaders") !== "true";
 const storage = {
-  getItem: (key) => (isPrivate(key) ? (memory.get(key) ?? null) : localStorage.getItem(key)),
-  setItem: (key, value) => (isPrivate(key) ? memory.set(key, value) : localStorage.setItem(key, value)),
+  getItem: (key) => (PRIVATE.has(key) ? (memory.get(key) ?? null) : localStorage.getItem(key)),
+  setItem: (key, value) => (PRIVATE.has(key) ? memory.set(key, value) : localStorage.setItem(key, value)),
   removeItem: (key) => (memory.delete(key), localStorage.removeItem(key)),
   clear: () => (memory.clear(), localStorage.clear()),
   get length() {
@@ -53,20 +69,56 @@ const storage = {
 };
 
 function showGraphiQL() {
-  const headers = headersFor(config.token);
+  const app = ReactDOM.createRoot(root);
+  const headers = JSON.stringify({ Authorization: authorization ?? PLACEHOLDER }, null, 2);
   const tabs = config.examples.map(({ query, variables }) => ({ query, variables, headers }));
-  const fetcher = (parameters, options) => execute(parameters, (options && options.headers) || {});
-  ReactDOM.createRoot(root).render(
-    React.createElement(GraphiQL, {
-      fetcher,
-      defaultTabs: tabs,
-      defaultHeaders: headers,
-      defaultEditorToolsVisibility: "headers",
-      shouldPersistHeaders: false,
-      storage,
-      inputValueDeprecation: true,
-    }),
-  );
+  let current; // the fetcher
+  let hasSchema = false;
+  let schemaError; // as GraphiQL shows it in place of a response
+  let timer;
+
+  const newFetcher = () => async function fetcher(parameters, options) {
+    const result = execute(parameters, options?.headers ?? {});
+    if (parameters.operationName !== "IntrospectionQuery") return result;
+    const schema = await result.catch((error) => ({ errors: [{ message: String(error) }] }));
+    if (fetcher !== current) return new Promise(() => {}); // GraphiQL would show an old token's error
+    if (!schema.data) schemaError = JSON.stringify(schema, null, 2);
+    return schema;
+  };
+
+  function onEditHeaders(text) {
+    const typed = authorizationIn(text);
+    if (typed === undefined || typed === authorization) return;
+    authorization = typed;
+    clearTimeout(timer);
+    if (!hasSchema) timer = setTimeout(render, REFETCH_AFTER);
+  }
+
+  function onSchemaChange() {
+    hasSchema = true;
+    const shown = root.querySelector(".result-window .CodeMirror")?.CodeMirror;
+    if (shown && shown.getValue() === schemaError) shown.setValue("");
+  }
+
+  // GraphiQL fetches the schema for each new fetcher.
+  function render() {
+    current = newFetcher();
+    app.render(
+      React.createElement(GraphiQL, {
+        fetcher: current,
+        onEditHeaders,
+        onSchemaChange,
+        defaultTabs: tabs,
+        defaultHeaders: headers,
+        defaultEditorToolsVisibility: "headers",
+        shouldPersistHeaders: false,
+        storage,
+        inputValueDeprecation: true,
+      }),
+    );
+  }
+
+  render();
 }
 
 function showPlainPage() {
