@@ -26,7 +26,16 @@ PAGE_QUERY_MAX = 1024
 MEDIA_TYPES = (JSON, RESPONSE)
 HTML = "text/html"
 # The header fields that are used and that a page's script may set.
-SCRIPT_FIELDS = ("Accept", "Authorization", "Content-Encoding", "Content-Type", "traceparent", COST, REQUEST_ID, TIMEOUT)
+SCRIPT_FIELDS = (
+    "Accept",
+    "Authorization",
+    "Content-Encoding",
+    "Content-Type",
+    "traceparent",
+    COST,
+    REQUEST_ID,
+    TIMEOUT,
+)
 # All header fields that are used; any others are skipped.
 FIELDS = frozenset(
     name.lower().encode()
