@@ -26,7 +26,7 @@ from gateway.schema.build import build_schema, print_sdl
 from gateway.server.config import ServerConfig
 from gateway.server.open_files import allow_files
 from gateway.server.processes import Server, serve_with_workers
-from gateway.settings import LogSettings, Settings, setting_infos, unknown_variables, variable_of
+from gateway.settings import LogSettings, Settings, service_links, setting_infos, unknown_variables, variable_of
 from gateway.simulator import Behaviours, FleetPlan, Simulator
 from gateway.telemetry import configure_logs, get_logger
 from gateway.upstream.http.network import UpstreamMisconfigured, check
@@ -73,8 +73,7 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, upstrea
         typer.echo(f"{variable_of(misconfigured.setting)}: {misconfigured}", err=True)
         raise typer.Exit(2) from None
     configure_logs(settings.log, workers=settings.workers)
-    for warning in _warnings(settings):
-        get_logger("gateway").warning(warning)
+    _log_warnings(settings)
     connection_limits = _connection_limits(settings)
     if settings.workers == 1:
         Server(ServerConfig(from_environment(), settings, **connection_limits), _print_address).run()
@@ -93,6 +92,7 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
     upstream = _in_background(simulator.app)
     settings = _settings({"host": host, "port": port, "upstream.url": upstream, "log.format": "text"})
     configure_logs(settings.log)
+    _log_warnings(settings)
 
     def greet(url: str) -> None:
         _print(
@@ -236,10 +236,21 @@ def _settings(options: dict[str, str | int | None]) -> Settings:
     return settings
 
 
+def _log_warnings(settings: Settings) -> None:
+    for warning in _warnings(settings):
+        get_logger("gateway").warning(warning)
+
+
 def _warnings(settings: Settings) -> Iterator[str]:
     """Warnings about settings that are allowed but probably not intended."""
-    for name in unknown_variables():
-        yield f"{name} is not a setting; `gateway settings` lists all settings"
+    ignored = [
+        f"{name} is not a setting" + (f" (did you mean {closest}?)" if closest else "")
+        for name, closest in unknown_variables().items()
+    ]
+    if links := service_links():
+        ignored.append(f"service links of Kubernetes or Docker are no settings: {', '.join(links)}")
+    if ignored:
+        yield f"ignored variables: {'; '.join(ignored)}"
     url = urlsplit(settings.upstream.url)
     if url.scheme == "http" and not is_loopback(url.hostname or ""):
         yield "GATEWAY_UPSTREAM_URL is not https: tokens are sent unencrypted"

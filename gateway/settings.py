@@ -5,17 +5,19 @@
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import os
 import re
 import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from functools import cache
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, quote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from gateway.hosts import host_pattern, origin_pattern
 
@@ -570,6 +572,16 @@ class Settings(BaseSettings):
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
 
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, *_: Any, **__: Any
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Reads arguments and those environment variables that are settings."""
+        environment = EnvSettingsSource(settings_cls)
+        ignored = {name.lower() for name in (*unknown_variables(), *service_links())}
+        environment.env_vars = {name: text for name, text in environment.env_vars.items() if name not in ignored}
+        return init_settings, environment
+
 
 @dataclass(frozen=True, slots=True)
 class SettingInfo:
@@ -592,12 +604,13 @@ def setting_infos(
     settings: Settings, environ: Mapping[str, str] = os.environ, given: frozenset[str] = frozenset()
 ) -> Iterator[SettingInfo]:
     """All settings with values and sources; `given` are the variables that the command line sets."""
+    ignored = service_links(environ)
     for path, value, default, text in _leaves(settings):
         variable = variable_of(path)
         if variable in given:
             source: Literal["default", "environment", "command line"] = "command line"
         else:
-            source = "environment" if variable in environ else "default"
+            source = "environment" if variable in environ and variable not in ignored else "default"
         yield SettingInfo(path, variable, masked(value), default, text, source)
 
 
@@ -615,10 +628,47 @@ _BEFORE = re.compile(r"(?s)(?<=://).*@")
 _AFTER = re.compile(r"(?s)(?<=[?#]).+")
 
 
-def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Variables that start with GATEWAY_ but are not settings, probably misspelt."""
-    known = {variable_of(path) for path, *_ in _leaves(Settings.model_construct())}
-    return sorted(name for name in environ if name.upper().startswith(PREFIX) and name.upper() not in known)
+# Kubernetes and Docker set such variables for each service that a container may reach. Those of a service whose name
+# begins with "gateway" begin with GATEWAY_, and the service "gateway" has GATEWAY_PORT=tcp://10.0.0.1:8000.
+_LINK_NAME = re.compile(r".+_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
+_LINK = re.compile(r"(tcp|udp|sctp)://(\[[0-9A-Fa-f:.]+\]|[\w.-]+):\d{1,5}")
+
+
+def service_links(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Variables that start with GATEWAY_ but were set by Kubernetes or Docker for a service, and are not settings."""
+    return [
+        name
+        for name in _ours(environ)
+        if _LINK_NAME.fullmatch(name.upper())
+        and (name.upper() not in _variables() or _LINK.fullmatch(environ[name]) is not None)
+    ]
+
+
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> dict[str, str | None]:
+    """Other variables that start with GATEWAY_ but are not settings, each with the setting of the most similar name."""
+    known, links = _variables(), service_links(environ)
+    return {
+        name: _closest(name.upper(), known)
+        for name in _ours(environ)
+        if name not in links and name.upper() not in known
+    }
+
+
+def _ours(environ: Mapping[str, str]) -> list[str]:
+    return sorted(name for name in environ if name.upper().startswith(PREFIX))
+
+
+@cache
+def _variables() -> frozenset[str]:
+    """The variables of all settings, and those of groups, which hold JSON."""
+    paths = [path for path, *_ in _leaves(Settings.model_construct())]
+    return frozenset(map(variable_of, (*paths, *(path.partition(".")[0] for path in paths))))
+
+
+def _closest(name: str, known: frozenset[str]) -> str | None:
+    names = sorted(variable.removeprefix(PREFIX) for variable in known)
+    found = difflib.get_close_matches(name.removeprefix(PREFIX), names, n=1, cutoff=0.75)
+    return PREFIX + found[0] if found else None
 
 
 def _leaves(model: BaseModel, path: str = "") -> Iterator[tuple[str, object, object, str]]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from gateway.cli import app
@@ -26,6 +27,12 @@ def run(*arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*GATEWAY, *arguments], env=CLEAN | environ, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def show_settings(**environ: str) -> Result:
+    """`gateway settings` within this process, without the settings of the tests' own environment."""
+    without = {name: None for name in os.environ if name.startswith("GATEWAY_")}
+    return CliRunner().invoke(app, ["settings"], env=without | environ)
 
 
 @contextmanager
@@ -112,22 +119,105 @@ def test_settings_show_their_value_and_source():
         ("GATEWAY_UPSTREAM_PAGE_SIZE", "many"),
         ("GATEWAY_UPSTREAM_PAGE_SIZE", "0"),
         ("GATEWAY_UPSTREAM_URL", "ftp://fleet"),
-        ("GATEWAY_UPSTREAM_PAGESIZE", "50"),
         ("GATEWAY_LOG_LEVEL", "loud"),
+        ("GATEWAY_PORT", "tcp"),
+        ("GATEWAY_PORT", "http://10.0.0.1:8000"),
+        ("GATEWAY_PORT", "tcp://10.0.0.1:8000/path"),
+        ("GATEWAY_PORT", "tcp://user@10.0.0.1:8000"),
+        ("GATEWAY_UPSTREAM_URL", "tcp://10.0.0.1:8000"),
     ],
 )
 def test_a_bad_setting_ends_the_program_with_its_name(variable, value):
     """One line names the invalid variable; there is no traceback."""
-    without = {name: None for name in os.environ if name.startswith("GATEWAY_")}
-    ended = CliRunner().invoke(app, ["settings"], env=without | {variable: value})
+    ended = show_settings(**{variable: value})
     assert ended.exit_code == 2  # an exception would give 1
     assert ended.stderr.startswith(f"{variable}: ")
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_an_unknown_variable_causes_a_warning():
-    """A name that begins with GATEWAY_ and is no setting is most likely misspelt."""
-    assert "warning: GATEWAY_TIMEOUT is not a setting" in run("settings", GATEWAY_TIMEOUT="5").stderr
+@pytest.mark.parametrize(
+    ("variable", "closest"),
+    [
+        ("GATEWAY_TIMEOUT", None),
+        ("GATEWAY_CAHCE_ENABLED", "GATEWAY_CACHE_ENABLED"),
+        ("GATEWAY_UPSTREAM_PAGESIZE", "GATEWAY_UPSTREAM_PAGE_SIZE"),
+        ("GATEWAY_UPSTREAM__URL", "GATEWAY_UPSTREAM_URL"),
+        ("GATEWAY_PROT", "GATEWAY_PORT"),
+        ("GATEWAY_SERVER_HOST", None),
+        ("gateway_worker", "GATEWAY_WORKERS"),
+    ],
+)
+def test_an_unknown_variable_causes_a_warning(variable, closest):
+    """A name that begins with GATEWAY_ and is no setting is most likely misspelt. Its value is not printed."""
+    ended = show_settings(**{variable: "hunter2"})
+    assert ended.exit_code == 0
+    suggested = f" (did you mean {closest}?)" if closest else ""
+    assert ended.stderr == f"warning: ignored variables: {variable} is not a setting{suggested}\n"
+    assert "hunter2" not in ended.stdout
+
+
+def links_of(service: str, address: str, protocol: str = "tcp") -> dict[str, str]:
+    """The variables that Kubernetes sets for a service with the ports 8000 and 9090, of which the first has a name."""
+    links = {
+        f"{service}_SERVICE_HOST": address.strip("[]"),
+        f"{service}_SERVICE_PORT": "8000",
+        f"{service}_SERVICE_PORT_HTTP_API": "8000",
+        f"{service}_PORT": f"{protocol}://{address}:8000",
+    }
+    for port in ("8000", "9090"):
+        start = f"{service}_PORT_{port}_{protocol.upper()}"
+        links |= {
+            start: f"{protocol}://{address}:{port}",
+            f"{start}_PROTO": protocol,
+            f"{start}_PORT": port,
+            f"{start}_ADDR": address.strip("[]"),
+        }
+    return links
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1", "[fd00::1]"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp", "sctp"])
+def test_service_links_are_ignored(address, protocol):
+    """Variables of services called gateway, gateway-redis or gateway-cache are no settings, nor is GATEWAY_PORT then."""
+    services = ("GATEWAY", "GATEWAY_REDIS", "GATEWAY_CACHE", "GATEWAY_RATE_LIMIT")
+    links = {name: value for service in services for name, value in links_of(service, address, protocol).items()}
+    ended = show_settings(**links, GATEWAY_CACHE_ENABLED="false")
+    assert ended.exit_code == 0
+    assert "GATEWAY_PORT=8000  [default]" in ended.stdout
+    assert "GATEWAY_CACHE_ENABLED=false  [environment]" in ended.stdout
+    assert len(ended.stderr.splitlines()) == 1
+    assert sorted(re.findall(r"GATEWAY_\w+", ended.stderr)) == sorted(links)
+    assert address not in ended.stderr
+
+
+def test_a_port_on_the_command_line_replaces_a_service_link():
+    """Where Kubernetes has set GATEWAY_PORT for a service, the option still sets the port."""
+    listed = run("settings", "--port", "9000", GATEWAY_PORT="tcp://10.0.0.1:8000")
+    assert "GATEWAY_PORT=9000  [command line]" in listed.stdout
+    assert listed.stderr == ""
+
+
+@pytest.mark.parametrize("command", ["serve", "demo"])
+def test_ignored_variables_are_logged_in_one_line(command, tmp_path: Path):
+    """The gateway starts, and one log line names the variables."""
+    environ = (
+        CLEAN | links_of("GATEWAY_REDIS", "10.0.0.1") | {"GATEWAY_CAHCE_ENABLED": "0", "GATEWAY_LOG_FORMAT": "json"}
+    )
+    options = {"serve": ["--port", "0"], "demo": ["--port", "0", "--vehicles", "1"]}[command]
+    with (tmp_path / "log").open("w+") as log:
+        process = subprocess.Popen(
+            [*GATEWAY, command, *options], env=environ, stdout=subprocess.PIPE, stderr=log, text=True
+        )
+        assert process.stdout is not None
+        assert "GraphQL" in process.stdout.readline()
+        process.terminate()
+        process.wait(20)
+        process.stdout.close()
+        log.seek(0)
+        (line,) = [line for line in log if "ignored variables" in line]
+    assert "GATEWAY_CAHCE_ENABLED is not a setting (did you mean GATEWAY_CACHE_ENABLED?)" in line
+    assert all(name in line for name in links_of("GATEWAY_REDIS", "10.0.0.1"))
+    assert "10.0.0.1" not in line
 
 
 @pytest.mark.parametrize(
