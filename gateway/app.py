@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from gateway.engine.trusted_documents import read_manifest
+from gateway.engine.trusted_documents import ManifestInvalid, read_manifest
 from gateway.hosts import AllowedHosts
 from gateway.identity import Caller
 from gateway.overload.cpu_monitor import monitor
@@ -21,11 +21,12 @@ from gateway.overload.load_shedding import LoadShedder
 from gateway.schema.build import build_schema
 from gateway.schema.cost import CostModel
 from gateway.schema.pagination import Limits
-from gateway.settings import OidcSettings, PaginationSettings, Settings, listed
+from gateway.settings import GraphQLSettings, Misconfigured, OidcSettings, PaginationSettings, Settings, listed
 from gateway.telemetry import RequestLog, configure_logs, failures_logged
 from gateway.upstream.http.transport import Network
 from gateway.upstream.requests import Clock, now
 from gateway.upstream.stack import build_client
+from gateway.upstream.stack import check as check_upstream
 from gateway.web.asgi_app import GatewayApp
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_app import GraphQLApp, Identify, Runtime
@@ -48,7 +49,7 @@ def create_app(
         settings,
         CostModel(schema.core, limits, settings.upstream.page_size, settings.limits),
         explorer=explorer,
-        trusted=read_manifest(Path(settings.graphql.trusted_documents)) if settings.graphql.trusted_documents else None,
+        trusted=_trusted_documents(settings.graphql),
         clock=clock,
     )
     log = RequestLog(settings.log)
@@ -91,6 +92,21 @@ def create_app(
         cors_headers=listed(settings.http.cors_headers),
         draft=settings.http.statuses == "draft",
     )
+
+
+def check(settings: Settings) -> None:
+    """Raises Misconfigured for settings with which no process could start, such as a missing file."""
+    check_upstream(settings)
+    _trusted_documents(settings.graphql)
+
+
+def _trusted_documents(settings: GraphQLSettings) -> Mapping[str, str] | None:
+    if not settings.trusted_documents:
+        return None
+    try:
+        return read_manifest(Path(settings.trusted_documents))
+    except ManifestInvalid as invalid:
+        raise Misconfigured("graphql.trusted_documents", str(invalid)) from invalid
 
 
 def from_environment() -> GatewayApp:

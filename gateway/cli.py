@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp
 
 from gateway import __version__
-from gateway.app import create_app, from_environment
+from gateway.app import check, create_app, from_environment
 from gateway.engine.trusted_documents import ManifestInvalid, problems_of, read_manifest
 from gateway.hosts import is_loopback
 from gateway.log_writer import LogWriter, keep_standard_descriptors
@@ -26,10 +26,17 @@ from gateway.schema.build import build_schema, print_sdl
 from gateway.server.config import ServerConfig
 from gateway.server.open_files import allow_files
 from gateway.server.processes import Server, serve_with_workers
-from gateway.settings import LogSettings, Settings, service_links, setting_infos, unknown_variables, variable_of
+from gateway.settings import (
+    LogSettings,
+    Misconfigured,
+    Settings,
+    service_links,
+    setting_infos,
+    unknown_variables,
+    variable_of,
+)
 from gateway.simulator import Behaviours, FleetPlan, Simulator
 from gateway.telemetry import configure_logs, get_logger
-from gateway.upstream.http.network import UpstreamMisconfigured, check
 
 app = typer.Typer(
     help="Unofficial GraphQL gateway for the vehicle management part of the INVERS OneAPI.",
@@ -60,18 +67,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 @app.command()
 def serve(host: Host = None, port: Port = None, workers: Workers = None, upstream_url: UpstreamUrl = None) -> None:
     """Serve GraphQL over the fleet API."""
-    settings = _settings({"host": host, "port": port, "workers": workers, "upstream.url": upstream_url})
-    if settings.graphql.trusted_documents:
-        try:
-            read_manifest(Path(settings.graphql.trusted_documents))
-        except ManifestInvalid as invalid:  # printed here: later errors are logged without their messages
-            typer.echo(f"{variable_of('graphql.trusted_documents')}: {invalid}", err=True)
-            raise typer.Exit(2) from None
-    try:
-        check(settings.upstream)
-    except UpstreamMisconfigured as misconfigured:
-        typer.echo(f"{variable_of(misconfigured.setting)}: {misconfigured}", err=True)
-        raise typer.Exit(2) from None
+    settings = _checked_settings({"host": host, "port": port, "workers": workers, "upstream.url": upstream_url})
     configure_logs(settings.log, workers=settings.workers)
     _log_warnings(settings)
     connection_limits = _connection_limits(settings)
@@ -90,7 +86,7 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
     simulator = Simulator([FleetPlan("T7K2M", vehicles)], Behaviours(rate_limit_requests=0))
     token = simulator.first_token(expires_in=DEMO_TOKEN_SECONDS)
     upstream = _in_background(simulator.app)
-    settings = _settings({"host": host, "port": port, "upstream.url": upstream, "log.format": "text"})
+    settings = _checked_settings({"host": host, "port": port, "upstream.url": upstream, "log.format": "text"})
     configure_logs(settings.log)
     _log_warnings(settings)
 
@@ -228,10 +224,22 @@ def _settings(options: dict[str, str | int | None]) -> Settings:
             variable = variable_of(".".join(map(str, error["loc"])))
             # A group given as JSON may contain any name.
             known = variable in os.environ or variable in map(variable_of, options)
-            typer.echo(f"{variable if known else variable_of(str(error['loc'][0]))}: {error['msg']}", err=True)
+            message = error["msg"].removeprefix("Value error, ")
+            typer.echo(f"{variable if known else variable_of(str(error['loc'][0]))}: {message}", err=True)
         raise typer.Exit(2) from None
     except ValueError as unreadable:  # from pydantic-settings: a group that is not valid JSON
         typer.echo(str(unreadable), err=True)
+        raise typer.Exit(2) from None
+    return settings
+
+
+def _checked_settings(options: dict[str, str | int | None]) -> Settings:
+    """Settings with which a process can start. Exits with the message, which would be left out of a later log line."""
+    settings = _settings(options)
+    try:
+        check(settings)
+    except Misconfigured as misconfigured:
+        typer.echo(f"{variable_of(misconfigured.setting)}: {misconfigured}", err=True)
         raise typer.Exit(2) from None
     return settings
 

@@ -43,17 +43,25 @@ def _host_and_port(value: bytes) -> tuple[str, int | None] | None:
     return None if port is not None and port > _PORT_MAX else (name, port)
 
 
+def in_ascii(name: str) -> str | None:
+    """A host name, with or without a port, as in DNS (xn--…); None if it is invalid, or ambiguous (IDNA 2003/2008)."""
+    try:
+        return None if _DISPUTED & set(name) else name.encode("idna").decode("ascii")
+    except UnicodeError:
+        return None
+
+
 def host_pattern(text: str) -> str:
     """A host name or `*.domain` from a setting, normalised as by `host_and_port` and without a port.
 
     Raises ValueError for anything else.
     """
     wildcard, name = ("*.", text[2:]) if text.startswith("*.") else ("", text)
-    try:
-        name = _in_ascii(name)
-    except UnicodeError:
-        raise ValueError(f"{text!r} must be written in ASCII, as in DNS (xn--…)") from None
-    found = host_and_port((f"[{name}]" if name.count(":") > 1 and "[" not in name else name).encode())
+    host = in_ascii(name)
+    if host is None and not name.isascii():
+        raise ValueError(f"{text!r} must be written in ASCII, as in DNS (xn--…)")
+    host = host or ""
+    found = host_and_port((f"[{host}]" if host.count(":") > 1 and "[" not in host else host).encode())
     if found is None or (wildcard and found[0].startswith("[")):
         raise ValueError(f"{text!r} is not a host name such as api.example.com or *.example.com")
     return wildcard + found[0]
@@ -79,23 +87,14 @@ def origin_pattern(text: str) -> str:
     """
     if text == "*":
         return text
-    scheme, separator, host = text.removesuffix("/").partition("://")
-    try:
-        origin = origin_of(f"{scheme}{separator}{_in_ascii(host)}".encode("ascii"))
-    except UnicodeError:
-        raise ValueError("must be written in ASCII, as in DNS (xn--…)") from None
+    scheme, separator, name = text.removesuffix("/").partition("://")
+    host = in_ascii(name) or ""
+    if not host and not name.isascii():
+        raise ValueError("must be written in ASCII, as in DNS (xn--…)")
+    origin = origin_of(f"{scheme}{separator}{host}".encode()) if scheme.isascii() else None
     if origin is None or origin.endswith(":0"):
         raise ValueError("must have the form scheme://host or scheme://host:port")
     return origin
-
-
-def _in_ascii(name: str) -> str:
-    """A host name as in DNS. Raises UnicodeError."""
-    if name.isascii():
-        return name
-    if _DISPUTED & set(name):
-        raise UnicodeError
-    return name.rstrip(".").encode("idna").decode("ascii")
 
 
 def is_loopback(name: str) -> bool:

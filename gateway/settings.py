@@ -14,12 +14,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, Literal
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.hosts import host_pattern, origin_pattern
+from gateway.hosts import host_and_port, host_pattern, in_ascii, origin_pattern
 
 PREFIX = "GATEWAY_"
 
@@ -33,6 +33,14 @@ class SettingsGroup(BaseModel):
 def as_sent(path: str) -> str:
     """A path for a request line: characters that are not allowed there are percent-encoded."""
     return quote(path, safe=string.punctuation)
+
+
+class Misconfigured(ValueError):
+    """A valid setting that can't be used here, such as a missing file; `setting` is the path of the one to change."""
+
+    def __init__(self, setting: str, message: str) -> None:
+        super().__init__(message)
+        self.setting = setting
 
 
 def listed(text: str) -> tuple[str, ...]:
@@ -52,50 +60,88 @@ SentPath = Annotated[str, AfterValidator(as_sent)]
 HTTP = ("http", "https")
 
 
-def _parts(url: str, schemes: tuple[str, ...]) -> SplitResult:
-    """Parses a URL with one of the schemes. Raises ValueError for an invalid or ambiguous URL and never quotes it."""
-    allowed = " or ".join(f"{scheme}://" for scheme in schemes)
-    if not url.lower().startswith(tuple(f"{scheme}://" for scheme in schemes)):
-        raise ValueError(f"must start with {allowed}")
+def parse_url(url: str, schemes: tuple[str, ...]) -> SplitResult:
+    """The parts of a URL with one of the schemes, and with its host as in DNS.
+
+    Raises ValueError for an invalid or ambiguous URL and never quotes it.
+    """
+    if not url.isprintable() or " " in url or "\\" in url:
+        raise ValueError("must not contain blanks, line breaks or backslashes")
+    starts = tuple(f"{scheme}://" for scheme in schemes)
+    if not url.lower().startswith(starts):
+        raise ValueError(f"must start with {' or '.join(starts)}")
     try:
         parts = urlsplit(url)
-        is_valid = parts.port != 0 and bool(parts.hostname or parts.scheme == "unix")
+        port = parts.port
     except ValueError:
-        is_valid = False
+        parts, port = urlsplit(""), None
+    user, at, authority = parts.netloc.rpartition("@")
+    authority = in_ascii(authority) or ""
     # An unencoded slash or hash in a password ends the authority, so that the user name would be taken for the host.
-    hides_host = "@" in url.partition("://")[2][len(parts.netloc) :] if is_valid else False
-    if not is_valid or hides_host or not url.isprintable() or " " in url or "\\" in url:
-        raise ValueError(f"must have the form {allowed}host:port, with special characters percent-encoded")
-    return parts
+    hides_host = "@" in url.partition("://")[2][len(parts.netloc) :]
+    if host_and_port(authority.encode()) is None or port == 0 or authority.endswith(":") or hides_host:
+        raise ValueError(
+            f"must have the form {starts[-1]}host:port, with a host name as in DNS or an address, a port from 1 to "
+            "65535 or none, and special characters percent-encoded"
+        )
+    return parts._replace(netloc=user + at + authority)
 
 
 def is_http(url: str) -> str:
-    """Checks for an http or https URL without credentials."""
-    if "@" in _parts(url, HTTP).netloc:
+    """Checks for an http or https URL without credentials and fragment."""
+    parts = parse_url(url, HTTP)
+    if "@" in parts.netloc:
         raise ValueError("must not contain a user name or a password")
-    return url
+    if "#" in url:
+        raise ValueError("must not have a fragment")
+    return parts.geturl()
 
 
 def is_base(url: str) -> str:
     """Checks for a URL to which paths can be appended."""
-    parts = _parts(is_http(url), HTTP)
-    if "?" in url or "#" in url or not parts.hostname:
-        raise ValueError("must not have a query or a fragment")
-    return url.rstrip("/")
+    base = is_http(url)
+    if "?" in url:
+        raise ValueError("must not have a query")
+    return base.rstrip("/")
+
+
+def is_issuer(url: str) -> str:
+    """Checks for an issuer's URL, and leaves it as it is in tokens."""
+    is_base(url)
+    return url
+
+
+# The parameters of Redis URLs that neither another part of the URL nor a setting sets; those of TLS are for rediss://.
+REDIS_PARAMETERS = ("client_name", "db", "health_check_interval", "protocol", "retry_on_timeout", "socket_keepalive")
+REDIS_TLS_PARAMETERS = (
+    *("ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname"),
+    *("ssl_ciphers", "ssl_keyfile", "ssl_min_version", "ssl_password"),
+)
 
 
 def is_redis(url: SecretStr) -> SecretStr:
-    """Checks for a Redis URL that redis-py parses as intended."""
-    parts = _parts(url.get_secret_value(), ("redis", "rediss", "unix"))
-    if parts.fragment or (parts.scheme != "unix" and not re.fullmatch(r"(?:/\d*)?", parts.path)):
+    """Checks for a Redis URL that redis-py parses as intended; whether it can use the parameters is checked later."""
+    parts = parse_url(url.get_secret_value(), ("rediss", "redis"))
+    parameters = parse_qsl(parts.query, keep_blank_values=True)
+    values = dict(parameters)
+    database = [number for number in (parts.path.removeprefix("/"), values.get("db")) if number]
+    if "#" in url.get_secret_value() or not re.fullmatch("[0-9]*", ",".join(database)):
         raise ValueError(
-            "must have the form redis://user:password@host:port/number, with special characters percent-encoded"
+            "must have the form redis://user:password@host:port/number, with the number of one database and special "
+            "characters percent-encoded"
+        )
+    known = REDIS_PARAMETERS + (REDIS_TLS_PARAMETERS if parts.scheme == "rediss" else ())
+    if len(values) < len(parameters) or not all(values.values()) or not values.keys() <= set(known):
+        raise ValueError(
+            f"may have only these parameters, each once and with a value: {', '.join(known)}; "
+            "time-outs and the number of connections are settings, and ssl_ parameters need rediss://"
         )
     return url
 
 
 HttpUrl = Annotated[str, AfterValidator(is_http)]
 BaseUrl = Annotated[str, AfterValidator(is_base)]
+IssuerUrl = Annotated[str, AfterValidator(is_issuer)]
 RedisUrl = Annotated[SecretStr, AfterValidator(is_redis)]
 
 
@@ -367,7 +413,7 @@ class LimitSettings(SettingsGroup):
 class OidcSettings(SettingsGroup):
     """Verification of tokens. Without an issuer tokens are not verified, and each token is its own principal."""
 
-    issuer: HttpUrl | None = Field(
+    issuer: IssuerUrl | None = Field(
         default=None, description="OpenID Connect issuer of the tokens, exactly as in `iss`."
     )
     audience: str | None = Field(default=None, description="Required `aud` claim; if unset, any audience is accepted.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import ssl
 import time
 import uuid
 from collections import defaultdict
@@ -19,11 +20,11 @@ import msgspec
 from aiocache.backends.redis import RedisCache
 from aiocache.serializers import NullSerializer
 from redis.asyncio import BlockingConnectionPool
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import SSLConnection, parse_url
 from redis.exceptions import RedisError
 
 from gateway.library_internals import require_internals
-from gateway.settings import RedisSettings, UpstreamSettings
+from gateway.settings import Misconfigured, RedisSettings, UpstreamSettings
 from gateway.telemetry import get_logger
 from gateway.upstream.cache import Entry, MemoryStore
 from gateway.upstream.coalescing import retrieve_exception
@@ -217,9 +218,25 @@ def _digest(parts: object) -> str:
 require_internals(RedisCache, "_redlock_release")
 
 
+def check(settings: RedisSettings) -> None:
+    """Raises Misconfigured if the URL's parameters can't be used, without connecting."""
+    try:
+        connection = _redis_of(settings, "").client.connection_pool.make_connection()
+        if isinstance(connection, SSLConnection):
+            connection.ssl_context.get()
+    except (RedisError, TypeError, ValueError, ssl.SSLError) as invalid:
+        raise Misconfigured(
+            "redis.url", "A parameter of the URL has an invalid value or names an unusable file"
+        ) from invalid
+    except OSError as failure:
+        raise Misconfigured("redis.url", f"A file that the URL names can't be used: {failure.strerror}") from failure
+
+
 def _redis_of(settings: RedisSettings, namespace: str) -> RedisCache:
     assert settings.url is not None
-    parts = parse_url(settings.url.get_secret_value())
+    parts: dict[str, Any] = {**parse_url(settings.url.get_secret_value())}
+    if "ssl_keyfile" in parts or "ssl_certfile" in parts:
+        parts.setdefault("ssl_password", "")  # without one, OpenSSL would prompt for that of an encrypted key
     return RedisCache(
         serializer=NullSerializer(encoding=None),
         namespace=namespace,

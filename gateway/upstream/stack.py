@@ -12,6 +12,7 @@ from gateway.upstream.circuit import Circuit
 from gateway.upstream.client import FleetClient
 from gateway.upstream.coalescing import SingleFlight, Uncoalesced
 from gateway.upstream.endpoints import FleetEndpoints
+from gateway.upstream.http.network import check as check_network
 from gateway.upstream.http.transport import HttpTransport, Network
 from gateway.upstream.lease import LeaseCoalescing
 from gateway.upstream.memory_store import BoundedMemoryCache
@@ -23,6 +24,15 @@ from gateway.upstream.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from gateway.upstream.redis_store import RedisStore
+
+
+def check(settings: Settings) -> None:
+    """Raises Misconfigured for settings of the fleet API or of Redis that can't be used."""
+    check_network(settings.upstream)
+    if settings.redis.url is not None:
+        from gateway.upstream import redis_store  # noqa: PLC0415 - redis takes seven megabytes and is optional
+
+        redis_store.check(settings.redis)
 
 
 @asynccontextmanager

@@ -31,6 +31,8 @@ REFUSED = {
     "half an address": ("REDIS_URL", f"redis://:{CANARY}@[::1/0"),
     "a host that is none": ("REDIS_URL", f"redis://:{CANARY}@ho\u2100st/0"),
     "no number of a database": ("REDIS_URL", f"redis://localhost/{CANARY}"),
+    "a parameter of Redis": ("REDIS_URL", f"redis://localhost/0?{CANARY}=1"),
+    "a socket": ("REDIS_URL", f"unix:///{CANARY}"),
     "another scheme": ("REDIS_URL", f"http://:{CANARY}@localhost/0"),
     "no scheme": ("REDIS_URL", f":{CANARY}@localhost"),
     "a password of the fleet API": ("UPSTREAM_URL", f"https://user:{CANARY}@localhost"),
@@ -40,6 +42,7 @@ REFUSED = {
     "no host of the fleet API": ("UPSTREAM_URL", f"https:///{CANARY}"),
     "a space in a URL": ("UPSTREAM_URL", f"https://localhost/ {CANARY}"),
     "an issuer's password": ("OIDC_ISSUER", f"https://user:{CANARY}@localhost"),
+    "an issuer's fragment": ("OIDC_ISSUER", f"https://localhost/#{CANARY}"),
     "the keys' password": ("OIDC_JWKS_URI", f"https://user:{CANARY}@localhost/keys"),
     "an origin's password": ("HTTP_CORS_ORIGINS", f"https://a.test,https://u:{CANARY}@b.test"),
     "a password with a comma": ("HTTP_CORS_ORIGINS", f"https://u:{CANARY},/#{CANARY}@b.test"),
@@ -64,9 +67,8 @@ def test_an_invalid_setting_is_not_quoted(case, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "value", "shown"),
     [
-        ("REDIS_URL", f"rediss://user:{CANARY}@localhost:6380/1?socket_timeout=1", "********"),
+        ("REDIS_URL", f"rediss://user:{CANARY}@localhost:6380/1?client_name=gateway", "********"),
         ("OIDC_JWKS_URI", f"https://localhost/keys?key={CANARY}", "https://localhost/keys?********"),
-        ("OIDC_ISSUER", f"https://localhost/#{CANARY}", "https://localhost/#********"),
         ("UPSTREAM_VEHICLES_PATH", f"/vehicles?code={CANARY}", "/vehicles?********"),
     ],
 )
@@ -79,13 +81,24 @@ def test_settings_show_no_secret(name, value, shown, monkeypatch):
     assert CANARY not in listed.output
 
 
+BROKEN_APPLICATION = f"""
+import gateway.app
+
+def broken(*_):
+    raise ValueError("{CANARY}")
+
+gateway.app.build_client = broken
+"""
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("broken", ["redis", "port"])
-def test_a_failed_start_logs_no_secret(workers, broken, tmp_path):
+@pytest.mark.parametrize("broken", ["application", "port"])
+def test_a_failed_start_logs_no_secret(workers, broken, tmp_path, monkeypatch):
     """Where the application or the server can't start, the exception's type is logged, without its message."""
+    if broken == "application":
+        (tmp_path / "sitecustomize.py").write_text(BROKEN_APPLICATION)
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     redis = f"redis://:{CANARY}@localhost:1/0"
-    if broken == "redis":
-        redis += f"?socket_timeout={CANARY}"
     gateway = GatewayProcess(tmp_path, redis_url=redis, workers=workers, log_level="debug")
     with socket.socket() as taken:
         if broken == "port":

@@ -10,17 +10,13 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from gateway.hosts import is_loopback
-from gateway.settings import UpstreamSettings, variable_of
+from gateway.settings import HTTP, Misconfigured, UpstreamSettings, parse_url, variable_of
 
 SOCKS = ("socks5", "socks5h")
 
 
-class UpstreamMisconfigured(ValueError):
-    """The settings and the environment contradict each other; `setting` is the one to change."""
-
-    def __init__(self, setting: str, message: str) -> None:
-        super().__init__(message)
-        self.setting = setting
+class UpstreamMisconfigured(Misconfigured):
+    """The settings and the environment contradict each other."""
 
 
 class Proxy(NamedTuple):
@@ -89,14 +85,9 @@ def check(settings: UpstreamSettings) -> None:
 
 def _check_proxy(proxy: Proxy) -> None:
     try:
-        parts = urlsplit(proxy.url)
-        is_valid = bool(parts.hostname) and parts.port != 0 and parts.scheme in ("http", "https", *SOCKS)
-    except ValueError:
-        is_valid = False
-    if not is_valid:
-        raise UpstreamMisconfigured(
-            "upstream.transport", f"{proxy.variable} must have the form http://host:port, https:// or socks5://"
-        )
+        parts = parse_url(proxy.url, (*SOCKS, *HTTP))
+    except ValueError as invalid:
+        raise UpstreamMisconfigured("upstream.transport", f"{proxy.variable} {invalid}") from invalid
     if parts.scheme in SOCKS and not _is_installed("socksio"):
         raise UpstreamMisconfigured(
             "upstream.transport", f"{proxy.variable} names a SOCKS proxy, which needs the package socksio"
