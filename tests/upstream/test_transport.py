@@ -210,6 +210,93 @@ def test_both_forms_of_429_state_the_wait(headers, seconds):
     assert wait_of(httpx.Headers(headers), now=1_000_000) == seconds
 
 
+# 2026-11-29T12:00:00Z
+NOON = 1_795_953_600
+
+
+@pytest.fixture(params=["UTC", "America/New_York", "Asia/Kolkata"])
+def zone(request, monkeypatch):
+    """Time zones of the process, east and west of Greenwich."""
+    monkeypatch.setenv("TZ", request.param)
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("zone")
+@pytest.mark.parametrize(
+    ("date", "seconds"),
+    [
+        ("Sun, 29 Nov 2026 12:01:30 GMT", 90),
+        ("Sunday, 29-Nov-26 12:01:30 GMT", 90),
+        ("Sun Nov 29 12:01:30 2026", 90),
+        ("Tue Dec  1 12:00:00 2026", 3600),
+        ("Sun, 29 Nov 2026 12:01:30", 90),
+        ("Sun, 29 Nov 2026 12:01:30 -0000", 90),
+        ("Sun, 29 Nov 2026 12:01:30 UTC", 90),
+        ("Sun, 29 Nov 2026 13:01:30 +0100", 90),
+        ("Sunday, 29-Nov-26 12:01:30", 90),
+        ("sun, 29 nov 2026 12:01:30 gmt", 90),
+        ("sunday, 29-nov-26 12:01:30 gmt", 90),
+        ("SUN NOV 29 12:01:30 2026", 90),
+        ("  Sun,  29  Nov 2026   12:01:30  GMT ", 90),
+        ("Sun Nov 29 12:00:60 2026", 60),
+        ("Sun, 29 Nov 2026 11:59:59 GMT", 0),
+        ("Sun Nov 29 11:59:59 2026", 0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+        # Two-digit years: at most fifty years ahead.
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 0),
+        ("Sunday, 29-Nov-76 12:00:00 GMT", 3600),
+        ("Monday, 30-Nov-76 12:00:00 GMT", 0),
+        ("Saturday, 29-Nov-70 12:00:00 GMT", 3600),
+        ("Monday, 29-Nov-77 12:00:00 GMT", 0),
+        ("Sun, 99 Nov 2026 12:01:30 GMT", None),
+        ("Sun, 29 Nov 2026 12:00:61 GMT", None),
+        ("Sun, 29 Nov \u0662\u0660\u0662\u0667 12:01:30 GMT", None),
+        ("2026-11-29T12:01:30Z", None),
+    ],
+)
+def test_dates_are_in_utc_whatever_the_process_s_zone(date, seconds):
+    """All three forms of RFC 9110, in any case, with more blanks, a leap second or no zone."""
+    assert wait_of(httpx.Headers({"Retry-After": date.encode()}), now=NOON) == seconds
+
+
+@pytest.mark.parametrize(
+    ("fields", "seconds"),
+    [
+        (["7"], 7),
+        ([" \t7  "], 7),
+        (["0"], 0),
+        (["007"], 7),
+        (["7", "9"], 9),
+        (["9, 7"], 9),
+        (["-7"], None),
+        (["+7"], None),
+        (["7.5"], None),
+        (["7e2"], None),
+        (["7s"], None),
+        ([""], None),
+        (["7,"], None),
+        (["\u0667"], None),
+        (["\u00b2"], None),
+        (["9" * 13], None),
+    ],
+)
+def test_retry_after_in_seconds_is_a_plain_number(fields, seconds):
+    """Digits with blanks around them; of several fields the longest wait counts."""
+    headers = httpx.Headers([(b"Retry-After", field.encode()) for field in fields])
+    assert wait_of(headers, now=NOON) == seconds
+
+
+@pytest.mark.parametrize("number", ["\u0667", "-7", "7.0", "", "7, 9"])
+def test_a_rate_limit_of_other_digits_is_none(number):
+    """Only ASCII digits are numbers."""
+    fields = {"X-Rate-Limit-Limit": "100", "X-Rate-Limit-Remaining": "0", "X-Rate-Limit-Reset": number}
+    headers = httpx.Headers({name.encode(): value.encode() for name, value in fields.items()})
+    assert (rate_of(headers), wait_of(headers, now=NOON)) == (None, None)
+
+
 def test_a_window_ends_within_an_hour():
     """An implausible reset time does not block calls for ever."""
     fields = {"X-Rate-Limit-Limit": "100", "X-Rate-Limit-Remaining": "1", "X-Rate-Limit-Reset": "999999999999"}

@@ -9,6 +9,7 @@ import email.utils
 import re
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlencode
@@ -57,6 +58,10 @@ EVERY_REQUEST = {
 CACHED_LENGTH_MAX = 512
 # Digits of a number in a header; longer ones are no sensible time or count.
 DIGITS_MAX = 12
+RATE_FIELDS = ("Limit", "Remaining", "Reset")
+# Years ahead from which the two-digit year of a date is one of the past (RFC 9110, 5.6.7).
+CENTURY_AHEAD = 50
+TWO_DIGIT_YEAR = re.compile(r"\d[\s-]+[A-Za-z]{3}[\s-]+\d\d\s")
 # The longest wait in seconds, because the fleet API may state a wrong one.
 WAIT_MAX = 3600.0
 # Characters of a request's target. Servers may drop the connection for longer ones, which would look like an outage.
@@ -246,24 +251,49 @@ def wait_of(headers: Mapping[str, str], now: float) -> float | None:
 def _stated_wait(headers: Mapping[str, str], now: float) -> float | None:
     after = headers.get("Retry-After")
     if after is not None:
-        if after.strip().isdecimal() and len(after) <= DIGITS_MAX:
-            return float(after)
+        # A repeated field is a list (RFC 9110, 5.3).
+        parts = after.split(",")
+        waits = [wait for part in parts if (wait := _number(part)) is not None]
+        if len(waits) == len(parts):
+            return float(max(waits))
         try:
-            return max(0.0, email.utils.parsedate_to_datetime(after).timestamp() - now)
+            return max(0.0, _http_date(after, now) - now)
         except (ValueError, OverflowError):
             pass
-    reset = headers.get("X-Rate-Limit-Reset", "").strip()
-    if reset.isdecimal() and len(reset) <= DIGITS_MAX and headers.get("X-Rate-Limit-Remaining", "0").strip() == "0":
-        return max(0.0, float(reset) - now)
+    reset = _number(headers.get("X-Rate-Limit-Reset", ""))
+    if reset is not None and headers.get("X-Rate-Limit-Remaining", "0").strip() == "0":
+        return max(0.0, reset - now)
     return None
+
+
+def _http_date(text: str, now: float) -> float:
+    """The epoch seconds of a date in any form of RFC 9110, 5.6.7, also without its zone; raises ValueError."""
+    # RFC 850's form is parsed only with a zone, and a date without one is in UTC.
+    parsed = email.utils.parsedate_tz(text) or email.utils.parsedate_tz(f"{text} GMT")
+    if parsed is None or not text.isascii():
+        raise ValueError("not a date")
+    year, month, day, hour, minute, second, *_, offset = parsed
+    is_leap = second == 60  # a leap second, which datetime lacks
+    today = datetime.fromtimestamp(now, UTC)
+    if TWO_DIGIT_YEAR.search(text):
+        latest = today.year + CENTURY_AHEAD
+        year = latest - (latest - year) % 100
+        if (month, day) > (today.month, today.day) and year == latest:
+            year -= 100
+    moment = datetime(year, month, day, hour, minute, second - is_leap, tzinfo=UTC)
+    return (moment - timedelta(seconds=offset or 0)).timestamp() + is_leap
+
+
+def _number(text: str) -> int | None:
+    text = text.strip()
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= DIGITS_MAX else None
 
 
 def rate_of(headers: Mapping[str, str]) -> Rate | None:
     """The client's rate limit, if a response states all three of its numbers."""
-    numbers = [headers.get(f"X-Rate-Limit-{name}", "").strip() for name in ("Limit", "Remaining", "Reset")]
-    if not all(number.isdecimal() and len(number) <= DIGITS_MAX for number in numbers):
+    limit, remaining, reset = (_number(headers.get(f"X-Rate-Limit-{name}", "")) for name in RATE_FIELDS)
+    if limit is None or remaining is None or reset is None:
         return None
-    limit, remaining, reset = map(int, numbers)
     return Rate(limit, remaining, min(float(reset), time.time() + WAIT_MAX))
 
 
