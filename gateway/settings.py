@@ -19,7 +19,7 @@ from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, EnvSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
-from gateway.hosts import host_and_port, host_pattern, in_ascii, origin_pattern
+from gateway.hosts import host_and_port, host_pattern, in_ascii, origin_of, origin_pattern
 
 PREFIX = "GATEWAY_"
 
@@ -98,11 +98,14 @@ def is_http(url: str) -> str:
 
 
 def is_base(url: str) -> str:
-    """Checks for a URL to which paths can be appended."""
-    base = is_http(url)
+    """Checks for a URL to which paths can be appended, and normalises its host and port.
+
+    So the name that is resolved, the one in the certificate and the one in `Host` are the same.
+    """
+    parts = urlsplit(is_http(url))
     if "?" in url:
         raise ValueError("must not have a query")
-    return base.rstrip("/")
+    return f"{origin_of(f'{parts.scheme}://{parts.netloc}'.encode())}{parts.path}".rstrip("/")
 
 
 def is_issuer(url: str) -> str:

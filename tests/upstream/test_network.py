@@ -81,6 +81,50 @@ async def test_a_private_authority_is_trusted_by_setting(transport, server_certi
     assert len(server.heads) == 1
 
 
+@pytest.mark.parametrize(
+    ("url", "normalised"),
+    [
+        ("https://API.Invers.COM./base/", "https://api.invers.com/base"),
+        ("HTTPS://api.invers.com:443", "https://api.invers.com"),
+        ("http://api.invers.com:80/", "http://api.invers.com"),
+        ("http://api.invers.com:443", "http://api.invers.com:443"),
+        ("https://api.invers.com:", "https://api.invers.com"),
+        ("https://MÜNCHEN.example.:8443", "https://xn--mnchen-3ya.example:8443"),
+        ("https://XN--mnchen-3ya.example", "https://xn--mnchen-3ya.example"),
+        ("http://[0:0:0:0:0:0:0:1]:8000/x", "http://[::1]:8000/x"),
+        ("https://[2001:DB8::A]:443", "https://[2001:db8::a]"),
+        ("http://127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("http://my_service:8001", "http://my_service:8001"),
+    ],
+)
+def test_the_upstream_s_host_is_normalised(url, normalised):
+    """Case, trailing dot, letters outside ASCII, addresses and the default port have one form."""
+    assert UpstreamSettings(url=url).url == normalised
+
+
+@pytest.mark.parametrize(
+    "host", ["a..b", ".a", "a%62", "straße.example", "[fe80::1%25eth0]", "[::g]", "*.example.com", "a,b", "a_ä\u200d"]
+)
+def test_an_ambiguous_host_is_rejected(host):
+    """The error does not quote it."""
+    with pytest.raises(ValueError, match="url") as rejected:
+        UpstreamSettings(url=f"https://{host}")
+    assert host not in str(rejected.value)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("name", ["LocalHost", "localhost.", "LOCALHOST."])
+async def test_one_name_is_resolved_certified_and_sent(transport, name, server_certificate):
+    """The certificate and `Host` have the normalised name."""
+    server = Server([PLAIN])
+    async with server.listening(server_context(server_certificate)) as url:
+        port = url.rpartition(":")[2]
+        ca_file = str(server_certificate.file)
+        async with transport_to(f"https://{name}:{port}", transport=transport, ca_file=ca_file) as good:
+            assert (await good.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
+    assert f"\r\nhost: localhost:{port}\r\n".encode() in server.heads[0].lower()
+
+
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("files", ["two", "one"])
 async def test_a_client_certificate_is_presented(transport, files, server_certificate, client_certificate, tmp_path):
