@@ -267,7 +267,7 @@ class DeadlineExceeded(UpstreamTimeout):
 
 
 class UpstreamInvalidResponse(UpstreamError):
-    """An invalid upstream response: not JSON, too large, without an id, or with invalid cursors."""
+    """An invalid upstream response: malformed HTTP, not JSON, too large, without an id, or with invalid cursors."""
 
     code = "UPSTREAM_INVALID_RESPONSE"
     message = "The fleet API sent an invalid response."

@@ -108,6 +108,9 @@ class Sender(Protocol):
     def response_to(self, request: UpstreamRequest[T], raw: RawResponse) -> UpstreamResponse[T]:
         """The decoded response of such a call."""
 
+    def may_resend(self, request: UpstreamRequest[Any]) -> bool:
+        """Whether such a request may be sent once more, if its kept connection ends without a response."""
+
     async def fetch(self, request: UpstreamRequest[T]) -> UpstreamResponse[T]:
         """Sends a request and waits for the response."""
 
@@ -177,6 +180,10 @@ class RunningCall(Struct, Generic[T], eq=False):
     def set_exception(self, failure: Exception) -> None:
         """Takes a failure in place of a response."""
         self.run(error_of(failure))
+
+    def may_resend(self) -> bool:
+        """Whether the request may be sent once more."""
+        return self.sender.may_resend(self.request)
 
     def cancel(self) -> None:
         """Ends the steps, and their current wait, with a CancelledError."""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.errors import UpstreamUnavailable
+from gateway.errors import UpstreamInvalidResponse, UpstreamUnavailable
 from gateway.settings import UpstreamSettings
 from gateway.upstream.http import network
 from gateway.upstream.http.network import UpstreamMisconfigured, check, proxy_of, tls_context
@@ -218,8 +218,14 @@ async def test_a_host_of_no_proxy_is_called_directly(monkeypatch):
     assert (proxy.heads, len(server.heads)) == ([], 1)
 
 
-@pytest.mark.parametrize("rejection", [b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", b"SSH-2.0\r\n\r\n"])
-async def test_a_proxy_that_rejects_makes_the_upstream_unavailable(rejection, monkeypatch, server_certificate):
+@pytest.mark.parametrize(
+    ("rejection", "error"),
+    [
+        (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", UpstreamUnavailable),
+        (b"SSH-2.0\r\n\r\n", UpstreamInvalidResponse),
+    ],
+)
+async def test_a_proxy_that_rejects_makes_the_upstream_unavailable(rejection, error, monkeypatch, server_certificate):
     """Its response is not the upstream's; the pool survives any number of rejections."""
     server, proxy = Server([PLAIN]), ForwardProxy(rejection)
     async with server.listening(server_context(server_certificate)) as url, proxy.listening() as proxy_url:
@@ -227,7 +233,7 @@ async def test_a_proxy_that_rejects_makes_the_upstream_unavailable(rejection, mo
         settings = {"ca_file": str(server_certificate.file), "connections_max": 2, "pool_timeout": 1}
         async with transport_to(url, transport="httpx", **settings) as transport:
             for _ in range(5):
-                with pytest.raises(UpstreamUnavailable):
+                with pytest.raises(error):
                     await transport.fetch(vehicle_request())
             proxy._rejection = b""
             assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"

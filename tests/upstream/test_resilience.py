@@ -31,7 +31,7 @@ from gateway.upstream.resilience import RunningCall
 from gateway.upstream.retry import Budget
 from gateway.upstream.stack import build_client
 from tests.upstream.fakes import Sending, scope, vehicle_read
-from tests.upstream.test_transports import CLOSE, OK, PAUSE, PLAIN, Server
+from tests.upstream.test_transports import CLOSE, OK, PAUSE, PLAIN, SILENT, Server
 
 
 def response_with(status: str, body: bytes = b"{}", fields: bytes = b"") -> list[bytes]:
@@ -160,6 +160,38 @@ async def test_an_outage_opens_the_circuit_and_a_success_closes_it():
         for _ in range(3):
             assert await client.vehicle(scope(), "JQ7RP") is not None
         assert len(server.heads) == 6
+
+
+@pytest.mark.parametrize("transport", ["builtin", "httpx"])
+async def test_an_ended_connection_is_no_failure(transport):
+    """A call that is sent again takes nothing from the retry budget and does not open the circuit; a second end does."""
+    settings = {"retry": {"attempts": 1}, "breaker": {"failure_threshold": 1, "failure_rate": 0}}
+    responses = [[PLAIN], [CLOSE], [PLAIN], [CLOSE], [CLOSE], [PLAIN]]
+    async with client_of(*responses, upstream={"transport": transport}, **settings) as (client, server):
+        by = scope()
+        for _ in range(2):
+            assert (await client.vehicle(by, "JQ7RP")).vehicle_id == "JQ7RP"
+            await asyncio.sleep(SILENT)
+        resilience = client._fetcher._layer
+        assert (len(server.heads), by.stats.upstream_calls) == (3, 3)
+        assert (resilience.circuit.is_open, resilience._budget.is_full) == (False, True)
+        with pytest.raises(UpstreamUnavailable):
+            await client.vehicle(scope(), "JQ7RP")
+        assert (len(server.heads), resilience.circuit.is_open) == (5, True)
+
+
+@pytest.mark.parametrize("transport", ["builtin", "httpx"])
+@pytest.mark.parametrize(
+    "malformed", [b"<html>\r\n\r\n", OK + b"Content-Length: x\r\n\r\n", OK + b"nonsense\r\n\r\n"], ids=range(3)
+)
+async def test_malformed_responses_are_no_outage(transport, malformed):
+    """They are not retried, and no number of them opens the circuit."""
+    settings = {"breaker": {"failure_threshold": 2}, "upstream": {"transport": transport}}
+    async with client_of([malformed], **settings) as (client, server):
+        for calls in range(1, 6):
+            with pytest.raises(UpstreamInvalidResponse):
+                await client.vehicle(scope(), "JQ7RP")
+            assert len(server.heads) == calls
 
 
 @pytest.mark.parametrize("transport", ["builtin", "httpx"])

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import random
+import socket
+import struct
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -29,6 +31,7 @@ BODY = b'{"id":"JQ7RP"}'
 OK = b"HTTP/1.1 200 OK\r\n"
 PLAIN = OK + b"Content-Length: 14\r\n\r\n" + BODY
 CLOSE = object()  # closes the connection
+RESET = object()  # closes it with a RST
 PAUSE = object()  # sends nothing for a while
 SILENT = 0.07  # seconds after which either transport reuses a connection for any call
 Step = bytes | object
@@ -50,7 +53,7 @@ class Server(TCPServer):
     """Responds to requests in order, each by its steps; the last ones are for all that follow.
 
     If it does not read, each connection gets one response at once. If it `names` ids, `JQ7RP` in a response becomes the
-    requested id.
+    requested id. If it has a `second` step, that is its response to the second request of each connection.
     """
 
     def __init__(self, *responses: list[Step], reads: bool = True, names: bool = False) -> None:
@@ -60,6 +63,8 @@ class Server(TCPServer):
         self.names = names
         self.writers: list[asyncio.StreamWriter] = []
         self.heads: list[bytes] = []
+        self.second: Step | None = None
+        self.answered: set[asyncio.StreamWriter] = set()
         self.connections = 0
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -79,8 +84,16 @@ class Server(TCPServer):
 
     async def _answer(self, head: bytes, writer: asyncio.StreamWriter) -> bool:
         self.heads.append(head)
-        for step in self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]:
+        steps = self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
+        if self.second is not None and writer in self.answered:
+            steps = [self.second]
+        self.answered.add(writer)
+        for step in steps:
             if step is CLOSE:
+                return False
+            if step is RESET:
+                linger = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 return False
             if step is PAUSE:
                 await asyncio.sleep(1)
@@ -144,6 +157,30 @@ GOOD = {
     "chunked, with a trailer": [OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(BODY)[:-2] + b"ETag: no\r\n\r\n"],
     "until the end": [OK + b"\r\n" + BODY[:5], BODY[5:], CLOSE],
     "HTTP/1.0": [b"HTTP/1.0 200 OK\r\n\r\n" + BODY, CLOSE],
+    "HTTP/1.0 with a length": [b"HTTP/1.0 200 OK\r\nContent-Length: 14\r\n\r\n" + BODY],
+    "until the end, announced": [OK + b"Connection: close\r\n\r\n" + BODY, CLOSE],
+    "a coding and a length": [OK + b"Transfer-Encoding: chunked\r\nContent-Length: 99\r\n\r\n" + chunked(BODY)],
+    "a length and a coding": [OK + b"content-length: 3\r\ntransfer-encoding: Chunked\r\n\r\n" + chunked(BODY)],
+    "equal lengths": [OK + b"Content-Length: 14\r\nX: y\r\ncontent-length: 14\r\n\r\n" + BODY],
+    "a list of equal lengths": [OK + b"Content-Length: 14, 14\r\n\r\n" + BODY],
+    "a folded line": [OK + b"X: y\r\n z\r\nContent-Length:\r\n\t14\r\n\r\n" + BODY],
+    "a folded line in single bytes": [
+        *[bytes([byte]) for byte in OK + b"X: y\r\n z\r\nContent-Length: 14\r\n\r\n" + BODY]
+    ],
+    "LF alone": [b"HTTP/1.1 200 OK\nContent-Length: 14\n\n" + BODY],
+    "no reason": [b"HTTP/1.1 200\r\nContent-Length: 14\r\n\r\n" + BODY],
+    "an empty reason": [b"HTTP/1.1 200 \r\nContent-Length:14 \r\n\r\n" + BODY],
+    "names in any case": [OK + b"cONTENT-lENGTH:\t14\r\n\r\n" + BODY],
+    "chunk extensions": [
+        OK + b'Transfer-Encoding: chunked\r\n\r\n5;a=b\r\n{"id"\r\n009;c="d;e"\r\n:"JQ7RP"}\r\n0;f\r\n\r\n'
+    ],
+    "padded chunk sizes": [OK + b"Transfer-Encoding: chunked\r\n\r\nE  \r\n" + BODY + b"\r\n0  \r\n\r\n"],
+    "trailers": [OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(BODY)[:-2] + b"A: b\r\netag: no\r\n\r\n"],
+    "an interim response that closes": [b"HTTP/1.1 103 Early\r\nConnection: close\r\n\r\n", PLAIN],
+    "a folded line after an interim response": [
+        b"HTTP/1.1 100 Continue\r\n\r\n",
+        OK + b"X: y\r\n z\r\nContent-Length: 14\r\n\r\n" + BODY,
+    ],
     "closing": [OK + b"Connection: close\r\nContent-Length: 14\r\n\r\n" + BODY],
     "after interim responses": [b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", PLAIN],
     "gzip": coded(b"gzip", gzip.compress(BODY)),
@@ -163,13 +200,36 @@ BAD = {
         [OK + b"Transfer-Encoding: chunked\r\n\r\n" + chunked(BODY)[:-6], CLOSE],
         UpstreamUnavailable,
     ),
-    "no HTTP": ([b"SSH-2.0-OpenSSH_9.2\r\n\r\n", CLOSE], UpstreamUnavailable),
+    "no HTTP": ([b"SSH-2.0-OpenSSH_9.2\r\n\r\n", CLOSE], UpstreamInvalidResponse),
     "another protocol": (
         [b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n", CLOSE],
-        (UpstreamUnavailable, UpstreamInvalidResponse),
+        UpstreamInvalidResponse,
     ),
-    "headers without end": ([OK, *[b"X-Header: %b\r\n" % (b"x" * 4000) * 20] * 15, PAUSE], UpstreamUnavailable),
-    "a header without end": ([OK + b"X-Header: ", *[b"x" * 4000] * 60, PAUSE], UpstreamUnavailable),
+    "headers without end": ([OK, *[b"X-Header: %b\r\n" % (b"x" * 4000) * 20] * 15, PAUSE], UpstreamInvalidResponse),
+    "a header without end": ([OK + b"X-Header: ", *[b"x" * 4000] * 60, PAUSE], UpstreamInvalidResponse),
+    "folded lines without end": ([OK + b"X: y\r\n", *[b" z\r\n" * 4000] * 15, PAUSE], UpstreamInvalidResponse),
+    "different lengths": ([OK + b"Content-Length: 14\r\nContent-Length: 15\r\n\r\n" + BODY], UpstreamInvalidResponse),
+    "a list of different lengths": ([OK + b"Content-Length: 14, 15\r\n\r\n" + BODY], UpstreamInvalidResponse),
+    "a signed length": ([OK + b"Content-Length: +14\r\n\r\n" + BODY], UpstreamInvalidResponse),
+    "an empty length": ([OK + b"Content-Length:\r\n\r\n" + BODY], UpstreamInvalidResponse),
+    "a blank before the colon": ([OK + b"Content-Length : 14\r\n\r\n" + BODY], UpstreamInvalidResponse),
+    "a folded status line": ([OK + b" X: y\r\nContent-Length: 14\r\n\r\n" + BODY], UpstreamInvalidResponse),
+    "a line without a colon": ([OK + b"nonsense\r\nContent-Length: 14\r\n\r\n" + BODY], UpstreamInvalidResponse),
+    "a NUL": ([OK + b"X: \0\r\nContent-Length: 14\r\n\r\n" + BODY], UpstreamInvalidResponse),
+    "a lone CR": ([OK + b"X: a\rb\r\nContent-Length: 14\r\n\r\n" + BODY], UpstreamInvalidResponse),
+    "a status below 100": ([b"HTTP/1.1 099 Odd\r\nContent-Length: 14\r\n\r\n" + BODY], UpstreamInvalidResponse),
+    "a long status": ([b"HTTP/1.1 2000 Odd\r\nContent-Length: 14\r\n\r\n" + BODY], UpstreamInvalidResponse),
+    "an unknown transfer coding": ([OK + b"Transfer-Encoding: gzip\r\n\r\n" + BODY, CLOSE], UpstreamInvalidResponse),
+    "an unknown transfer coding, silent": (
+        [OK + b"Transfer-Encoding: chunked, gzip\r\n\r\n" + BODY, PAUSE],
+        UpstreamInvalidResponse,
+    ),
+    "a malformed chunk size": ([OK + b"Transfer-Encoding: chunked\r\n\r\n0xE\r\n" + BODY], UpstreamInvalidResponse),
+    "a chunk of another size": (
+        [OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\n" + BODY + b"\r\n0\r\n\r\n"],
+        UpstreamInvalidResponse,
+    ),
+    "a reset body": ([PLAIN[:-5], RESET], UpstreamUnavailable),
     "silence": ([PAUSE], UpstreamTimeout),
     "a silent body": ([PLAIN[:-5], PAUSE], UpstreamTimeout),
     "too long": ([OK + b"Content-Length: 5000\r\n\r\n", *[b" " * 500] * 10], UpstreamInvalidResponse),
@@ -223,7 +283,8 @@ def test_a_slow_response_times_out(run):
     run(scenario, [OK, *[b"X: y\r\n"] * 1000], total_timeout=0.2)
 
 
-@pytest.mark.parametrize(("status", "lines"), [(304, b"Content-Length: 14\r\n"), (204, b"")])
+@pytest.mark.parametrize("status", [204, 304])
+@pytest.mark.parametrize("lines", [b"", b"Content-Length: 14\r\n", b"Transfer-Encoding: chunked\r\n"])
 def test_some_statuses_have_no_body(run, status, lines):
     """After 204 and 304 the transport does not wait for a body, and reuses the connection."""
 
@@ -236,6 +297,115 @@ def test_some_statuses_have_no_body(run, status, lines):
         assert server.connections == 1
 
     run(scenario, [b"HTTP/1.1 %d Fine\r\n%b\r\n" % (status, lines)], [PLAIN], read_timeout=1)
+
+
+@pytest.mark.parametrize("framing", ["a coding and a length", "a length and a coding"])
+def test_a_connection_with_an_ambiguous_length_is_not_reused(run, framing):
+    """Another server could take the rest of such a response for the next one."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        await transport.fetch(vehicle_request())
+        await asyncio.sleep(SILENT)
+        await transport.fetch(vehicle_request())
+        assert server.connections == 2
+
+    run(scenario, GOOD[framing])
+
+
+ENDS = {"FIN": CLOSE, "RST": RESET}
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_call_is_sent_again_if_its_kept_connection_ends(run, end):
+    """At once and over a new connection, if no byte of the response has arrived; the call counts as two."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        request = vehicle_request()
+        for _ in range(2):
+            assert (await transport.fetch(request)).value.vehicle_id == "JQ7RP"
+            await asyncio.sleep(SILENT)
+        assert (server.connections, len(server.heads), request.stats.upstream_calls) == (2, 3, 3)
+
+    run(scenario, [PLAIN], [ENDS[end]], [PLAIN])
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize(
+    "begun", [b"H", OK, b"HTTP/1.1 100 Continue\r\n\r\n", PLAIN[:-1]], ids=["H", "a line", "100", "almost all"]
+)
+def test_a_call_is_not_sent_again_after_a_byte(run, end, begun):
+    """A response that has begun may not be repeated; the call fails."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        await transport.fetch(vehicle_request())
+        await asyncio.sleep(SILENT)
+        with pytest.raises(UpstreamUnavailable):
+            await transport.fetch(vehicle_request())
+        assert len(server.heads) == 2
+
+    run(scenario, [PLAIN], [begun, ENDS[end]], [PLAIN])
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_call_is_sent_again_only_once(run, end):
+    """A second end is a failure."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        await transport.fetch(vehicle_request())
+        await asyncio.sleep(SILENT)
+        with pytest.raises(UpstreamUnavailable):
+            await transport.fetch(vehicle_request())
+        assert len(server.heads) == 3
+
+    run(scenario, [PLAIN], [ENDS[end]], [ENDS[end]], [PLAIN])
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_a_write_is_never_sent_again(run, end):
+    """Its outcome is unknown; neither is a call over a new connection."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        with pytest.raises(UpstreamUnavailable):
+            await transport.fetch(vehicle_request())
+        await transport.fetch(vehicle_request())
+        await asyncio.sleep(SILENT)
+        request = vehicle_request()
+        request.endpoint = replace(request.endpoint, method="POST", idempotent=False)
+        with pytest.raises(UpstreamUnavailable):
+            await transport.fetch(request)
+        assert [head.split()[0] for head in server.heads] == [b"GET", b"GET", b"POST"]
+
+    run(scenario, [ENDS[end]], [PLAIN], [ENDS[end]], [PLAIN])
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_all_kept_connections_may_end(run, end):
+    """Such as after an idle timeout of a load balancer: no call is sent to another of them."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        server.second = ENDS[end]
+        for _ in range(3):
+            responses = await asyncio.gather(*(transport.fetch(vehicle_request()) for _ in range(3)))
+            assert [response.value.vehicle_id for response in responses] == ["JQ7RP"] * 3
+            await asyncio.sleep(SILENT)
+        assert len(server.heads) > 9
+
+    run(scenario, [PLAIN], connections_max=3)
+
+
+def test_a_server_may_close_after_each_response(run):
+    """Without announcing it: no call of many fails, and cancelled ones leave nothing behind."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        for _ in range(15):
+            calls = [asyncio.ensure_future(transport.fetch(vehicle_request())) for _ in range(8)]
+            await asyncio.sleep(0.002)
+            calls[3].cancel()
+            responses = await asyncio.gather(*calls, return_exceptions=True)
+            assert sum(isinstance(response, Exception) for response in responses) == 0
+        assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
+
+    run(scenario, [PLAIN, CLOSE], connections_max=3)
 
 
 def test_cookies_and_redirects_are_not_followed(run):
@@ -297,7 +467,7 @@ def test_no_call_gets_another_response(run):
             responses.append(await transport.fetch(vehicle_request()))
             await asyncio.sleep(0.05)
         assert {
-            response.value.vehicle_id for response in responses if not isinstance(response, UpstreamUnavailable)
+            response.value.vehicle_id for response in responses if not isinstance(response, UpstreamInvalidResponse)
         } == {"JQ7RP"}
         assert server.connections == 5
 

@@ -1,8 +1,9 @@
 """The builtin transport: HTTP/1.1 with httptools' parser, for a fraction of the CPU time of httpx.
 
 `Http1` queues calls fairly by principal and gives each free connection the next one; a `Connection` makes one call at a
-time. A call that is cancelled in progress closes its connection, which no other call uses. Nothing is retried or
-pipelined; redirects, cookies, proxies and authentication are not supported.
+time. A call that is cancelled in progress closes its connection, which no other call uses. Nothing is pipelined;
+redirects, cookies, proxies and authentication are not supported. Nothing is retried but a call whose kept connection
+ends before a byte of the response arrived: it is sent once more, over a new connection (RFC 9112, 9.3.1).
 
 HTTP/1.1 does not say which request a response belongs to. To keep a response from another call, and above all from
 another principal, a connection takes its next call only after `SILENCE` seconds without a byte, and is polled just
@@ -30,6 +31,7 @@ from gateway.settings import UpstreamSettings
 from gateway.telemetry import get_logger
 from gateway.upstream.http.inflate import Fields
 from gateway.upstream.http.network import tls_context
+from gateway.upstream.http.response_head import strict_form
 
 log = get_logger("gateway.upstream")
 
@@ -49,8 +51,9 @@ TIMEOUT_STATUS = b" 408 "
 # Seconds before a host's next address is tried concurrently.
 HAPPY_EYEBALLS_DELAY = 0.25
 FRAMED = frozenset((b"content-length", b"transfer-encoding"))
+PARSER_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 INVALID_REQUEST = "The request contains characters that are not allowed."
-OK = 200
+INTERIM, OK = 100, 200
 RawResponse = tuple[int, Fields, bytes]
 # Decodes a response as it arrives; raises the gateway's errors.
 Decoder = Callable[[RawResponse], Any]
@@ -79,19 +82,30 @@ class Call(Protocol):
     def set_exception(self, failure: Exception) -> None:
         """Takes a failure in place of a response."""
 
+    def may_resend(self) -> bool:
+        """Whether the request may be sent once more; if so, that is counted."""
+
 
 class _AwaitedCall:
     """A call that completes a future."""
 
-    __slots__ = ("connection", "decode", "ends", "future", "head", "queued_until", "reuse_key", "tenant")
+    __slots__ = ("connection", "decode", "ends", "future", "head", "may_resend", "queued_until", "reuse_key", "tenant")
 
     def __init__(
-        self, future: asyncio.Future[Any], head: bytes, tenant: str, decode: Decoder | None, *, is_checked: bool
+        self,
+        future: asyncio.Future[Any],
+        head: bytes,
+        tenant: str,
+        decode: Decoder | None,
+        may_resend: Callable[[], bool],
+        *,
+        is_checked: bool,
     ) -> None:
         self.tenant = tenant
         self.future = future
         self.head = head
         self.decode = decode
+        self.may_resend = may_resend
         self.reuse_key = tenant if is_checked else ""
         self.connection: Connection | None = None
         self.ends = self.queued_until = 0.0
@@ -133,7 +147,9 @@ class Http1:
         # The longest idle one first, because a late response to it has had the most time to arrive.
         self._idle: dict[Connection, None] = {}
         self._connections: set[Connection] = set()
+        # Tasks that open connections: for calls in the queue, and for one call that is sent once more.
         self._connecting: set[asyncio.Task[None]] = set()
+        self._resending: set[asyncio.Task[None]] = set()
         self._queue: FairQueue[Call] = FairQueue(_is_done)
         # The requests of an event-loop iteration are sent together: the first one wakes the fleet API's machine.
         self.requests: TickBatch[Connection] = TickBatch(_send_all)
@@ -176,15 +192,21 @@ class Http1:
         self._wait_for_connection(call, loop, now)
 
     async def fetch_raw(
-        self, head: bytes, tenant: str = "", decode: Decoder | None = None, *, is_checked: bool = False
+        self,
+        head: bytes,
+        tenant: str = "",
+        decode: Decoder | None = None,
+        may_resend: Callable[[], bool] = bool,  # false
+        *,
+        is_checked: bool = False,
     ) -> Any:
         """A response's status, header fields and body, or the result of `decode`, without httpx's objects.
 
-        The call waits in the queue of `tenant`. `is_checked` says that `decode` rejects a 200 that belongs to another
-        call.
+        The call waits in the queue of `tenant`. `may_resend` says whether the request may be sent once more.
+        `is_checked` says that `decode` rejects a 200 that belongs to another call.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        call = _AwaitedCall(future, head, tenant, decode, is_checked=is_checked)
+        call = _AwaitedCall(future, head, tenant, decode, may_resend, is_checked=is_checked)
         self.begin(call)
         try:
             return await future
@@ -201,13 +223,14 @@ class Http1:
                 timer.cancel()
         while (popped := self._queue.pop()) is not None:
             _fail(popped[1], httpx.ConnectError("The transport is closed."))
-        for connecting in self._connecting:
-            connecting.cancel()
+        connecting = self._connecting | self._resending
+        for task in connecting:
+            task.cancel()
         lost = [connection.lost for connection in self._connections]
         for connection in list(self._connections):
             connection.fail(httpx.ReadError("The transport is closed."))
-        if self._connecting or lost:
-            await asyncio.wait([*self._connecting, *lost], timeout=1)
+        if connecting or lost:
+            await asyncio.wait([*connecting, *lost], timeout=1)
 
     def free(self, connection: Connection, now: float) -> None:
         """Gives a free connection the next call, or makes it idle."""
@@ -232,6 +255,20 @@ class Http1:
         else:
             loop = asyncio.get_running_loop()
             self._wait_for_connection(call, loop, loop.time(), first=True)
+
+    def resend(self, call: Call) -> None:
+        """Sends a call's request once more, over a connection of its own: other kept ones may have ended, too."""
+        call.connection = None
+
+        def connected(connecting: asyncio.Task[None]) -> None:
+            self._resending.discard(connecting)
+            if connecting.cancelled():
+                _fail(call, httpx.ConnectError("The transport is closed."))
+            self._connect_as_needed()
+
+        connecting = asyncio.get_running_loop().create_task(self._connect(call))
+        self._resending.add(connecting)
+        connecting.add_done_callback(connected)
 
     def distrust(self) -> None:
         """Stops reusing connections for a while after an unsolicited response: the next one may be another call's."""
@@ -304,7 +341,8 @@ class Http1:
     def _connect_as_needed(self) -> None:
         if self._closed:
             return
-        room = self.settings.connections_max - len(self._connections) - len(self._connecting)
+        opening = len(self._connecting) + len(self._resending)
+        room = self.settings.connections_max - len(self._connections) - opening
         if room > 0 and self._queue and len(self._connecting) < len(self._queue):
             waiting = sum(not call.done() for call in self._queue)
             for _ in range(min(room, waiting - len(self._connecting))):
@@ -316,11 +354,12 @@ class Http1:
         self._connecting.discard(connecting)
         self._connect_as_needed()
 
-    async def _connect(self) -> None:
-        """Opens a connection for the next call in the queue; that call fails if this fails."""
+    async def _connect(self, call: Call | None = None) -> None:
+        """Opens a connection for a call, by default the next one in the queue; the call fails if this fails."""
         loop = asyncio.get_running_loop()
+        until = loop.time() + self.settings.connect_timeout
         try:
-            async with asyncio.timeout(self.settings.connect_timeout):
+            async with asyncio.timeout_at(until if call is None else min(until, call.ends)):
                 addresses = await loop.getaddrinfo(self._host, self._port, type=1)
                 sock = await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=HAPPY_EYEBALLS_DELAY)
                 try:
@@ -334,17 +373,23 @@ class Http1:
                     sock.close()
                     raise
         except TimeoutError:
-            self._fail_next(httpx.ConnectTimeout("No connection in time."))
+            self._fail_next(httpx.ConnectTimeout("No connection in time."), call)
         except Exception as failed:  # noqa: BLE001 - any failure has to reach a call
-            self._fail_next(httpx.ConnectError(type(failed).__name__))
+            self._fail_next(httpx.ConnectError(type(failed).__name__), call)
         else:
             if not connection.closed:
                 self._connections.add(connection)
                 now = connection.silent_at = loop.time()
-                self.free(connection, now)
+                if call is None or call.done():
+                    self.free(connection, now)
+                    connection.is_kept = connection in self._idle
+                else:
+                    connection.start(call, now)
+            elif call is not None:
+                _fail(call, httpx.RemoteProtocolError("The connection ended before the request was sent."))
 
-    def _fail_next(self, failure: httpx.TransportError) -> None:
-        popped = self._queue.pop()
+    def _fail_next(self, failure: httpx.TransportError, call: Call | None) -> None:
+        popped = self._queue.pop() if call is None else ("", call)
         if popped is not None:
             _fail(popped[1], failure)
 
@@ -403,15 +448,18 @@ class Connection(asyncio.Protocol):
         # Chunks that were joined, if there were many.
         self._buffer = io.BytesIO()
         self.on_header, self.on_body = self._headers.__setitem__, self._chunks.append
-        self._parser = httptools.HttpResponseParser(self)
-        self._feed = self._parser.feed_data
+        # The bytes of an incomplete head.
+        self._head: list[bytes] = []
+        self._is_head_rewritten = False
+        self._begin_parsing()
         self._call: Call | None = None
-        self._is_sent = False
+        self._is_sent = self._head_is_whole = False
         self._started_at = self._due = self._next_check = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.closed = False
-        # Whether it has made a call; when it may take any call, and which tenant's calls it may take before.
-        self.has_served = False
+        # Whether it has made a call, and whether it has or was idle.
+        self.has_served = self.is_kept = False
+        # When it may take any call, and which tenant's calls it may take before.
         self.silent_at = 0.0
         self.reusable_by: str | None = None
         self.lost: asyncio.Future[None] = loop.create_future()
@@ -477,19 +525,15 @@ class Connection(asyncio.Protocol):
             return
         try:
             self._feed(data)
-        except httptools.HttpParserError as malformed:
-            if self._is_whole:
-                self._pool.distrust()
-            self.fail(httpx.RemoteProtocolError(type(malformed).__name__))
-        except httptools.HttpParserUpgrade:
-            self.fail(httpx.RemoteProtocolError("The server changed the protocol."))
+        except PARSER_ERRORS as rejected:
+            self._on_rejected(data, rejected)
         if self._is_whole and self._call is call:
             if self._transport.get_write_buffer_size():
                 self.fail(httpx.DecodingError("The response arrived before the request was sent."))
             else:
                 self._complete(call)
         elif self._call is call:
-            self._on_partial(call, len(data))
+            self._on_partial(call, data)
 
     def eof_received(self) -> None:
         self._on_end(None)
@@ -504,26 +548,63 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         # It must not become the response to the next call, which may be another caller's.
         if self._is_whole:
-            raise httpx.RemoteProtocolError("More than one response to one request.")
+            raise httpx.DecodingError("More than one response to one request.")
         self._headers.clear()
 
     def on_headers_complete(self) -> None:
         if len(self._headers) > FIELDS_MAX:
-            raise httpx.RemoteProtocolError("The response has too many headers.")
+            raise httpx.DecodingError("The response has too many headers.")
         status = self._status = self._parser.get_status_code()
         if status >= OK:  # a lower status is followed by the final response
             self._head_is_whole = True
             self._fields = self._headers.copy()  # without trailers
+        elif status < INTERIM:
+            raise httpx.DecodingError("The response has an invalid status.")
 
     def on_message_complete(self) -> None:
         if self._head_is_whole:
             self._is_whole = True
             self._is_reusable = self._keeps_alive and self._parser.should_keep_alive()  # known only here
 
-    def _on_partial(self, call: Call, size: int) -> None:
+    def _begin_parsing(self) -> None:
+        self._parser = httptools.HttpResponseParser(self)
+        self._parser.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)  # RFC 9112, 7.1.1
+        self._feed: Callable[[bytes], None] = self._parser.feed_data
+
+    def _on_rejected(self, data: bytes, rejected: Exception) -> None:
+        """Parses a head again in its strict form. Fails the call if that is rejected, too, or if the head was not."""
+        if not (self._head_is_whole or self._is_head_rewritten):
+            # What another server could read differently ends with this response.
+            self._is_head_rewritten, self._keeps_alive, self._feed = True, False, self._feed_rewritten
+            try:
+                self._feed(data)
+            except PARSER_ERRORS as again:
+                rejected = again
+            else:
+                return
+        if self._is_whole:
+            self._pool.distrust()
+        self.fail(httpx.DecodingError(type(rejected).__name__))
+
+    def _keep_head(self, data: bytes) -> None:
+        if not self._received:
+            self._head.clear()
+        self._head.append(data)
+
+    def _feed_rewritten(self, data: bytes) -> None:
+        self._keep_head(data)
+        strict = strict_form(b"".join(self._head))
+        if strict is not None:
+            self._begin_parsing()
+            self._feed(strict)
+
+    def _on_partial(self, call: Call, data: bytes) -> None:
         """Checks the bounds of an incomplete response after some bytes have arrived; all bytes count."""
+        size = len(data)
         if not self._received:
             self._overhead = self._chunk_count = 0
+        if not (self._head_is_whole or self._is_head_rewritten):
+            self._keep_head(data)
         self._received += size
         self._due = min(self._time() + self._read_timeout, call.ends)
         chunk_count = len(self._chunks)
@@ -539,7 +620,7 @@ class Connection(asyncio.Protocol):
                 self.loop.call_soon(self._resume_reading)
         self._chunk_count = len(self._chunks)
         if self._overhead > HEAD_BYTES_MAX or (not self._head_is_whole and self._received > HEAD_BYTES_MAX):
-            self.fail(httpx.RemoteProtocolError("The response's headers are too large."))
+            self.fail(httpx.DecodingError("The response's headers are too large."))
         elif self._received > self._bytes_max:
             if self._buffer.tell() + sum(map(len, self._chunks)) > self._bytes_max:
                 self._complete(call)
@@ -566,7 +647,7 @@ class Connection(asyncio.Protocol):
         matches = call.set_result((self._status, self._fields, body))
         now = self._time()
         if matches and self._is_reusable and now >= self._pool.distrusted_until:
-            self.has_served = True
+            self.has_served = self.is_kept = True
             self.silent_at = now + SILENCE
             self.reusable_by = (call.reuse_key or None) if self._status == OK else None
             self._due = now + self._expiry
@@ -580,15 +661,30 @@ class Connection(asyncio.Protocol):
             self._close_unsent()
         elif failure is None and self._head_is_whole and FRAMED.isdisjoint(map(bytes.lower, self._fields)):
             self._complete(call)  # the server ends the body by closing the connection
+        elif self.is_kept and not self._received and call.may_resend():
+            self._pool.resend(call)
+            self._call = None
+            self.close()
         elif failure is None:
-            self.fail(httpx.RemoteProtocolError("The connection ended before the response did."))
+            self._fail_unfinished(httpx.RemoteProtocolError("The connection ended before the response did."))
         else:
             self.fail(httpx.ReadError(type(failure).__name__))
+
+    def _fail_unfinished(self, failure: httpx.TransportError) -> None:
+        """Fails the call whose response is incomplete, as invalid if no further bytes could have completed it."""
+        fields = self._fields if self._head_is_whole else {}
+        coding = next((fields[name] for name in fields if name.lower() == b"transfer-encoding"), b"chunked")
+        if coding.rpartition(b",")[2].strip().lower() != b"chunked":
+            self.fail(httpx.DecodingError("The response has an unknown transfer coding."))
+        elif self._is_head_rewritten and not self._head_is_whole:
+            self.fail(httpx.DecodingError("The response's head is malformed."))
+        else:
+            self.fail(failure)
 
     def _close_unsent(self) -> None:
         """Closes it; a call that was not sent gets another connection, unless this one was new."""
         call = self._call
-        if call is not None and not self.has_served:
+        if call is not None and not self.is_kept:
             self.fail(httpx.RemoteProtocolError("The connection ended before the request was sent."))
             return
         self.close()
@@ -610,6 +706,6 @@ class Connection(asyncio.Protocol):
                 return
             self._due = min(self._started_at + self._read_timeout, call.ends)
         if now >= self._due:
-            self.fail(httpx.ReadTimeout("No response in time."))
+            self._fail_unfinished(httpx.ReadTimeout("No response in time."))
             return
         self._check_at(min(self._due, now + self._check_interval))

@@ -42,8 +42,12 @@ STREAMS_MAX = 100
 FRAMING = 5
 CHUNKS_PER_ITERATION = 64
 CLOSED = "The transport is closed."
-# The event that httpcore's trace function gets just before the request is sent.
-SENDING = "http11.send_request_headers.started"
+# The events that httpcore's trace function gets before it connects, and just before the request is sent.
+CONNECTING, SENDING = "connection.connect_tcp.started", "http11.send_request_headers.started"
+# How h11's message begins where a response is cut off; any other of its messages is about malformed bytes.
+CUT_OFF = "peer closed connection"
+# The errors of a connection that ends.
+ENDED = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
 
 class _NotSilent(Exception):
@@ -51,7 +55,10 @@ class _NotSilent(Exception):
 
 
 class _Channel:
-    """An httpx transport, its calls in progress and the connection of its last HTTP/1.1 response."""
+    """An httpx transport, its calls in progress and the connection of its last HTTP/1.1 response.
+
+    `received` counts the bytes that this connection has received since the last request.
+    """
 
     def __init__(self, transport: httpx.AsyncBaseTransport, streams: int) -> None:
         self.transport = transport
@@ -59,8 +66,23 @@ class _Channel:
         self.calls = 0
         self.is_retired = False
         self.stream: httpcore.AsyncNetworkStream | None = None
+        self.received = 0
         self.silent_at = 0.0
         self.expires_at = 0.0
+
+    def keep(self, stream: httpcore.AsyncNetworkStream) -> None:
+        """Keeps a connection for the next call, and counts what it receives."""
+        if self.stream is stream:
+            return
+        read = stream.read
+
+        async def counted(max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
+            data = await read(max_bytes, timeout)
+            self.received += len(data)
+            return data
+
+        stream.read = counted  # type: ignore[method-assign]
+        self.stream = stream
 
 
 class HttpxTransport:
@@ -97,14 +119,23 @@ class HttpxTransport:
             log.info("upstream calls go through a proxy", variable=proxy.variable)
 
     async def send(
-        self, method: str, target: str, fields: Mapping[str, str], body: bytes, decode: Callable[[RawResponse], T]
+        self,
+        method: str,
+        target: str,
+        fields: Mapping[str, str],
+        body: bytes,
+        decode: Callable[[RawResponse], T],
+        may_resend: Callable[[], bool],
     ) -> T:
-        """The result of `decode` for a response's status, header fields and body, which is cut at its bound."""
+        """The result of `decode` for a response's status, header fields and body, which is cut at its bound.
+
+        `may_resend` says whether the request may be sent once more.
+        """
         request = self._request(method, target, fields, body)
         if self._streams == 1:
-            channel, raw = await self._call(request)
+            channel, raw = await self._call(request, may_resend)
         else:
-            call = asyncio.get_running_loop().create_task(self._call(request))
+            call = asyncio.get_running_loop().create_task(self._call(request, may_resend))
             self._shared_calls.add(call)
             call.add_done_callback(self._shared_calls.discard)
             try:
@@ -131,17 +162,27 @@ class HttpxTransport:
             self._retire(channel, at_once=True)
         await asyncio.gather(*self._shared_calls, *self._closing, return_exceptions=True)
 
-    async def _call(self, request: httpx.Request) -> tuple[_Channel, RawResponse]:
+    async def _call(self, request: httpx.Request, may_resend: Callable[[], bool]) -> tuple[_Channel, RawResponse]:
+        take = self._take
         try:
             async with asyncio.timeout(self._settings.total_timeout), self._slot():
                 while True:
-                    channel = await self._take()
+                    channel = await take()
                     try:
                         return channel, await self._answer(channel, request)
                     except _NotSilent:
                         pass  # the request was not sent, so another connection may be used
+                    except ENDED:
+                        is_unanswered = channel.stream is not None and not channel.received
+                        if not (is_unanswered and may_resend()):
+                            raise
+                        take = self._take_new  # other kept connections may have ended, too
         except TimeoutError as late:
             raise httpx.ReadTimeout("The response took too long.") from late
+        except httpx.RemoteProtocolError as failure:
+            if is_malformed(failure):
+                raise httpx.DecodingError("The response is malformed.") from failure
+            raise
 
     def _request(self, method: str, target: str, fields: Mapping[str, str], body: bytes) -> httpx.Request:
         # A line break in a field would start another header.
@@ -173,6 +214,9 @@ class HttpxTransport:
                 break
             if await self._claim(channel):
                 return channel
+        return await self._take_new()
+
+    async def _take_new(self) -> _Channel:
         if self._closed:
             raise httpx.ConnectError(CLOSED)
         channel = self._new_channel()
@@ -209,6 +253,7 @@ class HttpxTransport:
 
     async def _answer(self, channel: _Channel, request: httpx.Request) -> RawResponse:
         is_whole = False
+        channel.received = 0
         request.extensions["trace"] = partial(self._look_before_sending, channel)
         try:
             response = await channel.transport.handle_async_request(request)
@@ -228,6 +273,8 @@ class HttpxTransport:
 
     async def _look_before_sending(self, channel: _Channel, event: str, _: object) -> None:
         """Checks again for received bytes, because httpcore lets other tasks run before it sends."""
+        if event == CONNECTING:
+            channel.stream = None  # httpcore has replaced the connection
         stream = channel.stream
         if event != SENDING or stream is None:
             return
@@ -255,9 +302,11 @@ class HttpxTransport:
         if response.http_version == "HTTP/2":
             return
         self._streams = 1
-        channel.stream = response.extensions["network_stream"]
+        channel.keep(response.extensions["network_stream"])
         if channel.streams > 1:
             channel.is_retired = True  # it was to be shared, which HTTP/1.1 can't
+        if "transfer-encoding" in response.headers and "content-length" in response.headers:
+            channel.is_retired = True  # another server could read the response differently (RFC 9112, 6.3)
         if _left_over(response).strip(b"\r\n"):
             channel.is_retired = True
             self._distrust()
@@ -319,6 +368,15 @@ class HttpxTransport:
 
     def _proxy_with_tls(self, proxy: Proxy) -> httpx.Proxy:
         return httpx.Proxy(proxy.url, ssl_context=self._tls if proxy.url.startswith("https") else None)
+
+
+def is_malformed(failure: httpx.RemoteProtocolError) -> bool:
+    """Whether a response is malformed, rather than cut off with its connection.
+
+    httpcore's error has the error of h11 as its argument, or a text where the connection ended before the response.
+    """
+    reasons = () if failure.__cause__ is None else failure.__cause__.args
+    return any(isinstance(reason, Exception) and not str(reason).startswith(CUT_OFF) for reason in reasons)
 
 
 def _left_over(response: httpx.Response) -> bytes:

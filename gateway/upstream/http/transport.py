@@ -88,15 +88,17 @@ class HttpTransport:
     async def fetch(self, request: UpstreamRequest[T]) -> UpstreamResponse[T]:
         target = _target_of(request)
         request.stats.upstream_calls += 1
-        decode = partial(self.response_to, request)
+        decode, may_resend = partial(self.response_to, request), partial(self.may_resend, request)
         try:
             if self._httpx is not None:
                 headers = self._headers_of(request)
-                return await self._httpx.send(request.endpoint.method, target, headers, request.body, decode)
+                return await self._httpx.send(
+                    request.endpoint.method, target, headers, request.body, decode, may_resend
+                )
             assert self._http1 is not None
             head = self._http1.request(request.endpoint.method, target, self._prepared_for(request), request.body)
             response: UpstreamResponse[T] = await self._http1.fetch_raw(
-                head, request.caller.principal, decode, is_checked=request.is_matched_by_id
+                head, request.caller.principal, decode, may_resend, is_checked=request.is_matched_by_id
             )
         except TRANSPORT_ERRORS as failure:
             raise error_of(failure) from failure
@@ -114,6 +116,15 @@ class HttpTransport:
         if request.is_matched_by_id:
             call.reuse_key = call.tenant
         self._http1.begin(call)
+
+    def may_resend(self, request: UpstreamRequest[Any]) -> bool:
+        """Whether a request may be sent once more, if its kept connection ends without a byte of a response.
+
+        That is no failure of the call, but it counts as an upstream call.
+        """
+        if request.endpoint.idempotent:
+            request.stats.upstream_calls += 1
+        return request.endpoint.idempotent
 
     def response_to(self, request: UpstreamRequest[T], raw: RawResponse) -> UpstreamResponse[T]:
         """The decoded response; raises the gateway's errors."""
