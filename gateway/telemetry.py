@@ -258,11 +258,12 @@ class RequestLog:
 
 
 class EventCounter:
-    """Logs frequent events: the first at once, then the number of each kind every second."""
+    """Logs frequent events: the first at once, then the number of each kind every second; `fields` are in each line."""
 
-    def __init__(self, event: str, level: str = "warning") -> None:
+    def __init__(self, event: str, level: str = "warning", **fields: str) -> None:
         self._event = event
         self._level = level
+        self._fields = fields
         self._counts: dict[str, int] = {}
         self._waiting: asyncio.AbstractEventLoop | None = None
 
@@ -276,7 +277,7 @@ class EventCounter:
         counts, self._counts = self._counts, {}
         self._waiting = loop if counts else None
         if counts:
-            getattr(get_logger("gateway.web"), self._level)(self._event, **counts)
+            getattr(get_logger("gateway.web"), self._level)(self._event, **self._fields, **counts)
             loop.call_later(1, self._write, loop)
 
 

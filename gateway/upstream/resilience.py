@@ -17,7 +17,7 @@ from gateway.errors import RateLimited, UpstreamError, UpstreamUnavailable
 from gateway.telemetry import get_logger
 from gateway.upstream.circuit import Circuit, is_outage
 from gateway.upstream.http.http1 import Call, Connection, RawResponse, is_foreign
-from gateway.upstream.http.transport import TRANSPORT_ERRORS, error_of
+from gateway.upstream.http.transport import TRANSPORT_ERRORS
 from gateway.upstream.rate_limit import RateLimiter
 from gateway.upstream.requests import SEND, Clock, Rate, Steps, UpstreamCall, UpstreamRequest, UpstreamResponse, Wait
 from gateway.upstream.retry import RetryPolicy
@@ -111,6 +111,9 @@ class Sender(Protocol):
     def may_resend(self, request: UpstreamRequest[Any]) -> bool:
         """Whether such a request may be sent once more, if its kept connection ends without a response."""
 
+    def error_of(self, failure: Exception) -> UpstreamError:
+        """The gateway's error for a failure to send such a request, or to receive its response."""
+
     async def fetch(self, request: UpstreamRequest[T]) -> UpstreamResponse[T]:
         """Sends a request and waits for the response."""
 
@@ -160,7 +163,7 @@ class RunningCall(Struct, Generic[T], eq=False):
             try:
                 self.sender.begin(self.request, self)
             except TRANSPORT_ERRORS as failed:
-                failure = error_of(failed)
+                failure = self.sender.error_of(failed)
             except Exception as failed:  # noqa: BLE001 - the steps handle it
                 failure = failed
             else:
@@ -179,7 +182,7 @@ class RunningCall(Struct, Generic[T], eq=False):
 
     def set_exception(self, failure: Exception) -> None:
         """Takes a failure in place of a response."""
-        self.run(error_of(failure))
+        self.run(self.sender.error_of(failure))
 
     def may_resend(self) -> bool:
         """Whether the request may be sent once more."""

@@ -375,7 +375,7 @@ class Http1:
         except TimeoutError:
             self._fail_next(httpx.ConnectTimeout("No connection in time."), call)
         except Exception as failed:  # noqa: BLE001 - any failure has to reach a call
-            self._fail_next(httpx.ConnectError(type(failed).__name__), call)
+            self._fail_next(_caused(httpx.ConnectError("No connection."), failed), call)
         else:
             if not connection.closed:
                 self._connections.add(connection)
@@ -406,6 +406,11 @@ def _send_all(connections: list[Connection]) -> None:
 def _fail(call: Call, failure: httpx.RequestError) -> None:
     if not call.done():
         call.set_exception(failure)
+
+
+def _caused(failure: httpx.TransportError, cause: Exception) -> httpx.TransportError:
+    failure.__cause__ = cause
+    return failure
 
 
 def is_foreign(failure: Exception, raw: RawResponse) -> bool:
@@ -668,7 +673,7 @@ class Connection(asyncio.Protocol):
         elif failure is None:
             self._fail_unfinished(httpx.RemoteProtocolError("The connection ended before the response did."))
         else:
-            self.fail(httpx.ReadError(type(failure).__name__))
+            self.fail(_caused(httpx.ReadError("The connection was lost."), failure))
 
     def _fail_unfinished(self, failure: httpx.TransportError) -> None:
         """Fails the call whose response is incomplete, as invalid if no further bytes could have completed it."""

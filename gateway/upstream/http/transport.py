@@ -5,14 +5,18 @@ Both raise httpx's errors, which are mapped to the gateway's errors here.
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
+import errno
 import re
+import socket
+import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import httpx
 import msgspec
@@ -30,6 +34,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.settings import UpstreamSettings
+from gateway.telemetry import EventCounter
 from gateway.upstream.endpoints import Parameters
 from gateway.upstream.http.http1 import Call, Http1, RawResponse
 from gateway.upstream.http.inflate import Fields, inflated
@@ -84,6 +89,7 @@ class HttpTransport:
         self._http1 = Http1(settings) if network is None and settings.transport == "builtin" else None
         self._httpx = _httpx_transport(settings, network) if self._http1 is None else None
         self.sends_inline = self._http1 is not None
+        self._failures = EventCounter("upstream failures", host=urlsplit(settings.url).hostname or "")
 
     async def fetch(self, request: UpstreamRequest[T]) -> UpstreamResponse[T]:
         target = _target_of(request)
@@ -101,7 +107,7 @@ class HttpTransport:
                 head, request.caller.principal, decode, may_resend, is_checked=request.is_matched_by_id
             )
         except TRANSPORT_ERRORS as failure:
-            raise error_of(failure) from failure
+            raise self.error_of(failure) from failure
         return response
 
     def begin(self, request: UpstreamRequest[Any], call: Call) -> None:
@@ -124,7 +130,17 @@ class HttpTransport:
         """
         if request.endpoint.idempotent:
             request.stats.upstream_calls += 1
+            self._failures.count("kept connection ended", asyncio.get_running_loop())
         return request.endpoint.idempotent
+
+    def error_of(self, failure: Exception) -> UpstreamError:
+        """The gateway's error for one of TRANSPORT_ERRORS, which is logged by its kind."""
+        self._failures.count(kind_of(failure), asyncio.get_running_loop())
+        if isinstance(failure, (httpx.TimeoutException, TimeoutError)):
+            return UpstreamTimeout()
+        if isinstance(failure, (httpx.DecodingError, UnicodeDecodeError)):
+            return UpstreamInvalidResponse()
+        return UpstreamUnavailable()
 
     def response_to(self, request: UpstreamRequest[T], raw: RawResponse) -> UpstreamResponse[T]:
         """The decoded response; raises the gateway's errors."""
@@ -134,7 +150,7 @@ class HttpTransport:
             try:
                 fields, body = inflated(fields, body, self._bytes_max)
             except TRANSPORT_ERRORS as malformed:
-                raise error_of(malformed) from malformed
+                raise self.error_of(malformed) from malformed
         if len(body) > self._bytes_max:
             raise UpstreamInvalidResponse(_problem_of(status, httpx.Headers(fields), b""))
         if status != 200 and status not in request.endpoint.success:
@@ -197,13 +213,26 @@ class HttpTransport:
             raise UpstreamInvalidResponse(Problem(200)) from malformed
 
 
-def error_of(failure: Exception) -> UpstreamError:
-    """The gateway's error for an error of a transport."""
-    if isinstance(failure, (httpx.TimeoutException, TimeoutError)):
-        return UpstreamTimeout()
-    if isinstance(failure, (httpx.DecodingError, UnicodeDecodeError)):
-        return UpstreamInvalidResponse()
-    return UpstreamUnavailable()
+def kind_of(failure: Exception) -> str:
+    """What an operator should look at after a transport's error: a few constants, and never a text of the error."""
+    for cause in _causes(failure):
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return "TLS certificate refused"
+        if isinstance(cause, ssl.SSLError):
+            return "TLS failed"
+        if isinstance(cause, socket.gaierror):
+            return "name not resolved"
+        if isinstance(cause, OSError) and (name := errno.errorcode.get(cause.errno or 0)):
+            return f"{type(failure).__name__} {name}"
+    return type(failure).__name__
+
+
+def _causes(failure: BaseException) -> Iterator[BaseException]:
+    """An error and its causes; those of httpcore are its errors' first argument."""
+    cause: object = failure
+    while isinstance(cause, BaseException):
+        yield cause
+        cause = cause.__cause__ or next(iter(cause.args), None)
 
 
 def _target_of(request: UpstreamRequest[Any]) -> str:
