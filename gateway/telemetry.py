@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import errno
+import json
 import logging
 import re
 import sys
@@ -213,8 +214,12 @@ class RequestLog:
         *,
         own_id: bool = False,
         traceparent: str | None = None,
+        codes: tuple[str, ...] = (),
     ) -> None:
-        """Logs a request; `began` is from `time.perf_counter`. An id from the client may contain a secret."""
+        """Logs a request with the codes of its errors; `began` is from `time.perf_counter`.
+
+        An id from the client may contain a secret.
+        """
         if status == SERVICE_UNAVAILABLE and not self.count_rejection():
             return
         if not self._is_on:
@@ -223,14 +228,17 @@ class RequestLog:
         trace_id = None if traceparent is None else traceparent.split("-")[1]
         # A JSON Web Token is the only kind of secret that fits into an id.
         if not self._formats_json or (not own_id and "eyj" in request_id.lower()):
-            trace = {} if trace_id is None else {"trace_id": trace_id}
-            self._log.info("request", request_id=request_id, **trace, method=method, status=status, ms=milliseconds)
+            more: dict[str, Any] = {} if trace_id is None else {"trace_id": trace_id}
+            if codes:
+                more["errors"] = codes
+            self._log.info("request", request_id=request_id, **more, method=method, status=status, ms=milliseconds)
             return
         trace_member = "" if trace_id is None else f'"trace_id": "{trace_id}", '
-        # Nothing needs escaping: a method is an HTTP token, an id has only letters, digits, `.`, `_` and `-`.
+        errors = f'"errors": {json.dumps(codes)}, ' if codes else ""
+        # Nothing else needs escaping: a method is an HTTP token, an id has only letters, digits, `.`, `_` and `-`.
         line = (
             f'{{"request_id": "{request_id}", {trace_member}"method": "{method}", "status": {status}, '
-            f'"ms": {milliseconds}, "event": "request", "level": "info", "timestamp": "{_now()}"}}'
+            f'"ms": {milliseconds}, {errors}"event": "request", "level": "info", "timestamp": "{_now()}"}}'
         )
         # The lines of an event-loop iteration are written together.
         try:

@@ -84,12 +84,13 @@ class GatewayApp:
         sent_id = valid_request_id(fields.get(b"x-request-id"))
         exchange = Exchange(scope, receive, fields, sent_id or new_request_id())
         status = CLIENT_CLOSED
+        codes: tuple[str, ...] = ()
         try:
             response = await self._response_to(exchange)
             if response is not None:
                 if self._is_draft:
                     response = as_draft(response, fields.get(b"accept"))
-                status = response.status
+                status, codes = response.status, response.codes
                 more = () if self._cross_origin is None else self._cross_origin.fields_for(fields.get(b"origin"))
                 await send_response(scope, send, response, exchange.request_id, more, deferred=exchange.is_deferred)
         finally:
@@ -100,6 +101,7 @@ class GatewayApp:
                 began,
                 own_id=sent_id is None,
                 traceparent=valid_traceparent(fields.get(b"traceparent")),
+                codes=codes,
             )
 
     async def _response_to(self, exchange: Exchange) -> Response | None:

@@ -72,6 +72,8 @@ OK, PARTIAL_SUCCESS, UNPROCESSABLE = 200, 294, 422
 STATUS_OF_CODE = {"GRAPHQL_PARSE_FAILED": 400, "INTERNAL": 500}
 # Digits of `Content-Length`; a number with more is too large.
 DIGITS_MAX = 18
+# Codes of a response's errors in the log, and the characters of one.
+LOGGED_CODES_MAX, CODE_MAX = 8, 40
 # `Retry-After` in seconds while the issuer's keys are unavailable.
 ISSUER_RETRY = 5
 
@@ -390,7 +392,8 @@ class GraphQLApp:
         unauthenticated_errors = [error for error in result.errors or () if is_unauthenticated(error)]
         if unauthenticated_errors:
             fields = (ERROR_TYPE, (b"www-authenticate", INVALID_TOKEN.encode()))
-            return Response(401, fields, self._parts_of({"errors": unauthenticated_errors}))
+            parts = self._parts_of({"errors": unauthenticated_errors})
+            return Response(401, fields, parts, _codes_of(unauthenticated_errors))
         members: dict[str, Any] = {"data": result.data} if operation.ran else {}
         if result.errors:
             members["errors"] = result.errors
@@ -403,7 +406,8 @@ class GraphQLApp:
             parts = self._parts_of(members)
         except LimitExceeded as exceeded:
             return self._rendered(_invalid([exceeded], ""), media_type)
-        return _response(status, media_type, operation.fields, parts)
+        codes = _codes_of(result.errors) if result.errors else ()
+        return _response(status, media_type, operation.fields, parts, codes)
 
     def _parts_of(self, members: dict[str, Any]) -> Parts:
         """A response's body. A single field that is already rendered is not copied, because it may be large."""
@@ -417,10 +421,16 @@ class GraphQLApp:
 CONTENT_TYPES = {media_type: (b"content-type", f"{media_type}; charset=utf-8".encode()) for media_type in MEDIA_TYPES}
 
 
-def _response(status: int, media_type: str, fields: Fields, parts: Parts) -> Response:
+def _response(status: int, media_type: str, fields: Fields, parts: Parts, codes: tuple[str, ...] = ()) -> Response:
     """A response, in the media type that the client prefers only if it is successful."""
     content_type = CONTENT_TYPES[media_type] if status in (OK, PARTIAL_SUCCESS) else ERROR_TYPE
-    return Response(status, (content_type, *fields), parts)
+    return Response(status, (content_type, *fields), parts, codes)
+
+
+def _codes_of(errors: list[GraphQLError]) -> tuple[str, ...]:
+    """The distinct codes of errors as they are logged, the first ones."""
+    codes = dict.fromkeys(str((error.extensions or {}).get("code"))[:CODE_MAX] for error in errors)
+    return tuple(codes)[:LOGGED_CODES_MAX]
 
 
 def _invalid(errors: list[GraphQLError], request_id: str) -> OperationResult:

@@ -43,11 +43,12 @@ NO_STORE: Fields = ((b"cache-control", b"no-store"),)
 
 
 class Response(NamedTuple):
-    """A whole response: status, its own header fields in lower case, and the body in parts."""
+    """A whole response: status, its own header fields in lower case, and the body in parts; `codes` are for the log."""
 
     status: int
     fields: Fields
     parts: Parts
+    codes: tuple[str, ...] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it as ASGI messages, as a Starlette response does."""
@@ -121,7 +122,7 @@ def error(
 ) -> Response:
     """A response with one coded error and no data."""
     own = ((name.lower().encode(), value.encode()) for name, value in (headers or {}).items())
-    return Response(status, (ERROR_TYPE, *own), (error_body(code, message, extensions),))
+    return Response(status, (ERROR_TYPE, *own), (error_body(code, message, extensions),), (code,))
 
 
 def internal_error(request_id: str) -> Response:

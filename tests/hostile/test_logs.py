@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from gateway.log_writer import PIPE_BUF, LogWriter, whole_lines
@@ -76,6 +77,45 @@ def test_a_stalled_log_reader_blocks_nothing_and_dropped_lines_are_counted(tmp_p
     assert len(requests) + dropped >= REQUESTS + 3
     assert dropped > REQUESTS / 2
     assert requests[-1]["status"] == 200
+
+
+ANSWERED = {
+    '{ vehicle(id: "CANARY1") { vehicleId } }': ["UPSTREAM_UNAVAILABLE"],
+    '{ vehicle(id: "CANARY1") { vehicleId } vehicles(first: -1) { nodes { vehicleId } } }': [
+        "PAGE_SIZE_INVALID",
+        "UPSTREAM_UNAVAILABLE",
+    ],
+    "{ canary }": ["GRAPHQL_VALIDATION_FAILED"],
+    "{": ["GRAPHQL_PARSE_FAILED"],
+    "{ __typename }": None,
+}
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_the_codes_of_errors_are_logged(form, tmp_path):
+    """Of an upstream that can't be reached, the kind too; never a token, an id or a document."""
+    settings = {"upstream_url": "http://127.0.0.1:1/canary", "breaker_enabled": "false", "retry_attempts": "1"}
+    process = GatewayProcess(tmp_path, log_format=form, **settings)
+    try:
+        process.wait_until_ready()
+        headers = {"Authorization": "Bearer canary", "Content-Type": "application/json"}
+        with httpx.Client(base_url=process.url, headers=headers) as http:
+            for query in ANSWERED:
+                http.post("/graphql", json={"query": query})
+            http.post("/graphql", json={"query": "{ __typename }"}, headers={"Authorization": ""})
+            http.get("/canary")
+    finally:
+        process.stop()
+    assert "canary" not in process.output.lower()
+    expected = [*ANSWERED.values(), ["UNAUTHENTICATED"], ["NOT_FOUND"]]
+    if form == "text":
+        assert all(code in process.output for codes in expected for code in codes or ())
+        return
+    events = [json.loads(line) for line in process.output.splitlines() if line.startswith("{")]
+    logged = [line.get("errors") for line in events if line["event"] == "request"]
+    assert [codes and sorted(codes) for codes in logged[-len(expected) :]] == expected
+    failures = [line for line in events if line["event"] == "upstream failures"]
+    assert (failures[0]["host"], failures[0]["ConnectError ECONNREFUSED"]) == ("127.0.0.1", 1)
 
 
 def test_a_blocked_log_does_not_prevent_the_exit(tmp_path):
