@@ -19,6 +19,7 @@ from gateway.errors import UpstreamInvalidResponse, UpstreamTimeout, UpstreamUna
 from gateway.identity import Caller
 from gateway.settings import UpstreamSettings
 from gateway.upstream.coalescing import Uncoalesced
+from gateway.upstream.http import http1
 from gateway.upstream.http.transport import HttpTransport
 from gateway.upstream.models import Vehicle
 from gateway.upstream.requests import RequestScope, RequestStats, UpstreamRequest
@@ -393,6 +394,37 @@ def test_all_kept_connections_may_end(run, end):
     run(scenario, [PLAIN], connections_max=3)
 
 
+@pytest.mark.parametrize("run", ["builtin"], indirect=True)
+@pytest.mark.parametrize("ending", ["close", "cancel"])
+def test_a_call_can_end_while_it_is_sent_again(run, ending, monkeypatch):
+    """Closing the transport fails it; a cancelled call leaves its new connection to others."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        connect, waits, goes_on = http1.aiohappyeyeballs.start_connection, asyncio.Event(), asyncio.Event()
+
+        async def slow(*arguments: object, **named: object) -> socket.socket:
+            waits.set()
+            await goes_on.wait()
+            return await connect(*arguments, **named)
+
+        await transport.fetch(vehicle_request())
+        await asyncio.sleep(SILENT)
+        monkeypatch.setattr(http1.aiohappyeyeballs, "start_connection", slow)
+        call = asyncio.ensure_future(transport.fetch(vehicle_request()))
+        await waits.wait()
+        if ending == "close":
+            await transport.close()
+            with pytest.raises(UpstreamUnavailable):
+                await call
+            return
+        call.cancel()
+        goes_on.set()
+        assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
+        assert len(server.heads) == 3
+
+    run(scenario, [PLAIN], [CLOSE], [PLAIN], connections_max=1)
+
+
 def test_a_server_may_close_after_each_response(run):
     """Without announcing it: no call of many fails, and cancelled ones leave nothing behind."""
 
@@ -552,10 +584,10 @@ def test_a_response_before_the_request_was_sent_is_invalid(run):
     """It can't belong to the request."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
-        http1 = transport._http1
-        head = http1.request("GET", "/vehicles/JQ7RP", http1.prepared({"X": "x" * 2**23}))
+        pool = transport._http1
+        head = pool.request("GET", "/vehicles/JQ7RP", pool.prepared({"X": "x" * 2**23}))
         with pytest.raises((httpx.DecodingError, httpx.ReadError)):
-            await http1.fetch_raw(head)
+            await pool.fetch_raw(head)
 
     run(scenario, [PLAIN], reads=False)
 
