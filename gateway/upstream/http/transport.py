@@ -163,8 +163,9 @@ class HttpTransport:
         response = UpstreamResponse(value, len(body), body=body if endpoint.stays_encoded else None)
         if names:
             etag, flow_id = names.get(b"etag"), names.get(FLOW_ID_BYTES)
-            # An ETag outside ASCII can't be sent back.
-            response.etag = fields[etag].decode("ascii") if etag is not None and fields[etag].isascii() else None
+            # An ETag outside ASCII, or with a control character, can't be sent back.
+            text = "" if etag is None else fields[etag].decode("latin-1")
+            response.etag = text if text and text.isascii() and text.isprintable() else None
             response.flow_id = None if flow_id is None else valid_flow_id(fields[flow_id].decode("latin-1"))
             response.rate = rate_of(httpx.Headers(fields)) if b"x-rate-limit-limit" in names else None
         return response
