@@ -229,6 +229,9 @@ class FakeTransport:
             raise parts[2]
         return UpstreamResponse(parts[2])
 
+    def error_of(self, failure):
+        return UpstreamTimeout() if isinstance(failure, httpx.TimeoutException) else UpstreamUnavailable()
+
     async def fetch(self, request):
         await self.gate.wait()
         return UpstreamResponse("fetched")

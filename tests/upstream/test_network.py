@@ -88,7 +88,6 @@ async def test_a_private_authority_is_trusted_by_setting(transport, server_certi
         ("HTTPS://api.invers.com:443", "https://api.invers.com"),
         ("http://api.invers.com:80/", "http://api.invers.com"),
         ("http://api.invers.com:443", "http://api.invers.com:443"),
-        ("https://api.invers.com:", "https://api.invers.com"),
         ("https://MÜNCHEN.example.:8443", "https://xn--mnchen-3ya.example:8443"),
         ("https://XN--mnchen-3ya.example", "https://xn--mnchen-3ya.example"),
         ("http://[0:0:0:0:0:0:0:1]:8000/x", "http://[::1]:8000/x"),
