@@ -21,6 +21,7 @@ from functools import partial
 from typing import Any
 
 import uvicorn
+from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
 from gateway.library_internals import require_internals
@@ -29,8 +30,10 @@ from gateway.settings import Settings
 from gateway.telemetry import configure_logs, flush_logs, get_logger
 
 require_internals(uvicorn.Server, "capture_signals", "shutdown", "startup")
-require_internals(multiprocess.Process, "always_pong", "target", sets=("parent_conn",))
-require_internals(multiprocess.Multiprocess, "terminate_all", sets=("processes", "sockets"))
+require_internals(multiprocess.Process, "always_pong", "is_alive", "target", sets=("parent_conn", "process"))
+require_internals(
+    multiprocess.Multiprocess, "keep_subprocess_alive", "terminate_all", sets=("processes", "should_exit", "sockets")
+)
 
 # Listeners of each process on a socket, and thereby connections accepted in an event-loop iteration.
 LISTENERS = 8
@@ -39,6 +42,10 @@ HANDSHAKE = 0.003
 CLOSING_MAX = 2.0
 # uvicorn checks ten times a second whether to stop.
 TICK = 0.15
+# Workers in a row that end before they serve, after which the parent gives up, and seconds that a worker may take until
+# it serves.
+FAILED_STARTS_MAX = 5
+START_MAX = 60.0
 # Linux' option for a packet filter on a socket. This filter drops packets that open a new connection (SYN without ACK
 # among the flags of the TCP header) and passes those of handshakes that have begun.
 SO_ATTACH_FILTER = 26
@@ -128,6 +135,21 @@ class Server(uvicorn.Server):
 class Worker(multiprocess.Process):
     """A worker process. Its parent releases it by closing its end of their pipe."""
 
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self.is_serving = False  # whether it has ever been, as far as the parent knows
+        self._start_ends_at = time.monotonic() + START_MAX
+
+    def is_alive(self, timeout: float = 5) -> bool:
+        """Whether the process runs and, once it serves, responds within `timeout` seconds."""
+        if self.is_serving or not self.process.is_alive():
+            return super().is_alive(timeout)
+        with suppress(EOFError, OSError):
+            self.parent_conn.send(b"ping")
+            while self.parent_conn.poll():
+                self.is_serving = self.parent_conn.recv()
+        return self.is_serving or time.monotonic() < self._start_ends_at
+
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         settings = Settings()
         configure_logs(settings.log, workers=settings.workers)
@@ -150,6 +172,40 @@ class Worker(multiprocess.Process):
 class Workers(multiprocess.Multiprocess):
     """The parent of the workers."""
 
+    processes: list[Worker]  # type: ignore[assignment] # see serve_with_workers()
+    failed_starts = 0
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether too many workers in a row have ended before they served."""
+        return self.failed_starts >= FAILED_STARTS_MAX
+
+    def keep_subprocess_alive(self) -> None:
+        """Replaces the workers that have ended or hang, until it gives up."""
+        log = get_logger("gateway")
+        for index, worker in enumerate(self.processes):
+            if self.should_exit.is_set():
+                return
+            was_serving = worker.is_serving
+            if worker.is_alive(self.config.timeout_worker_healthcheck):
+                if worker.is_serving and not was_serving:
+                    self.failed_starts = 0
+                    log.info("worker started", pid=worker.pid)
+                continue
+            worker.kill()
+            worker.join()
+            self.failed_starts += not was_serving
+            log.error("worker ended" if was_serving else "worker not started", pid=worker.pid, exitcode=worker.exitcode)
+            if self.has_given_up:
+                log.critical("giving up, because workers do not start", attempts=self.failed_starts)
+                for other in self.processes:
+                    if not other.is_serving:
+                        other.kill()  # it may hang
+                self.should_exit.set()
+                return
+            self.processes[index] = Worker(self.config, self.sockets)
+            self.processes[index].start()
+
     def terminate_all(self) -> None:
         """Ends all workers. They accept connections until this process has closed its listening sockets."""
         for process in self.processes:
@@ -165,9 +221,15 @@ class Workers(multiprocess.Multiprocess):
 
 
 def serve_with_workers(config: uvicorn.Config) -> None:
-    """Serves until a signal arrives; `config` names the factory with which each worker builds the application."""
+    """Serves until a signal arrives; `config` names the factory with which each worker builds the application.
+
+    Exits with STARTUP_FAILURE, as with one process, if it can't listen or if the workers do not start.
+    """
     multiprocess.Process = Worker  # type: ignore[misc] # uvicorn has no parameter for it
-    Workers(config, sockets=[config.bind_socket()]).run()
+    workers = Workers(config, sockets=[config.bind_socket()])
+    workers.run()
+    if workers.has_given_up:
+        raise SystemExit(STARTUP_FAILURE)
 
 
 def refuse_new(listener: socket.socket) -> None:

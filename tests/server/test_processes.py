@@ -1,0 +1,144 @@
+"""Workers that can't start, and workers that end later."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import uvicorn
+
+from gateway.server import processes
+from gateway.server.processes import FAILED_STARTS_MAX, START_MAX, Worker, Workers
+from tests.gateway_process import GatewayProcess
+
+# Python runs `sitecustomize` before anything else; only workers are started with this argument.
+IN_WORKERS = "import os, signal, sys\nif '--multiprocessing-fork' in sys.orig_argv:\n    "
+BROKEN = {
+    "killed": "os.kill(os.getpid(), signal.SIGKILL)",
+    "without documents": "os.environ['GATEWAY_GRAPHQL_TRUSTED_DOCUMENTS'] = '/none.json'",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_the_parent_gives_up_if_workers_do_not_start(how, tmp_path, monkeypatch):
+    """It restarts them a few times, and then ends with one message and the status of a failed start."""
+    (tmp_path / "sitecustomize.py").write_text(IN_WORKERS + BROKEN[how])
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    gateway = GatewayProcess(tmp_path, workers="2", upstream_url="https://fleet.test")
+    try:
+        assert gateway.process.wait(180) == 3
+    finally:
+        gateway.stop()
+    events = [json.loads(line)["event"] for line in gateway.output.splitlines()]
+    assert events.count("worker not started") == FAILED_STARTS_MAX
+    assert [event for event in events if event.startswith("giving up")] == events[-1:]
+
+
+def test_a_worker_that_ends_later_is_replaced(tmp_path):
+    """Whoever ends it: the others go on serving, and another one starts."""
+    gateway = GatewayProcess(tmp_path, workers="2")
+    started = r'(?s)("worker started".*){%d}'
+    try:
+        gateway.wait_for_output(started % 2, 120)
+        os.kill(gateway.workers()[0], signal.SIGKILL)
+        gateway.wait_for_output(started % 3, 120)
+        assert len(gateway.workers()) == 2
+        assert '"exitcode": -9, "event": "worker ended"' in gateway.output
+        assert "worker not started" not in gateway.output
+    finally:
+        assert gateway.stop() == 0
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("GATEWAY_GRAPHQL_TRUSTED_DOCUMENTS", "/none.json"),
+        ("GATEWAY_UPSTREAM_CA_FILE", "/none.pem"),
+        ("GATEWAY_REDIS_URL", "rediss://localhost?ssl_ca_certs=/none.pem"),
+    ],
+)
+def test_the_parent_checks_settings_before_it_starts_workers(variable, value):
+    """It ends with one message, and starts no worker."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "gateway", "serve", "--port", "0", "--workers", "2"],
+        env={**os.environ, variable: value},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(f"{variable}: ")
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_worker_may_be_slow_to_start(monkeypatch):
+    """Until it serves it need not respond; after a bound it counts as hanging."""
+    worker = Worker(uvicorn.Config("none"), [])
+    monkeypatch.setattr(worker, "process", SimpleNamespace(is_alive=lambda: True))
+    began = time.monotonic()
+    assert worker.is_alive(timeout=0)
+    worker.child_conn.send(False)  # it responds, but does not serve
+    assert worker.is_alive(timeout=0)
+    assert not worker.is_serving
+    monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: began + START_MAX + 1))
+    assert not worker.is_alive(timeout=0)
+    worker.child_conn.send(True)
+    assert worker.is_alive(timeout=0)
+    assert worker.is_serving
+    assert not worker.is_alive(timeout=0)  # from now on it has to respond
+
+
+class FakeWorker:
+    """A worker that starts to serve, or ends, when it is first looked at."""
+
+    pid = exitcode = 1
+    starts: list[bool]
+
+    def __init__(self, *_: Any) -> None:
+        self.is_serving = False
+        self.killed = False
+
+    def start(self) -> None:
+        self.will_serve = self.starts.pop(0)
+
+    def is_alive(self, timeout: float) -> bool:
+        self.is_serving = self.will_serve
+        return self.will_serve
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def join(self) -> None:
+        pass
+
+
+def test_a_worker_that_serves_starts_the_count_anew(monkeypatch):
+    """Only failures in a row count, of all workers together; a worker that has served does not count when it ends."""
+    monkeypatch.setattr(processes, "Worker", FakeWorker)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    almost = [False] * (FAILED_STARTS_MAX - 1)
+    monkeypatch.setattr(FakeWorker, "starts", [True, *almost, True, *almost, False], raising=False)
+    workers = Workers(uvicorn.Config("none"), [])
+    workers.processes = [FakeWorker(), FakeWorker()]  # type: ignore[list-item]
+    for worker in workers.processes:
+        worker.start()
+    for _ in range(FAILED_STARTS_MAX):
+        workers.keep_subprocess_alive()
+    assert [worker.is_serving for worker in workers.processes] == [True, True]
+    workers.processes[0].will_serve = False  # type: ignore[attr-defined]
+    for _ in range(FAILED_STARTS_MAX):
+        assert not workers.should_exit.is_set()
+        workers.keep_subprocess_alive()
+    assert not workers.has_given_up
+    workers.keep_subprocess_alive()
+    assert workers.has_given_up
+    assert workers.should_exit.is_set()
+    assert not workers.processes[1].killed  # type: ignore[attr-defined] # it stops with its requests complete
