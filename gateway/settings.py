@@ -417,7 +417,7 @@ class OidcSettings(SettingsGroup):
     """Verification of tokens. Without an issuer tokens are not verified, and each token is its own principal."""
 
     issuer: IssuerUrl | None = Field(
-        default=None, description="OpenID Connect issuer of the tokens, exactly as in `iss`."
+        default=None, description="OpenID Connect issuer of the tokens, exactly as in `iss` and in its metadata."
     )
     audience: str | None = Field(default=None, description="Required `aud` claim; if unset, any audience is accepted.")
     jwks_uri: HttpUrl | None = Field(default=None, description="URL of the issuer's JWKS; if unset, it is discovered.")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+import warnings
 
 import httpx
 from joserfc import jwt
-from joserfc.jwk import KeySet, RSAKey
+from joserfc.errors import SecurityWarning
+from joserfc.jwk import Key, KeySet, RSAKey
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -15,13 +17,21 @@ from starlette.routing import Route
 ISSUER = "https://issuer.test"
 
 
+def published(key: Key, **members: object) -> dict[str, object]:
+    """A key as a JWK, with its `kid` only if that is among the members; None leaves a member out."""
+    jwk = {**key.as_dict(private=False), "kid": None, **members}
+    return {name: value for name, value in jwk.items() if value is not None}
+
+
 class FakeIssuer:
-    """Signs tokens with its one key and publishes that."""
+    """Signs tokens with its one key and publishes that, or `jwks` instead."""
 
     def __init__(self) -> None:
-        self.key = RSAKey.generate_key(2048, {"kid": "one"})
+        self.jwks: list[object] | None = None
+        self.key: Key = RSAKey.generate_key(2048, {"kid": "one"})
         self.fetches = 0
         self.down = False
+        self.metadata: dict[str, object] = {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/keys"}
 
     def rotate(self, kid: str) -> None:
         self.key = RSAKey.generate_key(2048, {"kid": kid})
@@ -30,9 +40,10 @@ class FakeIssuer:
         if self.down:
             raise httpx.ConnectError("down")
         if request.url.path == "/.well-known/openid-configuration":
-            return httpx.Response(200, json={"jwks_uri": f"{ISSUER}/keys"})
+            return httpx.Response(200, json=self.metadata)
         self.fetches += 1
-        return httpx.Response(200, json=KeySet([self.key]).as_dict(private=False))
+        keys = KeySet([self.key]).as_dict(private=False)["keys"] if self.jwks is None else self.jwks
+        return httpx.Response(200, json={"keys": keys})
 
     def app(self) -> Starlette:
         """The same over a socket, where an issuer that is down answers 503."""
@@ -45,10 +56,14 @@ class FakeIssuer:
 
         return Starlette(routes=[Route("/{path:path}", answer)])
 
-    def token(self, key: RSAKey | None = None, **claims: object) -> str:
+    def token(self, key: Key | None = None, header: dict[str, object] | None = None, **claims: object) -> str:
         """A token with sound claims, but for those given; None leaves one out."""
         now = int(time.time())
         body = {"iss": ISSUER, "sub": "cl1", "aud": "fleet", "iat": now, "exp": now + 900, "fleet_id": "T7K2M",
                 "scope": "vehicles.ro", **claims}  # fmt: skip
         signer = key or self.key
-        return jwt.encode({"alg": "RS256", "kid": signer.kid}, {k: v for k, v in body.items() if v is not None}, signer)
+        header = header or {"alg": "RS256", "kid": signer.kid}
+        body = {name: value for name, value in body.items() if value is not None}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SecurityWarning)
+            return jwt.encode(header, body, signer, algorithms=[header["alg"]])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from joserfc import jws, jwt
-from joserfc.errors import InvalidKeyIdError, JoseError
-from joserfc.jwk import KeySet
+from joserfc.errors import BadSignatureError, JoseError
+from joserfc.jwa import EdDSAAlgorithm, JWSAlgModel
+from joserfc.jwk import Key, OKPKey
 
 from gateway.concurrency.lru import LRU
 from gateway.errors import IssuerUnavailable, Unauthenticated
@@ -20,8 +21,11 @@ from gateway.telemetry import get_logger
 
 log = get_logger("gateway.web")
 
-# Asymmetric signatures only: with a shared secret, a verifier could also sign.
-ALGORITHMS = ["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+# Asymmetric signatures only: with a shared secret, a verifier could also sign. RFC 9864 replaces EdDSA by the name of
+# the curve; the other names are fully specified already.
+ALGORITHMS = [
+    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "Ed25519", "Ed448", "EdDSA",
+]  # fmt: skip
 VERIFIED_MAX = 10_000
 REJECTED_MAX = 1_000
 # Claims that differ in every token and do not identify the caller: times, and the token's id.
@@ -44,12 +48,16 @@ class CallerClaims(NamedTuple):
     client: str
 
 
+class KeyNotFound(Exception):
+    """The keys do not determine whether a token is valid; newer ones may. The message is for the caller."""
+
+
 class Keys(Protocol):
     """The source of an issuer's keys: the cached ones, or those after a fetch."""
 
-    def current(self) -> KeySet | None: ...
+    def current(self) -> Sequence[Key] | None: ...
 
-    async def renewed(self, seconds: float) -> KeySet | None: ...
+    async def renewed(self, seconds: float) -> Sequence[Key] | None: ...
 
 
 class JWTAuthenticator:
@@ -62,7 +70,7 @@ class JWTAuthenticator:
         self._settings = settings
         self._keys = keys
         self._clock = clock
-        self._cached_for: KeySet | None = None
+        self._cached_for: Sequence[Key] | None = None
         self._verified: LRU[str, CallerClaims] = LRU(VERIFIED_MAX)
         self._rejected: LRU[str, bool] = LRU(REJECTED_MAX)
         self._principal_claims = settings.principal_names
@@ -91,17 +99,17 @@ class JWTAuthenticator:
             self._verified.put(digest, claims)
         return Caller(token, *claims)
 
-    async def _verify(self, token: str, digest: str, keys: KeySet, seconds: float) -> CallerClaims:
+    async def _verify(self, token: str, digest: str, keys: Sequence[Key], seconds: float) -> CallerClaims:
         try:
             try:
                 payload = self._payload_of(token, keys)
-            except InvalidKeyIdError:
+            except KeyNotFound:
                 newer = await self._keys.renewed(seconds)
                 if newer is None or newer is keys:
                     raise
                 payload = self._payload_of(token, newer)
-        except InvalidKeyIdError as unknown:
-            raise Unauthenticated(INVALID_MESSAGE) from unknown
+        except KeyNotFound as unknown:
+            raise Unauthenticated(str(unknown)) from unknown
         except INVALID as failure:
             # The result is the same until the keys change.
             self._rejected.put(digest, True)
@@ -111,10 +119,18 @@ class JWTAuthenticator:
         except INVALID as failure:
             raise Unauthenticated(INVALID_MESSAGE) from failure
 
-    def _payload_of(self, token: str, keys: KeySet) -> bytes:
-        payload = jws.deserialize_compact(token, keys, registry=self._signatures).payload
-        assert payload is not None
-        return payload
+    def _payload_of(self, token: str, keys: Sequence[Key]) -> bytes:
+        signed = jws.extract_compact(token.encode(), registry=self._signatures)
+        header = signed.headers()
+        self._signatures.check_header(header)
+        kid = header.get("kid")
+        key = signing_key(keys, self._signatures.get_alg(header["alg"]), kid)
+        if not jws.validate_compact(signed, key, registry=self._signatures):
+            if kid is None or key.kid is None:
+                raise KeyNotFound(INVALID_MESSAGE)  # The issuer may have replaced the key.
+            raise BadSignatureError
+        assert signed.payload is not None
+        return signed.payload
 
     def _caller_claims(self, payload: bytes) -> CallerClaims:
         claims = json.loads(payload, parse_constant=_not_json)
@@ -158,17 +174,50 @@ class _Signatures(jws.JWSRegistry):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        self.algorithms = {**self.algorithms, "EdDSA": _EdDSA()}
         del self.header_registry["b64"]
 
-    def get_alg(self, name: str) -> Any:
-        """The algorithm; EdDSA without the warning about RFC 9864's new names, which issuers do not use yet."""
-        return self.algorithms[name] if name == "EdDSA" else super().get_alg(name)
+
+class _EdDSA(EdDSAAlgorithm):
+    """EdDSA as the algorithm of the key's curve, without joserfc's warning that RFC 9864 deprecates the name."""
+
+    security_warning = ""
+
+    def check_key(self, key: Key) -> None:
+        curve = "Ed448" if isinstance(key, OKPKey) and key.curve_name == "Ed448" else "Ed25519"
+        jws.JWSRegistry.algorithms[curve].check_key(key)
 
 
 class _Number(str):
     """A number that is not an integer, in its original spelling."""
 
     __slots__ = ()
+
+
+def signing_key(keys: Sequence[Key], algorithm: JWSAlgModel, kid: str | None) -> Key:
+    """The one key that can have signed a token with this header. Raises KeyNotFound if there is none or several.
+
+    Without a `kid`, in the token or in the keys, the algorithm and the use of the keys have to leave one.
+    """
+    named = keys if kid is None else [key for key in keys if key.kid == kid] or [key for key in keys if key.kid is None]
+    candidates = [key for key in named if _verifies(key, algorithm)]
+    if len(candidates) > 1:  # The same key may be published more than once.
+        candidates = [*{key.thumbprint(): key for key in candidates}.values()]
+    if len(candidates) == 1:
+        return candidates[0]
+    number = "More than one key" if candidates else "No key"
+    header = "`alg`, and it has no `kid`" if kid is None else "`alg` and `kid`"
+    raise KeyNotFound(f"{number} of the issuer matches the bearer token's {header}.")
+
+
+def _verifies(key: Key, algorithm: JWSAlgModel) -> bool:
+    """Whether the type, curve, `alg`, `use` and `key_ops` of a key allow that it verifies an algorithm's signatures."""
+    try:
+        algorithm.check_key(key)
+        key.check_key_op("verify")
+    except JoseError:
+        return False
+    return True
 
 
 def canonical(value: object) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import httpx
 import msgspec
 from joserfc.errors import InvalidKeyTypeError
-from joserfc.jwk import JWKRegistry, Key, KeySet, OctKey, RSAKey
+from joserfc.jwk import JWKRegistry, Key, OctKey, OKPKey, RSAKey
 
 from gateway.errors import IssuerUnavailable
 from gateway.settings import OidcSettings
@@ -27,6 +27,8 @@ log = get_logger("gateway.upstream")
 BYTES_MAX = 2**20
 CHUNKS_MAX = 4096
 KEYS_MAX = 256
+# Characters of a discovered issuer in a log line.
+LOGGED_MAX = 200
 # RFC 7518, 3.3.
 RSA_BITS_MIN = 2048
 # A small compressed response may decompress to a large one.
@@ -42,13 +44,13 @@ class JWKSClient:
         self._settings = settings
         self._network = network
         self._tls = ssl.create_default_context()
-        self._keys: KeySet | None = None
+        self._keys: tuple[Key, ...] | None = None
         self._published: list[Any] | None = None  # the JSON of the keys
         self._fetched_at = -math.inf
         self._next_fetch = -math.inf
         self._fetch: asyncio.Task[None] | None = None
 
-    def current(self) -> KeySet | None:
+    def current(self) -> tuple[Key, ...] | None:
         """The cached keys; None if there are none, or if the issuer has failed for too long.
 
         The object is the same while the issuer publishes the same keys.
@@ -60,7 +62,7 @@ class JWKSClient:
                 return None
         return self._keys
 
-    async def renewed(self, seconds: float) -> KeySet | None:
+    async def renewed(self, seconds: float) -> tuple[Key, ...] | None:
         """The keys after a fetch, waiting at most `seconds` for it; during the cooldown nothing is fetched."""
         self._renew()
         if self._fetch is not None and seconds > 0:
@@ -84,7 +86,7 @@ class JWKSClient:
             async with asyncio.timeout(self._settings.timeout), self._client() as client:
                 published = await self._fetch_published(client)
             if published != self._published:
-                self._keys, self._published = self._key_set_of(published), published
+                self._keys, self._published = self._usable(published), published
             self._fetched_at = time.monotonic()
         except (IssuerUnavailable, *FAILURES) as failure:
             log.warning("issuer keys not fetched", kind=type(failure).__name__, cached=self._keys is not None)
@@ -102,8 +104,7 @@ class JWKSClient:
         url = self._settings.jwks_uri
         if url is None:
             assert self._settings.issuer is not None
-            discovery = self._settings.issuer.rstrip("/") + "/.well-known/openid-configuration"
-            url = (await _json_of(client, discovery)).get("jwks_uri")
+            url = (await self._discovered(client, self._settings.issuer)).get("jwks_uri")
         if not isinstance(url, str):
             raise IssuerUnavailable
         keys = (await _json_of(client, url)).get("keys")
@@ -111,7 +112,16 @@ class JWKSClient:
             raise IssuerUnavailable
         return keys[:KEYS_MAX]
 
-    def _key_set_of(self, published: list[Any]) -> KeySet:
+    async def _discovered(self, client: httpx.AsyncClient, issuer: str) -> dict[str, Any]:
+        """The issuer's metadata, which have to name the issuer exactly as it is configured (Discovery 1.0, 4.3)."""
+        metadata = await _json_of(client, issuer.rstrip("/") + "/.well-known/openid-configuration")
+        if metadata.get("issuer") != issuer:
+            discovered = str(metadata.get("issuer"))[:LOGGED_MAX]
+            log.error("issuer differs from GATEWAY_OIDC_ISSUER", configured=issuer, discovered=discovered)
+            raise IssuerUnavailable
+        return metadata
+
+    def _usable(self, published: list[Any]) -> tuple[Key, ...]:
         """The usable keys. Others are skipped, and logged each time that the keys have changed."""
         keys: list[Key] = []
         skipped: list[str] = []
@@ -124,12 +134,13 @@ class JWKSClient:
             log.warning("issuer keys skipped", number=len(skipped), kinds=sorted(set(skipped)))
         if not keys:
             raise IssuerUnavailable
-        return KeySet(keys)
+        return tuple(keys)
 
 
 def _public_key_of(jwk: Any) -> Key:
     key = JWKRegistry.import_key(jwk)
-    key.ensure_kid()
+    if isinstance(key, OKPKey) and key.alg == "EdDSA":
+        key = JWKRegistry.import_key({**jwk, "alg": key.curve_name})  # the name in RFC 9864
     if isinstance(key, OctKey) or (isinstance(key, RSAKey) and key.raw_value.key_size < RSA_BITS_MIN):
         raise InvalidKeyTypeError("Key is a shared secret or too short.")
     return key

@@ -6,6 +6,7 @@ import time
 
 import httpx
 import pytest
+from joserfc.jwk import RSAKey
 
 from gateway.app import create_app
 from gateway.engine.documents import digest_of
@@ -13,7 +14,7 @@ from gateway.server.config import ServerConfig
 from gateway.settings import Settings
 from gateway.simulator import Behaviours, FleetPlan, Simulator
 from tests.gateways import served
-from tests.issuer import ISSUER, FakeIssuer
+from tests.issuer import ISSUER, FakeIssuer, published
 
 QUERY = "query($c: String) { vehicles(first: 2, after: $c) { nodes { vehicleId } pageInfo { endCursor } } }"
 
@@ -117,6 +118,34 @@ async def test_without_keys_tokens_get_503(world):
     assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
     assert response.json()["errors"][0]["extensions"]["code"] == "IDENTITY_UNAVAILABLE"
     assert simulator.requests.total == 0
+
+
+async def test_another_discovered_issuer_is_no_issuer(world):
+    """The status is 503, as without keys, until the metadata contain the configured issuer."""
+    simulator, issuer, ask = world
+    issuer.metadata["issuer"] = f"{ISSUER}/"
+    response = await ask(issuer.token())
+    assert (response.status_code, response.headers["Retry-After"]) == (503, "5")
+    assert response.json()["errors"][0]["extensions"]["code"] == "IDENTITY_UNAVAILABLE"
+    assert simulator.requests.total == 0
+
+
+async def test_a_token_without_kid_is_accepted_for_a_single_key(world):
+    """Neither the token nor the key needs one."""
+    simulator, issuer, ask = world
+    issuer.jwks = [published(issuer.key)]
+    token = issuer.token(header={"alg": "RS256"})
+    simulator.accept(token, "T7K2M#cl1")
+    assert "errors" not in (await ask(token)).json()
+
+
+async def test_a_token_without_kid_is_rejected_for_two_keys(world):
+    """The status is 401, and the message says why."""
+    _, issuer, ask = world
+    issuer.jwks = [published(issuer.key), published(RSAKey.generate_key(2048))]
+    response = await ask(issuer.token(header={"alg": "RS256"}))
+    assert response.status_code == 401
+    assert "has no `kid`" in response.json()["errors"][0]["message"]
 
 
 async def test_cursors_are_bound_to_the_verified_fleet(world):

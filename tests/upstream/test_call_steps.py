@@ -230,7 +230,7 @@ class FakeTransport:
         return UpstreamResponse(parts[2])
 
     def error_of(self, failure):
-        return UpstreamTimeout() if isinstance(failure, httpx.TimeoutException) else UpstreamUnavailable()
+        return UpstreamTimeout() if isinstance(failure, TimeoutError) else UpstreamUnavailable()
 
     async def fetch(self, request):
         await self.gate.wait()

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
+import json
 import time
-import warnings
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 
 import httpx
 import pytest
+import structlog
+from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
+from cryptography.hazmat.primitives.hashes import SHA256
 from joserfc import jws, jwt
-from joserfc.errors import SecurityWarning
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from gateway.errors import IssuerUnavailable, Unauthenticated
 from gateway.settings import OidcSettings
 from gateway.web.authentication import JWTAuthenticator
 from gateway.web.jwks import JWKSClient
-from tests.issuer import ISSUER, FakeIssuer
+from tests.issuer import ISSUER, FakeIssuer, published
 
 
 @pytest.fixture
@@ -27,6 +31,10 @@ def issuer() -> FakeIssuer:
 def authenticator(issuer: FakeIssuer, **settings: object) -> JWTAuthenticator:
     oidc = OidcSettings(issuer=ISSUER, audience="fleet", **settings)
     return JWTAuthenticator(oidc, JWKSClient(oidc, httpx.MockTransport(issuer.handle)))
+
+
+def encoded(part: bytes) -> str:
+    return urlsafe_b64encode(part).rstrip(b"=").decode()
 
 
 async def test_a_new_token_of_the_same_client_is_the_same_principal(issuer):
@@ -123,22 +131,169 @@ async def test_a_forged_token_is_rejected(issuer):
             await identify(forged)
 
 
-async def test_each_kind_of_key_verifies(issuer):
-    """RSA keys and keys on elliptic and Edwards curves verify tokens."""
-    for number, (key, alg) in enumerate(
-        (
-            (RSAKey.generate_key(2048, {"kid": "0"}), "PS384"),
-            (ECKey.generate_key("P-256", {"kid": "1"}), "ES256"),
-            (OKPKey.generate_key("Ed25519", {"kid": "2"}), "EdDSA"),
-        )
-    ):
-        issuer.key = key
-        claims = {"iss": ISSUER, "sub": f"cl{number}", "aud": "fleet", "exp": int(time.time()) + 900}
-        header = {"alg": alg, "kid": str(number)}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", SecurityWarning)
-            token = jwt.encode(header, claims, key, algorithms=[alg])
-        await authenticator(issuer)(token)
+RSA, RSA_TWO = RSAKey.generate_key(2048), RSAKey.generate_key(2048)
+P256, P256_TWO, P384 = ECKey.generate_key("P-256"), ECKey.generate_key("P-256"), ECKey.generate_key("P-384")
+ED25519, ED448, X25519 = (OKPKey.generate_key(curve) for curve in ("Ed25519", "Ed448", "X25519"))
+
+
+@pytest.mark.parametrize(
+    ("key", "alg"),
+    [(RSA, "RS256"), (RSA, "PS384"), (P256, "ES256"), (P384, "ES384"), (ED25519, "EdDSA"), (ED25519, "Ed25519"),
+     (ED448, "EdDSA"), (ED448, "Ed448")],
+)  # fmt: skip
+@pytest.mark.parametrize("kid", ["one", None])
+async def test_each_algorithm_verifies(issuer, key, alg, kid):
+    """RSA keys and keys on elliptic and Edwards curves, with and without `kid`, also under the names of RFC 9864."""
+    header = {"alg": alg} if kid is None else {"alg": alg, "kid": kid}
+    for designed in {None, alg, "EdDSA" if key in (ED25519, ED448) else alg, key.get("crv") if alg == "EdDSA" else alg}:
+        issuer.jwks = [published(key, kid=kid, alg=designed)]
+        await authenticator(issuer)(issuer.token(key, header))
+
+
+OTHERS = [published(P256), published(P384), published(ED448), published(X25519)]
+
+
+@pytest.mark.parametrize(
+    ("signer", "header", "jwks"),
+    [
+        # The algorithm, use and operations of the keys leave one.
+        (RSA, {"alg": "RS256"}, [published(RSA, kid="a"), *OTHERS]),
+        (RSA, {"alg": "RS256"}, [published(RSA_TWO, use="enc"), published(RSA, use="sig")]),
+        (RSA, {"alg": "RS256"}, [published(RSA_TWO, key_ops=["encrypt"]), published(RSA, key_ops=["verify"])]),
+        (RSA, {"alg": "RS256"}, [published(RSA_TWO, alg="PS256"), published(RSA, alg="RS256")]),
+        (RSA, {"alg": "RS256"}, [published(RSA_TWO, alg="RSA-OAEP"), published(RSA)]),
+        (RSA, {"alg": "RS256"}, [published(RSA_TWO, kid=7), published(RSA)]),
+        (RSA, {"alg": "RS256"}, [published(RSA, kid="a", alg="RS256"), published(RSA, kid="b")]),  # one key twice
+        (P256, {"alg": "ES256"}, [published(RSA), *OTHERS]),
+        (ED25519, {"alg": "EdDSA"}, [published(ED25519, alg="EdDSA"), published(X25519), published(ED448, use="enc")]),
+        (ED25519, {"alg": "Ed25519"}, [published(ED25519), *OTHERS]),
+        (ED448, {"alg": "EdDSA"}, OTHERS),
+        # A `kid` is that of several keys, or of none.
+        (RSA, {"alg": "RS256", "kid": "a"}, [published(P256, kid="a"), published(RSA, kid="a"), published(RSA_TWO)]),
+        (RSA, {"alg": "RS256", "kid": "a"}, [published(RSA_TWO, kid="a", use="enc"), published(RSA, kid="a")]),
+        (RSA, {"alg": "RS256", "kid": "a"}, [published(RSA), published(RSA_TWO, kid="b")]),
+        (RSA, {"alg": "RS256", "kid": ""}, [published(RSA, kid=""), published(RSA_TWO, kid="b")]),
+    ],
+)  # fmt: skip
+async def test_a_token_whose_header_leaves_one_key_is_accepted(issuer, signer, header, jwks):
+    """`kid`, `alg`, the type and curve of the keys, their `use` and `key_ops` choose the key together."""
+    issuer.jwks = jwks
+    await authenticator(issuer)(issuer.token(signer, header))
+
+
+WITHOUT_KID = "key of the issuer matches the bearer token's `alg`, and it has no `kid`."
+WITH_KID = "key of the issuer matches the bearer token's `alg` and `kid`."
+
+
+@pytest.mark.parametrize(
+    ("signer", "header", "jwks", "message"),
+    [
+        (RSA, {"alg": "RS256"}, [published(RSA, kid="a"), published(RSA_TWO, kid="b")], f"More than one {WITHOUT_KID}"),
+        (RSA, {"alg": "RS256"}, [published(RSA), published(RSA_TWO)], f"More than one {WITHOUT_KID}"),
+        (P256, {"alg": "ES256"}, [published(P256), published(P256_TWO)], f"More than one {WITHOUT_KID}"),
+        (ED25519, {"alg": "EdDSA"}, [published(ED25519), published(ED448)], f"More than one {WITHOUT_KID}"),
+        (P256, {"alg": "ES256"}, [published(P384), published(RSA)], f"No {WITHOUT_KID}"),
+        (RSA, {"alg": "RS256"}, [published(RSA, use="enc")], f"No {WITHOUT_KID}"),
+        (RSA, {"alg": "RS256"}, [published(RSA, key_ops=["sign"])], f"No {WITHOUT_KID}"),
+        (RSA, {"alg": "RS256"}, [published(RSA, alg="PS256")], f"No {WITHOUT_KID}"),
+        (ED25519, {"alg": "Ed25519"}, [published(ED25519, alg="Ed448"), published(P256)], f"No {WITHOUT_KID}"),
+        (ED25519, {"alg": "EdDSA"}, [published(X25519), published(X25519, alg="EdDSA")], f"No {WITHOUT_KID}"),
+        (RSA, {"alg": "RS256", "kid": "a"}, [published(RSA, kid="b")], f"No {WITH_KID}"),
+        (RSA, {"alg": "RS256", "kid": ""}, [published(RSA, kid="b")], f"No {WITH_KID}"),
+        (RSA, {"alg": "RS256", "kid": "a"}, [published(P256, kid="a"), published(RSA)], f"No {WITH_KID}"),
+        (RSA, {"alg": "RS256", "kid": "a"}, [published(RSA, kid="a", alg="RS512")], f"No {WITH_KID}"),
+        (RSA, {"alg": "RS256", "kid": "a"}, [published(RSA, kid="a"), published(RSA_TWO, kid="a")],
+         f"More than one {WITH_KID}"),
+        (RSA, {"alg": "RS256", "kid": "a"}, [published(RSA), published(RSA_TWO)], f"More than one {WITH_KID}"),
+    ],
+)  # fmt: skip
+async def test_a_token_whose_header_leaves_no_key_or_several_is_rejected(issuer, signer, header, jwks, message):
+    """No key is tried; the message names what the header lacks."""
+    issuer.jwks = jwks
+    with pytest.raises(Unauthenticated) as rejected:
+        await authenticator(issuer)(issuer.token(signer, header))
+    assert str(rejected.value) == message
+
+
+@pytest.mark.parametrize("kid", [7, None, ["a"], {}, True])
+async def test_a_kid_of_another_type_is_not_an_absent_one(issuer, kid):
+    """A token whose `kid` is not a string is invalid, although the only key would verify it."""
+    issuer.jwks = [published(RSA)]
+    _, payload, _ = issuer.token(RSA, {"alg": "RS256"}).split(".")
+    head = f"{encoded(json.dumps({'alg': 'RS256', 'kid': kid}).encode())}.{payload}"
+    signature = RSA.private_key.sign(head.encode(), PKCS1v15(), SHA256())
+    with pytest.raises(Unauthenticated):
+        await authenticator(issuer)(f"{head}.{encoded(signature)}")
+
+
+@pytest.mark.parametrize("alg", ["HS256", "HS384", "HS512"])
+@pytest.mark.parametrize("kid", [None, "a"])
+async def test_a_token_never_chooses_a_shared_secret(issuer, alg, kid):
+    """A token signed with the text of a public key, or with a published secret, as the secret is rejected."""
+    secret = OctKey.generate_key(256).as_dict()["k"]
+    issuer.jwks = [published(RSA, kid=kid), {"kty": "oct", "k": secret} | ({"kid": kid} if kid else {})]
+    _, payload, _ = issuer.token(RSA, {"alg": "RS256"}).split(".")
+    head = f"{encoded(json.dumps({'alg': alg} if kid is None else {'alg': alg, 'kid': kid}).encode())}.{payload}"
+    for shared in (RSA.as_pem(private=False), urlsafe_b64decode(f"{secret}==")):
+        signature = hmac.digest(shared, head.encode(), f"sha{alg[2:]}")
+        with pytest.raises(Unauthenticated):
+            await authenticator(issuer)(f"{head}.{encoded(signature)}")
+
+
+@pytest.mark.parametrize("header", [{"alg": "RS256"}, {"alg": "RS256", "kid": "a"}])
+async def test_a_rotated_key_without_kid_is_found(issuer, header):
+    """A signature that the only key does not verify causes a fetch, once per cooldown; a retry is then accepted."""
+    issuer.jwks = [published(RSA)]
+    identify = authenticator(issuer, jwks_cooldown=0)
+    await identify(issuer.token(RSA, header))
+    issuer.jwks = [published(RSA_TWO)]
+    await identify(issuer.token(RSA_TWO, header))
+    assert issuer.fetches == 2
+    with pytest.raises(Unauthenticated):
+        await identify(issuer.token(RSA, header, jti="old"))
+    early = issuer.token(RSA, header, jti="early")
+    with pytest.raises(Unauthenticated):
+        await identify(early)
+    issuer.jwks = [published(RSA)]
+    await identify(early)
+    cooling_down = authenticator(issuer, jwks_cooldown=60)
+    await cooling_down(issuer.token(RSA, header))
+    fetched = issuer.fetches
+    for number in range(5):
+        with pytest.raises(Unauthenticated):
+            await cooling_down(issuer.token(RSA_TWO, header, jti=str(number)))
+    assert issuer.fetches == fetched
+
+
+@pytest.mark.parametrize("discovered", [f"{ISSUER}/", ISSUER.upper(), "https://evil.test", "", None, 7, [ISSUER]])
+async def test_a_discovered_issuer_that_differs_is_never_used(issuer, discovered):
+    """Keys of another issuer, or of one without a name, are as unavailable as none; the log names the setting."""
+    issuer.metadata = {"jwks_uri": f"{ISSUER}/keys", **({} if discovered is None else {"issuer": discovered})}
+    identify = authenticator(issuer, jwks_cooldown=0)
+    with structlog.testing.capture_logs() as logs, pytest.raises(IssuerUnavailable):
+        await identify(issuer.token())
+    assert issuer.fetches == 0
+    event = next(event for event in logs if event["log_level"] == "error")
+    assert event["event"] == "issuer differs from GATEWAY_OIDC_ISSUER"
+    assert (event["configured"], event["discovered"]) == (ISSUER, str(discovered))
+    issuer.metadata["issuer"] = ISSUER
+    await identify(issuer.token())
+
+
+async def test_an_issuer_with_a_path_or_slash_is_discovered_below_it(issuer):
+    """The name ends with a slash only in the tokens and the metadata, not in the path of discovery."""
+    name = f"{ISSUER}/realms/fleet/"
+    issuer.metadata["issuer"] = name
+    asked = []
+    oidc = OidcSettings(issuer=name, audience="fleet")
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.path)
+        path = request.url.path.removeprefix("/realms/fleet")
+        return issuer.handle(httpx.Request("GET", f"{ISSUER}{path}"))
+
+    await JWTAuthenticator(oidc, JWKSClient(oidc, httpx.MockTransport(handle)))(issuer.token(iss=name))
+    assert asked[0] == "/realms/fleet/.well-known/openid-configuration"
 
 
 async def test_rotated_keys_are_found(issuer):
@@ -220,8 +375,8 @@ async def test_a_stop_ends_the_fetch_under_way():
 async def test_a_signature_is_verified_once(issuer, monkeypatch):
     """A repeated forged token is rejected without another verification while the keys are the same."""
     calls = []
-    original = jws.deserialize_compact
-    monkeypatch.setattr(jws, "deserialize_compact", lambda *args, **more: (calls.append(1), original(*args, **more))[1])
+    original = jws.validate_compact
+    monkeypatch.setattr(jws, "validate_compact", lambda *args, **more: (calls.append(1), original(*args, **more))[1])
     identify = authenticator(issuer)
     forged = issuer.token(RSAKey.generate_key(2048, {"kid": "one"}))
     for _ in range(3):
@@ -234,15 +389,17 @@ async def test_an_issuer_without_usable_keys_is_unavailable(issuer):
     """An empty key set, or one without a usable key, counts as a failed fetch and replaces no keys."""
     identify = authenticator(issuer, jwks_ttl=0.01, jwks_cooldown=0)
     token = issuer.token()
-    for published in ([], [{"kty": "oct", "k": "c2VjcmV0", "kid": "one"}]):
-        issuer.handle = lambda request, keys=published: httpx.Response(200, json={"jwks_uri": ISSUER, "keys": keys})
+    for jwks in ([], [{"kty": "oct", "k": "c2VjcmV0", "kid": "one"}]):
+        issuer.handle = lambda request, keys=jwks: httpx.Response(
+            200, json={"issuer": ISSUER, "jwks_uri": ISSUER, "keys": keys}
+        )
         empty = authenticator(issuer, jwks_cooldown=0)
         for _ in range(2):
             with pytest.raises(IssuerUnavailable):
                 await empty(token)
     del issuer.handle
     await identify(token)
-    issuer.handle = lambda request: httpx.Response(200, json={"jwks_uri": ISSUER, "keys": []})
+    issuer.handle = lambda request: httpx.Response(200, json={"issuer": ISSUER, "jwks_uri": ISSUER, "keys": []})
     await asyncio.sleep(0.02)
     for _ in range(3):
         await identify(token)
