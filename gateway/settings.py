@@ -312,7 +312,12 @@ class RedisSettings(SettingsGroup):
     timeout: float = Field(
         default=0.1, gt=0, description="Seconds until a command is given up and the gateway goes on without Redis."
     )
-    cooldown: float = Field(default=1.0, ge=0, description="Seconds after a failure in which Redis is not used.")
+    cooldown: float = Field(
+        default=1.0,
+        ge=0,
+        description="Seconds after a failed command in which Redis is not used for what needs it: entries and leases, "
+        "or rate limits; after a timeout, for nothing.",
+    )
     connections_max: int = Field(default=50, ge=1, description="Connections to Redis, per process.")
     namespace: str = Field(default="gateway", description="Prefix of all keys.")
 

@@ -13,13 +13,17 @@ from tests.programs import require, reserved_port
 
 
 class RedisServer:
-    """One server; it can be killed and started again on the same port. Skips where redis-server is not installed."""
+    """One server; it can be killed and started again on the same port. Skips where redis-server is not installed.
 
-    def __init__(self, folder: Path) -> None:
+    `options` are further ones of its command line.
+    """
+
+    def __init__(self, folder: Path, *options: str) -> None:
         self._binary = require("redis-server", "redis-server")
         self._reserved = reserved_port()
         self.port: int = self._reserved.getsockname()[1]
         self._folder = folder
+        self._options = options
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -40,6 +44,7 @@ class RedisServer:
             "no",  # the tests search the output of `dump`
             "--dir",
             str(self._folder),
+            *self._options,
         ]
         self._process = subprocess.Popen([self._binary, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for _ in range(200):

@@ -24,9 +24,9 @@ SKEW = 1.0
 class Leases(Protocol):
     """Leases on keys, and the entries that their holders store."""
 
-    async def acquire(self, key: str, seconds: float) -> str | None: ...
+    async def acquire(self, key: str, seconds: float) -> float | None: ...
 
-    async def release(self, key: str, token: str) -> None: ...
+    async def release(self, key: str, ends: float) -> None: ...
 
     async def shared(self, key: str, model: type[T]) -> Entry[T] | None: ...
 
@@ -48,7 +48,7 @@ class LeaseCoalescing:
         # The cache was looked up just before, so an entry that was stored since then is fresh.
         began, started, interval = self._clock() - RECENT, time.monotonic(), POLL_SECONDS
         request = call.request
-        while (token := (yield self._leases.acquire(request.key, self._seconds))) is None:
+        while (ends := (yield self._leases.acquire(request.key, self._seconds))) is None:
             if time.monotonic() - started > self._seconds:
                 break
             yield asyncio.sleep(interval * random.uniform(0.5, 1.0))
@@ -63,8 +63,8 @@ class LeaseCoalescing:
             else:
                 yield from self._following.steps(call)
         finally:
-            if token:
-                yield self._leases.release(request.key, token)
+            if ends:
+                yield self._leases.release(request.key, ends)
 
     async def _stored_response(self, request: UpstreamRequest[T], began: float) -> UpstreamResponse[T] | None:
         """The response that another process has stored since a time."""

@@ -1,6 +1,7 @@
 """Entries in Redis, shared by all processes, as a second tier below memory.
 
-After a failure or time-out Redis is not used for a while; it never fails a request.
+After a failure or time-out Redis is not used for a while; it never fails a request. It may be a Cluster, a replica or a
+proxy, or its user may lack permissions: entries and leases need MGET and SET, and rate limits need EVAL.
 """
 
 from __future__ import annotations
@@ -8,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import math
 import ssl
 import time
-import uuid
-from collections import defaultdict
 from collections.abc import Awaitable, Sequence
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
@@ -21,9 +21,9 @@ from aiocache.backends.redis import RedisCache
 from aiocache.serializers import NullSerializer
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.connection import SSLConnection, parse_url
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeout
 
-from gateway.library_internals import require_internals
 from gateway.settings import Misconfigured, RedisSettings, UpstreamSettings
 from gateway.telemetry import get_logger
 from gateway.upstream.cache import Entry, MemoryStore
@@ -55,6 +55,11 @@ HOW = frozenset(
     )
 )
 DEFAULT_PORTS = {"http": 80, "https": 443}
+# The commands, and what is not used for a while after one of them has failed.
+MGET, SET, DEL, EVAL = "MGET", "SET", "DEL", "EVAL"
+USES = {MGET: "entries", SET: "entries", DEL: "removals", EVAL: "rate limits"}
+TIMEOUTS = (TimeoutError, RedisTimeout)
+FAILURES = (RedisError, OSError, TimeoutError)
 
 
 class Stored(msgspec.Struct, Generic[T], array_like=True):
@@ -80,7 +85,7 @@ class RedisStore:
         start = f"{settings.namespace}:{FORMAT}"
         self._redis = _redis_of(settings, f"{start}:{digest_of_answers(upstream)}")
         self._scripts_namespace = f"{start}:{digest_of_url(upstream)}"
-        self._unused_until = 0.0
+        self._unused_until = dict.fromkeys(USES.values(), -math.inf)
         self._encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
         self._decoded_pages = DecodedPages()
         self._decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
@@ -98,7 +103,7 @@ class RedisStore:
         missing = [index for index, entry in enumerate(entries) if entry is None]
         if not missing:
             return entries
-        raw = await self._run(self._redis.multi_get([keys[index] for index in missing]))
+        raw = await self._run(MGET, self._redis.multi_get([_slotted(keys[index]) for index in missing]))
         arrived = []
         for index, body in zip(missing, raw or (), strict=False):
             entry = self._decoded(body, model)
@@ -110,64 +115,110 @@ class RedisStore:
 
     async def shared(self, key: str, model: type[T]) -> Entry[T] | None:
         """An entry in Redis, regardless of memory."""
-        return self._decoded(await self._run(self._redis.get(key)), model)
+        raw = await self._run(MGET, self._redis.multi_get([_slotted(key)]))
+        return self._decoded(raw[0], model) if raw else None
 
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None:
         await self._memory.put(entries)
-        by_seconds: dict[float, list[tuple[str, bytes]]] = defaultdict(list)
+        if self._is_unused(SET):
+            return
+        # No transaction: entries are independent of each other, and proxies do not support them.
+        commands = self._redis.client.pipeline(transaction=False)
         for key, undecoded, seconds in entries:
             entry = undecoded.decoded_value()
             if entry is None:
                 continue
             stored = Stored(entry.value, entry.stored_at, entry.body, entry.etag, entry.token_expires_at)
-            by_seconds[seconds].append((key, self._encoder.encode(stored)))
-        for seconds, pairs in by_seconds.items():
-            await self._run(self._redis.multi_set(pairs, ttl=float(seconds)))
+            commands.set(self._name(key), self._encoder.encode(stored), px=_milliseconds(seconds))
+        if len(commands):
+            await self._run(SET, commands.execute())
 
     async def drop(self, key: str) -> None:
         await self._memory.drop(key)
-        await self._run(self._redis.delete(key))
+        if not self._is_unused(SET):
+            await self._remove(self._name(key))
 
-    async def acquire(self, key: str, seconds: float) -> str | None:
-        """The token of a new lease on a key, `""` if Redis is unavailable, None if another process has the lease."""
-        token = uuid.uuid4().hex
+    async def acquire(self, key: str, seconds: float) -> float | None:
+        """Acquires the lease on a key for its call; None if another process has it.
+
+        Returns the time (`time.monotonic`) at which the lease ends, or 0 if Redis is unavailable.
+        """
+        if self._is_unused(SET):
+            return 0.0
+        name, ends = self._name(key, "lease:"), time.monotonic() + seconds
+        command = asyncio.ensure_future(self._redis.client.set(name, b"", nx=True, px=_milliseconds(seconds)))
         try:
-            acquired = await self._run(self._redis.add(f"lease:{key}", token.encode(), ttl=float(seconds)))
-        except ValueError:
-            return None
-        return token if acquired else ""
+            return ends if await self._sent(SET, command) else None
+        except ResponseError:
+            return 0.0
+        except FAILURES:
+            return ends  # Redis may have executed the command, or may yet.
+        except asyncio.CancelledError:
+            await asyncio.wait((command,))
+            if command.cancelled() or command.exception() is not None or command.result():
+                await self._remove(name)
+            raise
 
-    async def release(self, key: str, token: str) -> None:
-        """Releases a lease if it is still this process's."""
-        lease = self._redis.build_key(f"lease:{key}", namespace=self._redis.namespace)
-        await self._run(self._redis._redlock_release(lease, token))  # noqa: SLF001 - the compare-and-delete of aiocache's own lock
+    async def release(self, key: str, ends: float) -> None:
+        """Releases a lease, also in the cooldown; one that has ended may be another process's."""
+        if time.monotonic() < ends:
+            await self._remove(self._name(key, "lease:"))
 
     async def script(self, text: str, key: str, *arguments: str) -> Any:
         """The result of a Lua script on one key of the upstream's URL; None if Redis is unavailable."""
         whole = self._redis.build_key(key, namespace=self._scripts_namespace)
-        return await self._run(self._redis.raw("eval", text, 1, whole, *arguments))
+        return await self._run(EVAL, self._redis.raw("eval", text, 1, whole, *arguments))
 
     async def close(self) -> None:
         """Closes the connections."""
-        with contextlib.suppress(RedisError, OSError, TimeoutError):
+        with contextlib.suppress(*FAILURES):
             await self._redis.client.aclose()
             await self._redis.client.connection_pool.disconnect()
 
-    async def _run(self, command: Awaitable[Any]) -> Any:
+    def _name(self, key: str, kind: str = "") -> str:
+        return f"{self._redis.namespace}:{kind}{_slotted(key)}"
+
+    async def _remove(self, name: str) -> None:
+        """Removes a key; if Redis refuses that, the key is made to expire at once by the command that created it."""
+        with contextlib.suppress(*FAILURES):
+            try:
+                if not self._is_unused(DEL):
+                    await self._sent(DEL, self._redis.client.delete(name))
+                    return
+            except TIMEOUTS:
+                raise
+            except FAILURES:
+                pass
+            await self._sent(SET, self._redis.client.set(name, b"", xx=True, px=1))
+
+    def _is_unused(self, command: str) -> bool:
+        return time.monotonic() < self._unused_until[USES[command]]
+
+    async def _run(self, command: str, call: Awaitable[Any]) -> Any:
         """A command's result, or None if Redis fails, times out or is in its cooldown."""
-        if time.monotonic() < self._unused_until:
-            if asyncio.iscoroutine(command):
-                command.close()
+        if self._is_unused(command):
+            if asyncio.iscoroutine(call):
+                call.close()
             return None
+        with contextlib.suppress(*FAILURES):
+            return await self._sent(command, call)
+        return None
+
+    async def _sent(self, command: str, call: Awaitable[Any]) -> Any:
+        """A command's result. A failure begins a cooldown and is raised; the first one is logged."""
         # A cancelled command would lose its connection, so it is completed even if the client disconnects.
-        result = asyncio.ensure_future(command)
+        result = asyncio.ensure_future(call)
         result.add_done_callback(retrieve_exception)
         try:
             return await asyncio.shield(result)
-        except (RedisError, OSError, TimeoutError) as failed:
-            self._unused_until = time.monotonic() + self._settings.cooldown
-            log.warning("redis unavailable", seconds=self._settings.cooldown, kind=type(failed).__name__)
-            return None
+        except FAILURES as failed:
+            cooldown = self._settings.cooldown
+            if not self._is_unused(command):
+                log.warning("redis unavailable", command=command, seconds=cooldown, kind=type(failed).__name__)
+            # A time-out delays every command, other failures may be of this one only.
+            uses = self._unused_until if isinstance(failed, TIMEOUTS) else (USES[command],)
+            self._unused_until.update(dict.fromkeys(uses, time.monotonic() + cooldown))
+            raise
 
     def _decoded(self, body: bytes | None, model: type[T]) -> Entry[T] | None:
         if body is None:
@@ -184,6 +235,16 @@ class RedisStore:
     def _page(self, kind: type, stored: bytes) -> VehiclePage:
         assert kind is VehiclePage
         return VehiclePage.of_body(stored, IDS, self._decoded_pages)
+
+
+def _slotted(key: str) -> str:
+    """A key with its principal as hash tag: a Cluster keeps all entries and leases of a principal in one slot."""
+    principal, _, rest = key.partition(":")
+    return f"{{{principal}}}:{rest}"
+
+
+def _milliseconds(seconds: float) -> int:
+    return max(1, int(seconds * 1000))
 
 
 def _plain(value: object) -> object:
@@ -213,9 +274,6 @@ def _parts_of(url: str) -> list[object]:
 
 def _digest(parts: object) -> str:
     return hashlib.blake2b(msgspec.msgpack.encode(parts), digest_size=8).hexdigest()
-
-
-require_internals(RedisCache, "_redlock_release")
 
 
 def check(settings: RedisSettings) -> None:

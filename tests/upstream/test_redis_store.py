@@ -55,7 +55,9 @@ async def test_redis_holds_no_token_and_keys_begin_with_the_principal(workers, r
         everything = b"".join(keys + [await client.get(key) for key in keys])
     principal = scope("a-very-secret-token").caller.principal
     upstream = digest_of_answers(UpstreamSettings())
-    assert [key.split(b":")[:4] for key in keys] == [[b"gateway", b"3", upstream.encode(), principal.encode()]]
+    assert [key.split(b":")[:4] for key in keys] == [
+        [b"gateway", b"3", upstream.encode(), b"{%s}" % principal.encode()]
+    ]
     assert b"secret" not in everything
 
 
@@ -93,15 +95,34 @@ async def test_when_a_leader_dies_one_other_takes_over(redis):
 
 
 async def test_a_lease_is_released_by_its_holder_only(redis):
-    """Releasing with another token leaves the lease in place."""
+    """Nobody else gets the lease before it is released or ends, and one that has ended is not released."""
     worker = Worker(redis.url, FakeFetcher())
-    token = await worker.store.acquire("k", 5)
-    assert token
+    ends = await worker.store.acquire("k", 5)
+    assert ends
     assert await worker.store.acquire("k", 5) is None
-    await worker.store.release("k", "other")
-    assert await worker.store.acquire("k", 5) is None
-    await worker.store.release("k", token)
+    await worker.store.release("k", ends)
+    await asyncio.sleep(0.01)
     assert await worker.store.acquire("k", 5)
+    await worker.store.release("k", time.monotonic() - 0.1)
+    await asyncio.sleep(0.01)
+    assert await worker.store.acquire("k", 5) is None
+    await worker.store.close()
+
+
+async def test_a_lease_is_released_when_its_call_is_cancelled(redis):
+    """A process that is granted a lease after its callers have left does not keep it."""
+    worker = Worker(redis.url, FakeFetcher())
+    async with Redis.from_url(redis.url) as client:
+        await client.client_pause(10_000, all=False)  # all writes wait
+        read = asyncio.create_task(worker.cache.fetch(vehicle_read()))
+        async with asyncio.timeout(5):
+            while not (await client.info("clients"))["blocked_clients"]:  # noqa: ASYNC110 - Redis does not report it
+                await asyncio.sleep(0.005)
+        read.cancel()
+        await asyncio.wait((read,))
+        await client.client_unpause()
+        await asyncio.sleep(0.1)
+        assert await client.keys("*") == []
     await worker.store.close()
 
 
@@ -120,7 +141,9 @@ async def test_undecodable_entries_are_ignored(workers, redis):
     """Entries of another version count as absent."""
     fleet, one, _ = workers
     async with Redis.from_url(redis.url) as client:
-        await client.set(f"gateway:3:{digest_of_answers(UpstreamSettings())}:{vehicle_read().key}", b"\xc1 no entry")
+        principal, _, digest = vehicle_read().key.partition(":")
+        name = f"gateway:3:{digest_of_answers(UpstreamSettings())}:{{{principal}}}:{digest}"
+        await client.set(name, b"\xc1 no entry")
     assert (await one.cache.fetch(vehicle_read())).value is not None
     assert fleet.total == 1
 
