@@ -23,6 +23,7 @@ COPY --from=build /opt/gateway /opt/gateway
 ENV PATH=/opt/gateway/bin:$PATH PYTHONUNBUFFERED=1 GATEWAY_HOST=0.0.0.0 GATEWAY_PORT=8000
 USER 65532:65532
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen(f\"http://127.0.0.1:{os.environ['GATEWAY_PORT']}/health/live\", timeout=2)"]
+# Directly, whatever proxies are configured; the unspecified address (0.0.0.0 or ::) is the local one to connect to.
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s CMD ["python", "-c", "import os; from http.client import HTTPConnection; live = HTTPConnection(os.environ['GATEWAY_HOST'], os.environ['GATEWAY_PORT'], timeout=2); live.request('GET', '/health/live', headers={'Host': 'localhost'}); raise SystemExit(live.getresponse().status != 200)"]
 ENTRYPOINT ["gateway"]
 CMD ["serve"]
