@@ -11,7 +11,8 @@ import asyncio
 import json
 from contextlib import suppress
 from functools import cache, lru_cache
-from typing import Any, get_args
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
@@ -354,4 +355,4 @@ def _is_struct(kind: Any) -> bool:
 
 
 def _is_union(annotation: Any) -> bool:
-    return type(annotation).__name__ in ("UnionType", "_UnionGenericAlias")
+    return get_origin(annotation) in (Union, UnionType)

@@ -76,3 +76,19 @@ def test_null_is_kept_where_another_member_is_invalid():
     assert decoded(msgspec.json.encode(body), Vehicle).latest_state is None
     del body["latest_state"]
     assert decoded(msgspec.json.encode(body), Vehicle).latest_state is msgspec.UNSET
+
+
+def test_an_invalid_member_costs_only_itself():
+    """At any depth: in the structs of a vehicle, which may all be null, and in the properties of its state."""
+    body = {
+        "id": "JQ7RP",
+        "status": 7,
+        "master_data": {"brand": 7, "model": "ID.3"},
+        "rental_status": {"value": "FREE", "modified_at": 7},
+        "latest_state": {"door": {"value": 1, "timestamp": "t"}, "lock": {"value": 2, "timestamp": 7}},
+    }
+    vehicle = decoded(msgspec.json.encode(body), Vehicle)
+    assert vehicle.status is None
+    assert vehicle.master_data == MasterData(model="ID.3")
+    assert (vehicle.rental_status.value, vehicle.rental_status.modified_at) == ("FREE", None)
+    assert {name: property_.value for name, property_ in vehicle.latest_state.items()} == {"door": 1, "lock": 2}
