@@ -105,7 +105,6 @@ IDLE_AGAIN = 0.1
 # Seconds for which, and bytes up to which, a half-closed connection is still read.
 LINGER, LINGER_BYTES = 0.5, 2**20
 HEADERS_TOO_LARGE = (431, "HEADERS_TOO_LARGE", "Request headers are too large.")
-TOO_LARGE = (414, 431)  # the client may still be sending
 URI_TOO_LONG = (414, "URI_TOO_LONG", "Request target is too long. Send the operation with POST.")
 OVERLOADED = (503, Overloaded.code, str(Overloaded()))
 
@@ -141,6 +140,7 @@ class BoundedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._in_head = True
         self._in_message = False
+        self._closes_when_read = False
         self._limits = limits
         self._error = (400, "BAD_REQUEST", "Request is not valid HTTP.")
         self._running: RequestResponseCycle | None = None
@@ -190,7 +190,10 @@ class BoundedProtocol(HttpToolsProtocol):
         self._limits.connection_limits.lost(self)
         self._limits.unread.sent(self.transport)
         super().connection_lost(exc)
-        # uvicorn notifies only the newest request; here all running and waiting ones are notified.
+        self._disconnect()
+
+    def _disconnect(self) -> None:
+        """Ends all requests: uvicorn notifies only the newest one; here all running and waiting ones are notified."""
         for cycle in (self._running, self.cycle, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None:
                 extensions: dict[str, Any] = cycle.scope.pop("extensions", {})  # a reference cycle
@@ -336,6 +339,7 @@ class BoundedProtocol(HttpToolsProtocol):
         """Closes the connection, but reads on for a moment: unread input would reset it, and a response be lost."""
         self._stop_request_timer()
         self._unset_keepalive_if_required()
+        self._disconnect()
         if not self.transport.can_write_eof():
             self.transport.close()
             return
@@ -533,6 +537,8 @@ class BoundedProtocol(HttpToolsProtocol):
         if self._has_queued_rejection:
             self._send_queued_rejection()
         self._running = cycle
+        if not cycle.keep_alive:
+            cycle.transport = _ClosedWhenRead(self)  # type: ignore[assignment]
         if self.flow.write_paused:
             self._waits_for_unread = cycle, app
         else:
@@ -557,7 +563,17 @@ class BoundedProtocol(HttpToolsProtocol):
             self.flow.pause_reading()
             cycle.message_event.set()
 
+    def close_when_read(self) -> None:
+        """Closes the connection after a response, once its request has been received, at the latest at its timeout."""
+        if self._in_message and self._running is self.cycle:
+            self._closes_when_read = True
+        else:
+            self.transport.close()
+
     def on_message_complete(self) -> None:
+        if self._closes_when_read:
+            self.transport.close()
+            raise RequestRejected  # what follows is not read
         self._progressed, self._unframed_bytes = True, 0
         self._in_head, self._in_message = True, False
         if self._is_upgrade:
@@ -714,10 +730,24 @@ class BoundedProtocol(HttpToolsProtocol):
         is_sent = not has_begun and not self._is_behind()
         if is_sent:
             self.transport.write(_error_response(status, code, message))
-        if is_sent and status in TOO_LARGE:
+        # A client that is still sending would not read the response of a connection that is reset.
+        if is_sent and self._in_message and status != OVERLOADED[0]:
             self._half_close()
         else:
             self.transport.close()
+
+
+class _ClosedWhenRead:
+    """The transport of a connection that ends with its response: it is reset if it is closed with unread input."""
+
+    def __init__(self, protocol: BoundedProtocol) -> None:
+        self._protocol = protocol
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._protocol.transport, name)
+
+    def close(self) -> None:
+        self._protocol.close_when_read()
 
 
 class _Lingering(asyncio.Protocol):

@@ -23,6 +23,12 @@ ALICE = f"Bearer {TOKENS['alice']}"
 HEADERS_TOO_LARGE, URI_TOO_LONG = (431, "HEADERS_TOO_LARGE"), (414, "URI_TOO_LONG")
 
 
+class OldConnection(http.client.HTTPConnection):
+    """HTTP/1.0, whose connections end with the response."""
+
+    _http_vsn, _http_vsn_str = 10, "HTTP/1.0"
+
+
 def code_of(raw: bytes) -> tuple[int, str]:
     head, _, body = raw.partition(b"\r\n\r\n")
     return int(head.split()[1]), json.loads(body)["errors"][0]["extensions"]["code"]
@@ -46,12 +52,22 @@ def test_heads_have_a_limit(server, head, error):
 
 
 def test_a_client_that_sends_on_still_gets_its_error(server):
-    """A large body is dropped after its 413, and the connection is usable then; a long target gets 414."""
+    """A large body is dropped after an error, and the connection is usable then unless it ends; a long target gets 414."""
     gateway = server()
     body = b" " * 8 * 2**20
+    fields = {"Authorization": ALICE, "Content-Type": "application/json"}
+    small, text = body[: 2**20 - 1], {**fields, "Content-Type": "text/plain"}
+    for rejected, sent, status in ((fields, body, 413), ({}, small, 401), (text, small, 415)):
+        for version in (http.client.HTTPConnection, OldConnection):
+            client = version(*gateway.address, timeout=10)
+            client.request("POST", "/graphql", sent, {**rejected, "Connection": "close"})
+            with client.getresponse() as response:
+                assert response.status == status
+                assert response.read()
+            client.close()
     client = http.client.HTTPConnection(*gateway.address, timeout=10)
     for content, status in ((body, 413), (QUERY_BODY, 200)):
-        client.request("POST", "/graphql", content, {"Authorization": ALICE, "Content-Type": "application/json"})
+        client.request("POST", "/graphql", content, fields)
         with client.getresponse() as response:
             assert response.status == status
             assert response.read()
@@ -59,6 +75,19 @@ def test_a_client_that_sends_on_still_gets_its_error(server):
     with socket.create_connection(gateway.address, timeout=10) as connection:
         connection.sendall(b"GET /graphql?query=" + b"x" * 2**19)
         assert connection.recv(20).startswith(b"HTTP/1.1 414 ")
+
+
+def test_an_error_of_the_body_ends_the_operation(server):
+    """The framing of a body that is too large gets 431 while the operation of its header runs, which is cancelled."""
+    gateway = server(cache={"enabled": False})
+    gateway.simulator.faults.rules = [Fault("latency", seconds=60)]
+    head = f"GET /graphql?query={{vehicle(id:%22A%22){{id}}}} HTTP/1.1\r\nHost: x\r\nAuthorization: {ALICE}\r\n"
+    with socket.create_connection(gateway.address, timeout=10) as connection:
+        connection.sendall(head.encode() + b"Transfer-Encoding: chunked\r\n\r\n1;")
+        assert waits_until(lambda: gateway.load()["operations"] == 1)
+        connection.sendall(b"x" * 50_000)
+        assert connection.recv(20).startswith(b"HTTP/1.1 431 ")
+        assert waits_until(lambda: gateway.load()["operations"] == 0)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,9 @@ class FakeTransport(asyncio.Transport):
         self.writes = 0
         self._closing = False
 
+    def can_write_eof(self):
+        return False
+
     def write(self, data):
         assert not self._closing
         self.written += data
