@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from calendar import monthrange
+from collections.abc import Iterable
 from typing import Any, NewType
 
 import strawberry
+from strawberry.scalars import JSON
 from strawberry.schema.config import StrawberryConfig
 
 from gateway.errors import UpstreamInvalidResponse
 
 DateTime = NewType("DateTime", str)
+ECMA_404 = "https://ecma-international.org/wp-content/uploads/ECMA-404_2nd_edition_december_2017.pdf"
 
 # The date-time of RFC 3339 (5.6), except for the length of months and leap seconds.
 _DATE_TIME = re.compile(
@@ -21,6 +24,8 @@ _DATE_TIME = re.compile(
     re.ASCII | re.IGNORECASE,
 )
 _MINUTES_PER_DAY = 24 * 60
+# Levels of lists and objects in a JSON value.
+JSON_DEPTH_MAX = 200
 
 
 def is_date_time(text: str) -> bool:
@@ -51,8 +56,24 @@ def _checked(value: Any) -> str:
     raise UpstreamInvalidResponse
 
 
+def bounded_json(value: Any) -> Any:
+    """A JSON value with as many levels as can be encoded. Raises UpstreamInvalidResponse."""
+    level = [value]
+    for _ in range(JSON_DEPTH_MAX):
+        level = [inner for each in level for inner in _inner(each)]
+        if not level:
+            return value
+    raise UpstreamInvalidResponse
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
 def _reject_input(value: Any) -> Any:
-    raise TypeError("DateTime is an output type only")
+    raise TypeError("it is an output type only")
 
 
 CONFIG = StrawberryConfig(
@@ -64,6 +85,13 @@ CONFIG = StrawberryConfig(
             specified_by_url="https://datatracker.ietf.org/doc/html/rfc3339",
             serialize=_checked,
             parse_value=_reject_input,
-        )
+        ),
+        JSON: strawberry.scalar(
+            name="JSON",
+            description=f"The `JSON` scalar type represents JSON values as specified by [ECMA-404]({ECMA_404}).",
+            specified_by_url=ECMA_404,
+            serialize=bounded_json,
+            parse_value=_reject_input,
+        ),
     }
 )

@@ -25,7 +25,7 @@ from gateway.schema.enums import (
     VehicleType,
 )
 from gateway.schema.global_ids import UnitKey, unit_global_id, vehicle_global_id
-from gateway.schema.scalars import DateTime
+from gateway.schema.scalars import DateTime, bounded_json
 from gateway.schema.state import VehicleState
 from gateway.upstream import models
 
@@ -57,7 +57,7 @@ def _custom_fields(root: strawberry.Parent[Any]) -> Any:
 
 
 def _as_text(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else msgspec.json.encode(value).decode()
+    return value if value is None or isinstance(value, str) else msgspec.json.encode(bounded_json(value)).decode()
 
 
 async def _vehicles_of_units(context: Context, units: list[models.TelematicsUnit]) -> list[Any]:

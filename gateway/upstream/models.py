@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from contextlib import suppress
 from functools import cache, lru_cache
 from types import UnionType
@@ -29,9 +30,12 @@ EARLY_TRANSMISSIONS = {"MANUAL_SHIFT": "MANUAL"}
 TOLERATED_BYTES_MAX = 4 * 2**20
 TOLERATED_MAX = 10_000
 # The exceptions of strict decoding.
-UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError)
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 # Digits of an integer. Python parses at most 4300, and a float has no more than 309.
 INTEGER_DIGITS_MAX = 300
+# Levels of JSON within each other that are kept if there are too many to decode.
+DEPTH_MAX = 100
+_NESTING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*(?:"|\Z)|[\[\]{}]', re.DOTALL)
 
 
 class Status(Struct, gc=False):
@@ -181,7 +185,7 @@ class Vehicle(AnyVehicle, gc=False):
     @property
     def other_members(self) -> dict[str, Any]:
         """The members that have no field here, by name; those of an object are within it."""
-        return _other_members(json_of(bytes(self.body)), Vehicle) if self.body else {}
+        return (_others(as_json(bytes(self.body))[1], Vehicle) if self.body else None) or {}
 
 
 class Cursors(Struct):
@@ -212,7 +216,7 @@ def decoded(body: bytes, model: Any) -> Any:
     except UNREADABLE:
         if len(body) > TOLERATED_BYTES_MAX:
             raise
-        raw = json_of(body)
+        body, raw = as_json(body)
         if model == State and isinstance(raw, dict) and (type(raw.get("id")) is str or type(raw.get("items")) is list):
             raise  # a vehicle or a list of them is not a state, even if it can be decoded as one
         value = tolerant(raw, model)
@@ -222,33 +226,58 @@ def decoded(body: bytes, model: Any) -> Any:
     return value
 
 
-def json_of(body: bytes) -> Any:
-    """The JSON of a response body; texts that are no valid Unicode and numbers that are no JSON are replaced.
-
-    Replaced are invalid UTF-8 and lone surrogates by U+FFFD, and by null NaN, infinities and numbers that are too large
-    for a float. A byte order mark and control characters in texts are allowed. Raises msgspec's errors.
-    """
+def as_json(body: bytes) -> tuple[bytes, Any]:
+    """A response body, repaired if necessary, and its decoded JSON. Raises msgspec's errors."""
     try:
-        return msgspec.json.decode(body)
+        return body, msgspec.json.decode(body)
     except UNREADABLE:
-        return msgspec.json.decode(repaired(body))
+        body = repaired(body)
+        return body, msgspec.json.decode(body)
 
 
 def repaired(body: bytes) -> bytes:
-    """A response body as valid JSON, with the replacements of `json_of`. Raises msgspec's errors."""
+    """A response body as valid JSON. Raises msgspec's errors if it has another syntax.
+
+    U+FFFD replaces invalid UTF-8 and lone surrogates; null replaces NaN, infinities, numbers that are too large for a
+    float and, if there are too many levels, those below DEPTH_MAX. A byte order mark and control characters in texts
+    are allowed.
+    """
     if len(body) > TOLERATED_BYTES_MAX:
         raise msgspec.DecodeError("The response is invalid, and too large to be repaired.")
     try:
         text = body.decode(json.detect_encoding(body), "replace")
-        value = json.loads(
-            text, strict=False, parse_constant=lambda _: None, parse_float=_float_or_none, parse_int=_integer_or_none
-        )
+        try:
+            value = _loads(text)
+        except RecursionError:
+            value = _loads(_flattened(text))
         # Pairs of surrogates become one character, and a lone one U+FFFD.
         text = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     except (ValueError, RecursionError) as malformed:
         raise msgspec.DecodeError("The response is not JSON.") from malformed
     count_repair("invalid JSON")
     return text.encode()
+
+
+def _loads(text: str) -> Any:
+    return json.loads(
+        text, strict=False, parse_constant=lambda _: None, parse_float=_float_or_none, parse_int=_integer_or_none
+    )
+
+
+def _flattened(text: str) -> str:
+    """JSON with null in place of all that is below DEPTH_MAX levels."""
+    parts, depth, kept_from = [], 0, 0
+    for token in _NESTING.finditer(text):
+        if token[0] in "[{":
+            depth += 1
+            if depth == DEPTH_MAX + 1:
+                parts.append(text[kept_from : token.start()])
+        elif token[0] in "]}":
+            depth -= 1
+            if depth == DEPTH_MAX:
+                parts.append("null")
+                kept_from = token.end()
+    return "".join([*parts, text[kept_from:]])
 
 
 def _float_or_none(text: str) -> float | None:
@@ -330,27 +359,34 @@ def _valid(raw: Any, annotation: Any) -> Any:
     return None
 
 
-def _other_members(raw: Any, model: type[Struct]) -> dict[str, Any]:
+def _others(raw: Any, model: Any) -> dict[str, Any] | None:
+    """What a struct, or a dictionary of structs, has no place for; None if that is nothing."""
     if not isinstance(raw, dict):
-        return {}
-    known = _objects_of(model)
-    others = {name: value for name, value in raw.items() if name not in known}
-    for name, part in known.items():
-        if part is not None and (inner := _other_members(raw.get(name), part)):
-            others[name] = inner
-    return others
+        return None
+    if get_origin(model) is dict:
+        kind = get_args(model)[1]
+        others = {}
+        inner = {name: _others(item, kind) if isinstance(item, dict) else item for name, item in raw.items()}
+    else:
+        parts = _parts_of(model)
+        others = {name: value for name, value in raw.items() if name not in parts}
+        inner = {name: _others(raw.get(name), part) for name, part in parts.items() if part is not None}
+    return {**others, **{name: rest for name, rest in inner.items() if rest is not None}} or None
 
 
 @cache
-def _objects_of(model: type[Struct]) -> dict[str, type[Struct] | None]:
-    """The members of a struct by name, with the struct of each that is an object."""
+def _parts_of(model: type[Struct]) -> dict[str, Any]:
+    """The upstream's members of a struct by name, with the type of each that consists of structs, or None."""
     return {
-        member.encode_name: next((kind for kind in get_args(member.type) if _is_struct(kind)), None)
+        member.encode_name: next((kind for kind in get_args(member.type) if _has_structs(kind)), None)
         for member in _members(model)
+        if not member.encode_name.startswith("$")
     }
 
 
-def _is_struct(kind: Any) -> bool:
+def _has_structs(kind: Any) -> bool:
+    if get_origin(kind) is dict:
+        return _has_structs(get_args(kind)[1])
     return isinstance(kind, type) and issubclass(kind, Struct)
 
 

@@ -25,7 +25,7 @@ class PageDeduplicator:
     def page_of(self, key: str, body: bytes, mask: type[Vehicle] | None) -> VehiclePage:
         """The page of a response body, the same one if that is unchanged; raises as `VehiclePage.of_body`."""
         page = self._pages.get(key)
-        if page is None or page.body != body:
+        if page is None or not page.is_of(body):
             page = VehiclePage.of_body(body, mask, self._decoded)
             page.mark_stored()
             self._pages[key] = page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import weakref
 from collections import deque
 from collections.abc import Callable, Hashable, Sequence
@@ -12,7 +13,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from gateway.upstream.field_masks import decode_masked, vehicle_mask
-from gateway.upstream.models import UNREADABLE, Cursors, Vehicle, count_repair, decoded, repaired
+from gateway.upstream.models import UNREADABLE, Cursors, Vehicle, as_json, count_repair, decoded, repaired
 
 V = TypeVar("V")
 # Stored pages that stay decoded.
@@ -82,6 +83,7 @@ class VehiclePage:
         "_items",
         "_model",
         "_raws",
+        "_received",
         "_room",
         "cursors",
         "next_page_token",
@@ -105,6 +107,8 @@ class VehiclePage:
         self._is_stored = False
         self._decoded_pages = decoded_pages
         self._raws: list[Raw] | None = None
+        # The digest of the response, if the body is a repaired one.
+        self._received: bytes | None = None
         # They live as long as the page.
         self._fragments: dict[Hashable, Fragment] = {}
         self._room = self.room_in_all
@@ -118,6 +122,7 @@ class VehiclePage:
         With a `mask` only the members in it are decoded and checked. `decoded_pages` limits the stored pages that stay
         decoded.
         """
+        received = body
         try:
             model, decoded_list = _decoded_strictly(body, mask or Vehicle)
         except UNREADABLE:
@@ -126,6 +131,8 @@ class VehiclePage:
         if len(decoded_list.items) > ITEMS_MAX:
             raise msgspec.ValidationError("The page has too many items.")
         page = cls(None, decoded_list.cursors, decoded_list.next_page_token, body, decoded_pages)
+        if body is not received:
+            page._received = _digest_of(received)
         page.set_decoded(model, decoded_list.items)
         return page
 
@@ -158,14 +165,18 @@ class VehiclePage:
         if self._model is Vehicle:
             return self._items[index]  # type: ignore[no-any-return]
         if self._raws is None:
-            self._raws = _raws.decode(self._body).items
+            self._raws = _raws_of(self._body)
         raw = bytes(self._raws[index])
         return decoded(raw, Vehicle) if mask is None else decode_masked(raw, mask)
 
     @property
     def body(self) -> bytes:
-        """The response body as it was received."""
+        """The response body as valid JSON: as it was received, or repaired."""
         return self._body
+
+    def is_of(self, received: bytes) -> bool:
+        """Whether it is the page of this response body."""
+        return self._body == received if self._received is None else self._received == _digest_of(received)
 
     def parts(self) -> list[PageItemRef]:
         """References to the vehicles of this page, which is going to be stored."""
@@ -248,18 +259,14 @@ def _decoded_strictly(body: bytes, model: type[Vehicle]) -> tuple[type[Vehicle],
 
 def _with_bodies(found: _Body[Any], body: bytes) -> _Body[Any]:
     """The list, with the JSON of each vehicle, in which its other members are."""
-    for vehicle, raw in zip(found.items, _raws.decode(body).items, strict=True):
+    for vehicle, raw in zip(found.items, _raws_of(body), strict=True):
         vehicle.body = raw
     return found
 
 
 def _with_valid_items(body: bytes) -> bytes:
     """A body as valid JSON, with only those items that are vehicles with an id; unchanged if it is so already."""
-    try:
-        raw = msgspec.json.decode(body)
-    except UNREADABLE:
-        body = repaired(body)
-        raw = msgspec.json.decode(body)
+    body, raw = as_json(body)
     items = raw.get("items") if isinstance(raw, dict) else None
     if not isinstance(items, list):
         return body
@@ -268,6 +275,17 @@ def _with_valid_items(body: bytes) -> bytes:
         return body  # as a list of anything else, it is invalid
     count_repair("items without an id")
     return msgspec.json.encode({**raw, "items": valid})
+
+
+def _raws_of(body: bytes) -> list[Raw]:
+    try:
+        return _raws.decode(body).items
+    except RecursionError:  # which depends on the depth of the calls, too
+        return _raws.decode(repaired(body)).items
+
+
+def _digest_of(body: bytes) -> bytes:
+    return hashlib.blake2b(body, digest_size=16).digest()
 
 
 IDS = vehicle_mask({})

@@ -114,6 +114,29 @@ def test_odd_state_values_cost_their_property(upstream, ask):
     assert values == {"odd": None, "\ufffd": 1, "big": int("9" * 40), "mileage_in_kilometers": 12.5}
 
 
+@pytest.mark.parametrize("levels", [150, 500, *range(950, 1010, 5), 100_000])
+def test_endless_levels_cost_their_value(upstream, ask, levels):
+    """Whether they can be decoded but not encoded, or neither, and wherever they are."""
+    deep = b"[" * levels + b"]" * levels
+    places = (
+        b',"x":%b' % deep,
+        b',"custom_fields":{"a":"b","c":%b}' % deep,
+        b',"latest_state":{"odd":{"value":%b},"mileage_in_kilometers":{"value":12.5}}' % deep,
+    )
+    everything = f"{NODE} customFields {{ key value }} otherMembers"
+    for more in places:
+        upstream.odd = upstream.vehicle("ODD01", more=more)
+        for query in (PAGE, ONE, IDS, f'{{ vehicle(id: "ODD01") {{ {everything} }} }}', PAGE.replace(NODE, everything)):
+            answer = ask(query)
+            codes = {error["extensions"]["code"] for error in answer.get("errors", ())}
+            assert codes <= {"UPSTREAM_INVALID_RESPONSE"}, (more[:30], query)
+            found = answer["data"].get("vehicle") or answer["data"]["vehicles"]["nodes"][1]
+            assert found["vehicleId"] == "ODD01"
+            if query != IDS:
+                assert (found["tags"], found["masterData"]["brand"]) == (["a"], "Audi")
+                assert found["latestState"]["mileageInKilometers"] == {"value": 12.5}
+
+
 @pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b"\xef\xbb\xbf \n", b" \r\n\t"])
 def test_a_byte_order_mark_is_no_part_of_the_json(upstream, ask, start):
     """Nor is white space around it."""
@@ -160,6 +183,16 @@ def test_members_without_a_field_are_other_members(upstream, ask):
     assert data["vehicles"]["edges"][1]["node"] == {"tags": ["a"], "otherMembers": expected, "status": None}
     upstream.odd = upstream.vehicle("ODD01", b"NaN", b',"note":"\\ud83d"')
     assert ask(OTHERS)["data"]["vehicles"]["nodes"][1]["otherMembers"] == {"note": "\ufffd"}
+
+
+def test_what_a_state_has_no_place_for_is_in_other_members(upstream, ask):
+    """Members of a property, and properties that are no objects; the vehicle's own names are no exceptions."""
+    state = b'{"mileage_in_kilometers":{"value":1,"unit":"km"},"odd":5,"list":[1],"none":null}'
+    upstream.odd = upstream.vehicle("ODD01", more=b',"$body":"x","status":null,"latest_state":%b' % state)
+    expected = {"$body": "x", "latest_state": {"mileage_in_kilometers": {"unit": "km"}, "odd": 5, "list": [1]}}
+    data = ask(OTHERS)["data"]
+    assert data["vehicle"] == {"otherMembers": expected}
+    assert data["vehicles"]["nodes"][1]["otherMembers"] == expected
 
 
 def test_a_time_that_is_none_costs_its_field(upstream, ask):

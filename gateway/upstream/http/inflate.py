@@ -40,10 +40,10 @@ def _inflate(body: bytes, coding: bytes, bytes_max: int) -> bytes | None:
         raise httpx.DecodingError(str(malformed)) from malformed
 
 
-def inflate(body: bytes, wbits: int, bytes_max: int) -> bytes:
+def inflate(body: bytes, wbits: int, bytes_max: int, *, may_be_padded: bool = True) -> bytes:
     """The decompressed members of a body; at most one byte more than `bytes_max`. Raises zlib.error.
 
-    Anything else after a member is padding, which is ignored.
+    Anything else after a member is padding, which is ignored, or has to be zeros.
     """
     plain, room, position, chunk = [], bytes_max + 1, 0, len(body)
     for _ in range(MEMBERS_MAX):
@@ -55,6 +55,8 @@ def inflate(body: bytes, wbits: int, bytes_max: int) -> bytes:
             position += len(data) - len(decompressor.unused_data)
         if room > 0 and not decompressor.eof:
             raise zlib.error("The body ends before its compressed stream does.")
+        if room > 0 and not may_be_padded and not body.startswith(GZIP, position) and body[position:].strip(b"\0"):
+            raise zlib.error("The body goes on after its compressed stream.")
         if room <= 0 or not body.startswith(GZIP, position):
             return b"".join(plain)
         chunk = CHUNK

@@ -160,7 +160,9 @@ class HttpTransport:
         endpoint = request.endpoint
         if request.item_id is not None and endpoint.id_of is not None and endpoint.id_of(value) != request.item_id:
             raise UpstreamInvalidResponse(Problem(status))
-        response = UpstreamResponse(value, len(body), body=body if endpoint.stays_encoded else None)
+        # A vehicle has its JSON, which may have been repaired.
+        stored = getattr(value, "body", body) if endpoint.stays_encoded else None
+        response = UpstreamResponse(value, len(body), body=stored)
         if names:
             etag, flow_id = names.get(b"etag"), names.get(FLOW_ID_BYTES)
             # An ETag outside ASCII, or with a control character, can't be sent back.
