@@ -64,7 +64,7 @@ def host_pattern(text: str) -> str:
     found = host_and_port((f"[{host}]" if host.count(":") > 1 and "[" not in host else host).encode())
     if found is None or (wildcard and found[0].startswith("[")):
         raise ValueError(f"{text!r} is not a host name such as api.example.com or *.example.com")
-    return wildcard + host
+    return wildcard + found[0]
 
 
 def origin_of(value: bytes) -> str | None:

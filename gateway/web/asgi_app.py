@@ -187,7 +187,11 @@ class CrossOrigin:
         response = self._cors.preflight_response(Headers(scope=scope))
         common = (b"content-length", b"access-control-allow-origin")
         fields = tuple(field for field in response.raw_headers if field[0] not in common)
-        return Response(response.status_code, fields, (bytes(response.body),))
+        if response.status_code == 200:  # noqa: PLR2004 - any other is a rejection
+            return Response(200, fields, (bytes(response.body),))
+        rejection = error(response.status_code, "BAD_REQUEST", f"{bytes(response.body).decode()}.")
+        own = tuple(field for field in fields if field[0] != b"content-type")
+        return rejection._replace(fields=rejection.fields + own)
 
     def _fields_for(self, origin: bytes | None) -> Fields:
         """The CORS fields of all responses to requests from this origin."""

@@ -189,6 +189,8 @@ class GraphQLApp:
         """The response to a request. Raises HTTPError, Overloaded, ClientDisconnected."""
         scope, fields = exchange.scope, exchange.fields
         runtime, method, accept = self._running, scope["method"], fields.get(b"accept")
+        if method not in ("GET", "POST"):
+            raise HTTPError(405, "METHOD_NOT_ALLOWED", "Only GET and POST are allowed.", {"Allow": "GET, POST"})
         if b"content-length" in fields and self._is_too_long(fields[b"content-length"]):
             raise too_large()
         if method == "GET" and asks_for_page(accept, scope["query_string"]):
@@ -206,8 +208,6 @@ class GraphQLApp:
         if exchange.caller is not None:
             # The server counts unread responses per principal.
             scope.setdefault("state", {})["caller"] = exchange.caller
-        if method not in ("GET", "POST"):
-            raise HTTPError(405, "METHOD_NOT_ALLOWED", "Only GET and POST are allowed.", {"Allow": "GET, POST"})
         exchange.media_type = media_type_for(accept)
         if b"x-gateway-cost" in fields:
             exchange.cost_mode = cost_mode_of(fields[b"x-gateway-cost"])

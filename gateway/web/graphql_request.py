@@ -147,7 +147,7 @@ def check_content_type(content_type: bytes | None) -> None:
         raise HTTPError(415, "UNSUPPORTED_MEDIA_TYPE", f"Content-Type must be {JSON}.", {"Accept-Post": JSON})
     charset = next((p.partition("=")[2] for p in parameters.split(";") if p.strip().lower().startswith("charset")), "")
     if charset.strip(' "').lower() not in ("", "utf-8", "utf8"):
-        raise HTTPError(415, "UNSUPPORTED_MEDIA_TYPE", "Charset must be UTF-8.")
+        raise HTTPError(415, "UNSUPPORTED_MEDIA_TYPE", "Charset must be UTF-8.", {"Accept-Post": JSON})
 
 
 def params_of_query_string(query_string: bytes) -> GraphQLParams:
@@ -162,12 +162,11 @@ def params_of_query_string(query_string: bytes) -> GraphQLParams:
         for name in ("variables", "extensions"):
             if name in given:
                 given[name] = msgspec.json.decode(given[name])
-    except (msgspec.MsgspecError, RecursionError) as malformed:
-        raise HTTPError(400, "BAD_REQUEST", "`variables` and `extensions` must be valid JSON.") from malformed
-    try:
         return msgspec.convert(given, GraphQLParams)
     except msgspec.ValidationError as invalid:
         raise invalid_parameters(f"Request parameters are invalid: {invalid}.") from invalid
+    except (msgspec.DecodeError, RecursionError) as malformed:
+        raise HTTPError(400, "BAD_REQUEST", "`variables` and `extensions` must be valid JSON.") from malformed
 
 
 def asks_for_page(accept: bytes | None, query_string: bytes) -> bool:
@@ -180,7 +179,7 @@ def asks_for_page(accept: bytes | None, query_string: bytes) -> bool:
 @lru_cache(256)
 def media_type_for(accept: bytes | None) -> str:
     """The media type that an `Accept` field prefers. Raises HTTPError with 406 if it accepts none of ours."""
-    if not accept or not accept.strip():
+    if not accept or not _weighted(accept):
         return JSON
     weight, chosen = max((_preference(accept, media_type), media_type) for media_type in MEDIA_TYPES)
     if not weight[0]:
@@ -210,9 +209,11 @@ def _weighted(field: bytes) -> list[tuple[str, float, int]]:
     """The members of a list field in lower case without parameters, with their weights and positions."""
     members = []
     for position, member in enumerate(_MEMBER.findall(field.decode("latin-1").lower())):
-        name, *parameters = (part.strip(" \t") for part in _PARAMETER.findall(member))
+        name, _, rest = member.partition(";")
+        parameters = (part.strip(" \t") for part in _PARAMETER.findall(rest))
         weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        members.append((name, _weight(weight), position))
+        if name.strip(" \t"):  # empty members are ignored
+            members.append((name.strip(" \t"), _weight(weight), position))
     return members
 
 
@@ -227,7 +228,7 @@ def accepts_gzip(accept_encoding: bytes | None) -> bool:
 @lru_cache(64)
 def is_compressed(content_encoding: bytes | None) -> bool:
     """Whether a request body is compressed with gzip. Raises HTTPError with 415 for any other coding."""
-    codings = [name for name, _, _ in _weighted(content_encoding or b"") if name not in ("", "identity")]
+    codings = [name for name, _, _ in _weighted(content_encoding or b"") if name != "identity"]
     if codings and codings not in (["gzip"], ["x-gzip"]):
         message = "Content-Encoding must be gzip or identity."
         raise HTTPError(415, "UNSUPPORTED_MEDIA_TYPE", message, {"Accept-Encoding": "gzip"})
@@ -235,9 +236,12 @@ def is_compressed(content_encoding: bytes | None) -> bool:
 
 
 def decompressed(body: bytes, bytes_max: int) -> bytes:
-    """A gzip body, decompressed. Raises HTTPError with 400, or with 413 if it has more than `bytes_max` bytes."""
+    """A gzip body, decompressed. Raises HTTPError with 400, or with 413 if it has more than `bytes_max` bytes.
+
+    Another server may have read what follows the last member, so only zeros may.
+    """
     try:
-        plain = inflate(body, 16 + zlib.MAX_WBITS, bytes_max)
+        plain = inflate(body, 16 + zlib.MAX_WBITS, bytes_max, may_be_padded=False)
     except zlib.error as malformed:
         raise HTTPError(400, "BAD_REQUEST", "Request body is not valid gzip.") from malformed
     if len(plain) > bytes_max:
@@ -281,8 +285,9 @@ def _weight(text: str) -> float:
 
 
 # The members of a list, and the parts of a member; either separator may be within quotes.
-_MEMBER = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.)*")+')
-_PARAMETER = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.)*")+')
+# Quotes that are not closed reach to the end; otherwise the search would begin again at each of them.
+_MEMBER = re.compile(r'(?:[^,"]|"(?:[^"\\]|\\.|\\\Z)*(?:"|\Z))+', re.DOTALL)
+_PARAMETER = re.compile(r'(?:[^;"]|"(?:[^"\\]|\\.|\\\Z)*(?:"|\Z))+', re.DOTALL)
 _WEIGHT = re.compile(r"0(\.[0-9]{0,9})?|1(\.0{0,9})?")
 _SECONDS = re.compile(rb"\d{1,6}(\.\d{1,6})?")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")

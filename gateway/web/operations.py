@@ -175,14 +175,14 @@ class Operations:
         digest = None if self._trusted is not None else params.digest
         name, variables = params.operation_name, params.variables or {}
         self.keep(PreparedRequest(document, name, variables, None, digest=digest), caller)
+        operation = document.operation(name)
+        if is_get and operation is not None and operation.operation is not OperationType.QUERY:
+            raise HTTPError(405, "METHOD_NOT_ALLOWED", "Only queries are allowed with GET.", {"Allow": "POST"})
         if document.errors:
             raise InvalidOperation(list(document.errors))
-        operation = document.operation(name)
         if operation is None:
             message = "Document has no operation of this name, or several operations and `operationName` is missing."
             raise InvalidOperation([_coded("OPERATION_RESOLUTION_FAILURE", message)])
-        if is_get and operation.operation is not OperationType.QUERY:
-            raise HTTPError(405, "METHOD_NOT_ALLOWED", "Only queries are allowed with GET.", {"Allow": "POST"})
         is_introspection = self._check_caller(document, name, caller)
         try:
             values = None

@@ -34,7 +34,7 @@ def test_a_costly_execution_yields_to_others(attacked, name):
     """Health checks get responses meanwhile, and the response is complete."""
     with attacked.measured() as harm:
         status, body = attacked.post(BODIES[name], "alice")
-    assert status == 200
+    assert status == (294 if "errors" in json.loads(body) else 200)
     assert len(json.loads(body)["data"]["nodes"]) == 1000
     assert harm.cpu <= VALID_TOKEN_CPU_MAX / 2, harm
 
@@ -47,7 +47,7 @@ def test_a_costly_execution_stops_at_its_deadline(attacked, name):
         status, body = attacked.post(BODIES[name], "alice", X_Gateway_Timeout="0.05")
     answer = json.loads(body)
     codes = {error["extensions"]["code"] for error in answer["errors"]}
-    assert status == 200
+    assert status == 294
     assert "DEADLINE_EXCEEDED" in codes
     assert len(answer["errors"]) <= 2001
     assert harm.cpu <= VALID_TOKEN_CPU_MAX, harm

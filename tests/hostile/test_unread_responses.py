@@ -79,7 +79,7 @@ def test_unread_responses_take_bounded_memory(attacked):
             stack.enter_context(unread(attacked, 70, kept_open(LARGE, token) * 3))
         assert waits_until(lambda: "too much unread" in attacked.gateway.output, 20)
         assert operations(attacked) > 0
-        assert attacked.post(SMALL, "no-permission")[0] == 200
+        assert attacked.post(SMALL, "no-permission")[0] == 294
     assert harm.failed == 0
     assert harm.memory <= MEMORY_MAX
     assert waits_until(lambda: operations(attacked) == 0)

@@ -57,7 +57,7 @@ ANSWERS = [
     (413, NEVER, "POST /graphql", (ALICE, KIND), b" " * 2000),
     (415, NEVER, "POST /graphql", (ALICE, "Content-Type: text/plain"), QUERY_BODY),
     (405, NEVER, "DELETE /graphql", (ALICE,), b""),
-    (401, NEVER, "OPTIONS /graphql", (), b""),
+    (405, NEVER, "OPTIONS /graphql", (), b""),
     (307, NEVER, "GET /", (), b""),
     (404, NEVER, "GET /nowhere", (), b""),
     (404, NEVER, "GET /explorer/none.js", (), b""),

@@ -110,11 +110,11 @@ async def test_a_query_may_come_by_get(gateway):
 
 
 async def test_a_parameter_of_a_get_is_given_once(gateway):
-    """400 for a repeated one; other parameters are ignored, and a browser is not shown the page instead."""
+    """422 for a repeated one; other parameters are ignored, and a browser is not shown the page instead."""
     headers = {"Authorization": "Bearer token-of-alice"}
     for accept in ("application/json", "text/html,*/*;q=0.8"):
         twice = await gateway.http.get("/graphql?query={a}&query={__typename}", headers={**headers, "Accept": accept})
-        assert twice.status_code == 400
+        assert twice.status_code == 422
         assert twice.json()["errors"][0]["extensions"]["code"] == "BAD_REQUEST"
     other = await gateway.http.get("/graphql?utm=1&query={__typename}&utm=2", headers=headers)
     assert other.json() == {"data": {"__typename": "Query"}}

@@ -55,7 +55,7 @@ NAMED = [
 async def test_all_spellings_of_a_hash_are_one_id(gateway, registered):
     """With or without `sha256:`, in capitals, as `sha256Hash` or as a document's id; by GET as well."""
     for named in NAMED:
-        unknown = await send(gateway, **named)
+        unknown = await send(gateway, 422, **named)
         assert unknown["errors"][0]["message"] == "PersistedQueryNotFound"
     assert await send(gateway, query=QUERY, extensions=persisted(registered)) == JQ7RP
     for named in NAMED:
@@ -63,14 +63,14 @@ async def test_all_spellings_of_a_hash_are_one_id(gateway, registered):
         parameters = {name: value if isinstance(value, str) else json.dumps(value) for name, value in named.items()}
         headers = {"Authorization": "Bearer token-of-alice"}
         assert (await gateway.http.get("/graphql", params=parameters, headers=headers)).json() == JQ7RP
-        assert (await send(gateway, by="bob", **named))["errors"][0]["message"] == "PersistedQueryNotFound"
+        assert (await send(gateway, 422, by="bob", **named))["errors"][0]["message"] == "PersistedQueryNotFound"
 
 
 @pytest.mark.parametrize("name", ["md5:" + HASH, HASH[1:], "sha256:", "sha256:" + HASH[1:], f" {HASH}", f"{HASH}0"])
 async def test_what_is_no_hash_names_no_registered_query(gateway, name):
     """A document's id that is no SHA-256 belongs to trusted documents, and is ignored beside a document."""
     assert await send(gateway, query=QUERY, extensions=persisted(HASH)) == JQ7RP
-    assert (await send(gateway, 400, documentId=name))["errors"][0]["extensions"]["code"] == "BAD_REQUEST"
+    assert (await send(gateway, 422, documentId=name))["errors"][0]["extensions"]["code"] == "BAD_REQUEST"
     assert await send(gateway, query=QUERY, documentId=name) == JQ7RP
 
 
@@ -146,7 +146,7 @@ async def test_other_ids_of_trusted_documents_are_compared_exactly(start, tmp_pa
     assert await send(gateway, documentId="Vehicle") == JQ7RP
     assert await send(gateway, documentId="sha256:abc") == {"data": {"__typename": "Query"}}
     for name in ("vehicle", "sha256:Vehicle", "abc", "sha256:ABC"):
-        assert "errors" in await send(gateway, documentId=name)
+        assert "errors" in await send(gateway, 422, documentId=name)
 
 
 @pytest.mark.parametrize(

@@ -111,7 +111,7 @@ def test_a_star_allows_all_origins(serve, origins):
 def test_without_the_setting_no_origin_is_allowed(serve):
     """A preflight request is a request with another method."""
     status, fields = preflight(serve(create_app(settings())), APP)
-    assert (status, "access-control-allow-origin" in fields) == (401, False)
+    assert (status, "access-control-allow-origin" in fields) == (405, False)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from urllib.parse import urlencode
 
 import pytest
@@ -12,8 +14,10 @@ from gateway.web.graphql_request import (
     JSON,
     RESPONSE,
     HTTPError,
+    accepts_gzip,
     asks_for_page,
     check_content_type,
+    is_compressed,
     media_type_for,
     params_of_post,
     params_of_query_string,
@@ -47,6 +51,7 @@ from gateway.web.graphql_request import (
         ('text/html;x="application/json"', None),
         ("application/json;q=0.001, application/graphql-response+json;q=0", JSON),
         (", ,application/json,", JSON),
+        (" , ,", JSON),
         ("application/jsonx, application", None),
         ("text/html", None),
         ("application/json;q=0", None),
@@ -102,6 +107,18 @@ def test_any_query_string_is_parsed_or_rejected(query_string):
         params_of_query_string(query_string)
     except HTTPError as rejected:
         assert rejected.status in (400, 422)  # noqa: PT017 - either way is right
+
+
+@pytest.mark.parametrize("read", [media_type_for, accepts_gzip, is_compressed, lambda field: asks_for_page(field, b"")])
+@pytest.mark.parametrize(
+    "field", [b'"' + rb"\"" * 16_000, b'"' * 32_000, b"a," * 16_000, b'a;"' + rb"\"" * 16_000 + b"\\", b";" * 32_000]
+)
+def test_reading_a_field_takes_linear_time(read, field):
+    """Quotes that are never closed don't make it quadratic, which would take seconds."""
+    began = time.process_time()
+    with suppress(HTTPError):
+        read(field)
+    assert time.process_time() - began < 0.5
 
 
 def test_a_page_is_for_browsers_without_a_query():
