@@ -103,7 +103,7 @@ TCP_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 # Seconds between checks whether a connection is idle, while the server stops.
 IDLE_AGAIN = 0.1
 # Seconds for which, and bytes up to which, a half-closed connection is still read.
-LINGER, LINGER_BYTES = 0.5, 2**20
+LINGER, LINGER_BYTES = 0.5, 2**18
 HEADERS_TOO_LARGE = (431, "HEADERS_TOO_LARGE", "Request headers are too large.")
 URI_TOO_LONG = (414, "URI_TOO_LONG", "Request target is too long. Send the operation with POST.")
 OVERLOADED = (503, Overloaded.code, str(Overloaded()))

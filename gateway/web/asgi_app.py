@@ -28,6 +28,7 @@ from gateway.web.graphql_request import (
     REQUEST_ID,
     SCRIPT_FIELDS,
     HTTPError,
+    RequestFields,
     fields_of,
     valid_request_id,
     valid_traceparent,
@@ -134,7 +135,7 @@ class GatewayApp:
         if self._shedder.should_reject(scope["headers"]) is not None:
             raise Overloaded
         if self._cross_origin is not None and is_preflight(scope["method"], fields):
-            return self._cross_origin.preflight_response(scope)
+            return self._cross_origin.preflight_response(fields)
         return None
 
     async def _respond_by_route(self, exchange: Exchange) -> Response:
@@ -182,9 +183,9 @@ class CrossOrigin:
         )
         self.fields_for = lru_cache(256)(self._fields_for)
 
-    def preflight_response(self, scope: Scope) -> Response:
+    def preflight_response(self, request_fields: RequestFields) -> Response:
         """The response to a preflight request, without the fields that all responses have."""
-        response = self._cors.preflight_response(Headers(scope=scope))
+        response = self._cors.preflight_response(Headers(raw=list(request_fields.items())))
         common = (b"content-length", b"access-control-allow-origin")
         fields = tuple(field for field in response.raw_headers if field[0] not in common)
         if response.status_code == 200:  # noqa: PLR2004 - any other is a rejection

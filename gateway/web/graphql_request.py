@@ -42,6 +42,7 @@ FIELDS = frozenset(
     for name in (
         *SCRIPT_FIELDS,
         "Accept-Encoding",
+        "Access-Control-Request-Headers",
         "Access-Control-Request-Method",
         "Content-Length",
         "Host",

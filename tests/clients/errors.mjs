@@ -1,9 +1,8 @@
-// What a client makes of errors. Arguments: client (apollo | urql | relay), URL, token or "", query.
-// Prints the codes of the errors that reach its caller, and the data.
-const [client, url, token, query] = process.argv.slice(2);
-const headers = token ? { authorization: `Bearer ${token}` } : {};
+// What a client makes of errors. Arguments: client (apollo | urql | relay), URL, and pairs of a query and a token, which
+// may be "", as JSON. Prints for each the codes of the errors that reach its caller, and the data.
+const [client, url, requests] = process.argv.slice(2);
 
-async function apollo() {
+async function apollo(query, headers) {
   const { ApolloClient, CombinedGraphQLErrors, HttpLink, InMemoryCache, gql } = await import("@apollo/client/core/index.js").then(
     async (core) => ({ ...(await import("@apollo/client/errors/index.js")), ...core }),
   );
@@ -13,14 +12,14 @@ async function apollo() {
   return { data, errors: error?.errors };
 }
 
-async function urql() {
+async function urql(query, headers) {
   const { Client, fetchExchange, gql } = await import("@urql/core");
   const urqlClient = new Client({ url, fetchOptions: { headers }, preferGetMethod: false, exchanges: [fetchExchange] });
   const { data, error } = await urqlClient.query(gql(query), {}).toPromise();
   return { data, errors: error?.graphQLErrors };
 }
 
-async function relay() {
+async function relay(query, headers) {
   const { createRequire } = await import("node:module");
   const { Network, Observable } = createRequire(import.meta.url)("relay-runtime");
   const network = Network.create(async ({ text }) => {
@@ -34,6 +33,11 @@ async function relay() {
   return Observable.from(network.execute({ text: query, operationKind: "query", name: "Q", metadata: {} }, {}, {})).toPromise();
 }
 
-const { data, errors } = await { apollo, urql, relay }[client]();
-console.log(JSON.stringify({ data: data ?? null, codes: (errors ?? []).map(({ extensions }) => extensions?.code) }));
+const answers = [];
+for (const [query, token] of JSON.parse(requests)) {
+  const headers = token ? { authorization: `Bearer ${token}` } : {};
+  const { data, errors } = await { apollo, urql, relay }[client](query, headers);
+  answers.push({ data: data ?? null, codes: (errors ?? []).map(({ extensions }) => extensions?.code) });
+}
+console.log(JSON.stringify(answers));
 process.exit(0);

@@ -1,8 +1,8 @@
 # ruff: noqa: PLC0415, T201 - each client is imported in its own environment, and the result printed
-"""What Python clients make of errors. Arguments: client (gql | ariadne), URL, token or "", query, schema, folder.
+"""What Python clients make of errors. Arguments: client (gql | ariadne), URL, schema, folder, and queries as JSON.
 
-Prints the codes of the errors that reach their caller, and the data. Runs in an environment with gql and
-ariadne-codegen, which need other versions of graphql-core than the gateway.
+The queries are lists of a query and its token, which may be "". Prints for each the codes of the errors that reach the
+caller, and the data. Runs in an environment of its own, since each client needs another version of graphql-core.
 """
 
 from __future__ import annotations
@@ -25,9 +25,23 @@ def ask_gql(url: str, headers: dict[str, str], query: str) -> tuple[object, list
         return failed.data, failed.errors
 
 
-def ask_ariadne(url: str, headers: dict[str, str], query: str, schema: str, folder: str) -> tuple[object, list[dict]]:
+def ask_ariadne(url: str, headers: dict[str, str], query: str) -> tuple[object, list[dict]]:
+    from made_client import Client
+    from made_client.exceptions import GraphQLClientGraphQLMultiError, GraphQLClientHttpError
+
+    method = getattr(Client(url=url, headers=headers), query.split()[1])
+    try:
+        return method().model_dump(), []
+    except GraphQLClientGraphQLMultiError as failed:
+        return failed.data, [{"extensions": error.extensions} for error in failed.errors]
+    except GraphQLClientHttpError as failed:
+        return None, failed.response.json()["errors"]
+
+
+def make_client(schema: str, folder: str, queries: list[str]) -> None:
+    """Generates a client, each method of which has the name of a query."""
     made = Path(folder)
-    (made / "queries.graphql").write_text(query)
+    (made / "queries.graphql").write_text("\n".join(dict.fromkeys(queries)))
     (made / "ariadne.toml").write_text(
         f'[tool.ariadne-codegen]\nschema_path = "{schema}"\nqueries_path = "queries.graphql"\nasync_client = false\n'
         'target_package_name = "made_client"\n'
@@ -35,22 +49,19 @@ def ask_ariadne(url: str, headers: dict[str, str], query: str, schema: str, fold
     command = [Path(sys.executable).with_name("ariadne-codegen"), "--config", "ariadne.toml"]
     subprocess.run(command, cwd=made, check=True, capture_output=True)
     sys.path.insert(0, folder)
-    from made_client import Client
-    from made_client.exceptions import GraphQLClientGraphQLMultiError, GraphQLClientHttpError
-
-    try:
-        return Client(url=url, headers=headers).asked().model_dump(), []
-    except GraphQLClientGraphQLMultiError as failed:
-        return failed.data, [{"extensions": error.extensions} for error in failed.errors]
-    except GraphQLClientHttpError as failed:
-        return None, failed.response.json()["errors"]
 
 
 def main() -> None:
-    client, url, token, query, *more = sys.argv[1:]
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    data, errors = ask_gql(url, headers, query) if client == "gql" else ask_ariadne(url, headers, query, *more)
-    print(json.dumps({"data": data, "codes": [error["extensions"]["code"] for error in errors]}))
+    client, url, schema, folder, sent = sys.argv[1:]
+    requests = json.loads(sent)
+    if client == "ariadne":
+        make_client(schema, folder, [query for query, _ in requests])
+    answers = []
+    for query, token in requests:
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        data, errors = (ask_gql if client == "gql" else ask_ariadne)(url, headers, query)
+        answers.append({"data": data, "codes": [error["extensions"]["code"] for error in errors]})
+    print(json.dumps(answers))
 
 
 main()

@@ -1,7 +1,8 @@
 // A federation router over two subgraphs: the gateway, and one that knows trips of vehicles by their vehicleId.
-// Each router comes with its own composition. Arguments: router (apollo | hive), URL of the gateway, token or "", the
-// vehicle ids as JSON, path of the gateway's SDL, and optionally a query. Prints what the router answers to it, by default
-// to a query over both subgraphs, and how many entity requests it made to the gateway.
+// Each router comes with its own composition. Arguments: router (apollo | hive), URL of the gateway, token, the vehicle ids
+// as JSON, path of the gateway's SDL, and optionally pairs of a query and a token, which may be "", as JSON. Prints what the
+// router answers to a query over both subgraphs, and how many entity requests it made to the gateway; or a list of what it
+// answers to the queries.
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 import { composeServices as composeByApollo } from "@apollo/composition";
@@ -11,8 +12,7 @@ import { graphql, parse } from "graphql";
 
 const [router, url, token, idsText, sdlPath, asked] = process.argv.slice(2);
 const ids = JSON.parse(idsText);
-const authorization = token && `Bearer ${token}`;
-const QUERY = asked ?? "{ trips { vehicle { vehicleId tripCount id masterData { brand } } } vehicles(first: 2) { nodes { vehicleId tripCount } } }";
+const QUERY = "{ trips { vehicle { vehicleId tripCount id masterData { brand } } } vehicles(first: 2) { nodes { vehicleId tripCount } } }";
 const SDL = `
   extend schema @link(url: "https://specs.apollo.dev/federation/v2.3", import: ["@key"])
   type Query { trips: [Trip!]! }
@@ -61,6 +61,7 @@ const { supergraphSdl, errors } = compose([
 ]);
 if (errors) throw new Error(errors.map(String).join("\n"));
 
+// Each starts a router, and gives a function that asks it.
 async function apollo() {
   const { ApolloGateway, RemoteGraphQLDataSource } = await import("@apollo/gateway");
   const { ApolloServer } = await import("@apollo/server");
@@ -71,8 +72,10 @@ async function apollo() {
   }
   const gateway = new ApolloGateway({ supergraphSdl, buildService: ({ url: at }) => new Forwarding({ url: at }) });
   const server = new ApolloServer({ gateway });
-  const { body } = await server.executeOperation({ query: QUERY }, { contextValue: { authorization } });
-  return body.singleResult;
+  return async (query, authorization) => {
+    const { body } = await server.executeOperation({ query }, { contextValue: { authorization } });
+    return body.singleResult;
+  };
 }
 
 async function hive() {
@@ -82,14 +85,21 @@ async function hive() {
     logging: false,
     propagateHeaders: { fromClientToSubgraphs: ({ request }) => ({ authorization: request.headers.get("authorization") ?? undefined }) },
   });
-  const answer = await runtime.fetch("http://router.test/graphql", {
-    method: "POST",
-    headers: { "content-type": "application/json", ...(authorization && { authorization }) },
-    body: JSON.stringify({ query: QUERY }),
-  });
-  return answer.json();
+  return async (query, authorization) => {
+    const answer = await runtime.fetch("http://router.test/graphql", {
+      method: "POST",
+      headers: { "content-type": "application/json", ...(authorization && { authorization }) },
+      body: JSON.stringify({ query }),
+    });
+    return answer.json();
+  };
 }
 
-const { data, errors: failed } = await { apollo, hive }[router]();
-console.log(JSON.stringify({ data, errors: failed, entityCalls }));
+const ask = await { apollo, hive }[router]();
+const answers = [];
+for (const [query, bearer] of asked ? JSON.parse(asked) : [[QUERY, token]]) {
+  const { data, errors: failed } = await ask(query, bearer && `Bearer ${bearer}`);
+  answers.push({ data, errors: failed, entityCalls });
+}
+console.log(JSON.stringify(asked ? answers : answers[0]));
 process.exit(0);

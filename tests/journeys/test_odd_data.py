@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack
 
 import httpx
 import pytest
@@ -12,7 +13,7 @@ from starlette.routing import Route
 
 from gateway.app import create_app
 from gateway.settings import Settings
-from tests.gateways import TOKENS
+from tests.gateways import TOKENS, serving
 
 NODE = (
     "vehicleId masterData { remark brand } tags latestState { mileageInKilometers { value } properties { name value } }"
@@ -79,15 +80,16 @@ def upstream():
     return Upstream()
 
 
-@pytest.fixture(params=[True, False], ids=["compiled", "generic"])
-def ask(request, upstream, serve):
-    settings = Settings(
-        upstream={"url": serve(upstream.app)}, cache={"enabled": False}, graphql={"projection": request.param},
-        log={"level": "error"},
-    )  # fmt: skip
-    url = serve(create_app(settings)) + "/graphql"
-    headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
-    return lambda query: httpx.post(url, json={"query": query}, headers=headers).json()
+@pytest.fixture(scope="module", params=[True, False], ids=["compiled", "generic"])
+def ask(request, upstream):
+    with ExitStack() as stack:
+        settings = Settings(
+            upstream={"url": stack.enter_context(serving(upstream.app))}, cache={"enabled": False},
+            graphql={"projection": request.param}, log={"level": "error"},
+        )  # fmt: skip
+        url = stack.enter_context(serving(create_app(settings))) + "/graphql"
+        http = stack.enter_context(httpx.Client(headers={"Authorization": f"Bearer {TOKENS['alice']}"}))
+        yield lambda query: http.post(url, json={"query": query}).json()
 
 
 def test_an_odd_value_costs_no_more_than_itself(upstream, ask):

@@ -136,7 +136,14 @@ def test_what_is_no_origin_fails_at_start(origin, monkeypatch):
     assert "secret" not in line
 
 
-FORBIDDEN = {b"accept-encoding", b"access-control-request-method", b"content-length", b"host", b"origin"}
+FORBIDDEN = {
+    b"accept-encoding",
+    b"access-control-request-headers",
+    b"access-control-request-method",
+    b"content-length",
+    b"host",
+    b"origin",
+}
 ADDED = (
     "tracestate, baggage, sentry-trace, b3, x-b3-traceid, x-b3-spanid, x-b3-parentspanid, x-b3-sampled, x-b3-flags, "
     "apollographql-client-name, apollographql-client-version, apollo-require-preflight, x-apollo-operation-name, "
@@ -164,6 +171,12 @@ def test_a_page_may_send_what_is_read_and_what_libraries_add(allowing, asked, is
     assert status == (200 if is_allowed else 400)
     names = {name.strip().lower() for name in fields["access-control-allow-headers"].split(",")}
     assert (names >= {name.strip().lower() for name in asked.split(",")}) is is_allowed
+
+
+def test_fields_in_several_lines_are_one_list(allowing):
+    """All lines count (RFC 9110, 5.3)."""
+    lines = [("Access-Control-Request-Headers", name) for name in ("traceparent", "x-own")]
+    assert preflight(allowing, APP, *lines)[0] == preflight(allowing, APP, *reversed(lines))[0] == 400
 
 
 def test_further_fields_are_a_setting(serve):
