@@ -14,7 +14,6 @@ import ssl
 import time
 from collections.abc import Awaitable, Sequence
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlsplit
 
 import msgspec
 from aiocache.backends.redis import RedisCache
@@ -28,17 +27,17 @@ from gateway.settings import Misconfigured, RedisSettings, UpstreamSettings
 from gateway.telemetry import get_logger
 from gateway.upstream.cache import Entry, MemoryStore
 from gateway.upstream.coalescing import retrieve_exception
+from gateway.upstream.models import Vehicle, decoded
 from gateway.upstream.pages import IDS, DecodedPages, VehiclePage
 
 T = TypeVar("T")
 log = get_logger("gateway.upstream")
 
 # Incremented whenever the stored form changes, so that entries of older versions are not found.
-FORMAT = 3
+FORMAT = 4
 # Upstream settings that do not affect responses. All others, including new ones, are part of a key.
 HOW = frozenset(
     (
-        "url",  # it is part of the key in normalised form
         "transport",
         "http2",
         "ca_file",
@@ -54,7 +53,6 @@ HOW = frozenset(
         "response_bytes_max",
     )
 )
-DEFAULT_PORTS = {"http": 80, "https": 443}
 # The commands, and what is not used for a while after one of them has failed.
 MGET, SET, DEL, EVAL = "MGET", "SET", "DEL", "EVAL"
 USES = {MGET: "entries", SET: "entries", DEL: "removals", EVAL: "rate limits"}
@@ -86,7 +84,7 @@ class RedisStore:
         self._redis = _redis_of(settings, f"{start}:{digest_of_answers(upstream)}")
         self._scripts_namespace = f"{start}:{digest_of_url(upstream)}"
         self._unused_until = dict.fromkeys(USES.values(), -math.inf)
-        self._encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+        self._encoder = msgspec.msgpack.Encoder()
         self._decoded_pages = DecodedPages()
         self._decoders: dict[Any, msgspec.msgpack.Decoder[Any]] = {}
 
@@ -128,7 +126,8 @@ class RedisStore:
             entry = undecoded.decoded_value()
             if entry is None:
                 continue
-            stored = Stored(entry.value, entry.stored_at, entry.body, entry.etag, entry.token_expires_at)
+            value = _stored_form(entry.value)
+            stored = Stored(value, entry.stored_at, entry.body, entry.etag, entry.token_expires_at)
             commands.set(self._name(key), self._encoder.encode(stored), px=_milliseconds(seconds))
         if len(commands):
             await self._run(SET, commands.execute())
@@ -225,16 +224,17 @@ class RedisStore:
             return None
         decoder = self._decoders.get(model)
         if decoder is None:
-            decoder = self._decoders[model] = msgspec.msgpack.Decoder(Stored[model], dec_hook=self._page)  # type: ignore[valid-type]
+            form: Any = bytes if model in (Vehicle, VehiclePage) else model
+            decoder = self._decoders[model] = msgspec.msgpack.Decoder(Stored[form])
         try:
             stored = decoder.decode(body)
+            value = stored.value
+            if isinstance(value, bytes):
+                is_page = model is VehiclePage
+                value = VehiclePage.of_body(value, IDS, self._decoded_pages) if is_page else decoded(value, Vehicle)
         except msgspec.MsgspecError:
             return None
-        return Entry(stored.value, stored.stored_at, stored.body, stored.etag, stored.token_expires_at)
-
-    def _page(self, kind: type, stored: bytes) -> VehiclePage:
-        assert kind is VehiclePage
-        return VehiclePage.of_body(stored, IDS, self._decoded_pages)
+        return Entry(value, stored.stored_at, stored.body, stored.etag, stored.token_expires_at)
 
 
 def _slotted(key: str) -> str:
@@ -247,29 +247,22 @@ def _milliseconds(seconds: float) -> int:
     return max(1, int(seconds * 1000))
 
 
-def _plain(value: object) -> object:
-    """The stored form of a page: its response body."""
+def _stored_form(value: Any) -> Any:
+    """Pages and vehicles are stored as the JSON that they were decoded from."""
     if isinstance(value, VehiclePage):
         return value.body
-    raise TypeError(f"not stored: {type(value).__name__}")
+    return bytes(value.body) or msgspec.json.encode(value) if isinstance(value, Vehicle) else value
 
 
 def digest_of_answers(upstream: UpstreamSettings) -> str:
     """A digest of all settings that affect the response to a request of a caller."""
     rest = upstream.model_dump(exclude=set(HOW)) | {"fleet_id": upstream.fleet_id or None}
-    return _digest([_parts_of(upstream.url), sorted(rest.items())])
+    return _digest(sorted(rest.items()))
 
 
 def digest_of_url(upstream: UpstreamSettings) -> str:
     """A digest of the fleet API's URL: its rate limits are the same for every gateway in front of it."""
-    return _digest(_parts_of(upstream.url))
-
-
-def _parts_of(url: str) -> list[object]:
-    """A URL's parts, the same for each spelling of scheme, host and default port."""
-    parts = urlsplit(url)
-    port = parts.port or DEFAULT_PORTS.get(parts.scheme)
-    return [parts.scheme, parts.username, parts.password, parts.hostname, port, parts.path.rstrip("/"), parts.query]
+    return _digest(upstream.url)
 
 
 def _digest(parts: object) -> str:

@@ -12,7 +12,7 @@ from gateway.settings import CacheSettings, Settings, UpstreamSettings
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.coalescing import Uncoalesced
 from gateway.upstream.endpoints import FleetEndpoints
-from gateway.upstream.models import Vehicle
+from gateway.upstream.models import Vehicle, decoded
 from gateway.upstream.rate_limit import LocalRateLimiter, RateLimiter
 from gateway.upstream.requests import (
     SEND,
@@ -67,7 +67,7 @@ class FakeFetcher:
         self.failure: Exception | None = None
         self.gate: asyncio.Event | None = None
         self._respond = respond or (
-            lambda request: Vehicle(vehicle_id=f"{request.caller.principal[:6]} {request.path}")
+            lambda request: decoded(b'{"id":"%b"}' % f"{request.caller.principal[:6]} {request.path}".encode(), Vehicle)
         )
         self.etag: str | None = None
         self.body: bytes | None = None

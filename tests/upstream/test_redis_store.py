@@ -11,9 +11,11 @@ from redis.asyncio import Redis
 from gateway.settings import RedisSettings, UpstreamSettings
 from gateway.upstream.cache import CacheReader, CacheWriter, Entry, MemoryStore
 from gateway.upstream.coalescing import SingleFlight
+from gateway.upstream.field_masks import vehicle_mask
 from gateway.upstream.lease import LeaseCoalescing
 from gateway.upstream.memory_store import BoundedMemoryCache
-from gateway.upstream.models import StateProperty, Vehicle
+from gateway.upstream.models import Vehicle, decoded
+from gateway.upstream.pages import RawValue, VehiclePage
 from gateway.upstream.redis_store import RedisStore, digest_of_answers
 from gateway.upstream.requests import now
 from tests.upstream.fakes import FakeFetcher, Sending, scope, vehicle_read
@@ -46,6 +48,24 @@ async def test_one_process_reads_for_all(workers):
     assert fleet.total == 1
 
 
+@pytest.mark.parametrize("mask", [None, vehicle_mask({"status": None}), vehicle_mask({"other_members": None})])
+async def test_vehicles_are_complete_in_another_process(workers, mask):
+    """Read by id or with a page, however that was decoded: all members, also those without a field of their own."""
+    _, one, two = workers
+    body = b'{"id":"A","status":"NEW","tags":["t"],"telematics_unit":{"id":"U"},"x":{"y":[1]}}'
+    page = VehiclePage.of_body(b'{"items":[%b,{"id":"B"}],"cursors":{"next":"n"}}' % body, mask)
+    by_id = RawValue(body, lambda raw, _key, mask: decoded(raw, Vehicle))
+    entries = [("p:page", page), ("p:A", page.parts()[0]), ("p:A by id", by_id)]
+    await one.store.put([(key, Entry(value, now(), len(body)), 60.0) for key, value in entries])
+    await asyncio.sleep(0)
+    for key in ("p:A", "p:A by id"):
+        vehicle = (await two.store.shared(key, Vehicle)).value
+        assert vehicle == decoded(body, Vehicle)
+        assert (vehicle.other_members, vehicle.telematics_unit.vehicle_id) == ({"x": {"y": [1]}}, "A")
+    read = (await two.store.shared("p:page", VehiclePage)).value
+    assert (read.ids, read.items[0].other_members, read.cursors.next) == (["A", "B"], {"x": {"y": [1]}}, "n")
+
+
 async def test_redis_holds_no_token_and_keys_begin_with_the_principal(workers, redis):
     """Keys are namespace, format, upstream, principal and digest; neither keys nor values contain a token."""
     _, one, _ = workers
@@ -56,7 +76,7 @@ async def test_redis_holds_no_token_and_keys_begin_with_the_principal(workers, r
     principal = scope("a-very-secret-token").caller.principal
     upstream = digest_of_answers(UpstreamSettings())
     assert [key.split(b":")[:4] for key in keys] == [
-        [b"gateway", b"3", upstream.encode(), b"{%s}" % principal.encode()]
+        [b"gateway", b"4", upstream.encode(), b"{%s}" % principal.encode()]
     ]
     assert b"secret" not in everything
 
@@ -129,8 +149,9 @@ async def test_a_lease_is_released_when_its_call_is_cancelled(redis):
 async def test_entries_survive_redis_unchanged(redis):
     """A vehicle with every kind of value is equal afterwards, and so is a 404."""
     worker = Worker(redis.url, FakeFetcher())
-    state = {"x": StateProperty([1, {"a": None}], "2024-05-14T08:41:12Z"), "y": StateProperty(1.5)}
-    entry = Entry(Vehicle(vehicle_id="Ä", latest_state=state, custom_fields={"seats": 4}), 7.5, 100, '"tag"', 9e9)
+    state = '{"x": {"value": [1, {"a": null}], "timestamp": "2024-05-14T08:41:12Z"}, "y": {"value": 1.5}}'
+    body = f'{{"id": "Ä", "latest_state": {state}, "custom_fields": {{"seats": 4}}}}'.encode()
+    entry = Entry(decoded(body, Vehicle), 7.5, 100, '"tag"', 9e9)
     await worker.store.put([("p:a", entry, 60.0), ("p:none", Entry(None, 7.5, 0), 60.0)])
     assert await worker.store.shared("p:a", Vehicle) == entry
     assert (await worker.store.shared("p:none", Vehicle)).value is None
@@ -142,7 +163,7 @@ async def test_undecodable_entries_are_ignored(workers, redis):
     fleet, one, _ = workers
     async with Redis.from_url(redis.url) as client:
         principal, _, digest = vehicle_read().key.partition(":")
-        name = f"gateway:3:{digest_of_answers(UpstreamSettings())}:{{{principal}}}:{digest}"
+        name = f"gateway:4:{digest_of_answers(UpstreamSettings())}:{{{principal}}}:{digest}"
         await client.set(name, b"\xc1 no entry")
     assert (await one.cache.fetch(vehicle_read())).value is not None
     assert fleet.total == 1
