@@ -17,7 +17,7 @@ pytest_plugins = ["tests.gateways"]
 # `uv run pytest --hypothesis-profile thorough`, as in CI, tries more; see tests/effort.py for tests without
 # hypothesis. No deadline: the speed of a machine proves nothing.
 settings.register_profile("ordinary", max_examples=50, deadline=None)
-settings.register_profile("thorough", max_examples=1000, deadline=None)
+settings.register_profile("thorough", max_examples=500, deadline=None)
 settings.load_profile("ordinary")
 
 
