@@ -22,7 +22,7 @@ from gateway.schema.build import build_schema
 from gateway.schema.cost import CostModel
 from gateway.schema.pagination import Limits
 from gateway.settings import GraphQLSettings, Misconfigured, OidcSettings, PaginationSettings, Settings, listed
-from gateway.telemetry import RequestLog, configure_logs, failures_logged
+from gateway.telemetry.logs import RequestLog, configure_logs, failures_logged
 from gateway.upstream.http.transport import Network
 from gateway.upstream.requests import Clock, now
 from gateway.upstream.stack import build_client

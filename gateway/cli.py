@@ -21,7 +21,6 @@ from gateway import __version__
 from gateway.app import check, create_app, from_environment
 from gateway.engine.trusted_documents import ManifestInvalid, problems_of, read_manifest
 from gateway.hosts import is_loopback
-from gateway.log_writer import LogWriter, keep_standard_descriptors
 from gateway.schema.build import build_schema, print_sdl
 from gateway.server.config import ServerConfig
 from gateway.server.open_files import allow_files
@@ -36,7 +35,8 @@ from gateway.settings import (
     variable_of,
 )
 from gateway.simulator import Behaviours, FleetPlan, Simulator
-from gateway.telemetry import configure_logs, get_logger
+from gateway.telemetry.log_writer import LogWriter, keep_standard_descriptors
+from gateway.telemetry.logs import configure_logs, get_logger
 
 app = typer.Typer(
     help="Unofficial GraphQL gateway for the vehicle management part of the INVERS OneAPI.",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from graphql import GraphQLError
 
 from gateway.errors import GatewayError
-from gateway.telemetry import EventCounter, get_logger
+from gateway.telemetry.logs import EventCounter, get_logger
 
 # An error of the fleet API or of the caller's input, which the generic executor reports with its path.
 FIELD_ERROR = "field error"

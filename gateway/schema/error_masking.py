@@ -5,7 +5,7 @@ from __future__ import annotations
 from graphql import GraphQLError, GraphQLSyntaxError
 
 from gateway.errors import GatewayError
-from gateway.telemetry import get_logger
+from gateway.telemetry.logs import get_logger
 
 log = get_logger("gateway.schema")
 

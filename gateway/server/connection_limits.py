@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from gateway.settings import HttpSettings, Network, networks_of
-from gateway.telemetry import get_logger
+from gateway.telemetry.logs import get_logger
 
 UNASKED, IDLE, UNREAD = range(3)
 # The share of connections without a request so far, up to which idle connections are closed first.

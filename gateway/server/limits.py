@@ -8,7 +8,7 @@ from gateway.concurrency.loop_tick import TickBatch
 from gateway.server.connection_limits import ClosedConnections, ConnectionLimits
 from gateway.server.unread_responses import UnreadResponses
 from gateway.settings import Settings
-from gateway.telemetry import EventCounter
+from gateway.telemetry.logs import EventCounter
 
 
 class Flushable(Protocol):

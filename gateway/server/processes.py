@@ -27,7 +27,7 @@ from uvicorn.supervisors import multiprocess
 from gateway.library_internals import require_internals
 from gateway.server.config import ServerConfig
 from gateway.settings import Settings
-from gateway.telemetry import configure_logs, flush_logs, get_logger
+from gateway.telemetry.logs import configure_logs, flush_logs, get_logger
 
 require_internals(uvicorn.Server, "capture_signals", "shutdown", "startup")
 require_internals(multiprocess.Process, "always_pong", "is_alive", "target", sets=("parent_conn", "process"))

@@ -18,7 +18,7 @@ from typing import Any, Union, get_args, get_origin
 import msgspec
 from msgspec import UNSET, Struct, UnsetType, field
 
-from gateway.telemetry import EventCounter
+from gateway.telemetry.logs import EventCounter
 
 Scalar = str | int | float | bool | None
 

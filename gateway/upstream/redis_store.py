@@ -24,7 +24,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeout
 
 from gateway.settings import Misconfigured, RedisSettings, UpstreamSettings
-from gateway.telemetry import get_logger
+from gateway.telemetry.logs import get_logger
 from gateway.upstream.cache import Entry, MemoryStore
 from gateway.upstream.coalescing import retrieve_exception
 from gateway.upstream.models import Vehicle, decoded

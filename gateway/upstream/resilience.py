@@ -14,7 +14,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from msgspec import Struct
 
 from gateway.errors import RateLimited, UpstreamError, UpstreamUnavailable
-from gateway.telemetry import get_logger
+from gateway.telemetry.logs import get_logger
 from gateway.upstream.circuit import Circuit, is_outage
 from gateway.upstream.http.http1 import Call, Connection, RawResponse, is_foreign
 from gateway.upstream.http.transport import TRANSPORT_ERRORS

@@ -20,7 +20,7 @@ from starlette.types import Message, Receive, Scope, Send
 from gateway.errors import Overloaded
 from gateway.hosts import AllowedHosts, host_and_port, origin_of
 from gateway.overload.load_shedding import LoadShedder
-from gateway.telemetry import RequestLog
+from gateway.telemetry.logs import RequestLog
 from gateway.web.disconnect import ClientDisconnected
 from gateway.web.draft_statuses import as_draft
 from gateway.web.graphql_app import PATH, Exchange, GraphQLApp

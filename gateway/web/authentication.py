@@ -17,7 +17,7 @@ from gateway.concurrency.lru import LRU
 from gateway.errors import IssuerUnavailable, Unauthenticated
 from gateway.identity import Caller, principal_of
 from gateway.settings import OidcSettings
-from gateway.telemetry import get_logger
+from gateway.telemetry.logs import get_logger
 
 log = get_logger("gateway.web")
 

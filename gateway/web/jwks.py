@@ -19,7 +19,7 @@ from joserfc.jwk import JWKRegistry, Key, OctKey, OKPKey, RSAKey
 
 from gateway.errors import IssuerUnavailable
 from gateway.settings import OidcSettings
-from gateway.telemetry import get_logger
+from gateway.telemetry.logs import get_logger
 
 log = get_logger("gateway.upstream")
 

@@ -32,7 +32,7 @@ from gateway.schema.context import Context
 from gateway.schema.execution import Execution
 from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
-from gateway.telemetry import frames_only
+from gateway.telemetry.logs import frames_only
 from gateway.upstream.models import StateProperty
 from gateway.upstream.pages import VehiclePage
 from gateway.upstream.requests import RequestScope, RequestStats

@@ -16,7 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.log_writer import PIPE_BUF, LogWriter, whole_lines
+from gateway.telemetry.log_writer import PIPE_BUF, LogWriter, whole_lines
 from tests.gateway_process import GatewayProcess
 
 ASK = b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"

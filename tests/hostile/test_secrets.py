@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from gateway.cli import app
 from gateway.settings import LogSettings
-from gateway.telemetry import WITHHELD, LibraryHandler, configure_logs, flush_logs
+from gateway.telemetry.logs import WITHHELD, LibraryHandler, configure_logs, flush_logs
 from tests.gateway_process import GatewayProcess
 
 CANARY = "canary7f3a9"

@@ -201,7 +201,7 @@ def test_a_log_line_quotes_no_exception(capsys, monkeypatch):
     import structlog  # noqa: PLC0415
 
     from gateway.settings import LogSettings  # noqa: PLC0415
-    from gateway.telemetry import configure_logs, flush_logs  # noqa: PLC0415
+    from gateway.telemetry.logs import configure_logs, flush_logs  # noqa: PLC0415
 
     for module, name in ((sys, "excepthook"), (sys, "unraisablehook"), (threading, "excepthook")):
         monkeypatch.setattr(module, name, getattr(module, name))

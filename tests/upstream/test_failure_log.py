@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from gateway.errors import GatewayError
 from gateway.settings import UpstreamSettings
-from gateway.telemetry import EventCounter
+from gateway.telemetry.logs import EventCounter
 from gateway.upstream.http.transport import HttpTransport
 from tests.upstream.certificates import certificate, server_context
 from tests.upstream.test_transports import CLOSE, PAUSE, PLAIN, RESET, SILENT, TRANSPORTS, Server, vehicle_request

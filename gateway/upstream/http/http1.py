@@ -28,7 +28,7 @@ from gateway.concurrency.fair_queue import FairQueue
 from gateway.concurrency.loop_tick import TickBatch
 from gateway.errors import UpstreamInvalidResponse
 from gateway.settings import UpstreamSettings
-from gateway.telemetry import get_logger
+from gateway.telemetry.logs import get_logger
 from gateway.upstream.http.inflate import Fields
 from gateway.upstream.http.network import tls_context
 from gateway.upstream.http.response_head import strict_form

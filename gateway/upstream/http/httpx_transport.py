@@ -19,7 +19,7 @@ import httpcore
 import httpx
 
 from gateway.settings import UpstreamSettings
-from gateway.telemetry import get_logger
+from gateway.telemetry.logs import get_logger
 from gateway.upstream.http.http1 import (
     HEAD_BYTES_MAX,
     INVALID_REQUEST,

@@ -34,7 +34,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.settings import UpstreamSettings
-from gateway.telemetry import EventCounter
+from gateway.telemetry.logs import EventCounter
 from gateway.upstream.endpoints import Parameters
 from gateway.upstream.http.http1 import Call, Http1, RawResponse
 from gateway.upstream.http.inflate import Fields, inflated

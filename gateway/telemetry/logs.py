@@ -26,8 +26,8 @@ from typing import Any
 
 from gateway.concurrency.loop_tick import TickBatch
 from gateway.import_blocking import blocked
-from gateway.log_writer import LogWriter
 from gateway.settings import LogSettings
+from gateway.telemetry.log_writer import LogWriter
 
 with blocked("rich"):  # takes six megabytes to colour tracebacks, which are not logged
     import structlog
