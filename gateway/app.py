@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from gateway.engine.trusted_documents import ManifestInvalid, read_manifest
+from gateway.engine.trusted_documents import ManifestInvalid, operation_names, read_manifest
 from gateway.hosts import AllowedHosts
 from gateway.identity import Caller
 from gateway.overload.cpu_monitor import monitor
@@ -23,6 +23,7 @@ from gateway.schema.cost import CostModel
 from gateway.schema.pagination import Limits
 from gateway.settings import GraphQLSettings, Misconfigured, OidcSettings, PaginationSettings, Settings, listed
 from gateway.telemetry.logs import RequestLog, configure_logs, failures_logged
+from gateway.telemetry.metrics import metrics_of
 from gateway.upstream.http.transport import Network
 from gateway.upstream.requests import Clock, now
 from gateway.upstream.stack import build_client
@@ -43,33 +44,42 @@ def create_app(
     GraphiQL shows `demo_token`, so it must be a token of the simulator.
     """
     explorer = Explorer(demo_token) if settings.http.graphiql else None
+    trusted = _trusted_documents(settings.graphql)
+    metrics = metrics_of(settings.metrics, operation_names(trusted or {}))
     schema, limits = build_schema(), limits_of(settings.pagination)
     graphql = GraphQLApp(
         schema,
         settings,
         CostModel(schema.core, limits, settings.upstream.page_size, settings.limits),
         explorer=explorer,
-        trusted=_trusted_documents(settings.graphql),
+        trusted=trusted,
         clock=clock,
+        metrics=metrics,
     )
     log = RequestLog(settings.log)
     shedder = LoadShedder(graphql.admission, settings.limits, rejection_bytes(), log.count_rejection)
+
+    metrics.samplers += (graphql.samples, graphql.admission.samples, shedder.samples)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with (
             failures_logged("application failed"),
-            build_client(settings, network, clock) as client,
+            build_client(settings, network, clock, metrics) as client,
             identify_by(settings.oidc, network) as identify,
         ):
             graphql.runtime = Runtime(client, identify)
-            monitoring = asyncio.create_task(monitor(graphql.admission.adapt, shedder.throttle.adapt))
+            tasks = [
+                asyncio.create_task(monitor(metrics, graphql.admission.adapt, shedder.throttle.adapt)),
+                asyncio.create_task(metrics.sample_forever()),
+            ]
             try:
                 yield
             finally:
                 graphql.runtime = None
-                monitoring.cancel()
-                await asyncio.wait((monitoring,))
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
 
     starlette = Starlette(
         routes=[
@@ -91,6 +101,7 @@ def create_app(
         cors_origins=listed(settings.http.cors_origins),
         cors_headers=listed(settings.http.cors_headers),
         draft=settings.http.statuses == "draft",
+        metrics=metrics,
     )
 
 

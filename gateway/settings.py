@@ -597,6 +597,21 @@ class LogSettings(SettingsGroup):
     )
 
 
+class MetricsSettings(SettingsGroup):
+    """Metrics for Prometheus, on a management port of their own: `/metrics`."""
+
+    port: int | None = Field(
+        default=None, ge=0, le=65535, description="Port that serves metrics; if unset, there are none."
+    )
+    host: str | None = Field(default=None, description="Address of that port; if unset, GATEWAY_HOST.")
+    operation_names_max: int = Field(
+        default=100,
+        ge=0,
+        description="Operation names that become labels, in addition to those of trusted documents; others are counted "
+        "as `other`.",
+    )
+
+
 class Settings(BaseSettings):
     """All settings."""
 
@@ -625,6 +640,7 @@ class Settings(BaseSettings):
     graphql: GraphQLSettings = GraphQLSettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @classmethod
     def settings_customise_sources(

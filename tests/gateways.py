@@ -18,6 +18,7 @@ from gateway.server.config import ServerConfig
 from gateway.settings import Settings
 from gateway.simulator import Behaviours, Client, Fault, FleetPlan, Simulator
 from gateway.upstream.requests import Clock, now
+from gateway.web.asgi_app import GatewayApp
 
 TOKENS = {name: f"token-of-{name}" for name in ("alice", "bob", "eve", "no-permission", "no-scope")}
 PLANS = (
@@ -38,8 +39,9 @@ PLANS = (
 class Gateway:
     """A running gateway over a simulator, with the requests that clients make."""
 
-    def __init__(self, http: httpx.AsyncClient, simulator: Simulator) -> None:
+    def __init__(self, http: httpx.AsyncClient, simulator: Simulator, app: GatewayApp) -> None:
         self.http = http
+        self.app = app
         self.simulator = simulator
 
     async def post(
@@ -90,9 +92,9 @@ async def start() -> AsyncIterator[Start]:
             for path, value in setting_infos.items():
                 part, _, name = path.partition("__")
                 groups.setdefault(part, {})[name] = value
-            url = await stack.enter_async_context(joined(simulator, clock, **groups))
+            url, app = await stack.enter_async_context(joined(simulator, clock, **groups))
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
-            return Gateway(http, simulator)
+            return Gateway(http, simulator, app)
 
         yield started
 
@@ -104,13 +106,16 @@ async def gateway(start: Start) -> Gateway:
 
 
 @asynccontextmanager
-async def joined(simulator: Simulator, clock: Clock = now, **groups: dict[str, Any]) -> AsyncIterator[str]:
-    """Serves a gateway over a simulated fleet API; gives the gateway's URL."""
+async def joined(
+    simulator: Simulator, clock: Clock = now, **groups: dict[str, Any]
+) -> AsyncIterator[tuple[str, GatewayApp]]:
+    """Serves a gateway over a simulated fleet API; gives the gateway's URL and application."""
     fleet = uvicorn.Config(simulator.app, log_level="critical", access_log=False)
     async with served(fleet) as upstream:
         settings = Settings(**{**groups, "upstream": {"url": upstream, **groups.get("upstream", {})}})
-        async with served(ServerConfig(create_app(settings, clock=clock), settings)) as url:
-            yield url
+        app = create_app(settings, clock=clock)
+        async with served(ServerConfig(app, settings)) as url:
+            yield url, app
 
 
 @asynccontextmanager

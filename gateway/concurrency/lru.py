@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from typing import Generic, TypeVar
 
 K = TypeVar("K")
@@ -13,7 +14,8 @@ V = TypeVar("V")
 class LRU(Generic[K, V]):
     """At most `entries_max` entries and `bytes_max` bytes by `size_of`; None means no bound.
 
-    When an entry is dropped, `size_of` must return its size at `put` plus the growth that was reported to `grow`.
+    When an entry is dropped, `size_of` must return its size at `put` plus the growth that was reported to `grow`;
+    `on_removed` is called with its value and this size.
     """
 
     def __init__(
@@ -21,11 +23,13 @@ class LRU(Generic[K, V]):
         entries_max: int | None = None,
         bytes_max: int | None = None,
         size_of: Callable[[K, V], int] | None = None,
+        on_removed: Callable[[V, int], None] | None = None,
     ) -> None:
         self._entries: OrderedDict[K, V] = OrderedDict()
         self._entries_max = entries_max
         self._bytes_max = bytes_max
         self._size_of = size_of
+        self._on_removed = on_removed
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -54,6 +58,10 @@ class LRU(Generic[K, V]):
                     self._entries.move_to_end(key)
         return values
 
+    def newest(self, number: int) -> list[V]:
+        """The most recently used values, the last one first."""
+        return list(islice(reversed(self._entries.values()), number))
+
     def touch(self, key: K) -> bool:
         """Makes an entry the most recently used; false if there is none."""
         if key not in self._entries:
@@ -81,7 +89,7 @@ class LRU(Generic[K, V]):
         """Drops an entry and returns its value."""
         value = self._entries.pop(key, None)
         if value is not None and self._size_of is not None:
-            self.bytes -= self._size_of(key, value)
+            self._subtract(key, value, self._size_of)
         return value
 
     def clear(self) -> None:
@@ -94,9 +102,15 @@ class LRU(Generic[K, V]):
         while self._is_over():
             key, value = self._entries.popitem(last=False)
             if self._size_of is not None:
-                self.bytes -= self._size_of(key, value)
+                self._subtract(key, value, self._size_of)
             evicted.append((key, value))
         return evicted
+
+    def _subtract(self, key: K, value: V, size_of: Callable[[K, V], int]) -> None:
+        size = size_of(key, value)
+        self.bytes -= size
+        if self._on_removed is not None:
+            self._on_removed(value, size)
 
     def _is_over(self) -> bool:
         if self._entries_max is not None and len(self._entries) > self._entries_max:

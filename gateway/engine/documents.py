@@ -10,7 +10,7 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from graphql import (
     DocumentNode,
@@ -47,6 +47,8 @@ TOKEN_BYTES = 600
 LINE_BYTES = 4
 # The result of the limits for an operation and a length of lists.
 BOUNDED_BYTES = 250
+# What is reported of an operation.
+INFO_BYTES = 300
 # The names of the root fields of an operation.
 ROOT_FIELDS_BYTES = 400
 # Bytes of validated documents after which garbage is collected. Validation leaves reference cycles as large as the
@@ -66,6 +68,14 @@ class CachedRequest(Protocol):
     def size(self) -> int: ...
 
 
+class OperationInfo(NamedTuple):
+    """What logs, metrics and traces say of an operation: its name, its kind and the hash of its document."""
+
+    name: str
+    kind: str
+    digest: str
+
+
 @dataclass(slots=True, eq=False)
 class Document:
     """A document, or its errors; `size` is its accounted memory in bytes."""
@@ -78,6 +88,7 @@ class Document:
     # whose lists have at most a given length.
     plans: dict[str | None, Any] = field(default_factory=dict, repr=False)
     bounded: dict[tuple[str | None, int], bool] = field(default_factory=dict, repr=False)
+    _infos: dict[str | None, OperationInfo] = field(default_factory=dict, repr=False)
     _root_fields: dict[str | None, frozenset[str]] = field(default_factory=dict, repr=False)
     # The bodies of cached requests that use it.
     bodies: set[bytes] = field(default_factory=set, repr=False)
@@ -104,6 +115,17 @@ class Document:
             if isinstance(node, OperationDefinitionNode) and (name is None or (node.name and node.name.value == name))
         ]
         return found[0] if len(found) == 1 else None
+
+    def info(self, name: str | None) -> OperationInfo:
+        """What is reported of an operation that exists."""
+        known = self._infos.get(name)
+        if known is None:
+            operation = self.operation(name)
+            assert operation is not None
+            own_name = operation.name.value if operation.name else ""
+            known = self._infos[name] = OperationInfo(own_name, operation.operation.value, self.digest)
+            self.grow(INFO_BYTES)
+        return known
 
     def root_fields(self, name: str | None) -> frozenset[str]:
         """The names of an operation's root fields, including those in fragments and under directives."""

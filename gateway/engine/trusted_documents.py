@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from graphql import GraphQLSchema
+from graphql import GraphQLSchema, GraphQLSyntaxError, OperationDefinitionNode, parse
 
 from gateway.engine.documents import Documents, digest_of, sha256_of_id
 
@@ -40,6 +41,19 @@ def read_manifest(path: Path) -> Mapping[str, str]:
         if documents.setdefault(sha256_of_id(name) or name, text) != text:
             raise ManifestInvalid(f"{path} has different documents with the id {name}")
     return documents
+
+
+def operation_names(manifest: Mapping[str, str]) -> set[str]:
+    """The names of all operations of a manifest; documents that can't be parsed have none."""
+    names = set()
+    for text in manifest.values():
+        with suppress(GraphQLSyntaxError):
+            names |= {
+                node.name.value
+                for node in parse(text).definitions
+                if isinstance(node, OperationDefinitionNode) and node.name
+            }
+    return names
 
 
 def problems_of(manifest: Mapping[str, str], schema: GraphQLSchema) -> list[str]:

@@ -16,6 +16,7 @@ import asyncio
 import hashlib
 import time
 from collections import Counter, OrderedDict
+from collections.abc import Iterator
 
 from gateway.concurrency.deadline import Deadline
 from gateway.concurrency.fair_queue import FairQueue
@@ -24,6 +25,7 @@ from gateway.errors import DeadlineExceeded, Overloaded
 from gateway.identity import Caller
 from gateway.overload.cpu_monitor import LOW_WATER
 from gateway.settings import LimitSettings
+from gateway.telemetry.metrics import QUEUED, RUNNING, SLOTS, Sample
 
 SLOTS_MIN = 1.0
 # The share of the slots that is removed above the CPU threshold, and added below the low-water mark.
@@ -72,6 +74,12 @@ class Admission:
             more = self._slots * SLOTS_ADDED if utilization < limits.cpu_threshold * LOW_WATER else 0
             self._slots = min(limits.concurrency, self._slots + max(1, more))
         self._admit_waiting()
+
+    def samples(self) -> Iterator[Sample]:
+        """The operations that run and wait, and the slots."""
+        yield RUNNING, (), self.running
+        yield QUEUED, (), self.waiting
+        yield SLOTS, (), self._slots_now
 
     @property
     def running(self) -> int:

@@ -6,6 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
+from gateway.telemetry.metrics import CPU, LOOP_LAG, Metrics
+
 INTERVAL = 0.1
 # The low-water mark as a share of the threshold; below it the CPU has idle time. Between the two the CPU is as utilised
 # as it should be under full load, so limits recover slowly.
@@ -13,12 +15,16 @@ LOW_WATER = 0.85
 SCHEDSTAT = "/proc/thread-self/schedstat"
 
 
-async def monitor(*adapt: Callable[[float], None]) -> None:
+async def monitor(metrics: Metrics, *adapt: Callable[[float], None]) -> None:
     """Calls each function ten times a second with the utilisation since the last call, from 0 to 1."""
+    utilization = 0.0
+    metrics.samplers.append(lambda: [(CPU, (), utilization)])
     while True:
         used, began = _cpu_seconds(), time.perf_counter()
         await asyncio.sleep(INTERVAL)
-        utilization = (_cpu_seconds() - used) / (time.perf_counter() - began)
+        elapsed = time.perf_counter() - began
+        utilization = (_cpu_seconds() - used) / elapsed
+        metrics.observe(LOOP_LAG, (), max(0.0, elapsed - INTERVAL))
         for report in adapt:
             report(utilization)
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from gateway.concurrency.lru import LRU
 from gateway.overload.admission import Admission
 from gateway.overload.cpu_monitor import LOW_WATER
 from gateway.settings import LimitSettings
+from gateway.telemetry.metrics import REJECTIONS, Sample
 
 # Rejected requests that are remembered, and the longest of them in bytes.
 REQUESTS_MAX = 256
@@ -27,17 +28,27 @@ class LoadShedder:
     """Recognises callers with a full queue by their credentials.
 
     The gateway's own server rejects their requests before they are parsed; with other servers the application does.
-    `rejection` is a whole HTTP response; `count` is called for each rejection.
+    `rejection` is a whole HTTP response; `report` is called for each rejection.
     """
 
     def __init__(
-        self, admission: Admission, limits: LimitSettings, rejection: bytes, count: Callable[[], object]
+        self, admission: Admission, limits: LimitSettings, rejection: bytes, report: Callable[[], object]
     ) -> None:
         self._admission = admission
         self.rejection = rejection
-        self.count = count
+        self._report = report
+        self._rejections = 0
         self.throttle = RejectionThrottle(limits.rejection_cpu_share, limits.cpu_threshold)
         self._requests: LRU[int, str] = LRU(REQUESTS_MAX)
+
+    def count(self) -> None:
+        """Counts a rejection of a request that was not parsed."""
+        self._rejections += 1
+        self._report()
+
+    def samples(self) -> Iterator[Sample]:
+        """The rejections."""
+        yield REJECTIONS, (), self._rejections
 
     def should_reject(self, headers: list[tuple[bytes, bytes]]) -> str | None:
         """The queue of the caller with these headers, if its requests are rejected at once."""

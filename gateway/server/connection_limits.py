@@ -95,6 +95,9 @@ class ConnectionLimits:
         # The connections to close next, in reverse order: of all (None), and of an address.
         self._next: dict[str | None, list[tuple[tuple[int, float], Connection]]] = {}
 
+    def __len__(self) -> int:
+        return len(self._open) + len(self._surplus)
+
     def address_of(self, host: str | None) -> str | None:
         """The address as which a host counts; None for a trusted proxy."""
         if host is None or (self._trusted and is_in(host, self._trusted)):

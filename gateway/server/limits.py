@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 from gateway.concurrency.loop_tick import TickBatch
@@ -9,6 +10,7 @@ from gateway.server.connection_limits import ClosedConnections, ConnectionLimits
 from gateway.server.unread_responses import UnreadResponses
 from gateway.settings import Settings
 from gateway.telemetry.logs import EventCounter
+from gateway.telemetry.metrics import CONNECTIONS, Sample
 
 
 class Flushable(Protocol):
@@ -38,6 +40,10 @@ class ServerLimits:
         self.connection_limits = ConnectionLimits(http, self.closed_connections, connections_max, files_max)
         self.unread = UnreadResponses(http, self.closed_connections)
         self.is_stopping = False
+
+    def samples(self) -> Iterator[Sample]:
+        """The connections."""
+        yield CONNECTIONS, (), len(self.connection_limits)
 
 
 def _flush_all(connections: list[Flushable]) -> None:

@@ -28,6 +28,7 @@ from gateway.library_internals import require_internals
 from gateway.server.config import ServerConfig
 from gateway.settings import Settings
 from gateway.telemetry.logs import configure_logs, flush_logs, get_logger
+from gateway.telemetry.metrics import WORKER_RESTARTS, WORKERS, Metrics, Sample, forget_worker
 
 require_internals(uvicorn.Server, "capture_signals", "shutdown", "startup")
 require_internals(multiprocess.Process, "always_pong", "is_alive", "target", sets=("parent_conn", "process"))
@@ -80,6 +81,9 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             await self._accept_several()
+            metrics = getattr(self.config.loaded_app, "metrics", None)
+            if metrics is not None and isinstance(self.config, ServerConfig):
+                metrics.samplers.append(self.config.limits.samples)
         if self.started and self._greet is not None:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._greet(f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -174,6 +178,13 @@ class Workers(multiprocess.Multiprocess):
 
     processes: list[Worker]  # type: ignore[assignment] # see serve_with_workers()
     failed_starts = 0
+    restarts = 0
+    metrics: Metrics
+
+    def samples(self) -> Iterator[Sample]:
+        """The workers that serve, and how many were replaced."""
+        yield WORKERS, (), sum(1 for worker in self.processes if worker.is_serving)
+        yield WORKER_RESTARTS, (), self.restarts
 
     @property
     def has_given_up(self) -> bool:
@@ -194,6 +205,8 @@ class Workers(multiprocess.Multiprocess):
                 continue
             worker.kill()
             worker.join()
+            if worker.pid is not None:
+                forget_worker(worker.pid)
             self.failed_starts += not was_serving
             log.error("worker ended" if was_serving else "worker not started", pid=worker.pid, exitcode=worker.exitcode)
             if self.has_given_up:
@@ -205,6 +218,8 @@ class Workers(multiprocess.Multiprocess):
                 return
             self.processes[index] = Worker(self.config, self.sockets)
             self.processes[index].start()
+            self.restarts += 1
+        self.metrics.sample()
 
     def terminate_all(self) -> None:
         """Ends all workers. They accept connections until this process has closed its listening sockets."""
@@ -220,13 +235,17 @@ class Workers(multiprocess.Multiprocess):
         super().terminate_all()
 
 
-def serve_with_workers(config: uvicorn.Config) -> None:
+def serve_with_workers(config: uvicorn.Config, metrics: Metrics) -> None:
     """Serves until a signal arrives; `config` names the factory with which each worker builds the application.
+
+    `metrics` are those of this process, their parent.
 
     Exits with STARTUP_FAILURE, as with one process, if it can't listen or if the workers do not start.
     """
     multiprocess.Process = Worker  # type: ignore[misc] # uvicorn has no parameter for it
     workers = Workers(config, sockets=[config.bind_socket()])
+    workers.metrics = metrics
+    metrics.samplers.append(workers.samples)
     workers.run()
     if workers.has_given_up:
         raise SystemExit(STARTUP_FAILURE)

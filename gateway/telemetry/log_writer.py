@@ -48,7 +48,7 @@ class LogWriter:
         # Reentrant, because the garbage collector may run while the lock is held, and finalizers may log.
         self._lock = threading.RLock()
         self._waiting = 0
-        self._dropped = 0
+        self.dropped = self._unreported = 0  # lines
         self._in_line = False  # whether the last write ended in the middle of a line
         threading.Thread(target=self._run, name="log", daemon=True).start()
 
@@ -57,7 +57,7 @@ class LogWriter:
         lines = text.encode("utf-8", "backslashreplace") + b"\n"
         with self._lock:
             if self._waiting + len(lines) > self._bytes_max:
-                self._dropped += lines.count(b"\n")
+                self._drop(lines.count(b"\n"))
                 return
             self._waiting += len(lines)
         self._queue.put(lines)
@@ -65,7 +65,11 @@ class LogWriter:
     def lose(self) -> None:
         """Counts a line that could not be formatted."""
         with self._lock:
-            self._dropped += 1
+            self._drop(1)
+
+    def _drop(self, lines: int) -> None:
+        self.dropped += lines
+        self._unreported += lines
 
     debug = info = warning = error = critical = msg
 
@@ -91,7 +95,7 @@ class LogWriter:
                 is_written = self._write(chunk)
                 with self._lock:
                     self._waiting -= len(chunk)
-                    self._dropped += 0 if is_written else chunk.count(b"\n")
+                    self._drop(0 if is_written else chunk.count(b"\n"))
             self._report_dropped()
             for item in items:
                 if isinstance(item, threading.Event):
@@ -99,10 +103,10 @@ class LogWriter:
             is_open = None not in items
 
     def _report_dropped(self) -> None:
-        dropped = self._dropped
+        dropped = self._unreported
         if dropped and self._dropped_line is not None and self._write(self._dropped_line(dropped).encode() + b"\n"):
             with self._lock:
-                self._dropped -= dropped
+                self._unreported -= dropped
 
     def _write(self, chunk: bytes) -> bool:
         """Writes a chunk and returns whether that succeeded. Blocks while nobody reads."""

@@ -17,6 +17,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -40,6 +41,14 @@ WITHHELD = "library message withheld"
 # Limits of the characters of a text and the frames of an exception.
 TEXT_MAX = 2000
 FRAMES_MAX = 30
+# How often this process has logged each event, as a warning or worse, and each kind of a counted one. Events are
+# constants in the code; others, and those above the limit, count as one.
+EVENTS: Counter[tuple[str, str]] = Counter()
+EVENTS_MAX = 500
+EVENT_FORM = re.compile(r"[A-Za-z0-9 ,'_-]{1,60}")
+OTHER_EVENT = "other", ""
+# The events of EventCounters, which count them themselves.
+COUNTED: set[str] = set()
 # Seconds that an exiting process waits for its last lines to be written.
 FLUSH_SECONDS = 1.0
 
@@ -72,7 +81,7 @@ def configure_logs(settings: LogSettings, *, workers: int = 1) -> None:
                 writer.lose()
 
     structlog.configure(
-        processors=[structlog.stdlib.add_log_level, add_time, frames_only, redacted, renderer],
+        processors=[structlog.stdlib.add_log_level, add_time, count_event, frames_only, redacted, renderer],
         wrapper_class=Logger,
         logger_factory=_Factory(writer),
         cache_logger_on_first_use=False,
@@ -104,6 +113,12 @@ def flush_logs(seconds: float = FLUSH_SECONDS, *, close: bool = False) -> None:
             factory.writer.flush(seconds)
         if close:
             factory.writer.close()
+
+
+def dropped_lines() -> int:
+    """How many lines this process could not write."""
+    factory = structlog.get_config()["logger_factory"]
+    return factory.writer.dropped if isinstance(factory, _Factory) else 0
 
 
 class LibraryHandler(logging.Handler):
@@ -177,6 +192,8 @@ async def failures_logged(event: str) -> AsyncIterator[None]:
 
 get_logger = structlog.get_logger
 SERVICE_UNAVAILABLE = 503
+# Different codes of a response's errors.
+CODES_MAX = 8
 
 
 def _now() -> str:
@@ -210,13 +227,13 @@ class RequestLog:
         request_id: str,
         method: str,
         status: int,
-        began: float,
+        seconds: float,
         *,
         own_id: bool = False,
         traceparent: str | None = None,
         codes: tuple[str, ...] = (),
     ) -> None:
-        """Logs a request with the codes of its errors; `began` is from `time.perf_counter`.
+        """Logs a request with its duration and the codes of its errors.
 
         An id from the client may contain a secret.
         """
@@ -224,7 +241,8 @@ class RequestLog:
             return
         if not self._is_on:
             return
-        milliseconds = round((time.perf_counter() - began) * 1000, 2)
+        milliseconds = round(seconds * 1000, 2)
+        codes = tuple(dict.fromkeys(codes))[:CODES_MAX]
         trace_id = None if traceparent is None else traceparent.split("-")[1]
         # A JSON Web Token is the only kind of secret that fits into an id.
         if not self._formats_json or (not own_id and "eyj" in request_id.lower()):
@@ -269,6 +287,7 @@ class EventCounter:
     """Logs frequent events: the first at once, then the number of each kind every second; `fields` are in each line."""
 
     def __init__(self, event: str, level: str = "warning", **fields: str) -> None:
+        COUNTED.add(event)
         self._event = event
         self._level = level
         self._fields = fields
@@ -278,6 +297,7 @@ class EventCounter:
     def count(self, kind: str, loop: asyncio.AbstractEventLoop) -> None:
         """Counts an event; `kind` is one of a few constants."""
         self._counts[kind] = self._counts.get(kind, 0) + 1
+        add_event(self._event, kind.partition(":")[0])
         if self._waiting is not loop:
             self._write(loop)
 
@@ -287,6 +307,23 @@ class EventCounter:
         if counts:
             getattr(get_logger("gateway.web"), self._level)(self._event, **self._fields, **counts)
             loop.call_later(1, self._write, loop)
+
+
+def add_event(event: str, kind: str, number: int = 1) -> None:
+    """Counts an event in EVENTS."""
+    key = event, kind
+    if key not in EVENTS and (len(EVENTS) >= EVENTS_MAX or not all(map(EVENT_FORM.fullmatch, (event, kind or "-")))):
+        key = OTHER_EVENT
+    EVENTS[key] += number
+
+
+def count_event(logger: Any, method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Counts a line that is at least a warning, unless its events were counted before."""
+    if event["event"] not in COUNTED and event["level"] not in ("debug", "info"):
+        number, kind = event.get("number", 1), event.get("reason", "")
+        name = event["event"] if "logger" not in event else "library message"
+        add_event(str(name), str(kind), number if isinstance(number, int) else 1)
+    return event
 
 
 def numbers_only(record: logging.LogRecord) -> bool:

@@ -22,6 +22,7 @@ from gateway.errors import (
     UpstreamUnauthenticated,
     UpstreamUnavailable,
 )
+from gateway.telemetry.metrics import CACHE_BYTES, CACHE_ENTRIES, CACHE_EVICTIONS, CACHE_READS, Metrics, Sample
 from gateway.upstream.coalescing import retrieve_exception
 from gateway.upstream.endpoints import NOT_STORED, Endpoint, Lifetime
 from gateway.upstream.memory_store import BoundedMemoryCache
@@ -40,6 +41,8 @@ from gateway.upstream.requests import (
 T = TypeVar("T")
 
 UNDECODED = (PageItemRef, RawValue)
+# Results of reads of the cache in metrics. A stale entry that replaces a failed call counts after the miss.
+HIT, STALE, MISS = "hit", "stale", "miss"
 # Memory of an entry without its value, in bytes.
 OVERHEAD = 600
 # Time limit of a background refresh.
@@ -159,6 +162,8 @@ class Store(Protocol):
 
     async def drop(self, key: str) -> None: ...
 
+    def samples(self) -> Iterator[Sample]: ...
+
 
 class MemoryStore:
     """Entries in this process."""
@@ -187,6 +192,13 @@ class MemoryStore:
     async def drop(self, key: str) -> None:
         await self._cache.delete(key)
 
+    def samples(self) -> Iterator[Sample]:
+        """The entries in memory, by resource."""
+        for resource, part in self._cache.parts().items():
+            yield CACHE_ENTRIES, (resource,), part.entries
+            yield CACHE_BYTES, (resource,), part.bytes
+            yield CACHE_EVICTIONS, (resource,), part.evictions
+
 
 class _Lookup(NamedTuple, Generic[T]):
     """The result of a look-up: a usable response, or the request to make and a stale entry to fall back on."""
@@ -194,15 +206,17 @@ class _Lookup(NamedTuple, Generic[T]):
     response: UpstreamResponse[T] | None
     request: UpstreamRequest[T]
     fallback: Entry[T] | None
+    age: Age = Age.DEAD
 
 
 class CacheReader(ManyFetcher):
     """The fetcher that returns usable entries and passes all other requests on; stale entries are refreshed."""
 
-    def __init__(self, following: ManyFetcher, store: Store, clock: Clock) -> None:
+    def __init__(self, following: ManyFetcher, store: Store, clock: Clock, metrics: Metrics) -> None:
         self._following = following
         self._store = store
         self._clock = clock
+        self._metrics = metrics
         self._refreshing: dict[str, asyncio.Task[Any]] = {}
 
     async def fetch_all(
@@ -217,12 +231,16 @@ class CacheReader(ManyFetcher):
             [request.key for request in requests], requests[0].endpoint.model, requests[0].mask
         )
         if not any(entries):
+            self._count(requests, MISS, len(requests))
             outcomes = await self._following.fetch_all(requests, at_a_time)
             self._record(requests, outcomes)
             return outcomes
         at = self._clock()
         lookups = [self._lookup(request, entry, at) for request, entry in zip(requests, entries, strict=True)]
         missed = [lookup.request for lookup in lookups if lookup.response is None]
+        stale = sum(1 for lookup in lookups if lookup.age is Age.REVALIDATING)
+        for result, number in ((HIT, len(requests) - len(missed) - stale), (STALE, stale), (MISS, len(missed))):
+            self._count(requests, result, number)
         following: Iterator[UpstreamResponse[T] | BaseException] = iter(())
         if missed:
             outcomes = await self._following.fetch_all(missed, at_a_time)
@@ -240,12 +258,14 @@ class CacheReader(ManyFetcher):
             [request.key for request in requests], requests[0].endpoint.model, requests[0].mask
         )
         at = self._clock()
-        return [
+        hits = [
             self._hit(request, entry, stale=False)
             if entry is not None and age_of(entry, request.endpoint.lifetime_of(entry.value), at) is Age.FRESH
             else None
             for request, entry in zip(requests, entries, strict=True)
         ]
+        self._count(requests, HIT, len(hits) - hits.count(None))
+        return hits
 
     def fresh_entry(self, key: str, endpoint: Endpoint[Any]) -> CacheHit | None:
         """A fresh entry in memory."""
@@ -290,11 +310,11 @@ class CacheReader(ManyFetcher):
             return _Lookup(None, request, None)
         age = age_of(entry, request.endpoint.lifetime_of(entry.value), at)
         if age is Age.FRESH:
-            return _Lookup(self._hit(request, entry, stale=False), request, None)
+            return _Lookup(self._hit(request, entry, stale=False), request, None, age)
         conditional = request.revalidating(entry.response()) if entry.etag and entry.value else request
         if age is Age.REVALIDATING:
             self._refresh(conditional)
-            return _Lookup(self._hit(request, entry, stale=True), conditional, None)
+            return _Lookup(self._hit(request, entry, stale=True), conditional, None, age)
         return _Lookup(None, conditional, None if age is Age.DEAD else entry)
 
     def _with_fallback(
@@ -302,8 +322,13 @@ class CacheReader(ManyFetcher):
     ) -> UpstreamResponse[T] | BaseException:
         """The outcome of a call, or the stale entry if that is an outage."""
         if lookup.fallback is not None and isinstance(outcome, OUTAGES):
+            self._count([lookup.request], STALE, 1)
             return self._hit(lookup.request, lookup.fallback, stale=True)
         return outcome
+
+    def _count(self, requests: Sequence[UpstreamRequest[Any]], result: str, number: int) -> None:
+        if number:
+            self._metrics.count(CACHE_READS, (requests[0].endpoint.name, result), number)
 
     def _record(
         self, requests: Sequence[UpstreamRequest[T]], outcomes: Sequence[UpstreamResponse[T] | BaseException]

@@ -8,6 +8,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from gateway.concurrency.deadline import Deadline
 from gateway.errors import DeadlineExceeded
+from gateway.telemetry.metrics import COALESCED, Metrics
 from gateway.upstream.requests import Layer, ManyFetcher, UpstreamRequest
 from gateway.upstream.resilience import Outcome, RunningCall, Sender
 
@@ -81,9 +82,10 @@ class Batch(Protocol):
 class Uncoalesced(ManyFetcher):
     """Starts a flight for every request: the stack without coalescing."""
 
-    def __init__(self, layer: Layer, sender: Sender) -> None:
+    def __init__(self, layer: Layer, sender: Sender, metrics: Metrics) -> None:
         self._layer = layer
         self._sender = sender
+        self._metrics = metrics
         self._others: set[Flight[Any]] = set()  # those that can't be joined
 
     def __len__(self) -> int:
@@ -133,8 +135,8 @@ class Uncoalesced(ManyFetcher):
 class SingleFlight(Uncoalesced):
     """Equal reads share a flight: all get its response or its error."""
 
-    def __init__(self, layer: Layer, sender: Sender) -> None:
-        super().__init__(layer, sender)
+    def __init__(self, layer: Layer, sender: Sender, metrics: Metrics) -> None:
+        super().__init__(layer, sender, metrics)
         self._flights: dict[str, Flight[Any]] = {}
 
     def __len__(self) -> int:
@@ -149,6 +151,7 @@ class SingleFlight(Uncoalesced):
         if known is not None:
             if not known.abandoned:
                 request.scope.stats.coalesced += 1
+                self._metrics.count(COALESCED, (request.endpoint.name,))
                 return known
             self._others.add(known)
         flight = self._flights[key] = Flight(request, self._sender, flights=self)

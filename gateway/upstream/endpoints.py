@@ -46,7 +46,7 @@ NOT_STORED = Lifetime(0)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Endpoint(Generic[T]):
-    """One endpoint; its `path` contains `{id}` if it is about one vehicle.
+    """One endpoint with its `name` in metrics; its `path` contains `{id}` if it is about one vehicle.
 
     `decode` takes a body, the request's key and a field mask. Stores decode an entry to `model`, or store the body
     itself if it `stays_encoded`. `id_of` returns a value's id. `missing` is the lifetime of a 404; without it, a 404 is
@@ -54,6 +54,7 @@ class Endpoint(Generic[T]):
     entries of the same id for the endpoints that it `invalidates`.
     """
 
+    name: str
     path: str
     model: type[T]
     decode: Callable[[bytes, str, type | None], T]
@@ -97,8 +98,9 @@ class FleetEndpoints:
             else None
         )
         decode = partial(_page, deduplicator=deduplicator, decoded_pages=decoded_pages)
-        self.vehicles = Endpoint(upstream.vehicles_path, VehiclePage, decode, lifetime=pages_live)
+        self.vehicles = Endpoint("vehicles", upstream.vehicles_path, VehiclePage, decode, lifetime=pages_live)
         self.vehicle = Endpoint(
+            "vehicle",
             upstream.vehicle_path,
             Vehicle,
             _vehicle,
@@ -108,7 +110,12 @@ class FleetEndpoints:
             id_of=attrgetter("vehicle_id"),
         )
         self.latest_state: Endpoint[State] = Endpoint(
-            upstream.latest_state_path, State, _state, lifetime=_lifetime(cache, "latest_state"), missing=missing
+            "latest_state",
+            upstream.latest_state_path,
+            State,
+            _state,
+            lifetime=_lifetime(cache, "latest_state"),
+            missing=missing,
         )
 
     def page_parameters(self, cursor: str | None, search: str | None) -> Parameters:

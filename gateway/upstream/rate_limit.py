@@ -15,6 +15,8 @@ from gateway.settings import RateLimitSettings
 from gateway.upstream.requests import Rate
 
 SPAN_MAX = 3600.0
+# The most recent clients whose remaining calls are compared for metrics.
+CLIENTS_COMPARED = 1000
 # Windows and blocks end within an hour, plus clock differences; one that ends later was recorded before a clock change.
 AHEAD_MAX = SPAN_MAX + 60.0
 
@@ -84,6 +86,9 @@ class RateLimiter(Protocol):
     def block(self, client: str, until: float) -> Awaitable[None] | None:
         """`Window.block` of a client."""
 
+    def remaining(self, at: float) -> float:
+        """The smallest share of its calls per window that a client has left."""
+
 
 class LocalRateLimiter:
     """The windows in this process; the least recently updated is dropped first."""
@@ -110,6 +115,13 @@ class LocalRateLimiter:
         """`Window.block` of a client."""
         if self._settings.enabled:
             self._window_of(client).block(until)
+
+    def remaining(self, at: float) -> float:
+        """The smallest share that a client of this process has left, among those seen last."""
+        recent = self._windows.newest(CLIENTS_COMPARED)
+        return min(
+            (window.remaining / window.limit for window in recent if window.limit and at < window.reset), default=1
+        )
 
     def _window_of(self, client: str) -> Window:
         window = self._windows.get(client)

@@ -94,6 +94,10 @@ class RedisRateLimiter:
         self._local.block(client, until)
         await self._scripts.script(BLOCK, _key(client), repr(until))
 
+    def remaining(self, at: float) -> float:
+        """The smallest share that a client of this process has left."""
+        return self._local.remaining(at)
+
 
 def _key(client: str) -> str:
     return f"rate:{client}"

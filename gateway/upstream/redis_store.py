@@ -12,7 +12,7 @@ import hashlib
 import math
 import ssl
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -25,6 +25,7 @@ from redis.exceptions import TimeoutError as RedisTimeout
 
 from gateway.settings import Misconfigured, RedisSettings, UpstreamSettings
 from gateway.telemetry.logs import get_logger
+from gateway.telemetry.metrics import Sample
 from gateway.upstream.cache import Entry, MemoryStore
 from gateway.upstream.coalescing import retrieve_exception
 from gateway.upstream.models import Vehicle, decoded
@@ -95,6 +96,10 @@ class RedisStore:
     def peek(self, key: str) -> Entry[Any] | None:
         """An entry in memory."""
         return self._memory.peek(key)
+
+    def samples(self) -> Iterator[Sample]:
+        """The entries in memory, by resource."""
+        return self._memory.samples()
 
     async def get_many(self, keys: Sequence[str], model: type[T], mask: type | None = None) -> list[Entry[T] | None]:
         entries = await self._memory.get_many(keys, model, mask)

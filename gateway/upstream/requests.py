@@ -173,7 +173,8 @@ class Rate(NamedTuple):
 
 
 class UpstreamResponse(Struct, Generic[T], gc=False):
-    """A decoded response; `value` is None for a 404. `size` is the body's length in bytes.
+    """A decoded response; `value` is None for a 404. `size` is the body's length in bytes,
+    `status` the HTTP status.
 
     `body` is set if the cache is to store it in place of the value.
     """
@@ -184,6 +185,7 @@ class UpstreamResponse(Struct, Generic[T], gc=False):
     flow_id: str | None = None
     rate: Rate | None = None
     body: bytes | None = None
+    status: int = 200
 
 
 class Step(Enum):

@@ -9,13 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
+from collections.abc import Iterator
 from typing import Any, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
-from gateway.errors import RateLimited, UpstreamError, UpstreamUnavailable
+from gateway.errors import RateLimited, UpstreamError, UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
 from gateway.telemetry.logs import get_logger
+from gateway.telemetry.metrics import (
+    CIRCUIT_CHANGES,
+    CIRCUIT_OPEN,
+    RATE_REMAINING,
+    RATE_WAITS,
+    RETRIES,
+    UPSTREAM_CALLS,
+    Metrics,
+    Sample,
+)
 from gateway.upstream.circuit import Circuit, is_outage
+from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.http.http1 import Call, Connection, RawResponse, is_foreign
 from gateway.upstream.http.transport import TRANSPORT_ERRORS
 from gateway.upstream.rate_limit import RateLimiter
@@ -30,12 +43,20 @@ log = get_logger("gateway.upstream")
 class Resilience:
     """The innermost layer. All callers share circuit and retry budget, because an outage affects all of them."""
 
-    def __init__(self, circuit: Circuit, retries: RetryPolicy, limiter: RateLimiter, clock: Clock) -> None:
+    def __init__(
+        self, circuit: Circuit, retries: RetryPolicy, limiter: RateLimiter, clock: Clock, metrics: Metrics
+    ) -> None:
         self.circuit = circuit
         self._retries = retries
         self._budget = retries.budget
         self._limiter = limiter
         self._clock = clock
+        self._metrics = metrics
+
+    def samples(self) -> Iterator[Sample]:
+        """Whether the circuit is open, and what is left of the rate limit."""
+        yield CIRCUIT_OPEN, (), self.circuit.is_open
+        yield RATE_REMAINING, (), self._limiter.remaining(self._clock())
 
     def steps(self, call: UpstreamCall[Any]) -> Steps:
         """All attempts of a call, unless the circuit is open."""
@@ -44,25 +65,31 @@ class Resilience:
             raise UpstreamUnavailable(retry_after=math.ceil(wait * 10) / 10)
         if not self._budget.is_full:
             self._budget.save()
-        failed, outage = 0, None
+        failed, outage, endpoint = 0, None, call.request.endpoint
         try:
             while True:
+                began = None
                 try:
                     if limiter.knows(client):
                         yield from self._permission(client, call.request)
+                    began = time.perf_counter()
                     yield SEND
+                    self._observe(endpoint, str(call.response.status), began)
                     break
+                except asyncio.CancelledError:
+                    self._observe(endpoint, "cancelled", began)
+                    raise
                 except UpstreamError as failure:
+                    self._observe(endpoint, _status_of(failure), began)
                     failed += 1
                     yield from self._learn(client, failure)
                     # A write that failed may have been carried out, so it is not repeated.
-                    is_idempotent = call.request.endpoint.idempotent
-                    delay = (
-                        self._retries.delay(failed, failure, call.request.deadline.remaining) if is_idempotent else None
-                    )
+                    remaining = call.request.deadline.remaining
+                    delay = self._retries.delay(failed, failure, remaining) if endpoint.idempotent else None
                     if delay is None:
                         outage = is_outage(failure)
                         raise
+                    self._metrics.count(RETRIES, (endpoint.name,))
                 yield asyncio.sleep(delay)
             outage = False
             rate = call.response.rate
@@ -70,7 +97,13 @@ class Resilience:
                 yield updated
         finally:
             if circuit.ended(self._clock(), outage=outage):
+                self._metrics.count(CIRCUIT_CHANGES, ("open" if circuit.is_open else "closed",))
                 log.warning("circuit opened" if circuit.is_open else "circuit closed")
+
+    def _observe(self, endpoint: Endpoint[Any], status: str, began: float | None) -> None:
+        """Reports an attempt, unless it was not begun."""
+        if began is not None:
+            self._metrics.observe(UPSTREAM_CALLS, (endpoint.name, status), time.perf_counter() - began)
 
     def _permission(self, client: str, request: UpstreamRequest[Any]) -> Steps:
         """Waits until the rate limiter allows a request; raises RateLimited if that would be too late."""
@@ -81,6 +114,7 @@ class Resilience:
         if wait >= remaining:
             raise RateLimited(retry_after=math.ceil(wait))
         if wait > 0:
+            self._metrics.observe(RATE_WAITS, (), wait)
             yield asyncio.sleep(wait)
 
     def _learn(self, client: str, failure: UpstreamError) -> Steps:
@@ -93,6 +127,14 @@ class Resilience:
         for wait in waits:
             if wait is not None:
                 yield wait
+
+
+def _status_of(failure: UpstreamError) -> str:
+    """The HTTP status of a failure, or its kind if there was no readable response."""
+    if failure.problem is not None:
+        return str(failure.problem.status)
+    kinds: dict[type[UpstreamError], str] = {UpstreamTimeout: "timeout", UpstreamInvalidResponse: "invalid"}
+    return kinds.get(type(failure), "unavailable")
 
 
 class Sender(Protocol):

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from gateway.settings import CacheSettings, Settings
+from gateway.telemetry.metrics import Metrics
 from gateway.upstream.cache import CacheReader, CacheWriter, MemoryStore, Store
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.client import FleetClient
@@ -37,26 +38,29 @@ def check(settings: Settings) -> None:
 
 @asynccontextmanager
 async def build_client(
-    settings: Settings, network: Network | None = None, clock: Clock = now
+    settings: Settings, network: Network | None = None, clock: Clock = now, metrics: Metrics | None = None
 ) -> AsyncIterator[FleetClient]:
     """A client over the configured stack; on exit, waits for the calls in progress and closes all connections."""
+    metrics = metrics or Metrics()
     async with AsyncExitStack() as closing:
         endpoints = FleetEndpoints(settings.upstream, settings.cache)
         transport = HttpTransport(settings.upstream, network)
         closing.push_async_callback(transport.close)
         redis = _redis_of(settings, closing)
-        layer: Layer = _resilience_of(settings, redis, clock)
+        resilience = _resilience_of(settings, redis, clock, metrics)
+        layer: Layer = resilience
         store: Store | None = None
         if settings.cache.enabled:
             store = redis or _memory_of(settings.cache)
             layer = CacheWriter(layer, store, clock)
         if redis is not None and settings.cache.enabled and settings.coalescing.enabled:
             layer = LeaseCoalescing(layer, redis, settings.coalescing.lease, clock)
-        flights = (SingleFlight if settings.coalescing.enabled else Uncoalesced)(layer, transport)
+        flights = (SingleFlight if settings.coalescing.enabled else Uncoalesced)(layer, transport, metrics)
         closing.push_async_callback(flights.settle)
         cache = None
         if store is not None:
-            cache = CacheReader(flights, store, clock)
+            cache = CacheReader(flights, store, clock, metrics)
+            metrics.samplers.append(store.samples)
             closing.push_async_callback(cache.settle)
         client = FleetClient(
             cache or flights,
@@ -68,14 +72,15 @@ async def build_client(
             calls_max=settings.limits.upstream_calls,
         )
         closing.push_async_callback(client.settle)
+        metrics.samplers += (transport.samples, resilience.samples)
         yield client
 
 
-def _resilience_of(settings: Settings, redis: RedisStore | None, clock: Clock) -> Resilience:
+def _resilience_of(settings: Settings, redis: RedisStore | None, clock: Clock, metrics: Metrics) -> Resilience:
     limiter: RateLimiter = LocalRateLimiter(settings.rate_limit)
     if redis is not None and settings.rate_limit.enabled:
         limiter = RedisRateLimiter(settings.rate_limit, redis)
-    return Resilience(Circuit(settings.breaker), RetryPolicy(settings.retry), limiter, clock)
+    return Resilience(Circuit(settings.breaker), RetryPolicy(settings.retry), limiter, clock, metrics)
 
 
 def _memory_of(settings: CacheSettings) -> MemoryStore:

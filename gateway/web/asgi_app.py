@@ -17,13 +17,15 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Message, Receive, Scope, Send
 
+from gateway.engine.documents import OperationInfo
 from gateway.errors import Overloaded
 from gateway.hosts import AllowedHosts, host_and_port, origin_of
 from gateway.overload.load_shedding import LoadShedder
 from gateway.telemetry.logs import RequestLog
+from gateway.telemetry.metrics import ERRORS, OTHER_REQUESTS, Metrics
 from gateway.web.disconnect import ClientDisconnected
 from gateway.web.draft_statuses import as_draft
-from gateway.web.graphql_app import PATH, Exchange, GraphQLApp
+from gateway.web.graphql_app import OK, PATH, Exchange, GraphQLApp
 from gateway.web.graphql_request import (
     REQUEST_ID,
     SCRIPT_FIELDS,
@@ -35,6 +37,13 @@ from gateway.web.graphql_request import (
 )
 from gateway.web.responses import Fields, Response, error, internal_error, send_response, unavailable
 
+# What became of an operation, by the HTTP status; any other status is a rejection. With the statuses of the draft, 200
+# may have errors.
+SUCCESS, REJECTED = "success", "rejected"
+OUTCOMES = {
+    200: "partial", 294: "partial", 401: "unauthenticated", 499: "cancelled", 500: "failed", 503: "overloaded",
+}  # fmt: skip
+NO_OPERATION = OperationInfo("", "", "")
 CLIENT_CLOSED = 499  # the status in the log if the client disconnected
 HEALTH = "/health/"
 # Request header fields that GraphQL clients, tracing and monitoring libraries add in browsers. The gateway skips them.
@@ -65,8 +74,10 @@ class GatewayApp:
         cors_origins: tuple[str, ...] = (),
         cors_headers: tuple[str, ...] = (),
         draft: bool = False,
+        metrics: Metrics,
     ) -> None:
         self.graphql = graphql
+        self.metrics = metrics  # the server adds its own samplers
         self._is_draft = draft
         self._starlette = starlette
         self._log = log
@@ -84,26 +95,38 @@ class GatewayApp:
         fields = fields_of(scope["headers"])
         sent_id = valid_request_id(fields.get(b"x-request-id"))
         exchange = Exchange(scope, receive, fields, sent_id or new_request_id())
-        status = CLIENT_CLOSED
-        codes: tuple[str, ...] = ()
+        response: Response | None = None
         try:
             response = await self._response_to(exchange)
             if response is not None:
                 if self._is_draft:
                     response = as_draft(response, fields.get(b"accept"))
-                status, codes = response.status, response.codes
                 more = () if self._cross_origin is None else self._cross_origin.fields_for(fields.get(b"origin"))
                 await send_response(scope, send, response, exchange.request_id, more, deferred=exchange.is_deferred)
         finally:
-            self._log.write(
-                exchange.request_id,
-                scope["method"],
-                status,
-                began,
-                own_id=sent_id is None,
-                traceparent=valid_traceparent(fields.get(b"traceparent")),
-                codes=codes,
-            )
+            self._report(exchange, response, time.perf_counter() - began, own_id=sent_id is None)
+
+    def _report(self, exchange: Exchange, response: Response | None, seconds: float, *, own_id: bool) -> None:
+        """Logs and counts a request; without a response the client has disconnected."""
+        status, codes = (CLIENT_CLOSED, ()) if response is None else (response.status, response.codes)
+        operation, stats, outcome = exchange.operation, exchange.stats, ""
+        if exchange.is_operation:
+            outcome = OUTCOMES.get(status, REJECTED) if codes or status != OK else SUCCESS
+            name, kind, _ = operation or NO_OPERATION
+            self.metrics.observe_operation(name, kind, outcome, seconds, stats.upstream_calls if stats else 0)
+        else:
+            self.metrics.count(OTHER_REQUESTS, (str(status),))
+        for code in codes:
+            self.metrics.count(ERRORS, (code,))
+        self._log.write(
+            exchange.request_id,
+            exchange.scope["method"],
+            status,
+            seconds,
+            own_id=own_id,
+            traceparent=valid_traceparent(exchange.fields.get(b"traceparent")),
+            codes=codes,
+        )
 
     async def _response_to(self, exchange: Exchange) -> Response | None:
         """The response to a request, also after an exception; None if the client disconnected."""

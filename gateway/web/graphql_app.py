@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope
 
 from gateway.concurrency.deadline import Deadline
 from gateway.engine.document_limits import ExecutionLimits, LimitExceeded
+from gateway.engine.documents import OperationInfo
 from gateway.engine.encoding import Encoder, ResponseSize
 from gateway.errors import IssuerUnavailable, Overloaded, Unauthenticated
 from gateway.identity import Caller
@@ -26,6 +27,7 @@ from gateway.schema.error_masking import is_unauthenticated, presented
 from gateway.schema.execution import Execution
 from gateway.schema.loaders import Loaders
 from gateway.settings import Settings
+from gateway.telemetry.metrics import CACHE_BYTES, CACHE_ENTRIES, CACHE_READS, Metrics, Sample
 from gateway.upstream.client import FleetClient
 from gateway.upstream.requests import Clock, RequestScope, RequestStats
 from gateway.web.disconnect import CancelOnDisconnect, ClientDisconnected, release_when_sent
@@ -72,8 +74,10 @@ OK, PARTIAL_SUCCESS, UNPROCESSABLE = 200, 294, 422
 STATUS_OF_CODE = {"GRAPHQL_PARSE_FAILED": 400, "INTERNAL": 500}
 # Digits of `Content-Length`; a number with more is too large.
 DIGITS_MAX = 18
-# Codes of a response's errors in the log, and the characters of one.
-LOGGED_CODES_MAX, CODE_MAX = 8, 40
+# The labels of a response that is sent as it was rendered before.
+RENDERED = ("response", "hit")
+# Characters of an error's code in logs and metrics.
+CODE_MAX = 40
 # `Retry-After` in seconds while the issuer's keys are unavailable.
 ISSUER_RETRY = 5
 
@@ -113,10 +117,13 @@ class Exchange:
         "deadline",
         "fields",
         "is_deferred",
+        "is_operation",
         "media_type",
+        "operation",
         "receive",
         "request_id",
         "scope",
+        "stats",
     )
 
     def __init__(self, scope: Scope, receive: Receive, fields: RequestFields, request_id: str) -> None:
@@ -130,6 +137,10 @@ class Exchange:
         self.deadline = 0.0  # of the operation, by `time.monotonic`
         self.media_type = ""
         self.cost_mode: str | None = None
+        # For logs, metrics and traces: whether an operation was sent, which one, and its cost.
+        self.is_operation = False
+        self.operation: OperationInfo | None = None
+        self.stats: RequestStats | None = None
 
 
 class GraphQLApp:
@@ -144,7 +155,9 @@ class GraphQLApp:
         explorer: Explorer | None,
         trusted: Mapping[str, str] | None,
         clock: Clock,
+        metrics: Metrics,
     ) -> None:
+        self._metrics = metrics
         self.runtime: Runtime | None = None
         self.admission = Admission(settings.limits)
         self._settings = settings
@@ -185,6 +198,12 @@ class GraphQLApp:
             "reads": self.runtime.client.under_way(),
         }
 
+    def samples(self) -> Iterator[Sample]:
+        """The cached responses."""
+        if self._responses is not None:
+            yield CACHE_ENTRIES, ("response",), len(self._responses)
+            yield CACHE_BYTES, ("response",), self._responses.bytes_used
+
     async def respond(self, exchange: Exchange) -> Response:
         """The response to a request. Raises HTTPError, Overloaded, ClientDisconnected."""
         scope, fields = exchange.scope, exchange.fields
@@ -195,6 +214,7 @@ class GraphQLApp:
             raise too_large()
         if method == "GET" and asks_for_page(accept, scope["query_string"]):
             return self._page()
+        exchange.is_operation = True
         seconds = self._seconds
         if b"x-gateway-timeout" in fields:
             seconds = min(seconds, timeout_of(fields[b"x-gateway-timeout"]))
@@ -237,6 +257,8 @@ class GraphQLApp:
             params = params_of_query_string(key[1:]) if is_get else params_of_post(key)
             self._operations.check_variables(params, len(key))
             request = self._operations.prepared_at_once(params, key, caller)
+        if request is not None:
+            exchange.operation = request.document.info(request.name)
         if request is not None and caller is not None and exchange.cost_mode is None:
             cached = await self._cached(request, caller, exchange)
             if cached is not None:
@@ -283,6 +305,7 @@ class GraphQLApp:
         cached = self._cache.find(request, caller, self._running.client, takes_gzip=takes_gzip)
         if cached is not None:
             self.admission.observe(caller.principal)
+            self._metrics.count(CACHE_READS, RENDERED)
             exchange.is_deferred = True
             if self.admission.is_multi_tenant and not self._scheduler.try_acquire(caller.principal):
                 await self._scheduler.acquire(caller.principal)
@@ -299,6 +322,7 @@ class GraphQLApp:
                 assert params is not None
                 is_get = exchange.scope["method"] == "GET"
                 request = await self._operations.prepare(params, exchange.caller, is_get=is_get)
+                exchange.operation = request.document.info(request.name)
             return await self._executed(exchange, request, deadline)
         finally:
             deadline.close()
@@ -354,7 +378,7 @@ class GraphQLApp:
         return response
 
     def _context(self, caller: Caller, exchange: Exchange, deadline: Deadline) -> Context:
-        stats = RequestStats()
+        stats = exchange.stats = RequestStats()
         if self._responses is not None:
             stats.reads = []
         scope = RequestScope(caller, stats, valid_traceparent(exchange.fields.get(b"traceparent")), deadline)
@@ -418,6 +442,11 @@ class GraphQLApp:
         return (self._encoder.encode(members, ResponseSize(self._settings.limits.response_bytes)),)
 
 
+def _invalid(errors: list[GraphQLError], request_id: str) -> OperationResult:
+    shown = [presented(error, request_id) for error in errors]
+    return OperationResult(ExecutionResult(None, shown), NO_STORE, ran=False)
+
+
 CONTENT_TYPES = {media_type: (b"content-type", f"{media_type}; charset=utf-8".encode()) for media_type in MEDIA_TYPES}
 
 
@@ -428,14 +457,8 @@ def _response(status: int, media_type: str, fields: Fields, parts: Parts, codes:
 
 
 def _codes_of(errors: list[GraphQLError]) -> tuple[str, ...]:
-    """The distinct codes of errors as they are logged, the first ones."""
-    codes = dict.fromkeys(str((error.extensions or {}).get("code"))[:CODE_MAX] for error in errors)
-    return tuple(codes)[:LOGGED_CODES_MAX]
-
-
-def _invalid(errors: list[GraphQLError], request_id: str) -> OperationResult:
-    shown = [presented(error, request_id) for error in errors]
-    return OperationResult(ExecutionResult(None, shown), NO_STORE, ran=False)
+    """The code of each error, for logs and metrics."""
+    return tuple(str((error.extensions or {}).get("code"))[:CODE_MAX] for error in errors)
 
 
 async def _bounded(work: Awaitable[ExecutionResult]) -> ExecutionResult:

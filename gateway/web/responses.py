@@ -43,7 +43,10 @@ NO_STORE: Fields = ((b"cache-control", b"no-store"),)
 
 
 class Response(NamedTuple):
-    """A whole response: status, its own header fields in lower case, and the body in parts; `codes` are for the log."""
+    """A whole response: status, its own header fields in lower case, and the body in parts.
+
+    `codes` are those of all its errors, for logs and metrics.
+    """
 
     status: int
     fields: Fields

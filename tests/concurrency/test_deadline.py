@@ -9,6 +9,7 @@ import pytest
 from gateway.concurrency.deadline import Deadline
 from gateway.errors import DeadlineExceeded
 from gateway.identity import Caller
+from gateway.telemetry.metrics import Metrics
 from gateway.upstream.coalescing import SingleFlight, Uncoalesced
 from gateway.upstream.requests import RequestScope, RequestStats
 from tests.upstream.fakes import FakeFetcher, Sending, vehicle_read
@@ -39,7 +40,7 @@ class HeldUp(FakeFetcher):
 async def test_the_deadline_ends_the_wait_and_the_call(kind):
     """At the deadline the read fails, and a call without waiters is cancelled."""
     fleet = HeldUp()
-    flights = kind(Sending(), fleet)
+    flights = kind(Sending(), fleet, Metrics())
     with pytest.raises(DeadlineExceeded):
         await flights.fetch(vehicle_read(by=hurried(0.02)))
     await flights.settle()
@@ -51,7 +52,7 @@ async def test_the_deadline_ends_the_wait_and_the_call(kind):
 async def test_a_call_lasts_as_long_as_anyone_waits():
     """The first caller fails at its deadline; one that joined with more time gets the response of the same call."""
     fleet = HeldUp()
-    flights = SingleFlight(Sending(), fleet)
+    flights = SingleFlight(Sending(), fleet, Metrics())
     leader = asyncio.create_task(flights.fetch(vehicle_read(by=hurried(0.02))))
     follower = asyncio.create_task(flights.fetch(vehicle_read(by=hurried(5))))
     with pytest.raises(DeadlineExceeded):
@@ -64,7 +65,7 @@ async def test_a_call_lasts_as_long_as_anyone_waits():
 async def test_cancelling_a_deadline_ends_all_waits():
     """It ends each read in progress and prevents new ones."""
     fleet = HeldUp()
-    flights = SingleFlight(Sending(), fleet)
+    flights = SingleFlight(Sending(), fleet, Metrics())
     scope = hurried(None)
     reads = [asyncio.create_task(flights.fetch(vehicle_read(name, by=scope))) for name in "AB"]
     await asyncio.sleep(0.001)
@@ -80,7 +81,7 @@ async def test_cancelling_a_deadline_ends_all_waits():
 async def test_a_cancelled_call_is_not_joined():
     """A read that equals a call being cancelled starts a call of its own."""
     fleet = HeldUp()
-    flights = SingleFlight(Sending(), fleet)
+    flights = SingleFlight(Sending(), fleet, Metrics())
     leaving = hurried(None)
     first = asyncio.create_task(flights.fetch(vehicle_read(by=leaving)))
     await asyncio.sleep(0.001)

@@ -18,6 +18,7 @@ from gateway.settings import (
     UpstreamSettings,
 )
 from gateway.simulator import Behaviours, Simulator
+from gateway.telemetry.metrics import Metrics
 from gateway.upstream.cache import Entry, MemoryStore
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.coalescing import Uncoalesced
@@ -99,7 +100,7 @@ async def test_a_waiter_accepts_the_entry_of_another_process(ahead, taken):
         async def shared(self, key, model):
             return Entry(Vehicle(vehicle_id="left"), clock() + ahead, 10)
 
-    await Uncoalesced(LeaseCoalescing(Sending(), Leases(), 5.0, clock), fleet).fetch(vehicle_read())
+    await Uncoalesced(LeaseCoalescing(Sending(), Leases(), 5.0, clock), fleet, Metrics()).fetch(vehicle_read())
     assert fleet.total == (0 if taken else 1)
 
 
@@ -137,8 +138,9 @@ async def test_the_circuit_does_not_stay_open_for_as_long_as_the_clock_is_behind
         RetryPolicy(RetrySettings(attempts=1)),
         LocalRateLimiter(RateLimitSettings()),
         clock,
+        Metrics(),
     )
-    circuit, calls = resilience.circuit, Uncoalesced(resilience, fleet)
+    circuit, calls = resilience.circuit, Uncoalesced(resilience, fleet, Metrics())
 
     async def fail(times: int) -> None:
         fleet.failure = UpstreamUnavailable()

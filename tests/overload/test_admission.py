@@ -14,6 +14,7 @@ from gateway.identity import Caller
 from gateway.overload.admission import TRUSTED_MAX, UNTRUSTED, Admission, Slot
 from gateway.overload.cpu_monitor import monitor
 from gateway.settings import LimitSettings
+from gateway.telemetry.metrics import Metrics
 
 SMALL = LimitSettings(concurrency=4, queue=6, principal_concurrency=2, principal_queue=4)
 
@@ -225,7 +226,7 @@ async def test_waiting_for_a_shared_cpu_counts_as_utilisation(monkeypatch, tmp_p
     admission = Admission(LimitSettings(concurrency=4, principal_concurrency=4))
     for principal in "baaa":
         await admission.acquire(principal, Deadline.after(5))
-    watching = asyncio.create_task(monitor(admission.adapt))
+    watching = asyncio.create_task(monitor(Metrics(), admission.adapt))
     for second in range(1, 101):
         await asyncio.sleep(0.001)
         schedstat.write_text(f"0 {second * 10**9} 0\n")

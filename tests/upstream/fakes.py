@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway.identity import Caller
 from gateway.settings import CacheSettings, Settings, UpstreamSettings
+from gateway.telemetry.metrics import Metrics
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.coalescing import Uncoalesced
 from gateway.upstream.endpoints import FleetEndpoints
@@ -95,7 +96,9 @@ def calls_over(
     settings = {"breaker": {"enabled": False}, "retry": {"attempts": 1}, "rate_limit": {"enabled": False}} | groups
     chosen = Settings(**settings)
     limiter = limiter or LocalRateLimiter(chosen.rate_limit)
-    return Uncoalesced(Resilience(Circuit(chosen.breaker), RetryPolicy(chosen.retry), limiter, clock), fleet)
+    return Uncoalesced(
+        Resilience(Circuit(chosen.breaker), RetryPolicy(chosen.retry), limiter, clock, Metrics()), fleet, Metrics()
+    )
 
 
 def scope(token: str = "alice", expires_at: float | None = None) -> RequestScope:

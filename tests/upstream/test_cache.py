@@ -14,6 +14,7 @@ from gateway.errors import (
     UpstreamUnauthenticated,
     UpstreamUnavailable,
 )
+from gateway.telemetry.metrics import Metrics
 from gateway.upstream.cache import REFRESHES_MAX, CacheReader, CacheWriter, Entry, MemoryStore
 from gateway.upstream.coalescing import SingleFlight
 from gateway.upstream.field_masks import decode_full, vehicle_mask
@@ -33,7 +34,7 @@ class Stack:
         self.memory = BoundedMemoryCache(**{"entries_max": 100, "bytes_max": 2**20, **bounds})
         store = MemoryStore(self.memory)
         writer = CacheWriter(Sending(), store, self.clock)
-        self.cache = CacheReader(SingleFlight(writer, self.fleet), store, self.clock)
+        self.cache = CacheReader(SingleFlight(writer, self.fleet, Metrics()), store, self.clock, Metrics())
 
     async def fetch(self, request: UpstreamRequest[Vehicle]) -> str | None:
         value = (await self.cache.fetch(request)).value

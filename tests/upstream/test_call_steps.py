@@ -18,6 +18,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.settings import BreakerSettings, RetrySettings
+from gateway.telemetry.metrics import Metrics
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.coalescing import Uncoalesced
 from gateway.upstream.requests import SEND, Rate, UpstreamResponse
@@ -57,7 +58,7 @@ class Steps:
         self.clock, self.limiter = Clock(), limiter or Limiter()
         self.circuit = Circuit(BreakerSettings(**{"failure_threshold": 1, **breaker}))
         self.retries = RetryPolicy(RetrySettings(attempts=attempts, backoff=1, budget_ratio=0.25), lambda: 1.0)
-        self.layer = Resilience(self.circuit, self.retries, self.limiter, self.clock)
+        self.layer = Resilience(self.circuit, self.retries, self.limiter, self.clock, Metrics())
         request = vehicle_read()
         self.call = SimpleNamespace(
             request=SimpleNamespace(
@@ -249,7 +250,7 @@ class FakeTransport:
 async def test_a_response_completes_the_call_at_once(response, matches):
     """Without a task, with a response or an error; the connection learns whether the response matches the call."""
     sender = FakeTransport()
-    flights = Uncoalesced(Sending(), sender)
+    flights = Uncoalesced(Sending(), sender, Metrics())
     flight = flights.flight_of(vehicle_read())
     assert (flight.done(), len(flights)) == (False, 1)
     assert sender.calls[0].set_result((200, {}, response)) is matches
@@ -268,7 +269,7 @@ async def test_a_response_completes_the_call_at_once(response, matches):
 )
 async def test_a_request_that_cannot_be_sent_fails_at_once(broken, outcome):
     """The call is complete before it is awaited, and others of its batch start."""
-    flights = Uncoalesced(Sending(), FakeTransport(broken=broken))
+    flights = Uncoalesced(Sending(), FakeTransport(broken=broken), Metrics())
     outcomes = await flights.fetch_all([vehicle_read(name) for name in "ABC"], 1)
     assert [type(each) for each in outcomes] == [outcome] * 3
     assert len(flights) == 0
@@ -277,7 +278,7 @@ async def test_a_request_that_cannot_be_sent_fails_at_once(broken, outcome):
 async def test_a_lost_connection_becomes_a_gateway_error():
     """Errors of the transport never reach the waiters."""
     sender = FakeTransport()
-    flight = Uncoalesced(Sending(), sender).flight_of(vehicle_read())
+    flight = Uncoalesced(Sending(), sender, Metrics()).flight_of(vehicle_read())
     sender.calls[0].set_exception(OSError())
     assert type(flight.outcome) is UpstreamUnavailable
 
@@ -285,7 +286,7 @@ async def test_a_lost_connection_becomes_a_gateway_error():
 async def test_a_transport_that_has_to_wait_is_awaited_in_a_task():
     """The task ends with the response, and no reference to it remains."""
     sender = FakeTransport(inline=False)
-    flights = Uncoalesced(Sending(), sender)
+    flights = Uncoalesced(Sending(), sender, Metrics())
     flight = flights.flight_of(vehicle_read())
     assert flight.task is not None
     sender.gate.set()
@@ -315,7 +316,7 @@ class Cleaning:
 async def test_a_cancelled_call_runs_its_cleanup(inline, iterations):
     """At any time, inline or in a task; its connection is closed."""
     layer, sender = Cleaning(), FakeTransport(inline=inline)
-    flights = Uncoalesced(layer, sender)
+    flights = Uncoalesced(layer, sender, Metrics())
     flight = flights.flight_of(vehicle_read())
     closed = []
     if inline:
@@ -334,7 +335,7 @@ async def test_a_failure_in_a_task_runs_the_cleanup():
     """The layers get it where they wait."""
     layer, sender = Cleaning(), FakeTransport(inline=False)
     sender.fetch = failing
-    flights = Uncoalesced(layer, sender)
+    flights = Uncoalesced(layer, sender, Metrics())
     with pytest.raises(UpstreamTimeout):
         await flights.fetch(vehicle_read())
     assert layer.cleaned == 1

@@ -10,6 +10,7 @@ import pytest
 
 from gateway.errors import GatewayError, UpstreamRejected, UpstreamTimeout, UpstreamUnavailable
 from gateway.settings import CacheSettings, Settings, UpstreamSettings
+from gateway.telemetry.metrics import Metrics
 from gateway.upstream.cache import CacheReader, CacheWriter, MemoryStore
 from gateway.upstream.client import FleetClient
 from gateway.upstream.coalescing import SingleFlight
@@ -25,6 +26,7 @@ from tests.upstream.fakes import ENDPOINTS, Clock, FakeFetcher, Sending, calls_o
 from tests.upstream.test_transports import CLOSE, TRANSPORTS, coded
 
 TAG = Endpoint(
+    "tag",
     "/vehicles/{id}/tags",
     dict,
     lambda body, key, mask: {"body": body.decode()},
@@ -52,7 +54,7 @@ def write(vehicle_id: str = "JQ7RP", by: Any = None, body: bytes = b'{"tag": "bl
 )
 def test_an_id_is_part_of_the_path(path, vehicle_id, expected):
     """Wherever the path has `{id}`, percent-encoded."""
-    endpoint = Endpoint(path, dict, lambda body, key, mask: {})
+    endpoint = Endpoint("tested", path, dict, lambda body, key, mask: {})
     assert endpoint.paths([vehicle_id]) == [expected]
     assert UpstreamRequest.of(scope(), endpoint, item_id=vehicle_id).path == expected
 
@@ -248,7 +250,7 @@ class Stack:
         store, clock = MemoryStore(self.memory), Clock()
         filling = CacheWriter(Sending(), store, clock)
         leased = filling if self.leases is None else LeaseCoalescing(filling, self.leases, 1, clock)
-        self.cache = CacheReader(SingleFlight(leased, self.fleet), store, clock)
+        self.cache = CacheReader(SingleFlight(leased, self.fleet, Metrics()), store, clock, Metrics())
 
 
 async def test_equal_writes_are_not_shared():
@@ -287,7 +289,9 @@ async def test_a_write_invalidates_entries(failure):
     assert (stack.fleet.calls["/vehicles/A"], stack.fleet.calls["/vehicles/B"]) == (3, 1)
 
 
-TRIPS = Endpoint("/vehicles/{id}/trips", list, lambda body, key, mask: [], lifetime=Lifetime(10), missing=Lifetime(10))
+TRIPS = Endpoint(
+    "trips", "/vehicles/{id}/trips", list, lambda body, key, mask: [], lifetime=Lifetime(10), missing=Lifetime(10)
+)
 
 
 class MoreClient(FleetClient):

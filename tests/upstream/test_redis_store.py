@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from gateway.settings import RedisSettings, UpstreamSettings
+from gateway.telemetry.metrics import Metrics
 from gateway.upstream.cache import CacheReader, CacheWriter, Entry, MemoryStore
 from gateway.upstream.coalescing import SingleFlight
 from gateway.upstream.field_masks import vehicle_mask
@@ -28,7 +29,7 @@ class Worker:
         memory = MemoryStore(BoundedMemoryCache(entries_max=100, bytes_max=2**20))
         self.store = RedisStore(RedisSettings(url=url, **{"timeout": 2.0, **settings}), UpstreamSettings(), memory)
         leased = LeaseCoalescing(CacheWriter(Sending(), self.store, now), self.store, lease, now)
-        self.cache = CacheReader(SingleFlight(leased, fleet), self.store, now)
+        self.cache = CacheReader(SingleFlight(leased, fleet, Metrics()), self.store, now, Metrics())
 
 
 @pytest.fixture

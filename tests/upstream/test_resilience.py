@@ -21,6 +21,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.settings import Settings, UpstreamSettings
+from gateway.telemetry.metrics import Metrics
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.coalescing import SingleFlight
 from gateway.upstream.http.transport import HttpTransport
@@ -111,7 +112,7 @@ async def test_another_layer_takes_part_in_every_call(transport):
 
     async with Server([PLAIN], names=True).listening() as url:
         http = HttpTransport(UpstreamSettings(url=url, transport=transport))
-        flights = SingleFlight(Around(), http)
+        flights = SingleFlight(Around(), http, Metrics())
         assert (await flights.fetch(vehicle_read("JQ7RP"))).value == "changed"
         assert Around.calls == 1
         await http.close()

@@ -23,6 +23,7 @@ from gateway.errors import (
 )
 from gateway.identity import Caller
 from gateway.settings import CacheSettings, UpstreamSettings
+from gateway.telemetry.metrics import Metrics
 from gateway.upstream.client import FleetClient
 from gateway.upstream.coalescing import Uncoalesced
 from gateway.upstream.endpoints import FleetEndpoints
@@ -340,7 +341,7 @@ async def test_cancelled_calls_do_not_exhaust_connections(kind):
     server = await asyncio.start_server(slow, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     http = HttpTransport(UpstreamSettings(url=f"http://127.0.0.1:{port}", transport=kind, connections_max=2))
-    transport = Uncoalesced(Sending(), http)
+    transport = Uncoalesced(Sending(), http, Metrics())
     for _ in range(20):
         calls = [asyncio.create_task(transport.fetch(READ)) for _ in range(10)]
         await asyncio.sleep(0.005)
@@ -379,7 +380,7 @@ IMPOSSIBLE += ["\u2025", "\uff0f", "a\u200bb", "a" * 257, "a+b", "a,b", "a&b", "
 async def test_impossible_ids_are_never_sent(impossible):
     """There is no such vehicle, alone or among others, and no state of it, without a call."""
     transport = transport_over(httpx.Response(404))
-    client = FleetClient(Uncoalesced(Sending(), transport), SETTINGS, ENDPOINTS)
+    client = FleetClient(Uncoalesced(Sending(), transport, Metrics()), SETTINGS, ENDPOINTS)
     assert await client.vehicle(SCOPE, impossible) is None
     assert await client.vehicles_by_id(SCOPE, [impossible]) == {impossible: None}
     assert await client.latest_states(SCOPE, [impossible]) == [None]
@@ -390,7 +391,10 @@ async def test_impossible_ids_are_never_sent(impossible):
 async def test_possible_ids_are_sent(possible):
     """Ids are opaque: any text that is safe in a path is sent."""
     transport = transport_over(httpx.Response(404))
-    assert await FleetClient(Uncoalesced(Sending(), transport), SETTINGS, ENDPOINTS).vehicle(SCOPE, possible) is None
+    assert (
+        await FleetClient(Uncoalesced(Sending(), transport, Metrics()), SETTINGS, ENDPOINTS).vehicle(SCOPE, possible)
+        is None
+    )
     assert len(transport.requests) == 1
 
 

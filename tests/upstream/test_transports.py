@@ -18,6 +18,7 @@ import uvloop
 from gateway.errors import UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
 from gateway.identity import Caller
 from gateway.settings import UpstreamSettings
+from gateway.telemetry.metrics import Metrics
 from gateway.upstream.coalescing import Uncoalesced
 from gateway.upstream.http import http1
 from gateway.upstream.http.transport import HttpTransport
@@ -651,7 +652,7 @@ def test_calls_cancelled_at_any_time_leak_no_connection(run):
     """Hundreds of calls over three connections are cancelled at random: the rest get their own responses, and so do later ones."""
 
     async def scenario(transport: HttpTransport, server: Server) -> None:
-        flights = Uncoalesced(Sending(), transport)
+        flights = Uncoalesced(Sending(), transport, Metrics())
         dice = random.Random(7)
         completed = 0
         for _ in range(6):

@@ -18,7 +18,7 @@ import io
 import select
 import socket
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import aiohappyeyeballs
 import httptools
@@ -57,6 +57,15 @@ INTERIM, OK = 100, 200
 RawResponse = tuple[int, Fields, bytes]
 # Decodes a response as it arrives; raises the gateway's errors.
 Decoder = Callable[[RawResponse], Any]
+
+
+class PoolLoad(NamedTuple):
+    """Connections by what they do, and calls that wait for one."""
+
+    idle: int
+    busy: int
+    connecting: int
+    queued: int
 
 
 class Call(Protocol):
@@ -157,6 +166,11 @@ class Http1:
         self._silence_timer: asyncio.TimerHandle | None = None
         self.distrusted_until = 0.0
         self._closed = False
+
+    def load(self) -> PoolLoad:
+        """The connections and queued calls."""
+        opening = len(self._connecting) + len(self._resending)
+        return PoolLoad(len(self._idle), len(self._connections) - len(self._idle), opening, len(self._queue))
 
     def prepared(self, fields: Mapping[str, str]) -> bytes:
         """Header fields rendered for `request`, once for many calls."""

@@ -24,6 +24,7 @@ from gateway.upstream.http.http1 import (
     HEAD_BYTES_MAX,
     INVALID_REQUEST,
     TIMEOUT_STATUS,
+    PoolLoad,
     RawResponse,
     is_foreign,
     prolonged_distrust,
@@ -103,6 +104,7 @@ class HttpxTransport:
             ).as_dict()
         }
         self._slots = asyncio.Semaphore(settings.connections_max)
+        self._waiting = 0  # calls without a slot
         self._channels: set[_Channel] = set()
         # Channels that can take another call, the longest idle one first.
         self._available: dict[_Channel, None] = {}
@@ -151,6 +153,11 @@ class HttpxTransport:
                 self._retire(channel)
             raise
 
+    def load(self) -> PoolLoad:
+        """The connections and queued calls; httpcore does not say which ones are being opened."""
+        busy = sum(1 for channel in self._channels if channel.calls)
+        return PoolLoad(len(self._channels) - busy, busy, 0, self._waiting)
+
     async def aclose(self) -> None:
         """Closes every connection; calls in progress fail."""
         self._closed = True
@@ -195,11 +202,14 @@ class HttpxTransport:
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
         """A slot for a call; there are as many as connections are allowed."""
+        self._waiting += 1
         try:
             async with asyncio.timeout(self._settings.pool_timeout):
                 await self._slots.acquire()
         except TimeoutError as late:
             raise httpx.PoolTimeout("No connection became free.") from late
+        finally:
+            self._waiting -= 1
         try:
             yield
         finally:

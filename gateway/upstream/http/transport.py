@@ -35,6 +35,7 @@ from gateway.errors import (
 )
 from gateway.settings import UpstreamSettings
 from gateway.telemetry.logs import EventCounter
+from gateway.telemetry.metrics import UPSTREAM_CONNECTIONS, UPSTREAM_QUEUED, Sample
 from gateway.upstream.endpoints import Parameters
 from gateway.upstream.http.http1 import Call, Http1, RawResponse
 from gateway.upstream.http.inflate import Fields, inflated
@@ -162,7 +163,7 @@ class HttpTransport:
             raise UpstreamInvalidResponse(Problem(status))
         # A vehicle has its JSON, which may have been repaired.
         stored = getattr(value, "body", body) if endpoint.stays_encoded else None
-        response = UpstreamResponse(value, len(body), body=stored)
+        response = UpstreamResponse(value, len(body), body=stored, status=status)
         if names:
             etag, flow_id = names.get(b"etag"), names.get(FLOW_ID_BYTES)
             # An ETag outside ASCII, or with a control character, can't be sent back.
@@ -178,10 +179,21 @@ class HttpTransport:
         headers = httpx.Headers(fields)
         if status == 304 and request.known is not None:
             request.stats.accepted = True
-            return msgspec.structs.replace(request.known, rate=rate_of(headers))
+            return msgspec.structs.replace(request.known, rate=rate_of(headers), status=status)
         if status == 404 and request.endpoint.missing is not None:
-            return UpstreamResponse(None, len(body), flow_id=valid_flow_id(headers.get(FLOW_ID)), rate=rate_of(headers))
+            flow_id = valid_flow_id(headers.get(FLOW_ID))
+            return UpstreamResponse(None, len(body), flow_id=flow_id, rate=rate_of(headers), status=status)
         raise failure_of(status, headers, body)
+
+    def samples(self) -> Iterator[Sample]:
+        """The connections, by what they do, and the calls that wait for one."""
+        transport = self._http1 or self._httpx
+        assert transport is not None
+        load = transport.load()
+        yield UPSTREAM_CONNECTIONS, ("idle",), load.idle
+        yield UPSTREAM_CONNECTIONS, ("busy",), load.busy
+        yield UPSTREAM_CONNECTIONS, ("connecting",), load.connecting
+        yield UPSTREAM_QUEUED, (), load.queued
 
     async def close(self) -> None:
         """Closes the pool."""
