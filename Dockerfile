@@ -8,6 +8,7 @@ FROM ${PYTHON} AS build
 WORKDIR /build
 ENV UV_PROJECT_ENVIRONMENT=/opt/gateway
 # binutils has strip. npm fetches GraphiQL; without it the image has a plain page. Debian keeps only newest versions.
+# hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends binutils npm && pip install --no-cache-dir uv==0.13.9
 # Dependencies come first, because they change less often than the code. pyproject.toml pins their versions.
 COPY pyproject.toml README.md LICENSE THIRD-PARTY-LICENSES ./

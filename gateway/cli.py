@@ -109,7 +109,9 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
         )
 
     application = create_app(settings, demo_token=token)
-    Server(ServerConfig(application, settings, **_connection_limits(settings)), greet).run()
+    with ExitStack() as closing:
+        _serve_metrics(closing, settings, application.metrics)
+        Server(ServerConfig(application, settings, **_connection_limits(settings)), greet).run()
 
 
 @app.command()
