@@ -13,7 +13,7 @@ import string
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import SplitResult, parse_qsl, quote, urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
@@ -585,10 +585,40 @@ class HttpSettings(SettingsGroup):
         return proxies
 
 
+LogLevel = Literal["debug", "info", "warning", "error"]
+# Parts of the gateway with log levels of their own; `server` is what is in no other part.
+LOG_COMPONENTS = ("engine", "library", "schema", "server", "upstream", "web")
+
+
+def component_levels(text: str) -> str:
+    """Checks a comma-separated list of `component=level`."""
+    for item in listed(text):
+        component, _, level = item.partition("=")
+        if component not in LOG_COMPONENTS:
+            raise ValueError(f"component must be one of {', '.join(LOG_COMPONENTS)}")
+        if level not in get_args(LogLevel):
+            raise ValueError(f"level of {component} must be one of {', '.join(get_args(LogLevel))}")
+    return text
+
+
+ComponentLevels = Annotated[str, AfterValidator(component_levels)]
+
+
 class LogSettings(SettingsGroup):
     """Logs, which are written to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Minimum level.")
+    level: LogLevel = Field(default="info", description="Minimum level.")
+    levels: ComponentLevels = Field(
+        default="",
+        description=f"Minimum levels of single components, such as upstream=debug,web=warning. Components: "
+        f"{', '.join(LOG_COMPONENTS)}.",
+    )
+    slow_operation: float = Field(
+        default=2.0, ge=0, description="Seconds from which an operation is logged as slow, with its document's hash."
+    )
+    costly_operation: int = Field(
+        default=50, ge=0, description="Upstream calls from which an operation is logged as costly, likewise."
+    )
     format: Literal["json", "text"] = Field(default="json", description="JSON lines, or text for people.")
     queue_bytes_max: int = Field(
         default=4 * 2**20,

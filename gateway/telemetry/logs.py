@@ -23,11 +23,11 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from gateway.concurrency.loop_tick import TickBatch
 from gateway.import_blocking import blocked
-from gateway.settings import LogSettings
+from gateway.settings import LOG_COMPONENTS, LogSettings, listed
 from gateway.telemetry.log_writer import LogWriter
 
 with blocked("rich"):  # takes six megabytes to colour tracebacks, which are not logged
@@ -36,6 +36,8 @@ with blocked("rich"):  # takes six megabytes to colour tracebacks, which are not
 # Possible credentials and addresses.
 SECRET = re.compile(r"(?i)bearer\s+\S+|eyJ[\w-]{5,}\.[\w-]+\.[\w-]*|[a-z][a-z0-9+.-]*://\S+")
 REDACTED = "[redacted]"
+# The component of loggers without one.
+SERVER = "server"
 # Replaces messages of libraries that may contain arguments.
 WITHHELD = "library message withheld"
 # Limits of the characters of a text and the frames of an exception.
@@ -69,20 +71,15 @@ def configure_logs(settings: LogSettings, *, workers: int = 1) -> None:
         return str(renderer(None, "warning", add_time(None, "warning", event)))
 
     writer = LogWriter(sys.stderr, settings.queue_bytes_max, dropped, is_shared=workers > 1)
-    filtering: Any = structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.level.upper()])
+    loggers = {component: _logger_class(level_of(settings, component), writer) for component in LOG_COMPONENTS}
 
-    class Logger(filtering):  # type: ignore[misc]
-        """A logger that never raises: a line that can't be formatted is counted as dropped."""
-
-        def _proxy_to_logger(self, method_name: str, event: str | None = None, **more: Any) -> None:
-            try:
-                super()._proxy_to_logger(method_name, event, **more)
-            except Exception:  # noqa: BLE001
-                writer.lose()
+    def bound(logger: LogWriter | _Component, processors: Any, context: Any) -> Any:
+        component = logger.name if isinstance(logger, _Component) else SERVER
+        return loggers[component](logger, processors, context)
 
     structlog.configure(
         processors=[structlog.stdlib.add_log_level, add_time, count_event, frames_only, redacted, renderer],
-        wrapper_class=Logger,
+        wrapper_class=bound,  # type: ignore[arg-type] # structlog calls it
         logger_factory=_Factory(writer),
         cache_logger_on_first_use=False,
     )
@@ -95,14 +92,44 @@ def configure_logs(settings: LogSettings, *, workers: int = 1) -> None:
     atexit.register(flush_logs)
 
 
+def level_of(settings: LogSettings, component: str) -> str:
+    """The minimum level of a component."""
+    levels = dict(item.split("=") for item in listed(settings.levels))
+    return levels.get(component, settings.level)
+
+
+def _logger_class(level: str, writer: LogWriter) -> Any:
+    filtering: Any = structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()])
+
+    class Logger(filtering):  # type: ignore[misc]
+        """A logger that never raises: a line that can't be formatted is counted as dropped."""
+
+        def _proxy_to_logger(self, method_name: str, event: str | None = None, **more: Any) -> None:
+            try:
+                super()._proxy_to_logger(method_name, event, **more)
+            except Exception:  # noqa: BLE001
+                writer.lose()
+
+    return Logger
+
+
+class _Component:
+    """A component's lines, which all go to one writer."""
+
+    def __init__(self, name: str, writer: LogWriter) -> None:
+        self.name = name
+        self.debug = self.info = self.warning = self.error = self.critical = writer.msg
+
+
 class _Factory:
-    """A logger factory for structlog: all loggers share one writer."""
+    """A logger factory for structlog: a logger's name begins with its component, after `gateway.`."""
 
     def __init__(self, writer: LogWriter) -> None:
         self.writer = writer
 
-    def __call__(self, *_: object) -> LogWriter:
-        return self.writer
+    def __call__(self, name: str = "") -> LogWriter | _Component:
+        component = name.removeprefix("gateway").lstrip(".")
+        return _Component(component if component in LOG_COMPONENTS else SERVER, self.writer)
 
 
 def flush_logs(seconds: float = FLUSH_SECONDS, *, close: bool = False) -> None:
@@ -125,7 +152,7 @@ class LibraryHandler(logging.Handler):
     """Logs the records of libraries in the gateway's format."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        log = get_logger()
+        log = get_logger("library")
         method = log.warning if record.levelno < logging.ERROR else log.error
         try:
             message = _safe_message(record)
@@ -207,6 +234,79 @@ def _second(whole: int) -> str:
     return datetime.fromtimestamp(whole, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
+class LoggedOperation(NamedTuple):
+    """What is logged of an operation, which may not have been found or run.
+
+    `digest` is the document's hash, `principal` a short digest of the caller's. `calls` are the upstream calls, and `age`
+    is that of the oldest data in seconds.
+    """
+
+    name: str
+    kind: str
+    digest: str
+    outcome: str
+    principal: str
+    calls: int
+    age: int
+    stale: bool
+
+
+class LoggedRequest(NamedTuple):
+    """What is logged of a request; `codes` and `flow_ids` are those of its errors.
+
+    An id that is not the gateway's `own_id` may contain a secret.
+    """
+
+    request_id: str
+    own_id: bool
+    trace_id: str | None
+    method: str
+    status: int
+    seconds: float
+    codes: tuple[str, ...]
+    flow_ids: tuple[str, ...]
+    operation: LoggedOperation | None
+
+
+def _members(request: LoggedRequest) -> dict[str, Any]:
+    """The members of a request's line; those that say nothing are left out."""
+    members: dict[str, Any] = {"request_id": request.request_id, "trace_id": request.trace_id}
+    operation = request.operation
+    if operation is not None:
+        members |= {"principal": operation.principal, "operation": operation.name, "kind": operation.kind}
+    members = {name: value for name, value in members.items() if value}
+    members |= {"method": request.method, "status": request.status, "ms": round(request.seconds * 1000, 2)}
+    if operation is not None:
+        members |= {"outcome": operation.outcome, "calls": operation.calls, "age": operation.age}
+        if operation.stale:
+            members["stale"] = True
+    if request.codes:
+        members["errors"] = list(dict.fromkeys(request.codes))[:CODES_MAX]
+    if request.flow_ids:
+        members["flow_ids"] = list(dict.fromkeys(request.flow_ids))[:CODES_MAX]
+    return members
+
+
+def _json_members(request: LoggedRequest) -> str:
+    """The same as JSON. Nothing needs escaping: methods are HTTP tokens, and ids and names have no quotes."""
+    operation = request.operation
+    more = ""
+    if request.codes or request.flow_ids or (operation is not None and operation.stale):
+        return json.dumps(_members(request))[1:-1] + ", "
+    trace = "" if request.trace_id is None else f'"trace_id": "{request.trace_id}", '
+    start = ""
+    if operation is not None:
+        name, kind, _, outcome, principal, calls, age, _ = operation
+        start = f'"principal": "{principal}", ' if principal else ""
+        start += f'"operation": "{name}", ' if name else ""
+        start += f'"kind": "{kind}", ' if kind else ""
+        more = f'"outcome": "{outcome}", "calls": {calls}, "age": {age}, '
+    return (
+        f'"request_id": "{request.request_id}", {trace}{start}"method": "{request.method}", '
+        f'"status": {request.status}, "ms": {round(request.seconds * 1000, 2)}, {more}'
+    )
+
+
 class RequestLog:
     """Logs a line per request, formatted without structlog, because there are so many of them.
 
@@ -216,48 +316,28 @@ class RequestLog:
     def __init__(self, settings: LogSettings) -> None:
         self._log = get_logger("gateway.web")
         self._formats_json = settings.format == "json"
-        self._is_on = settings.level in ("debug", "info")
+        self._is_on = level_of(settings, "web") in ("debug", "info")
+        self._slow, self._costly = settings.slow_operation, settings.costly_operation
         self._second = 0
         self._unlogged = 0
         self._lines: TickBatch[str] = TickBatch(self._write_lines)
-        self._writer = structlog.get_config()["logger_factory"]()
+        self._writer = structlog.get_config()["logger_factory"]("gateway.web")
 
-    def write(
-        self,
-        request_id: str,
-        method: str,
-        status: int,
-        seconds: float,
-        *,
-        own_id: bool = False,
-        traceparent: str | None = None,
-        codes: tuple[str, ...] = (),
-    ) -> None:
-        """Logs a request with its duration and the codes of its errors.
-
-        An id from the client may contain a secret.
-        """
-        if status == SERVICE_UNAVAILABLE and not self.count_rejection():
+    def write(self, request: LoggedRequest) -> None:
+        """Logs a request, and once more if it was slow or costly."""
+        if request.status == SERVICE_UNAVAILABLE and not self.count_rejection():
             return
+        operation = request.operation
+        if operation is not None and (request.seconds >= self._slow or operation.calls >= self._costly):
+            event = "slow operation" if request.seconds >= self._slow else "costly operation"
+            self._log.warning(event, document=operation.digest, **_members(request))
         if not self._is_on:
             return
-        milliseconds = round(seconds * 1000, 2)
-        codes = tuple(dict.fromkeys(codes))[:CODES_MAX]
-        trace_id = None if traceparent is None else traceparent.split("-")[1]
         # A JSON Web Token is the only kind of secret that fits into an id.
-        if not self._formats_json or (not own_id and "eyj" in request_id.lower()):
-            more: dict[str, Any] = {} if trace_id is None else {"trace_id": trace_id}
-            if codes:
-                more["errors"] = codes
-            self._log.info("request", request_id=request_id, **more, method=method, status=status, ms=milliseconds)
+        if not self._formats_json or (not request.own_id and "eyj" in request.request_id.lower()):
+            self._log.info("request", **_members(request))
             return
-        trace_member = "" if trace_id is None else f'"trace_id": "{trace_id}", '
-        errors = f'"errors": {json.dumps(codes)}, ' if codes else ""
-        # Nothing else needs escaping: a method is an HTTP token, an id has only letters, digits, `.`, `_` and `-`.
-        line = (
-            f'{{"request_id": "{request_id}", {trace_member}"method": "{method}", "status": {status}, '
-            f'"ms": {milliseconds}, {errors}"event": "request", "level": "info", "timestamp": "{_now()}"}}'
-        )
+        line = f'{{{_json_members(request)}"event": "request", "level": "info", "timestamp": "{_now()}"}}'
         # The lines of an event-loop iteration are written together.
         try:
             self._lines.add(line, asyncio.get_running_loop())

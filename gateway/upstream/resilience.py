@@ -80,8 +80,13 @@ class Resilience:
                     self._observe(endpoint, "cancelled", began)
                     raise
                 except UpstreamError as failure:
-                    self._observe(endpoint, _status_of(failure), began)
+                    status = _status_of(failure)
+                    self._observe(endpoint, status, began)
                     failed += 1
+                    flow_id = None if failure.problem is None else failure.problem.flow_id
+                    log.debug(
+                        "upstream call failed", endpoint=endpoint.name, status=status, attempt=failed, flow_id=flow_id
+                    )
                     yield from self._learn(client, failure)
                     # A write that failed may have been carried out, so it is not repeated.
                     remaining = call.request.deadline.remaining

@@ -21,7 +21,7 @@ from gateway.engine.documents import OperationInfo
 from gateway.errors import Overloaded
 from gateway.hosts import AllowedHosts, host_and_port, origin_of
 from gateway.overload.load_shedding import LoadShedder
-from gateway.telemetry.logs import RequestLog
+from gateway.telemetry.logs import LoggedOperation, LoggedRequest, RequestLog
 from gateway.telemetry.metrics import ERRORS, OTHER_REQUESTS, Metrics
 from gateway.web.disconnect import ClientDisconnected
 from gateway.web.draft_statuses import as_draft
@@ -43,6 +43,8 @@ SUCCESS, REJECTED = "success", "rejected"
 OUTCOMES = {
     200: "partial", 294: "partial", 401: "unauthenticated", 499: "cancelled", 500: "failed", 503: "overloaded",
 }  # fmt: skip
+# Hexadecimal digits of a principal, which is a hash, in the log.
+PRINCIPAL_DIGITS = 12
 NO_OPERATION = OperationInfo("", "", "")
 CLIENT_CLOSED = 499  # the status in the log if the client disconnected
 HEALTH = "/health/"
@@ -109,23 +111,26 @@ class GatewayApp:
     def _report(self, exchange: Exchange, response: Response | None, seconds: float, *, own_id: bool) -> None:
         """Logs and counts a request; without a response the client has disconnected."""
         status, codes = (CLIENT_CLOSED, ()) if response is None else (response.status, response.codes)
-        operation, stats, outcome = exchange.operation, exchange.stats, ""
+        operation: LoggedOperation | None = None
         if exchange.is_operation:
             outcome = OUTCOMES.get(status, REJECTED) if codes or status != OK else SUCCESS
-            name, kind, _ = operation or NO_OPERATION
-            self.metrics.observe_operation(name, kind, outcome, seconds, stats.upstream_calls if stats else 0)
+            name, kind, digest = exchange.operation or NO_OPERATION
+            stats, caller = exchange.stats, exchange.caller
+            calls, is_stale = (0, False) if stats is None else (stats.upstream_calls, stats.stale)
+            principal = "" if caller is None else caller.principal[:PRINCIPAL_DIGITS]
+            age = 0 if response is None else _age_of(response.fields)
+            operation = LoggedOperation(name, kind, digest, outcome, principal, calls, age, is_stale)
+            self.metrics.observe_operation(name, kind, outcome, seconds, calls)
         else:
             self.metrics.count(OTHER_REQUESTS, (str(status),))
         for code in codes:
             self.metrics.count(ERRORS, (code,))
+        traceparent = valid_traceparent(exchange.fields.get(b"traceparent"))
+        trace_id = None if traceparent is None else traceparent.split("-")[1]
+        flow_ids = () if response is None else response.flow_ids
+        method = exchange.scope["method"]
         self._log.write(
-            exchange.request_id,
-            exchange.scope["method"],
-            status,
-            seconds,
-            own_id=own_id,
-            traceparent=valid_traceparent(exchange.fields.get(b"traceparent")),
-            codes=codes,
+            LoggedRequest(exchange.request_id, own_id, trace_id, method, status, seconds, codes, flow_ids, operation)
         )
 
     async def _response_to(self, exchange: Exchange) -> Response | None:
@@ -180,6 +185,12 @@ class GatewayApp:
         """Runs the application, for tests that have no server."""
         async with self._starlette.router.lifespan_context(self._starlette):
             yield
+
+
+@lru_cache(1024)
+def _age_of(fields: Fields) -> int:
+    """The age of a response's oldest data in seconds, by its `Age` field."""
+    return int(dict(fields).get(b"age", 0))
 
 
 class _CORS(CORSMiddleware):

@@ -417,7 +417,7 @@ class GraphQLApp:
         if unauthenticated_errors:
             fields = (ERROR_TYPE, (b"www-authenticate", INVALID_TOKEN.encode()))
             parts = self._parts_of({"errors": unauthenticated_errors})
-            return Response(401, fields, parts, _codes_of(unauthenticated_errors))
+            return _with_errors(Response(401, fields, parts), unauthenticated_errors)
         members: dict[str, Any] = {"data": result.data} if operation.ran else {}
         if result.errors:
             members["errors"] = result.errors
@@ -430,8 +430,8 @@ class GraphQLApp:
             parts = self._parts_of(members)
         except LimitExceeded as exceeded:
             return self._rendered(_invalid([exceeded], ""), media_type)
-        codes = _codes_of(result.errors) if result.errors else ()
-        return _response(status, media_type, operation.fields, parts, codes)
+        response = _response(status, media_type, operation.fields, parts)
+        return _with_errors(response, result.errors) if result.errors else response
 
     def _parts_of(self, members: dict[str, Any]) -> Parts:
         """A response's body. A single field that is already rendered is not copied, because it may be large."""
@@ -450,15 +450,18 @@ def _invalid(errors: list[GraphQLError], request_id: str) -> OperationResult:
 CONTENT_TYPES = {media_type: (b"content-type", f"{media_type}; charset=utf-8".encode()) for media_type in MEDIA_TYPES}
 
 
-def _response(status: int, media_type: str, fields: Fields, parts: Parts, codes: tuple[str, ...] = ()) -> Response:
+def _response(status: int, media_type: str, fields: Fields, parts: Parts) -> Response:
     """A response, in the media type that the client prefers only if it is successful."""
     content_type = CONTENT_TYPES[media_type] if status in (OK, PARTIAL_SUCCESS) else ERROR_TYPE
-    return Response(status, (content_type, *fields), parts, codes)
+    return Response(status, (content_type, *fields), parts)
 
 
-def _codes_of(errors: list[GraphQLError]) -> tuple[str, ...]:
-    """The code of each error, for logs and metrics."""
-    return tuple(str((error.extensions or {}).get("code"))[:CODE_MAX] for error in errors)
+def _with_errors(response: Response, errors: list[GraphQLError]) -> Response:
+    """A response with what is logged and counted of its errors."""
+    extensions = [error.extensions or {} for error in errors]
+    codes = tuple(str(each.get("code"))[:CODE_MAX] for each in extensions)
+    flow_ids = tuple(each["upstream"]["flowId"] for each in extensions if each.get("upstream", {}).get("flowId"))
+    return response._replace(codes=codes, flow_ids=flow_ids)
 
 
 async def _bounded(work: Awaitable[ExecutionResult]) -> ExecutionResult:

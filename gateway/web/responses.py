@@ -45,13 +45,14 @@ NO_STORE: Fields = ((b"cache-control", b"no-store"),)
 class Response(NamedTuple):
     """A whole response: status, its own header fields in lower case, and the body in parts.
 
-    `codes` are those of all its errors, for logs and metrics.
+    `codes` and `flow_ids` are those of all its errors, for logs and metrics.
     """
 
     status: int
     fields: Fields
     parts: Parts
     codes: tuple[str, ...] = ()
+    flow_ids: tuple[str, ...] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends it as ASGI messages, as a Starlette response does."""
