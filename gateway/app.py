@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +25,8 @@ from gateway.schema.pagination import Limits
 from gateway.settings import GraphQLSettings, Misconfigured, OidcSettings, PaginationSettings, Settings, listed
 from gateway.telemetry.logs import RequestLog, configure_logs, failures_logged
 from gateway.telemetry.metrics import metrics_of
+from gateway.telemetry.traces import Tracing, tracing_of
+from gateway.telemetry.traces import check as check_traces
 from gateway.upstream.http.transport import Network
 from gateway.upstream.requests import Clock, now
 from gateway.upstream.stack import build_client
@@ -37,7 +40,11 @@ from gateway.web.responses import rejection_bytes
 
 
 def create_app(
-    settings: Settings, network: Network | None = None, clock: Clock = now, demo_token: str | None = None
+    settings: Settings,
+    network: Network | None = None,
+    clock: Clock = now,
+    demo_token: str | None = None,
+    tracing: Tracing | None = None,
 ) -> GatewayApp:
     """The application. Tests replace the network with `network` (an httpx transport) and the time with `clock`.
 
@@ -55,6 +62,7 @@ def create_app(
         trusted=trusted,
         clock=clock,
         metrics=metrics,
+        tracing=tracing,
     )
     log = RequestLog(settings.log)
     shedder = LoadShedder(graphql.admission, settings.limits, rejection_bytes(), log.count_rejection)
@@ -65,7 +73,7 @@ def create_app(
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         async with (
             failures_logged("application failed"),
-            build_client(settings, network, clock, metrics) as client,
+            build_client(settings, network, clock, metrics, traced=tracing is not None) as client,
             identify_by(settings.oidc, network) as identify,
         ):
             graphql.runtime = Runtime(client, identify)
@@ -80,6 +88,8 @@ def create_app(
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
+                if tracing is not None:
+                    await tracing.close()
 
     starlette = Starlette(
         routes=[
@@ -108,6 +118,7 @@ def create_app(
 def check(settings: Settings) -> None:
     """Raises Misconfigured for settings with which no process could start, such as a missing file."""
     check_upstream(settings)
+    check_traces(os.environ)
     _trusted_documents(settings.graphql)
 
 
@@ -124,7 +135,7 @@ def from_environment() -> GatewayApp:
     """The application with the settings of the environment, for every worker process."""
     settings = Settings()
     configure_logs(settings.log, workers=settings.workers)
-    app = create_app(settings)
+    app = create_app(settings, tracing=tracing_of(os.environ))
     # Existing objects live as long as the process, so the garbage collector can skip them.
     gc.collect()
     gc.freeze()

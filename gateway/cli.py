@@ -39,6 +39,7 @@ from gateway.simulator import Behaviours, FleetPlan, Simulator
 from gateway.telemetry.log_writer import LogWriter, keep_standard_descriptors
 from gateway.telemetry.logs import configure_logs, get_logger
 from gateway.telemetry.metrics import PARENT_METRICS, Metrics, metrics_of, served, shared_folder
+from gateway.telemetry.traces import tracing_of
 
 app = typer.Typer(
     help="Unofficial GraphQL gateway for the vehicle management part of the INVERS OneAPI.",
@@ -108,7 +109,7 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
             f"  -H 'Content-Type: application/json' -d '{EXAMPLE}'\n"
         )
 
-    application = create_app(settings, demo_token=token)
+    application = create_app(settings, demo_token=token, tracing=tracing_of(os.environ))
     with ExitStack() as closing:
         _serve_metrics(closing, settings, application.metrics)
         Server(ServerConfig(application, settings, **_connection_limits(settings)), greet).run()

@@ -696,8 +696,8 @@ class SettingInfo:
 
 
 def variable_of(path: str) -> str:
-    """The environment variable of `upstream.page_size`: `GATEWAY_UPSTREAM_PAGE_SIZE`."""
-    return PREFIX + path.replace(".", "_").upper()
+    """The environment variable of `upstream.page_size`: `GATEWAY_UPSTREAM_PAGE_SIZE`. Others' variables stay."""
+    return path if path.isupper() else PREFIX + path.replace(".", "_").upper()
 
 
 def setting_infos(

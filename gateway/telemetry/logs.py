@@ -237,7 +237,7 @@ def _second(whole: int) -> str:
 class LoggedOperation(NamedTuple):
     """What is logged of an operation, which may not have been found or run.
 
-    `digest` is the document's hash, `principal` a short digest of the caller's. `calls` are the upstream calls, and `age`
+    `digest` is the document's hash, `principal` a short digest of the caller's. `calls` are the upstream calls. `age`
     is that of the oldest data in seconds.
     """
 

@@ -311,11 +311,12 @@ class CacheReader(ManyFetcher):
         age = age_of(entry, request.endpoint.lifetime_of(entry.value), at)
         if age is Age.FRESH:
             return _Lookup(self._hit(request, entry, stale=False), request, None, age)
-        conditional = request.revalidating(entry.response()) if entry.etag and entry.value else request
+        if entry.etag and entry.value:
+            request.known = entry.response()
         if age is Age.REVALIDATING:
-            self._refresh(conditional)
-            return _Lookup(self._hit(request, entry, stale=True), conditional, None, age)
-        return _Lookup(None, conditional, None if age is Age.DEAD else entry)
+            self._refresh(request)
+            return _Lookup(self._hit(request, entry, stale=True), request, None, age)
+        return _Lookup(None, request, None if age is Age.DEAD else entry)
 
     def _with_fallback(
         self, lookup: _Lookup[T], outcome: UpstreamResponse[T] | BaseException
@@ -349,6 +350,7 @@ class CacheReader(ManyFetcher):
     def _hit(self, request: UpstreamRequest[T], entry: Entry[T], *, stale: bool) -> UpstreamResponse[T]:
         lifetime, stats = request.endpoint.lifetime_of(entry.value), request.scope.stats
         stats.cache_hits += 1
+        request.source = "stale" if stale else "cache"
         stats.used(entry.stored_at, entry.stored_at + lifetime.fresh, stale=stale)
         if stats.reads is not None:
             stats.reads.append(CacheUse(request.key, request.endpoint, entry.stored_at))

@@ -151,6 +151,7 @@ class SingleFlight(Uncoalesced):
         if known is not None:
             if not known.abandoned:
                 request.scope.stats.coalesced += 1
+                request.source = "coalesced"
                 self._metrics.count(COALESCED, (request.endpoint.name,))
                 return known
             self._others.add(known)

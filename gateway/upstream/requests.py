@@ -15,6 +15,7 @@ from msgspec.structs import replace
 
 from gateway.concurrency.deadline import Deadline
 from gateway.identity import Caller
+from gateway.telemetry.traces import Span
 from gateway.upstream.endpoints import Endpoint, Parameters
 
 T = TypeVar("T")
@@ -55,7 +56,7 @@ class RequestStats:
 
 @dataclass(slots=True)
 class RequestScope:
-    """The caller, stats, deadline and trace (W3C `traceparent`) of one GraphQL request.
+    """The caller, stats, deadline and trace (W3C `traceparent`) of one GraphQL request, and its span if it is sampled.
 
     `uncosted_calls` counts the calls that its estimated cost omits; above a limit they are made under `call_lock`.
     """
@@ -63,6 +64,7 @@ class RequestScope:
     caller: Caller
     stats: RequestStats
     traceparent: str | None = None
+    span: Span | None = None
     deadline: Deadline = field(default_factory=Deadline)
     uncosted_calls: int = 0
     call_lock: asyncio.Lock | None = None
@@ -91,6 +93,8 @@ class UpstreamRequest(Struct, Generic[T], eq=False):
     Requests with equal `key`s have equal responses. `item_id` is the id of the item in the path. `mask` is the field
     mask to decode with, `parts` splits a response into its items' requests and values, `known` is an older response to
     revalidate, `bypass_cache` ignores cached responses. `deadline` is the scope's until the call has other waiters.
+    `span` is that of its batch and `traceparent` that of its current call, if they are sampled; `source` says where the
+    response came from.
     """
 
     scope: RequestScope
@@ -105,6 +109,9 @@ class UpstreamRequest(Struct, Generic[T], eq=False):
     known: UpstreamResponse[T] | None = None
     bypass_cache: bool = False
     body: bytes = b""
+    span: Span | None = None
+    traceparent: str | None = None
+    source: Literal["call", "cache", "stale", "coalesced"] = "call"
 
     @classmethod
     def of(
@@ -141,10 +148,6 @@ class UpstreamRequest(Struct, Generic[T], eq=False):
         ids = [] if self.item_id is None else [self.item_id]
         paths = [path for endpoint in self.endpoint.invalidates for path in endpoint.paths(ids)]
         return [key_of(self.caller, digest_of(path)) for path in paths]
-
-    def revalidating(self, known: UpstreamResponse[T]) -> UpstreamRequest[T]:
-        """The same request, conditional on a change of an older response."""
-        return replace(self, known=known)
 
     def with_deadline(self, deadline: Deadline) -> UpstreamRequest[T]:
         """The same request with another deadline."""

@@ -27,8 +27,8 @@ from gateway.telemetry.metrics import (
     Metrics,
     Sample,
 )
+from gateway.telemetry.traces import Span
 from gateway.upstream.circuit import Circuit, is_outage
-from gateway.upstream.endpoints import Endpoint
 from gateway.upstream.http.http1 import Call, Connection, RawResponse, is_foreign
 from gateway.upstream.http.transport import TRANSPORT_ERRORS
 from gateway.upstream.rate_limit import RateLimiter
@@ -68,25 +68,13 @@ class Resilience:
         failed, outage, endpoint = 0, None, call.request.endpoint
         try:
             while True:
-                began = None
                 try:
                     if limiter.knows(client):
                         yield from self._permission(client, call.request)
-                    began = time.perf_counter()
-                    yield SEND
-                    self._observe(endpoint, str(call.response.status), began)
+                    yield from self._attempt(call, failed)
                     break
-                except asyncio.CancelledError:
-                    self._observe(endpoint, "cancelled", began)
-                    raise
                 except UpstreamError as failure:
-                    status = _status_of(failure)
-                    self._observe(endpoint, status, began)
                     failed += 1
-                    flow_id = None if failure.problem is None else failure.problem.flow_id
-                    log.debug(
-                        "upstream call failed", endpoint=endpoint.name, status=status, attempt=failed, flow_id=flow_id
-                    )
                     yield from self._learn(client, failure)
                     # A write that failed may have been carried out, so it is not repeated.
                     remaining = call.request.deadline.remaining
@@ -105,10 +93,18 @@ class Resilience:
                 self._metrics.count(CIRCUIT_CHANGES, ("open" if circuit.is_open else "closed",))
                 log.warning("circuit opened" if circuit.is_open else "circuit closed")
 
-    def _observe(self, endpoint: Endpoint[Any], status: str, began: float | None) -> None:
-        """Reports an attempt, unless it was not begun."""
-        if began is not None:
-            self._metrics.observe(UPSTREAM_CALLS, (endpoint.name, status), time.perf_counter() - began)
+    def _attempt(self, call: UpstreamCall[Any], before: int) -> Steps:
+        """One attempt, after so many others, which is counted, traced and, if it fails, logged."""
+        attempt = _Attempt(call.request, before, self._metrics)
+        try:
+            yield SEND
+        except asyncio.CancelledError:
+            attempt.ended("cancelled", None)
+            raise
+        except UpstreamError as failure:
+            attempt.failed(failure)
+            raise
+        attempt.ended(str(call.response.status), call.response.flow_id)
 
     def _permission(self, client: str, request: UpstreamRequest[Any]) -> Steps:
         """Waits until the rate limiter allows a request; raises RateLimited if that would be too late."""
@@ -132,6 +128,44 @@ class Resilience:
         for wait in waits:
             if wait is not None:
                 yield wait
+
+
+class _Attempt:
+    """Reports one attempt of a call: its duration and status, its span, and its failure in the log."""
+
+    __slots__ = ("_began", "_endpoint", "_metrics", "_number", "_span")
+
+    def __init__(self, request: UpstreamRequest[Any], before: int, metrics: Metrics) -> None:
+        self._endpoint = endpoint = request.endpoint
+        self._number = before + 1
+        self._metrics = metrics
+        self._span: Span | None = None
+        if request.span is not None:
+            attributes = {"http.request.method": endpoint.method, "url.template": endpoint.path}
+            resent: dict[str, int] = {"http.request.resend_count": before} if before else {}
+            name = f"{endpoint.method} {endpoint.path}"
+            self._span = request.span.child(name, {**attributes, **resent}, is_call=True)
+            request.traceparent = self._span.traceparent
+        self._began = time.perf_counter()
+
+    def ended(self, status: str, flow_id: str | None, *, failed: bool = False) -> None:
+        """Reports its status, or what became of it, and the fleet API's id of the call."""
+        self._metrics.observe(UPSTREAM_CALLS, (self._endpoint.name, status), time.perf_counter() - self._began)
+        if self._span is not None:
+            attributes: dict[str, str | int] = {"gateway.upstream.flow_id": flow_id} if flow_id else {}
+            if status.isdecimal():
+                attributes["http.response.status_code"] = int(status)
+            else:
+                attributes["error.type"] = status
+            self._span.end(attributes, failed=failed)
+
+    def failed(self, failure: UpstreamError) -> None:
+        """Reports its failure."""
+        status, problem = _status_of(failure), failure.problem
+        flow_id = None if problem is None else problem.flow_id
+        self.ended(status, flow_id, failed=True)
+        endpoint, number = self._endpoint.name, self._number
+        log.debug("upstream call failed", endpoint=endpoint, status=status, attempt=number, flow_id=flow_id)
 
 
 def _status_of(failure: UpstreamError) -> str:

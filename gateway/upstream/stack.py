@@ -19,9 +19,10 @@ from gateway.upstream.lease import LeaseCoalescing
 from gateway.upstream.memory_store import BoundedMemoryCache
 from gateway.upstream.rate_limit import LocalRateLimiter, RateLimiter
 from gateway.upstream.rate_limit_redis import RedisRateLimiter
-from gateway.upstream.requests import Clock, Layer, now
+from gateway.upstream.requests import Clock, Layer, ManyFetcher, now
 from gateway.upstream.resilience import Resilience
 from gateway.upstream.retry import RetryPolicy
+from gateway.upstream.traced_batches import TracedBatches
 
 if TYPE_CHECKING:
     from gateway.upstream.redis_store import RedisStore
@@ -38,7 +39,12 @@ def check(settings: Settings) -> None:
 
 @asynccontextmanager
 async def build_client(
-    settings: Settings, network: Network | None = None, clock: Clock = now, metrics: Metrics | None = None
+    settings: Settings,
+    network: Network | None = None,
+    clock: Clock = now,
+    metrics: Metrics | None = None,
+    *,
+    traced: bool = False,
 ) -> AsyncIterator[FleetClient]:
     """A client over the configured stack; on exit, waits for the calls in progress and closes all connections."""
     metrics = metrics or Metrics()
@@ -62,8 +68,9 @@ async def build_client(
             cache = CacheReader(flights, store, clock, metrics)
             metrics.samplers.append(store.samples)
             closing.push_async_callback(cache.settle)
+        fetcher: ManyFetcher = cache or flights
         client = FleetClient(
-            cache or flights,
+            TracedBatches(fetcher) if traced else fetcher,
             settings.upstream,
             endpoints,
             cache,

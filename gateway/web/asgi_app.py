@@ -23,6 +23,7 @@ from gateway.hosts import AllowedHosts, host_and_port, origin_of
 from gateway.overload.load_shedding import LoadShedder
 from gateway.telemetry.logs import LoggedOperation, LoggedRequest, RequestLog
 from gateway.telemetry.metrics import ERRORS, OTHER_REQUESTS, Metrics
+from gateway.telemetry.traces import Span
 from gateway.web.disconnect import ClientDisconnected
 from gateway.web.draft_statuses import as_draft
 from gateway.web.graphql_app import OK, PATH, Exchange, GraphQLApp
@@ -33,7 +34,6 @@ from gateway.web.graphql_request import (
     RequestFields,
     fields_of,
     valid_request_id,
-    valid_traceparent,
 )
 from gateway.web.responses import Fields, Response, error, internal_error, send_response, unavailable
 
@@ -45,6 +45,8 @@ OUTCOMES = {
 }  # fmt: skip
 # Hexadecimal digits of a principal, which is a hash, in the log.
 PRINCIPAL_DIGITS = 12
+# Outcomes that are errors of the gateway or the fleet API, not of the client.
+FAILURES = ("partial", "failed", "overloaded")
 NO_OPERATION = OperationInfo("", "", "")
 CLIENT_CLOSED = 499  # the status in the log if the client disconnected
 HEALTH = "/health/"
@@ -121,11 +123,13 @@ class GatewayApp:
             age = 0 if response is None else _age_of(response.fields)
             operation = LoggedOperation(name, kind, digest, outcome, principal, calls, age, is_stale)
             self.metrics.observe_operation(name, kind, outcome, seconds, calls)
+            if exchange.span is not None:
+                _end_span(exchange.span, exchange, operation, status, codes)
         else:
             self.metrics.count(OTHER_REQUESTS, (str(status),))
         for code in codes:
             self.metrics.count(ERRORS, (code,))
-        traceparent = valid_traceparent(exchange.fields.get(b"traceparent"))
+        traceparent = exchange.traceparent
         trace_id = None if traceparent is None else traceparent.split("-")[1]
         flow_ids = () if response is None else response.flow_ids
         method = exchange.scope["method"]
@@ -185,6 +189,29 @@ class GatewayApp:
         """Runs the application, for tests that have no server."""
         async with self._starlette.router.lifespan_context(self._starlette):
             yield
+
+
+def _end_span(span: Span, exchange: Exchange, operation: LoggedOperation, status: int, codes: tuple[str, ...]) -> None:
+    """Ends the span of an operation with what is known of it then; its errors are those of the gateway or upstream."""
+    attributes: dict[str, str | int | bool] = {
+        "http.response.status_code": status,
+        "gateway.request_id": exchange.request_id,
+        "gateway.outcome": operation.outcome,
+        "gateway.upstream_calls": operation.calls,
+        "gateway.rendered_before": exchange.is_deferred,
+    }
+    if operation.kind:
+        span.rename(f"{operation.kind} {operation.name}".strip())
+        attributes |= {"graphql.operation.type": operation.kind, "graphql.operation.name": operation.name}
+    if exchange.stats is not None:
+        attributes |= {
+            "gateway.cache_hits": exchange.stats.cache_hits,
+            "gateway.coalesced": exchange.stats.coalesced,
+            "gateway.stale": operation.stale,
+        }
+    if codes:
+        attributes["gateway.error_codes"] = ",".join(dict.fromkeys(codes))
+    span.end(attributes, failed=operation.outcome in FAILURES)
 
 
 @lru_cache(1024)

@@ -28,6 +28,7 @@ from gateway.schema.execution import Execution
 from gateway.schema.loaders import Loaders
 from gateway.settings import Settings
 from gateway.telemetry.metrics import CACHE_BYTES, CACHE_ENTRIES, CACHE_READS, Metrics, Sample
+from gateway.telemetry.traces import Span, Tracing
 from gateway.upstream.client import FleetClient
 from gateway.upstream.requests import Clock, RequestScope, RequestStats
 from gateway.web.disconnect import CancelOnDisconnect, ClientDisconnected, release_when_sent
@@ -123,6 +124,7 @@ class Exchange:
         "receive",
         "request_id",
         "scope",
+        "span",
         "stats",
     )
 
@@ -141,6 +143,12 @@ class Exchange:
         self.is_operation = False
         self.operation: OperationInfo | None = None
         self.stats: RequestStats | None = None
+        self.span: Span | None = None  # if it is sampled
+
+    @property
+    def traceparent(self) -> str | None:
+        """The W3C trace context in which the fleet API is called."""
+        return valid_traceparent(self.fields.get(b"traceparent")) if self.span is None else self.span.traceparent
 
 
 class GraphQLApp:
@@ -156,8 +164,10 @@ class GraphQLApp:
         trusted: Mapping[str, str] | None,
         clock: Clock,
         metrics: Metrics,
+        tracing: Tracing | None,
     ) -> None:
         self._metrics = metrics
+        self._tracing = tracing
         self.runtime: Runtime | None = None
         self.admission = Admission(settings.limits)
         self._settings = settings
@@ -214,7 +224,7 @@ class GraphQLApp:
             raise too_large()
         if method == "GET" and asks_for_page(accept, scope["query_string"]):
             return self._page()
-        exchange.is_operation = True
+        self._begin_operation(exchange)
         seconds = self._seconds
         if b"x-gateway-timeout" in fields:
             seconds = min(seconds, timeout_of(fields[b"x-gateway-timeout"]))
@@ -235,6 +245,12 @@ class GraphQLApp:
             return await self._respond_to_operation(exchange)
         except InvalidOperation as invalid:
             return self._rendered(_invalid(invalid.errors, exchange.request_id), exchange.media_type)
+
+    def _begin_operation(self, exchange: Exchange) -> None:
+        exchange.is_operation = True
+        if self._tracing is not None:
+            attributes = {"http.request.method": exchange.scope["method"], "url.path": PATH}
+            exchange.span = self._tracing.start(exchange.traceparent, attributes)
 
     def _page(self) -> Response:
         if self._explorer is None:
@@ -381,7 +397,7 @@ class GraphQLApp:
         stats = exchange.stats = RequestStats()
         if self._responses is not None:
             stats.reads = []
-        scope = RequestScope(caller, stats, valid_traceparent(exchange.fields.get(b"traceparent")), deadline)
+        scope = RequestScope(caller, stats, exchange.traceparent, exchange.span, deadline)
         return Context(
             scope,
             Loaders(self._running.client, scope),

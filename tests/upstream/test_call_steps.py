@@ -62,7 +62,7 @@ class Steps:
         request = vehicle_read()
         self.call = SimpleNamespace(
             request=SimpleNamespace(
-                scope=request.scope, endpoint=request.endpoint, deadline=SimpleNamespace(remaining=10)
+                scope=request.scope, endpoint=request.endpoint, deadline=SimpleNamespace(remaining=10), span=None
             )
         )
 

@@ -203,8 +203,9 @@ class HttpTransport:
 
     def _headers_of(self, request: UpstreamRequest[Any]) -> dict[str, str]:
         headers = {**self._headers, "Authorization": request.caller.authorization()}
-        if request.scope.traceparent is not None:
-            headers["traceparent"] = request.scope.traceparent
+        traceparent = request.traceparent or request.scope.traceparent
+        if traceparent is not None:
+            headers["traceparent"] = traceparent
         if request.known is not None and request.known.etag is not None:
             headers["If-None-Match"] = request.known.etag
         return headers
