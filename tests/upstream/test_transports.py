@@ -317,6 +317,17 @@ def test_a_connection_with_an_ambiguous_length_is_not_reused(run, framing):
 ENDS = {"FIN": CLOSE, "RST": RESET}
 
 
+@pytest.mark.parametrize("run", ["builtin"], indirect=True)
+@pytest.mark.parametrize("head", [OK + b"Content-Length: 14\r\n\r\n", b"HTTP/1.1 200 OK\nContent-Length: 14\n\n"])
+def test_empty_lines_before_a_head_are_ignored(run, head):
+    """Also where the head has to be rewritten."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
+
+    run(scenario, [b"\r\n\r\n" + head + BODY])
+
+
 @pytest.mark.parametrize("end", ENDS)
 def test_a_call_is_sent_again_if_its_kept_connection_ends(run, end):
     """At once and over a new connection, if no byte of the response has arrived; the call counts as two."""

@@ -31,7 +31,7 @@ from gateway.settings import UpstreamSettings
 from gateway.telemetry.logs import get_logger
 from gateway.upstream.http.inflate import Fields
 from gateway.upstream.http.network import tls_context
-from gateway.upstream.http.response_head import strict_form
+from gateway.upstream.http.response_head import PARSER_ERRORS, is_malformed, strict_form
 
 log = get_logger("gateway.upstream")
 
@@ -51,7 +51,6 @@ TIMEOUT_STATUS = b" 408 "
 # Seconds before a host's next address is tried concurrently.
 HAPPY_EYEBALLS_DELAY = 0.25
 FRAMED = frozenset((b"content-length", b"transfer-encoding"))
-PARSER_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 INVALID_REQUEST = "The request contains characters that are not allowed."
 INTERIM, OK = 100, 200
 RawResponse = tuple[int, Fields, bytes]
@@ -468,7 +467,7 @@ class Connection(asyncio.Protocol):
         self._buffer = io.BytesIO()
         self.on_header, self.on_body = self._headers.__setitem__, self._chunks.append
         # The bytes of an incomplete head.
-        self._head: list[bytes] = []
+        self._head = bytearray()
         self._is_head_rewritten = False
         self._begin_parsing()
         self._call: Call | None = None
@@ -595,8 +594,10 @@ class Connection(asyncio.Protocol):
         if not (self._head_is_whole or self._is_head_rewritten):
             # What another server could read differently ends with this response.
             self._is_head_rewritten, self._keeps_alive, self._feed = True, False, self._feed_rewritten
+            begun = bytes(self._head) if self._received else b""
+            self._head = bytearray()
             try:
-                self._feed(data)
+                self._feed(begun + data)
             except PARSER_ERRORS as again:
                 rejected = again
             else:
@@ -608,11 +609,10 @@ class Connection(asyncio.Protocol):
     def _keep_head(self, data: bytes) -> None:
         if not self._received:
             self._head.clear()
-        self._head.append(data)
+        self._head += data
 
     def _feed_rewritten(self, data: bytes) -> None:
-        self._keep_head(data)
-        strict = strict_form(b"".join(self._head))
+        strict = strict_form(self._head, data)
         if strict is not None:
             self._begin_parsing()
             self._feed(strict)
@@ -687,7 +687,7 @@ class Connection(asyncio.Protocol):
         elif failure is None:
             self._fail_unfinished(httpx.RemoteProtocolError("The connection ended before the response did."))
         else:
-            self.fail(_caused(httpx.ReadError("The connection was lost."), failure))
+            self._fail_unfinished(_caused(httpx.ReadError("The connection was lost."), failure))
 
     def _fail_unfinished(self, failure: httpx.TransportError) -> None:
         """Fails the call whose response is incomplete, as invalid if no further bytes could have completed it."""
@@ -695,7 +695,7 @@ class Connection(asyncio.Protocol):
         coding = next((fields[name] for name in fields if name.lower() == b"transfer-encoding"), b"chunked")
         if coding.rpartition(b",")[2].strip().lower() != b"chunked":
             self.fail(httpx.DecodingError("The response has an unknown transfer coding."))
-        elif self._is_head_rewritten and not self._head_is_whole:
+        elif self._received and not self._head_is_whole and is_malformed(self._head):
             self.fail(httpx.DecodingError("The response's head is malformed."))
         else:
             self.fail(failure)

@@ -8,26 +8,55 @@ from __future__ import annotations
 
 import re
 
+import httptools
+
+PARSER_ERRORS = (httptools.HttpParserError, httptools.HttpParserUpgrade)
+_EMPTY_LINES = re.compile(rb"[\r\n]*")
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _LINE_END = re.compile(rb"\r?\n")
 _FOLD = re.compile(rb"\r?\n[ \t]+")
 # The status line of an interim response, which is dropped. After 101 another protocol begins.
 _INTERIM = re.compile(rb"HTTP/1\.\d 1(?!01)\d\d\b")
+# The beginning of a line whose strict form depends on its end or on other lines.
+_OPEN = re.compile(rb"[ \t]|content-length|transfer-encoding", re.IGNORECASE)
 
 
-def strict_form(received: bytes) -> bytes | None:
-    """The received bytes without interim responses and with a strict head; None while the head is incomplete.
+def strict_form(begun: bytearray, data: bytes) -> bytes | None:
+    """A complete head in its strict form with the bytes after it; None while the head is incomplete.
 
-    Bytes that are no HTTP stay, and so do lengths that differ, for the parser to reject.
+    `begun` has the incomplete head, without interim responses; `data` is added to it. Bytes that are no HTTP stay, and
+    so do lengths that differ, for the parser to reject.
     """
-    if not received.lstrip(b"\r\n").startswith(b"HTTP/"):
-        return received
-    while (end := _BLANK_LINE.search(received)) is not None:
-        head, rest = received[: end.start()], received[end.end() :]
+    begun += data
+    while True:
+        if empty := _EMPTY_LINES.match(begun):
+            del begun[: empty.end()]
+        if not b"HTTP/".startswith(begun[:5]):
+            return bytes(begun)
+        # What was there before has no blank line, and may be long while `data` is a single byte.
+        end = _BLANK_LINE.search(begun, max(0, len(begun) - len(data) - 3))
+        if end is None:
+            return None
+        head = bytes(begun[: end.start()])
+        del begun[: end.end()]
         if _INTERIM.match(head) is None:
-            return _strict(head) + rest
-        received = rest
-    return None
+            return _strict(head) + begun
+
+
+def is_malformed(begun: bytes | bytearray) -> bool:
+    """Whether no further bytes could make a head legal that has begun, perhaps after interim responses."""
+    rest = bytearray()
+    strict = strict_form(rest, bytes(begun))
+    if strict is None:
+        lines, end, line = bytes(rest).rpartition(b"\n")
+        strict = _strict(lines.removesuffix(b"\r"))[:-2] if end else _strict(line)[:-4]
+        if end and _OPEN.match(line) is None:
+            strict += line
+    try:
+        httptools.HttpResponseParser(object()).feed_data(strict)
+    except PARSER_ERRORS:
+        return True
+    return False
 
 
 def _strict(head: bytes) -> bytes:
