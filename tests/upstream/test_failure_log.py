@@ -26,6 +26,7 @@ FAULTY = {
     "reset": ([PLAIN[:-5], RESET], "ReadError ECONNRESET"),
     "silent": ([PAUSE], "ReadTimeout"),
     "malformed": ([b"canary\r\n\r\n"], "DecodingError"),
+    "malformed and cut off": ([b"canary", RESET], "DecodingError"),
 }
 
 

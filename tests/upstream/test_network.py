@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from gateway.errors import UpstreamInvalidResponse, UpstreamUnavailable
+from gateway.errors import UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
 from gateway.settings import UpstreamSettings
 from gateway.upstream.http import network
 from gateway.upstream.http.network import UpstreamMisconfigured, check, proxy_of, tls_context
@@ -24,7 +24,7 @@ from tests.upstream.certificates import Certificate, certificate, server_context
 from tests.upstream.fakes import scope, vehicle_read
 from tests.upstream.http2_server import Http2Server
 from tests.upstream.proxy import ForwardProxy
-from tests.upstream.test_transports import PLAIN, SILENT, TRANSPORTS, Server
+from tests.upstream.test_transports import CLOSE, OK, PLAIN, SILENT, TRANSPORTS, Server
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 
@@ -206,6 +206,24 @@ async def test_http_requests_are_forwarded_by_the_proxy(monkeypatch):
     assert [head.split(b"\r\n")[0] for head in proxy.heads] == [b"GET %b/vehicles/JQ7RP HTTP/1.1" % url.encode()] * 2
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_only_bytes_of_the_upstream_make_its_response_invalid(scheme, monkeypatch, server_certificate):
+    """Behind a proxy, too: a kept connection that ends is no failure, and the proxy's own bytes are no response."""
+    server, proxy = Server([PLAIN], [CLOSE], [CLOSE], [b"<html>", CLOSE], [OK, CLOSE], [PLAIN]), ForwardProxy()
+    context = server_context(server_certificate) if scheme == "https" else None
+    async with server.listening(context) as url, proxy.listening() as proxy_url:
+        monkeypatch.setenv(f"{scheme}_proxy", proxy_url)
+        settings = {"ca_file": str(server_certificate.file)} if scheme == "https" else {}
+        async with transport_to(url, transport="httpx", **settings) as transport:
+            await transport.fetch(vehicle_request())
+            await asyncio.sleep(SILENT)
+            for error in (UpstreamUnavailable, UpstreamInvalidResponse, UpstreamUnavailable):
+                with pytest.raises(error):
+                    await transport.fetch(vehicle_request())
+            await transport.fetch(vehicle_request())
+    assert len(server.heads) == 6
+
+
 async def test_a_host_of_no_proxy_is_called_directly(monkeypatch):
     """`NO_PROXY` excludes hosts."""
     server, proxy = Server([PLAIN]), ForwardProxy()
@@ -222,6 +240,8 @@ async def test_a_host_of_no_proxy_is_called_directly(monkeypatch):
     [
         (b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n", UpstreamUnavailable),
         (b"SSH-2.0\r\n\r\n", UpstreamInvalidResponse),
+        (b"SSH-2.0\r\n", UpstreamInvalidResponse),
+        (b"HTTP/1.1 407 Proxy", UpstreamUnavailable),
     ],
 )
 async def test_a_proxy_that_rejects_makes_the_upstream_unavailable(rejection, error, monkeypatch, server_certificate):
@@ -350,6 +370,21 @@ async def test_closing_ends_calls_over_http2(server_certificate):
         await transport.close()
         outcomes = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), 1)
         assert [type(outcome) for outcome in outcomes] == [UpstreamUnavailable] * 3
+
+
+async def test_a_server_that_ends_its_http2_connection_is_unavailable(server_certificate):
+    """Its frames are not judged as a response over HTTP/1.1."""
+    server = Http2Server(seconds=5)
+    settings = {"transport": "httpx", "http2": True, "ca_file": str(server_certificate.file), "read_timeout": 0.2}
+    async with server.listening(server_context(server_certificate)) as url, transport_to(url, **settings) as transport:
+        with pytest.raises(UpstreamTimeout):
+            await transport.fetch(vehicle_request())
+        call = asyncio.create_task(transport.fetch(vehicle_request()))
+        await asyncio.sleep(0.05)
+        for connection in server._tasks:
+            connection.cancel()
+        with pytest.raises(UpstreamUnavailable):
+            await call
 
 
 async def test_http11_is_used_with_servers_without_http2(server_certificate):

@@ -32,7 +32,7 @@ from gateway.upstream.resilience import RunningCall
 from gateway.upstream.retry import Budget
 from gateway.upstream.stack import build_client
 from tests.upstream.fakes import Sending, scope, vehicle_read
-from tests.upstream.test_transports import CLOSE, OK, PAUSE, PLAIN, SILENT, Server
+from tests.upstream.test_transports import CLOSE, OK, PAUSE, PLAIN, RESET, SILENT, Server
 
 
 def response_with(status: str, body: bytes = b"{}", fields: bytes = b"") -> list[bytes]:
@@ -183,12 +183,21 @@ async def test_an_ended_connection_is_no_failure(transport):
 
 @pytest.mark.parametrize("transport", ["builtin", "httpx"])
 @pytest.mark.parametrize(
-    "malformed", [b"<html>\r\n\r\n", OK + b"Content-Length: x\r\n\r\n", OK + b"nonsense\r\n\r\n"], ids=range(3)
+    "malformed",
+    [
+        [b"<html>\r\n\r\n"],
+        [OK + b"Content-Length: x\r\n\r\n"],
+        [OK + b"nonsense\r\n\r\n"],
+        [b"<html>", CLOSE],
+        [b"<html>", RESET],
+        [OK + b"nonsense\r\n", RESET],
+    ],
+    ids=range(6),
 )
 async def test_malformed_responses_are_no_outage(transport, malformed):
     """They are not retried, and no number of them opens the circuit."""
     settings = {"breaker": {"failure_threshold": 2}, "upstream": {"transport": transport}}
-    async with client_of([malformed], **settings) as (client, server):
+    async with client_of(malformed, **settings) as (client, server):
         for calls in range(1, 6):
             with pytest.raises(UpstreamInvalidResponse):
                 await client.vehicle(scope(), "JQ7RP")

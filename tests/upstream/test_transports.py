@@ -249,6 +249,59 @@ BAD = {
 }
 
 
+ENDS = {"FIN": CLOSE, "RST": RESET}
+# A legal head, cut off, and what is no beginning of one. The parsers wait for the end of either.
+BEGUN = {
+    "a letter": (b"H", UpstreamUnavailable),
+    "a line": (OK, UpstreamUnavailable),
+    "a folded line": (OK + b"X: y\r\n z\r\n", UpstreamUnavailable),
+    "half a folded line": (OK + b"X: y\r\n z", UpstreamUnavailable),
+    "LF alone": (b"HTTP/1.1 200 OK\nX: y\n", UpstreamUnavailable),
+    "an interim response": (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 2", UpstreamUnavailable),
+    "half a length": (OK + b"Content-Length: 14\r\nContent-Length:", UpstreamUnavailable),
+    "another letter": (b"x", UpstreamInvalidResponse),
+    "SSH": (b"SSH-2.0-OpenSSH_9.2\r\n", UpstreamInvalidResponse),
+    "HTML": (b"<html><body>x</body></html>", UpstreamInvalidResponse),
+    "JSON": (b'{"error": "x"}', UpstreamInvalidResponse),
+    "no version": (b"HTTP/11", UpstreamInvalidResponse),
+    "no status": (b"HTTP/1.1 abc", UpstreamInvalidResponse),
+    "SSH after an interim response": (b"HTTP/1.1 100 Continue\r\n\r\nSSH-2", UpstreamInvalidResponse),
+    "a blank before the colon": (OK + b"X : y\r\n", UpstreamInvalidResponse),
+    "a line without a colon": (OK + b"nonsense\r\n", UpstreamInvalidResponse),
+    "JSON after a status line": (OK + b'{"id": "JQ7RP"}', UpstreamInvalidResponse),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("kind", BEGUN)
+def test_an_incomplete_head_is_an_outage_unless_it_is_malformed(run, kind, end):
+    """However the connection ends, and also over one that is kept."""
+    begun, error = BEGUN[kind]
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        for _ in range(2):
+            with pytest.raises(error):
+                await transport.fetch(vehicle_request())
+            await transport.fetch(vehicle_request())
+            await asyncio.sleep(SILENT)
+        assert len(server.heads) == 4
+
+    run(scenario, [begun, ENDS[end]], [PLAIN], [begun, ENDS[end]], [PLAIN])
+
+
+@pytest.mark.parametrize("kind", BEGUN)
+def test_an_endless_head_is_an_outage_unless_it_is_malformed(run, kind):
+    """A server that sends no more is slow, but not if what it sent is no HTTP."""
+    begun, error = BEGUN[kind]
+    error = UpstreamTimeout if error is UpstreamUnavailable else error
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        with pytest.raises(error):
+            await transport.fetch(vehicle_request())
+
+    run(scenario, [begun, PAUSE], read_timeout=0.1)
+
+
 @pytest.mark.parametrize("framing", GOOD)
 def test_each_framing_gives_a_complete_response(run, framing):
     """Lengths, chunks, closed connections, interim responses and codings; the next call succeeds, too."""
@@ -312,9 +365,6 @@ def test_a_connection_with_an_ambiguous_length_is_not_reused(run, framing):
         assert server.connections == 2
 
     run(scenario, GOOD[framing])
-
-
-ENDS = {"FIN": CLOSE, "RST": RESET}
 
 
 @pytest.mark.parametrize("run", ["builtin"], indirect=True)

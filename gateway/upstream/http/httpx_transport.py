@@ -30,6 +30,7 @@ from gateway.upstream.http.http1 import (
     prolonged_distrust,
 )
 from gateway.upstream.http.network import Proxy, proxy_of, tls_context
+from gateway.upstream.http.response_head import is_malformed
 
 T = TypeVar("T")
 log = get_logger("gateway.upstream")
@@ -43,8 +44,10 @@ STREAMS_MAX = 100
 FRAMING = 5
 CHUNKS_PER_ITERATION = 64
 CLOSED = "The transport is closed."
-# The events that httpcore's trace function gets before it connects, and just before the request is sent.
-CONNECTING, SENDING = "connection.connect_tcp.started", "http11.send_request_headers.started"
+# The events that httpcore's trace function gets before it connects, when there is a connection, which TLS and a tunnel
+# replace, and just before an HTTP/1.1 request is sent, also one to a proxy.
+CONNECTING, CONNECTED = ".connect_tcp.started", (".connect_tcp.complete", ".start_tls.complete")
+SENDING = "http11.send_request_headers.started"
 # How h11's message begins where a response is cut off; any other of its messages is about malformed bytes.
 CUT_OFF = "peer closed connection"
 # The errors of a connection that ends.
@@ -58,7 +61,7 @@ class _NotSilent(Exception):
 class _Channel:
     """An httpx transport, its calls in progress and the connection of its last HTTP/1.1 response.
 
-    `received` counts the bytes that this connection has received since the last request.
+    `received` has the first bytes that came over HTTP/1.1 since the last request.
     """
 
     def __init__(self, transport: httpx.AsyncBaseTransport, streams: int) -> None:
@@ -67,23 +70,24 @@ class _Channel:
         self.calls = 0
         self.is_retired = False
         self.stream: httpcore.AsyncNetworkStream | None = None
-        self.received = 0
+        self.received = bytearray()
         self.silent_at = 0.0
         self.expires_at = 0.0
 
-    def keep(self, stream: httpcore.AsyncNetworkStream) -> None:
-        """Keeps a connection for the next call, and counts what it receives."""
-        if self.stream is stream:
+    def record(self, stream: httpcore.AsyncNetworkStream) -> None:
+        """Records what a new connection receives, unless it is one over HTTP/2."""
+        self.received.clear()
+        tls = stream.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() == "h2":
             return
         read = stream.read
 
-        async def counted(max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
+        async def recorded(max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 - httpcore's
             data = await read(max_bytes, timeout)
-            self.received += len(data)
+            self.received += data[: HEAD_BYTES_MAX - len(self.received)]
             return data
 
-        stream.read = counted  # type: ignore[method-assign]
-        self.stream = stream
+        stream.read = recorded  # type: ignore[method-assign]
 
 
 class HttpxTransport:
@@ -187,7 +191,7 @@ class HttpxTransport:
         except TimeoutError as late:
             raise httpx.ReadTimeout("The response took too long.") from late
         except httpx.RemoteProtocolError as failure:
-            if is_malformed(failure):
+            if is_rejected(failure):
                 raise httpx.DecodingError("The response is malformed.") from failure
             raise
 
@@ -263,10 +267,9 @@ class HttpxTransport:
 
     async def _answer(self, channel: _Channel, request: httpx.Request) -> RawResponse:
         is_whole = False
-        channel.received = 0
-        request.extensions["trace"] = partial(self._look_before_sending, channel)
+        request.extensions["trace"] = partial(self._on_event, channel)
         try:
-            response = await channel.transport.handle_async_request(request)
+            response = await self._head(channel, request)
             try:
                 body = await self._body(response)
                 is_whole = len(body) <= self._settings.response_bytes_max
@@ -281,16 +284,29 @@ class HttpxTransport:
             self._give_back(channel, retire=not is_whole)
         return response.status_code, dict(response.headers.raw), body
 
-    async def _look_before_sending(self, channel: _Channel, event: str, _: object) -> None:
+    async def _head(self, channel: _Channel, request: httpx.Request) -> httpx.Response:
+        """The response without its body; h11 would wait for the end of a head that is none."""
+        try:
+            return await channel.transport.handle_async_request(request)
+        except (httpx.ReadTimeout, *ENDED):
+            if is_malformed(channel.received):
+                raise httpx.DecodingError("The response's head is malformed.") from None
+            raise
+
+    async def _on_event(self, channel: _Channel, event: str, details: Mapping[str, Any]) -> None:
         """Checks again for received bytes, because httpcore lets other tasks run before it sends."""
-        if event == CONNECTING:
+        if event.endswith(CONNECTING):
             channel.stream = None  # httpcore has replaced the connection
-        stream = channel.stream
-        if event != SENDING or stream is None:
-            return
-        is_trusted = asyncio.get_running_loop().time() >= self._distrusted_until
-        if not is_trusted or (stream.get_extra_info("is_readable") and not await self._is_silent(stream, 0.0)):
-            raise _NotSilent
+        elif event.endswith(CONNECTED):
+            channel.record(details["return_value"])
+        elif event == SENDING:
+            channel.received.clear()
+            stream = channel.stream
+            if stream is None:
+                return
+            is_trusted = asyncio.get_running_loop().time() >= self._distrusted_until
+            if not is_trusted or (stream.get_extra_info("is_readable") and not await self._is_silent(stream, 0.0)):
+                raise _NotSilent
 
     async def _body(self, response: httpx.Response) -> bytes:
         """The encoded body; one that is too large is cut after the chunk that exceeds its bound."""
@@ -312,7 +328,8 @@ class HttpxTransport:
         if response.http_version == "HTTP/2":
             return
         self._streams = 1
-        channel.keep(response.extensions["network_stream"])
+        channel.stream = response.extensions["network_stream"]
+        channel.received.clear()
         if channel.streams > 1:
             channel.is_retired = True  # it was to be shared, which HTTP/1.1 can't
         if "transfer-encoding" in response.headers and "content-length" in response.headers:
@@ -380,8 +397,8 @@ class HttpxTransport:
         return httpx.Proxy(proxy.url, ssl_context=self._tls if proxy.url.startswith("https") else None)
 
 
-def is_malformed(failure: httpx.RemoteProtocolError) -> bool:
-    """Whether a response is malformed, rather than cut off with its connection.
+def is_rejected(failure: httpx.RemoteProtocolError) -> bool:
+    """Whether h11 has rejected a response, rather than that this was cut off with its connection.
 
     httpcore's error has the error of h11 as its argument, or a text where the connection ended before the response.
     """
