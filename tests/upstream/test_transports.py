@@ -160,6 +160,8 @@ GOOD = {
     "until the end": [OK + b"\r\n" + BODY[:5], BODY[5:], CLOSE],
     "HTTP/1.0": [b"HTTP/1.0 200 OK\r\n\r\n" + BODY, CLOSE],
     "HTTP/1.0 with a length": [b"HTTP/1.0 200 OK\r\nContent-Length: 14\r\n\r\n" + BODY],
+    "a later minor version": [b"HTTP/1.2 200 OK\r\nContent-Length: 14\r\n\r\n" + BODY],
+    "the last minor version, until the end": [b"HTTP/1.9 200 OK\r\n\r\n" + BODY, CLOSE],
     "until the end, announced": [OK + b"Connection: close\r\n\r\n" + BODY, CLOSE],
     "a coding and a length": [OK + b"Transfer-Encoding: chunked\r\nContent-Length: 99\r\n\r\n" + chunked(BODY)],
     "a length and a coding": [OK + b"content-length: 3\r\ntransfer-encoding: Chunked\r\n\r\n" + chunked(BODY)],
@@ -226,6 +228,15 @@ BAD = {
         [OK + b"Transfer-Encoding: chunked, gzip\r\n\r\n" + BODY, PAUSE],
         UpstreamInvalidResponse,
     ),
+    "an unknown transfer coding, reset": (
+        [OK + b"Transfer-Encoding: gzip\r\n\r\n" + BODY, RESET],
+        UpstreamInvalidResponse,
+    ),
+    "HTTP/0.9": ([b"HTTP/0.9 200 OK\r\nContent-Length: 14\r\n\r\n" + BODY], UpstreamInvalidResponse),
+    "HTTP/2.0": ([b"HTTP/2.0 200 OK\r\nContent-Length: 14\r\n\r\n" + BODY], UpstreamInvalidResponse),
+    "HTTP/2.0 until the end": ([b"HTTP/2.0 200 OK\r\n\r\n" + BODY, CLOSE], UpstreamInvalidResponse),
+    "HTTP/3.0": ([b"HTTP/3.0 200 OK\r\nContent-Length: 14\r\n\r\n" + BODY], UpstreamInvalidResponse),
+    "two digits of a version": ([b"HTTP/1.12 200 OK\r\nContent-Length: 14\r\n\r\n" + BODY], UpstreamInvalidResponse),
     "a malformed chunk size": ([OK + b"Transfer-Encoding: chunked\r\n\r\n0xE\r\n" + BODY], UpstreamInvalidResponse),
     "a chunk of another size": (
         [OK + b"Transfer-Encoding: chunked\r\n\r\n5\r\n" + BODY + b"\r\n0\r\n\r\n"],
@@ -326,6 +337,31 @@ def test_each_invalid_response_has_its_error(run, fault):
         assert len(server.heads) == 2
 
     run(scenario, steps, [PLAIN], read_timeout=0.2, connections_max=1, response_bytes_max=2048)
+
+
+@pytest.mark.parametrize("coding", [b"gzip", b"chunked, gzip", b"chunked;a=b", b"", b",", b"chunked, x,"])
+def test_an_unknown_transfer_coding_fails_at_once(run, coding):
+    """The connection is not kept until its end or a timeout."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        with pytest.raises(UpstreamInvalidResponse):
+            await transport.fetch(vehicle_request())
+        assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
+
+    steps = [OK + b"Transfer-Encoding: %b\r\n\r\n" % coding + BODY, PAUSE]
+    run(scenario, steps, [PLAIN], read_timeout=60, total_timeout=60, connections_max=1)
+
+
+@pytest.mark.parametrize("run", ["builtin"], indirect=True)
+@pytest.mark.parametrize("codings", [b"chunked,", b", chunked", b"chunked , ,", b",chunked\r\nConnection: close"])
+def test_a_list_of_transfer_codings_may_have_empty_elements(run, codings):
+    """They are ignored (RFC 9110, 5.6.1)."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        for _ in range(2):
+            assert (await transport.fetch(vehicle_request())).value.vehicle_id == "JQ7RP"
+
+    run(scenario, [OK + b"Transfer-Encoding: %b\r\n\r\n" % codings + chunked(BODY)])
 
 
 def test_a_slow_response_times_out(run):

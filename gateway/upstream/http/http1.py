@@ -50,6 +50,7 @@ DISTRUST = 60.0
 TIMEOUT_STATUS = b" 408 "
 # Seconds before a host's next address is tried concurrently.
 HAPPY_EYEBALLS_DELAY = 0.25
+VERSIONS = ("1.1", "1.0")
 FRAMED = frozenset((b"content-length", b"transfer-encoding"))
 INVALID_REQUEST = "The request contains characters that are not allowed."
 INTERIM, OK = 100, 200
@@ -574,6 +575,7 @@ class Connection(asyncio.Protocol):
             raise httpx.DecodingError("The response has too many headers.")
         status = self._status = self._parser.get_status_code()
         if status >= OK:  # a lower status is followed by the final response
+            self._is_reusable = (self._keeps_alive and self._parser.should_keep_alive()) or self._checked()
             self._head_is_whole = True
             self._fields = self._headers.copy()  # without trailers
         elif status < INTERIM:
@@ -582,7 +584,18 @@ class Connection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         if self._head_is_whole:
             self._is_whole = True
-            self._is_reusable = self._keeps_alive and self._parser.should_keep_alive()  # known only here
+
+    def _checked(self) -> bool:
+        """Checks a head whose connection is not reusable, and so returns false.
+
+        Such is each whose version or transfer coding the parser accepts without reading it.
+        """
+        if self._parser.get_http_version() not in VERSIONS:
+            raise httpx.DecodingError("The response has another version of HTTP.")
+        for name, value in self._headers.items():
+            if name.lower() == b"transfer-encoding" and value.rpartition(b",")[2].strip().lower() != b"chunked":
+                raise httpx.DecodingError("The response has an unknown transfer coding.")
+        return False
 
     def _begin_parsing(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
@@ -642,6 +655,7 @@ class Connection(asyncio.Protocol):
             self.fail(httpx.DecodingError("The response's headers are too large."))
         elif self._received > self._bytes_max:
             if self._buffer.tell() + sum(map(len, self._chunks)) > self._bytes_max:
+                self._is_reusable = False  # more would follow
                 self._complete(call)
             elif self._received > self._bytes_max + HEAD_BYTES_MAX:
                 self.fail(httpx.DecodingError("The response is too large."))
@@ -691,11 +705,7 @@ class Connection(asyncio.Protocol):
 
     def _fail_unfinished(self, failure: httpx.TransportError) -> None:
         """Fails the call whose response is incomplete, as invalid if no further bytes could have completed it."""
-        fields = self._fields if self._head_is_whole else {}
-        coding = next((fields[name] for name in fields if name.lower() == b"transfer-encoding"), b"chunked")
-        if coding.rpartition(b",")[2].strip().lower() != b"chunked":
-            self.fail(httpx.DecodingError("The response has an unknown transfer coding."))
-        elif self._received and not self._head_is_whole and is_malformed(self._head):
+        if self._received and not self._head_is_whole and is_malformed(self._head):
             self.fail(httpx.DecodingError("The response's head is malformed."))
         else:
             self.fail(failure)

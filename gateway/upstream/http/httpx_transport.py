@@ -43,6 +43,8 @@ STREAMS_MAX = 100
 # The least framing of a chunk in bytes, and the chunks of a body after which the event loop runs other callbacks.
 FRAMING = 5
 CHUNKS_PER_ITERATION = 64
+# HTTP/2, and as h11 names the versions that a status line may state.
+VERSIONS = frozenset(("HTTP/2", *(f"HTTP/1.{minor}" for minor in range(10))))
 CLOSED = "The transport is closed."
 # The events that httpcore's trace function gets before it connects, when there is a connection, which TLS and a tunnel
 # replace, and just before an HTTP/1.1 request is sent, also one to a proxy.
@@ -310,6 +312,8 @@ class HttpxTransport:
 
     async def _body(self, response: httpx.Response) -> bytes:
         """The encoded body; one that is too large is cut after the chunk that exceeds its bound."""
+        if response.http_version not in VERSIONS:
+            raise httpx.DecodingError("The response has another version of HTTP.")
         assert isinstance(response.stream, httpx.AsyncByteStream)
         bytes_max, chunks, size = self._settings.response_bytes_max, [], 0
         async for chunk in response.stream:

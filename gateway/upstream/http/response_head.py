@@ -1,7 +1,8 @@
 """Rewrites the head of a response in the strict form that httptools' parser requires.
 
 RFC 9112 lets a recipient read more than that: a line may end with LF alone (2.2) and be folded (5.2), equal lengths may
-be repeated, and a transfer coding overrides a length (6.3).
+be repeated, and a transfer coding overrides a length (6.3). RFC 9110 lets a list have empty elements (5.6.1), and a
+later minor version be read as HTTP/1.1 (2.5).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ _LINE_END = re.compile(rb"\r?\n")
 _FOLD = re.compile(rb"\r?\n[ \t]+")
 # The status line of an interim response, which is dropped. After 101 another protocol begins.
 _INTERIM = re.compile(rb"HTTP/1\.\d 1(?!01)\d\d\b")
+_LATER_VERSION = re.compile(rb"^HTTP/1\.[2-9]")
 # The beginning of a line whose strict form depends on its end or on other lines.
 _OPEN = re.compile(rb"[ \t]|content-length|transfer-encoding", re.IGNORECASE)
 
@@ -63,14 +65,18 @@ def _strict(head: bytes) -> bytes:
     status_line, _, fields = head.partition(b"\n")
     if not fields.startswith((b" ", b"\t")):  # which would fold the status line
         fields = _FOLD.sub(b" ", fields)
-    lines, lengths, has_coding = [status_line.removesuffix(b"\r")], set(), False
+    lines = [_LATER_VERSION.sub(b"HTTP/1.1", status_line.removesuffix(b"\r"))]
+    lengths, has_coding = set(), False
     for line in _LINE_END.split(fields) if fields else ():
         name, _, value = line.partition(b":")
         if name.lower() == b"content-length":
             lengths |= {length.strip(b" \t") for length in value.split(b",")}
+        elif name.lower() == b"transfer-encoding":
+            codings = [coding.strip(b" \t") for coding in value.split(b",")]
+            lines.append(name + b": " + b", ".join(filter(None, codings)))
+            has_coding = True
         else:
             lines.append(line)
-            has_coding = has_coding or name.lower() == b"transfer-encoding"
     if not has_coding:
         lines += [b"Content-Length: " + length for length in sorted(lengths)]
     return b"\r\n".join([*lines, b"", b""])
