@@ -7,6 +7,7 @@ import base64
 import contextlib
 import os
 import random
+import ssl
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -24,6 +25,7 @@ from tests.upstream.certificates import Certificate, certificate, server_context
 from tests.upstream.fakes import scope, vehicle_read
 from tests.upstream.http2_server import Http2Server
 from tests.upstream.proxy import ForwardProxy
+from tests.upstream.tcp_server import TCPServer
 from tests.upstream.test_transports import CLOSE, OK, PLAIN, SILENT, TRANSPORTS, Server
 
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
@@ -79,6 +81,27 @@ async def test_a_private_authority_is_trusted_by_setting(transport, server_certi
             with pytest.raises(UpstreamUnavailable):
                 await wrong_name.fetch(vehicle_request())
     assert len(server.heads) == 1
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_server_that_closes_after_the_handshake_is_unavailable(transport, version, server_certificate):
+    """Over TLS 1.2 its end arrives with the handshake's. Each call takes one connection."""
+
+    class Closing(TCPServer):
+        connections = 0
+
+        async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            self.connections += 1
+
+    server, context = Closing(), server_context(server_certificate)
+    context.minimum_version = context.maximum_version = version
+    settings = {"transport": transport, "ca_file": str(server_certificate.file)}
+    async with server.listening(context) as url, transport_to(url, **settings) as http:
+        calls = [http.fetch(vehicle_request(f"V{number}")) for number in range(5)]
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [UpstreamUnavailable] * 5
+    assert server.connections == 5
 
 
 @pytest.mark.parametrize(

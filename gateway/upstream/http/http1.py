@@ -53,6 +53,7 @@ HAPPY_EYEBALLS_DELAY = 0.25
 VERSIONS = ("1.1", "1.0")
 FRAMED = frozenset((b"content-length", b"transfer-encoding"))
 INVALID_REQUEST = "The request contains characters that are not allowed."
+UNSENT = "The connection ended before the request was sent."
 INTERIM, OK = 100, 200
 RawResponse = tuple[int, Fields, bytes]
 # Decodes a response as it arrives; raises the gateway's errors.
@@ -399,8 +400,8 @@ class Http1:
                     connection.is_kept = connection in self._idle
                 else:
                     connection.start(call, now)
-            elif call is not None:
-                _fail(call, httpx.RemoteProtocolError("The connection ended before the request was sent."))
+            else:
+                self._fail_next(httpx.RemoteProtocolError(UNSENT), call)
 
     def _fail_next(self, failure: httpx.TransportError, call: Call | None) -> None:
         popped = self._queue.pop() if call is None else ("", call)
@@ -714,7 +715,7 @@ class Connection(asyncio.Protocol):
         """Closes it; a call that was not sent gets another connection, unless this one was new."""
         call = self._call
         if call is not None and not self.is_kept:
-            self.fail(httpx.RemoteProtocolError("The connection ended before the request was sent."))
+            self.fail(httpx.RemoteProtocolError(UNSENT))
             return
         self.close()
         if call is not None:
