@@ -9,16 +9,16 @@ from gateway.upstream.rate_limit import LocalRateLimiter
 from gateway.upstream.requests import Rate
 
 # `Window` of rate_limit.py as scripts, so that no two processes take the same call. A window expires some time after
-# its end, because the limit has to be known until the next one begins.
+# its end, because the limit has to be known until the next one begins. One command stores it with its expiry: Redis
+# does not undo a script whose second command it refuses.
 _COMMON = """
-local stored = redis.call('HMGET', KEYS[1], 'limit', 'remaining', 'reset', 'next', 'span')
-local limit, remaining = tonumber(stored[1] or 0), tonumber(stored[2] or 0)
-local reset, nextcall = tonumber(stored[3] or 0), tonumber(stored[4] or 0)
-local span = tonumber(stored[5] or 0)
+local stored = {}
+for number in string.gmatch(redis.call('GET', KEYS[1]) or '', '%S+') do stored[#stored + 1] = tonumber(number) end
+local limit, remaining, reset = stored[1] or 0, stored[2] or 0, stored[3] or 0
+local nextcall, span = stored[4] or 0, stored[5] or 0
 local function store()
-  redis.call('HSET', KEYS[1], 'limit', limit, 'remaining', remaining, 'reset', string.format('%.17g', reset),
-             'next', string.format('%.17g', nextcall), 'span', string.format('%.17g', span))
-  redis.call('PEXPIRE', KEYS[1], 3600000)
+  local text = string.format('%d %d %.17g %.17g %.17g', limit, remaining, reset, nextcall, span)
+  redis.call('SET', KEYS[1], text, 'PX', 3600000)
 end
 """
 TAKE = (
