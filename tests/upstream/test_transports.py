@@ -261,7 +261,8 @@ BAD = {
 
 
 ENDS = {"FIN": CLOSE, "RST": RESET}
-# A legal head, cut off, and what is no beginning of one. The parsers wait for the end of either.
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n"
+# A legal response, cut off, and what is no beginning of one. The parsers wait for the end of some lines of either.
 BEGUN = {
     "a letter": (b"H", UpstreamUnavailable),
     "a line": (OK, UpstreamUnavailable),
@@ -280,12 +281,20 @@ BEGUN = {
     "a blank before the colon": (OK + b"X : y\r\n", UpstreamInvalidResponse),
     "a line without a colon": (OK + b"nonsense\r\n", UpstreamInvalidResponse),
     "JSON after a status line": (OK + b'{"id": "JQ7RP"}', UpstreamInvalidResponse),
+    "no chunk": (OK + CHUNKED, UpstreamUnavailable),
+    "half a chunk size": (OK + CHUNKED + b"5", UpstreamUnavailable),
+    "half a chunk extension": (OK + CHUNKED + b"5;a", UpstreamUnavailable),
+    "half a trailer": (OK + CHUNKED + chunked(BODY)[:-2] + b"A: b\r\nE", UpstreamUnavailable),
+    "a long chunk": (OK + CHUNKED + b"f" * 15 + b"\r\n" + BODY, UpstreamUnavailable),
+    "an impossible chunk": (OK + CHUNKED + b"f" * 20 + b"\r\n" + BODY, UpstreamInvalidResponse),
+    "chunk sizes with LF alone": (OK + CHUNKED + b"e\n" + BODY + b"\n0\n\n", UpstreamInvalidResponse),
+    "no chunk size": (OK + CHUNKED + b"xyz", UpstreamInvalidResponse),
 }
 
 
 @pytest.mark.parametrize("end", ENDS)
 @pytest.mark.parametrize("kind", BEGUN)
-def test_an_incomplete_head_is_an_outage_unless_it_is_malformed(run, kind, end):
+def test_an_incomplete_response_is_an_outage_unless_it_is_malformed(run, kind, end):
     """However the connection ends, and also over one that is kept."""
     begun, error = BEGUN[kind]
 
@@ -301,7 +310,7 @@ def test_an_incomplete_head_is_an_outage_unless_it_is_malformed(run, kind, end):
 
 
 @pytest.mark.parametrize("kind", BEGUN)
-def test_an_endless_head_is_an_outage_unless_it_is_malformed(run, kind):
+def test_an_endless_response_is_an_outage_unless_it_is_malformed(run, kind):
     """A server that sends no more is slow, but not if what it sent is no HTTP."""
     begun, error = BEGUN[kind]
     error = UpstreamTimeout if error is UpstreamUnavailable else error

@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol, cast
 
 import aiohappyeyeballs
-import httptools
 import httpx
 
 from gateway.concurrency.fair_queue import FairQueue
@@ -31,7 +30,7 @@ from gateway.settings import UpstreamSettings
 from gateway.telemetry.logs import get_logger
 from gateway.upstream.http.inflate import Fields
 from gateway.upstream.http.network import tls_context
-from gateway.upstream.http.response_head import PARSER_ERRORS, is_malformed, strict_form
+from gateway.upstream.http.response_head import PARSER_ERRORS, is_malformed, parser_for, strict_form
 
 log = get_logger("gateway.upstream")
 
@@ -599,8 +598,7 @@ class Connection(asyncio.Protocol):
         return False
 
     def _begin_parsing(self) -> None:
-        self._parser = httptools.HttpResponseParser(self)
-        self._parser.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)  # RFC 9112, 7.1.1
+        self._parser = parser_for(self)
         self._feed: Callable[[bytes], None] = self._parser.feed_data
 
     def _on_rejected(self, data: bytes, rejected: Exception) -> None:

@@ -50,8 +50,8 @@ CLOSED = "The transport is closed."
 # replace, and just before an HTTP/1.1 request is sent, also one to a proxy.
 CONNECTING, CONNECTED = ".connect_tcp.started", (".connect_tcp.complete", ".start_tls.complete")
 SENDING = "http11.send_request_headers.started"
-# How h11's message begins where a response is cut off; any other of its messages is about malformed bytes.
-CUT_OFF = "peer closed connection"
+# How h11's messages begin where a response is cut off; any other of them is about malformed bytes.
+CUT_OFF = ("peer closed connection", "peer unexpectedly closed connection")
 # The errors of a connection that ends.
 ENDED = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 
@@ -271,7 +271,7 @@ class HttpxTransport:
         is_whole = False
         request.extensions["trace"] = partial(self._on_event, channel)
         try:
-            response = await self._head(channel, request)
+            response = await channel.transport.handle_async_request(request)
             try:
                 body = await self._body(response)
                 is_whole = len(body) <= self._settings.response_bytes_max
@@ -279,21 +279,17 @@ class HttpxTransport:
                     self._look_at_connection(channel, response)
             finally:
                 await response.aclose()
+        except (httpx.ReadTimeout, *ENDED):
+            is_whole = False
+            if is_malformed(channel.received):  # h11 waits for the end of a line, whatever it is
+                raise httpx.DecodingError("The response is malformed.") from None
+            raise
         except BaseException:
             is_whole = False
             raise
         finally:
             self._give_back(channel, retire=not is_whole)
         return response.status_code, dict(response.headers.raw), body
-
-    async def _head(self, channel: _Channel, request: httpx.Request) -> httpx.Response:
-        """The response without its body; h11 would wait for the end of a head that is none."""
-        try:
-            return await channel.transport.handle_async_request(request)
-        except (httpx.ReadTimeout, *ENDED):
-            if is_malformed(channel.received):
-                raise httpx.DecodingError("The response's head is malformed.") from None
-            raise
 
     async def _on_event(self, channel: _Channel, event: str, details: Mapping[str, Any]) -> None:
         """Checks again for received bytes, because httpcore lets other tasks run before it sends."""

@@ -45,8 +45,15 @@ def strict_form(begun: bytearray, data: bytes) -> bytes | None:
             return _strict(head) + begun
 
 
+def parser_for(protocol: object) -> httptools.HttpResponseParser:
+    """A parser that calls the methods of a protocol."""
+    parser = httptools.HttpResponseParser(protocol)
+    parser.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)  # RFC 9112, 7.1.1
+    return parser
+
+
 def is_malformed(begun: bytes | bytearray) -> bool:
-    """Whether no further bytes could make a head legal that has begun, perhaps after interim responses."""
+    """Whether no further bytes could make a response legal that has begun, perhaps after interim responses."""
     rest = bytearray()
     strict = strict_form(rest, bytes(begun))
     if strict is None:
@@ -55,7 +62,7 @@ def is_malformed(begun: bytes | bytearray) -> bool:
         if end and _OPEN.match(line) is None:
             strict += line
     try:
-        httptools.HttpResponseParser(object()).feed_data(strict)
+        parser_for(object()).feed_data(strict)
     except PARSER_ERRORS:
         return True
     return False
