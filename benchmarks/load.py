@@ -89,7 +89,7 @@ def cpu_seconds(pid: int) -> float:
 
 def wrk(
     url: str, body: Body, *, seconds: int, fleet: int, token: str = "token", tokens: int = 1, limit: int | None = None,
-    connections: int = CONNECTIONS,
+    connections: int = CONNECTIONS, accept: str = "",
 ) -> dict[str, float]:  # fmt: skip
     """`answers`, `microseconds` and `median` latency in microseconds; every response has to be a success."""
     environment = {
@@ -98,6 +98,7 @@ def wrk(
         "DISTINCT": str(body.distinct),
         "TOKEN": token,
         "TOKENS": str(tokens),
+        "ACCEPT_ENCODING": accept,
     }
     environment |= {} if limit is None else {"LIMIT": str(limit)}
     script = Path(__file__).with_name("rotating_bodies.lua")
@@ -120,11 +121,19 @@ def wrk(
 
 
 def measured(
-    pid: int, url: str, body: Body, fleet: FleetProcess, *, seconds: int, token: str = "token", limit: int | None = None
+    pid: int,
+    url: str,
+    body: Body,
+    fleet: FleetProcess,
+    *,
+    seconds: int,
+    token: str = "token",
+    limit: int | None = None,
+    accept: str = "",
 ) -> Cost:
     """Throughput and costs of the server process under that load."""
     calls, used = settled(fleet), cpu_seconds(pid)
-    result = wrk(url, body, seconds=seconds, fleet=fleet.vehicles, token=token, limit=limit)
+    result = wrk(url, body, seconds=seconds, fleet=fleet.vehicles, token=token, limit=limit, accept=accept)
     used, answers = cpu_seconds(pid) - used, result["answers"]
     return Cost(
         answers / result["microseconds"] * 1e6,
@@ -144,14 +153,14 @@ def settled(fleet: FleetProcess) -> int:
             return calls
 
 
-def warm_up(url: str, body: Body, fleet: FleetProcess, token: str = "token") -> None:
+def warm_up(url: str, body: Body, fleet: FleetProcess, token: str = "token", accept: str = "") -> None:
     """Sends each of these requests twice."""
-    wrk(url, body, seconds=LONG, fleet=fleet.vehicles, token=token, limit=2 * body.distinct)
+    wrk(url, body, seconds=LONG, fleet=fleet.vehicles, token=token, limit=2 * body.distinct, accept=accept)
 
 
-def response_of(url: str, body: Body, fleet: int, token: str = "token") -> bytes:
-    """The gateway's response to the first of these requests, without errors."""
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
+def response_of(url: str, body: Body, fleet: int, token: str = "token", accept: str = "") -> bytes:
+    """The body of the gateway's response to the first of these requests, as it is sent, without errors."""
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}", "Accept-Encoding": accept}
     request = urllib.request.Request(f"{url}/graphql", body.first_request(fleet), headers)
     with urllib.request.urlopen(request, timeout=60) as answer:
         said = answer.read()

@@ -1,6 +1,7 @@
 -- For wrk: POSTs BODY with the bearer token TOKEN and prints the results in one line of JSON.
 -- From request to request `@id(7)` in the body becomes the id of another of FLEET vehicles, `@gid(7)` its global id, and
 -- equal numbers become equal ids; after DISTINCT requests they repeat. With TOKENS that many tokens alternate.
+-- The requests have ACCEPT_ENCODING, unless it is empty.
 -- After LIMIT responses, if that is set, it prints `enough`, once, and sends no more: the process that started it has to end it.
 local body, fleet = os.getenv("BODY"), tonumber(os.getenv("FLEET"))
 local distinct, tokens = tonumber(os.getenv("DISTINCT")), tonumber(os.getenv("TOKENS"))
@@ -31,6 +32,7 @@ wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
 wrk.headers["Accept"] = "application/json"
 wrk.headers["Authorization"] = "Bearer " .. token
+if os.getenv("ACCEPT_ENCODING") ~= "" then wrk.headers["Accept-Encoding"] = os.getenv("ACCEPT_ENCODING") end
 
 -- Each distinct request is written once: wrk itself shall not be measured.
 local ready, bodies, sent, seen = {}, {}, 0, 0

@@ -22,7 +22,15 @@ from gateway.overload.load_shedding import LoadShedder
 from gateway.schema.build import build_schema
 from gateway.schema.cost import CostModel
 from gateway.schema.pagination import Limits
-from gateway.settings import GraphQLSettings, Misconfigured, OidcSettings, PaginationSettings, Settings, listed
+from gateway.settings import (
+    GraphQLSettings,
+    HttpSettings,
+    Misconfigured,
+    OidcSettings,
+    PaginationSettings,
+    Settings,
+    listed,
+)
 from gateway.telemetry.logs import RequestLog, configure_logs, failures_logged
 from gateway.telemetry.metrics import metrics_of
 from gateway.telemetry.traces import Tracing, tracing_of
@@ -32,6 +40,7 @@ from gateway.upstream.requests import Clock, now
 from gateway.upstream.stack import build_client
 from gateway.upstream.stack import check as check_upstream
 from gateway.web.asgi_app import GatewayApp
+from gateway.web.compression import Compression
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_app import GraphQLApp, Identify, Runtime
 from gateway.web.graphql_request import HTTPError
@@ -112,6 +121,7 @@ def create_app(
         cors_headers=listed(settings.http.cors_headers),
         draft=settings.http.statuses == "draft",
         metrics=metrics,
+        compression=_compression(settings.http),
     )
 
 
@@ -119,7 +129,12 @@ def check(settings: Settings) -> None:
     """Raises Misconfigured for settings with which no process could start, such as a missing file."""
     check_upstream(settings)
     check_traces(os.environ)
+    _compression(settings.http)
     _trusted_documents(settings.graphql)
+
+
+def _compression(settings: HttpSettings) -> Compression | None:
+    return Compression(settings) if settings.compression else None
 
 
 def _trusted_documents(settings: GraphQLSettings) -> Mapping[str, str] | None:

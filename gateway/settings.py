@@ -172,6 +172,16 @@ def field_names(names: str) -> str:
     return names
 
 
+def content_codings(names: str) -> str:
+    """Normalises comma-separated content codings. Raises ValueError for one that is unknown or repeated."""
+    codings = [name.lower() for name in listed(names)]
+    if not {*codings} <= {*CODINGS} or len({*codings}) < len(codings):
+        raise ValueError(f"must be a comma-separated list of {' and '.join(CODINGS)}, each at most once")
+    return ",".join(codings)
+
+
+CODINGS = ("gzip", "zstd")
+ContentCodings = Annotated[str, AfterValidator(content_codings)]
 HostPatterns = Annotated[str, AfterValidator(host_patterns)]
 FieldNames = Annotated[str, AfterValidator(field_names)]
 OriginPatterns = Annotated[str, AfterValidator(origin_patterns)]
@@ -287,9 +297,6 @@ class CacheSettings(SettingsGroup):
     )
     responses_bytes_max: int = Field(
         default=64 * 2**20, ge=2**16, description="Bytes of memory for cached responses, per process."
-    )
-    responses_gzip: bool = Field(
-        default=False, description="Whether responses are also cached compressed with gzip, for clients that accept it."
     )
     prefetch: bool = Field(default=False, description="Whether the next page of a connection is read in advance.")
 
@@ -575,6 +582,22 @@ class HttpSettings(SettingsGroup):
         default="",
         description="Comma-separated host names that requests may use, such as api.example.com or *.example.com, in "
         "any case and with any port; if empty, all are allowed. The health endpoints allow all.",
+    )
+    compression: ContentCodings = Field(
+        default="gzip",
+        description="Comma-separated content codings for the responses to clients that accept them, `gzip` and `zstd`, "
+        "in the order of preference; if empty, no response is compressed, as behind a proxy that does it. zstd needs "
+        "Python 3.14 or the extra `zstd`.",
+    )
+    compression_level: int = Field(
+        default=3, ge=1, le=9, description="Compression level: 1 takes the least CPU time, 9 gives the fewest bytes."
+    )
+    compression_bytes_min: int = Field(default=1024, ge=0, description="Bytes from which on a response is compressed.")
+    compression_cache_bytes_max: int = Field(
+        default=32 * 2**20,
+        ge=0,
+        description="Bytes of memory for bodies that were sent repeatedly, plain and compressed, per process. 0 turns "
+        "this cache off.",
     )
     graphiql: bool = Field(default=True, description="Whether browsers get GraphiQL at /graphql.")
 

@@ -197,3 +197,18 @@ def test_valid_redis_urls_are_accepted(tmp_path: Path):
         f"rediss://localhost?ssl_ca_certs={authority.file}",
     ):
         check(Settings(redis=RedisSettings(url=url)))
+
+
+CODINGS = "must be a comma-separated list of gzip and zstd, each at most once"
+
+
+@pytest.mark.parametrize("codings", ["br", "gzip,deflate", "gzip, GZIP", "identity", "*", "gzip;q=1"])
+def test_an_unknown_or_repeated_coding_is_refused(codings):
+    """Responses would be sent otherwise than intended."""
+    assert_refused("GATEWAY_HTTP_COMPRESSION", codings, CODINGS)
+
+
+@pytest.mark.parametrize(("codings", "used"), [("", ""), (" , ", ""), ("GZIP", "gzip"), ("gzip, zstd,", "gzip,zstd")])
+def test_codings_are_normalised(codings, used):
+    """They may be spelt in any case, and there may be none."""
+    assert Settings(http={"compression": codings}).http.compression == used

@@ -24,6 +24,7 @@ from gateway.overload.load_shedding import LoadShedder
 from gateway.telemetry.logs import LoggedOperation, LoggedRequest, RequestLog
 from gateway.telemetry.metrics import ERRORS, OTHER_REQUESTS, Metrics
 from gateway.telemetry.traces import Span
+from gateway.web.compression import Compression
 from gateway.web.disconnect import ClientDisconnected
 from gateway.web.draft_statuses import as_draft
 from gateway.web.graphql_app import OK, PATH, Exchange, GraphQLApp
@@ -78,11 +79,13 @@ class GatewayApp:
         cors_origins: tuple[str, ...] = (),
         cors_headers: tuple[str, ...] = (),
         draft: bool = False,
+        compression: Compression | None = None,
         metrics: Metrics,
     ) -> None:
         self.graphql = graphql
         self.metrics = metrics  # the server adds its own samplers
         self._is_draft = draft
+        self._compression = compression
         self._starlette = starlette
         self._log = log
         self._hosts = hosts
@@ -102,6 +105,8 @@ class GatewayApp:
         response: Response | None = None
         try:
             response = await self._response_to(exchange)
+            if response is not None and self._compression is not None and b"accept-encoding" in fields:
+                response = await self._compression.applied(response, fields[b"accept-encoding"], scope, receive)
             if response is not None:
                 if self._is_draft:
                     response = as_draft(response, fields.get(b"accept"))

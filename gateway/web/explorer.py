@@ -66,7 +66,11 @@ class Explorer:
         content = self._files.get(name)
         if content is None:
             raise HTTPException(404)
-        headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "public, max-age=3600"}
+        headers = {
+            "X-Content-Type-Options": "nosniff",
+            "Cache-Control": "public, max-age=3600",
+            "Vary": "Accept-Encoding",
+        }
         return StarletteResponse(content, media_type=MEDIA_TYPES[Path(name).suffix], headers=headers)
 
 

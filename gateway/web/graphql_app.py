@@ -39,7 +39,6 @@ from gateway.web.graphql_request import (
     GraphQLParams,
     HTTPError,
     RequestFields,
-    accepts_gzip,
     asks_for_page,
     bearer_token,
     check_content_type,
@@ -191,7 +190,7 @@ class GraphQLApp:
             nodes_max=settings.pagination.nodes_max,
         )
         cache = settings.cache
-        responses = WholeResponses(bytes_max=cache.responses_bytes_max, gzip=cache.responses_gzip)
+        responses = WholeResponses(cache.responses_bytes_max)
         self._responses = responses if cache.enabled and cache.responses else None
         self._cache = ResponseCache(self._execution, costs.pagination, clock, self._responses)
         self._encoder = Encoder(_plain)
@@ -317,8 +316,7 @@ class GraphQLApp:
 
     async def _cached(self, request: PreparedRequest, caller: Caller, exchange: Exchange) -> CachedResponse | None:
         """The cached response. With several active principals, their shares of an event-loop iteration are limited."""
-        takes_gzip = self._responses is not None and accepts_gzip(exchange.fields.get(b"accept-encoding"))
-        cached = self._cache.find(request, caller, self._running.client, takes_gzip=takes_gzip)
+        cached = self._cache.find(request, caller, self._running.client)
         if cached is not None:
             self.admission.observe(caller.principal)
             self._metrics.count(CACHE_READS, RENDERED)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qsl
@@ -218,12 +218,18 @@ def _weighted(field: bytes) -> list[tuple[str, float, int]]:
     return members
 
 
-@lru_cache(64)
-def accepts_gzip(accept_encoding: bytes | None) -> bool:
-    """Whether `Accept-Encoding` allows gzip, by its name or by `*`, and does not prefer `identity`."""
-    weights = {name: weight for name, weight, _ in _weighted(accept_encoding or b"")}
-    weight = weights.get("gzip", weights.get("x-gzip", weights.get("*", 0.0)))
-    return weight > 0 and weight >= weights.get("identity", 0.0)
+def preferred_coding(accept_encoding: bytes, offered: Sequence[str]) -> tuple[str | None, bool]:
+    """The coding that `Accept-Encoding` prefers of those offered, the first ones otherwise, and whether it is required.
+
+    It is None if no offered coding is accepted, or if `identity` (no coding) is preferred. It is required if `identity`
+    is not accepted.
+    """
+    weights = {"gzip" if name == "x-gzip" else name: weight for name, weight, _ in _weighted(accept_encoding)}
+    others = weights.get("*", 0.0)
+    weight, _, coding = max(((weights.get(name, others), -at, name) for at, name in enumerate(offered)))
+    if not weight or weight < weights.get("identity", others):
+        return None, False
+    return coding, not weights.get("identity", weights.get("*", 1.0))
 
 
 @lru_cache(64)

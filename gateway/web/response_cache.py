@@ -7,7 +7,6 @@ off by default. Reading an entry costs less than a rejection, so it needs no slo
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -23,11 +22,7 @@ from gateway.web.responses import Fields, Parts, freshness_fields
 
 # Assumed memory of a whole response in addition to its bytes, and of each of its dependencies.
 RESPONSE_BYTES, DEPENDENCY_BYTES = 1000, 200
-# Responses of at least so many bytes are compressed, with this level of zlib.
-COMPRESSED_FROM = 1000
-LEVEL = 6
 Key = tuple[str, bytes]
-GZIP: Fields = ((b"content-encoding", b"gzip"),)
 
 
 class CachedResponse(NamedTuple):
@@ -46,12 +41,10 @@ class ResponseCache:
         self._clock = clock
         self.responses = responses
 
-    def find(
-        self, request: PreparedRequest, caller: Caller, client: FleetClient, *, takes_gzip: bool
-    ) -> CachedResponse | None:
+    def find(self, request: PreparedRequest, caller: Caller, client: FleetClient) -> CachedResponse | None:
         """The cached response to a caller's request, if it is fresh."""
         if self.responses is not None and request.key:
-            return self._whole(self.responses, request.key, caller, client, takes_gzip=takes_gzip)
+            return self._whole(self.responses, request.key, caller, client)
         return self._fragment(request, caller, client)
 
     def _fragment(self, request: PreparedRequest, caller: Caller, client: FleetClient) -> CachedResponse | None:
@@ -73,13 +66,13 @@ class ResponseCache:
         return CachedResponse(around(field, fragment.rendered), self.freshness(stored_at, fresh_until, caller))
 
     def _whole(
-        self, responses: WholeResponses, key: bytes, caller: Caller, client: FleetClient, *, takes_gzip: bool
+        self, responses: WholeResponses, key: bytes, caller: Caller, client: FleetClient
     ) -> CachedResponse | None:
-        whole = responses.get((caller.principal, key), client.freshness_of, takes_gzip=takes_gzip)
+        whole = responses.get((caller.principal, key), client.freshness_of)
         if whole is None:
             return None
         fields = self.freshness(whole.freshness.stored_at, whole.freshness.fresh_until, caller)
-        return CachedResponse((whole.body,), fields + GZIP if whole.is_gzip else fields)
+        return CachedResponse((whole.body,), fields)
 
     def put(
         self, request: PreparedRequest, caller: Caller, stats: RequestStats, parts: Parts, client: FleetClient
@@ -115,20 +108,15 @@ def around(key: str, rendered: bytes | memoryview) -> Parts:
 
 
 class Whole(NamedTuple):
-    """A response's body, plain or as gzip, and its freshness."""
+    """A response's body, and its freshness."""
 
     body: bytes
     freshness: Freshness
-    is_gzip: bool
 
 
-class _Entry:
-    __slots__ = ("body", "dependencies", "gzip")
-
-    def __init__(self, body: bytes, dependencies: Sequence[Dependency]) -> None:
-        self.body = body
-        self.gzip: bytes | None = None
-        self.dependencies = dependencies
+class _Entry(NamedTuple):
+    body: bytes
+    dependencies: Sequence[Dependency]
 
 
 class WholeResponses:
@@ -137,8 +125,7 @@ class WholeResponses:
     A body is valid while each upstream read behind it would get the same cache entry as before.
     """
 
-    def __init__(self, *, bytes_max: int, gzip: bool) -> None:
-        self.gzip = gzip
+    def __init__(self, bytes_max: int) -> None:
         self._entries: LRU[Key, _Entry] = LRU(bytes_max=bytes_max, size_of=_size)
 
     @property
@@ -149,9 +136,7 @@ class WholeResponses:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(
-        self, key: Key, freshness_of: Callable[[Sequence[Dependency]], Freshness | None], *, takes_gzip: bool
-    ) -> Whole | None:
+    def get(self, key: Key, freshness_of: Callable[[Sequence[Dependency]], Freshness | None]) -> Whole | None:
         """A valid body, if there is one."""
         entry = self._entries.get(key)
         if entry is None:
@@ -160,24 +145,12 @@ class WholeResponses:
         if freshness is None:
             self._entries.drop(key)
             return None
-        if self.gzip and takes_gzip and len(entry.body) >= COMPRESSED_FROM:
-            return Whole(self._compressed(entry), freshness, is_gzip=True)
-        return Whole(entry.body, freshness, is_gzip=False)
+        return Whole(entry.body, freshness)
 
     def put(self, key: Key, body: bytes, dependencies: Sequence[Dependency]) -> None:
         """Stores a body, unless it exceeds the memory limit by itself."""
         self._entries.put(key, _Entry(body, dependencies))
 
-    def _compressed(self, entry: _Entry) -> bytes:
-        if entry.gzip is None:
-            compressor = zlib.compressobj(LEVEL, wbits=16 + zlib.MAX_WBITS)
-            compressed = compressor.compress(entry.body) + compressor.flush()
-            entry.gzip = compressed
-            self._entries.grow(len(compressed))
-            return compressed
-        return entry.gzip
-
 
 def _size(key: Key, entry: _Entry) -> int:
-    dependencies = DEPENDENCY_BYTES * len(entry.dependencies)
-    return RESPONSE_BYTES + dependencies + len(key[1]) + len(entry.body) + len(entry.gzip or b"")
+    return RESPONSE_BYTES + DEPENDENCY_BYTES * len(entry.dependencies) + len(key[1]) + len(entry.body)

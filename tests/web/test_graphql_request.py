@@ -14,13 +14,13 @@ from gateway.web.graphql_request import (
     JSON,
     RESPONSE,
     HTTPError,
-    accepts_gzip,
     asks_for_page,
     check_content_type,
     is_compressed,
     media_type_for,
     params_of_post,
     params_of_query_string,
+    preferred_coding,
 )
 
 
@@ -109,7 +109,15 @@ def test_any_query_string_is_parsed_or_rejected(query_string):
         assert rejected.status in (400, 422)  # noqa: PT017 - either way is right
 
 
-@pytest.mark.parametrize("read", [media_type_for, accepts_gzip, is_compressed, lambda field: asks_for_page(field, b"")])
+@pytest.mark.parametrize(
+    "read",
+    [
+        media_type_for,
+        is_compressed,
+        lambda field: asks_for_page(field, b""),
+        lambda field: preferred_coding(field, ("zstd", "gzip")),
+    ],
+)
 @pytest.mark.parametrize(
     "field", [b'"' + rb"\"" * 16_000, b'"' * 32_000, b"a," * 16_000, b'a;"' + rb"\"" * 16_000 + b"\\", b";" * 32_000]
 )

@@ -8,13 +8,13 @@ from gateway.web.graphql_request import (
     PAGE_QUERY_MAX,
     GraphQLParams,
     HTTPError,
-    accepts_gzip,
     asks_for_page,
     bearer_token,
     check_content_type,
     cost_mode_of,
     fields_of,
     params_of_query_string,
+    preferred_coding,
     timeout_of,
     valid_request_id,
     valid_traceparent,
@@ -85,15 +85,65 @@ def test_cost_is_reported_or_validated():
     assert rejected.value.status == 400
 
 
+BOTH = ("zstd", "gzip")
+
+
 @pytest.mark.parametrize(
-    ("value", "takes"),
-    [(None, False), (b"", False), (b"gzip", True), (b"GZIP;q=0.5", True), (b"br, gzip", True), (b"br", False),
-     (b"*", True), (b"*;q=0", False), (b"gzip;q=0", False), (b"gzip; q=0.000", False), (b"*, gzip;q=0", False),
-     (b"gzip;q=0.001", True)],
+    ("value", "of_both", "of_gzip"),
+    [
+        # The server's order decides between equal weights.
+        (b"gzip, zstd", "zstd", "gzip"),
+        (b"gzip, deflate, br, zstd", "zstd", "gzip"),
+        (b"gzip;q=0.9, zstd;q=0.8", "gzip", "gzip"),
+        (b"GZIP;q=0.5", "gzip", "gzip"),
+        (b"x-gzip", "gzip", "gzip"),
+        (b"gzip;q=0.001", "gzip", "gzip"),
+        (b"zstd", "zstd", None),
+        (b"zstd, gzip;q=0", "zstd", None),
+        # A star stands for all that are not named, `identity` among them.
+        (b"*", "zstd", "gzip"),
+        (b"*;q=0.5, gzip", "gzip", "gzip"),
+        (b"zstd;q=0.2, *;q=0.5", "gzip", "gzip"),
+        (b"gzip;q=0.2, *;q=0.5", "zstd", None),
+        (b"*, gzip;q=0", "zstd", None),
+        (b"*;q=0", None, None),
+        (b"*;q=0, gzip", "gzip", "gzip"),
+        (b"identity", None, None),
+        (b"identity, gzip", "gzip", "gzip"),
+        (b"identity, gzip;q=0.9", None, None),
+        (b"identity;q=0.5, gzip;q=0.9", "gzip", "gzip"),
+        (b"identity;q=0", None, None),
+        (b"identity;q=0, gzip", "gzip", "gzip"),
+        # Nothing that is not a weight or a name counts.
+        (b"", None, None),
+        (b",", None, None),
+        (b"br", None, None),
+        (b"deflate, br", None, None),
+        (b"gzip;q=0", None, None),
+        (b"gzip; q=0.000", None, None),
+        (b"gzip;q=x", None, None),
+        (b"gzip;q=-1", None, None),
+        (b"gzip;q=2", None, None),
+        (b"gzipped", None, None),
+        (b"zstd gzip", None, None),
+        (b"x-zstd", None, None),
+        (b"\xff, gzip", "gzip", "gzip"),
+    ],
+)
+def test_the_preferred_coding_is_chosen(value, of_both, of_gzip):
+    """By weight, then by the server's preference; none unless the client names it or a star."""
+    assert preferred_coding(value, BOTH)[0] == of_both
+    assert preferred_coding(value, ("gzip",))[0] == of_gzip
+
+
+@pytest.mark.parametrize(
+    ("value", "is_required"),
+    [(b"gzip", False), (b"gzip, *", False), (b"gzip, *;q=0", True), (b"gzip, identity;q=0", True),
+     (b"gzip, identity;q=0.1, *;q=0", False), (b"gzip, *;q=0.1", False)],
 )  # fmt: skip
-def test_gzip_is_sent_if_accepted(value, takes):
-    """By name or by a star, with a quality above 0; the name counts before the star."""
-    assert accepts_gzip(value) is takes
+def test_a_coding_is_required_without_identity(value, is_required):
+    """Only where the client excludes it."""
+    assert preferred_coding(value, ("gzip",)) == ("gzip", is_required)
 
 
 @pytest.mark.parametrize(

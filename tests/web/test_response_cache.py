@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +10,6 @@ from gateway.identity import Caller
 from gateway.upstream.cache import Freshness
 from gateway.upstream.requests import RequestStats
 from gateway.web.response_cache import (
-    COMPRESSED_FROM,
     DEPENDENCY_BYTES,
     RESPONSE_BYTES,
     ResponseCache,
@@ -21,51 +19,28 @@ from gateway.web.response_cache import (
 
 FRESH = Freshness(100.0, 160.0)
 KEY = ("alice", b"request")
-BODY = b"x" * COMPRESSED_FROM
+BODY = b"x" * 1000
 
 
-def responses(bytes_max: int = 10**6, *, gzip: bool = True) -> WholeResponses:
-    return WholeResponses(bytes_max=bytes_max, gzip=gzip)
+def responses(bytes_max: int = 10**6) -> WholeResponses:
+    return WholeResponses(bytes_max)
 
 
-def get(cache: WholeResponses, key=KEY, freshness=FRESH, *, takes_gzip: bool = False):
-    return cache.get(key, lambda dependencies: freshness, takes_gzip=takes_gzip)
+def get(cache: WholeResponses, key=KEY, freshness=FRESH):
+    return cache.get(key, lambda dependencies: freshness)
 
 
 def test_a_body_is_returned_while_it_is_valid():
     """For its principal and request; an invalid one is dropped."""
     cache, seen = responses(), []
     cache.put(KEY, BODY, ["dependency"])
-    whole = cache.get(KEY, lambda dependencies: (seen.append(dependencies), FRESH)[1], takes_gzip=False)
-    assert (whole.body, whole.freshness, whole.is_gzip) == (
-        BODY, FRESH, False,
-    )  # fmt: skip
+    whole = cache.get(KEY, lambda dependencies: (seen.append(dependencies), FRESH)[1])
+    assert whole == (BODY, FRESH)
     assert seen == [["dependency"]]
     assert get(cache, ("bob", b"request")) is get(cache, ("alice", b"other")) is None
     assert get(cache, freshness=None) is None
     assert get(cache) is None
     assert (len(cache), cache.bytes_used) == (0, 0)
-
-
-@pytest.mark.parametrize(
-    ("size", "on", "takes_gzip", "is_gzip"),
-    [
-        (COMPRESSED_FROM, True, True, True),
-        (COMPRESSED_FROM - 1, True, True, False),
-        (COMPRESSED_FROM, False, True, False),
-        (COMPRESSED_FROM, True, False, False),
-    ],
-)
-def test_a_large_body_is_compressed_if_accepted(size, on, takes_gzip, is_gzip):
-    """Once: the compressed body is cached and counted, too."""
-    cache = responses(gzip=on)
-    cache.put(KEY, BODY[:size], [])
-    before = cache.bytes_used
-    first, second = (get(cache, takes_gzip=takes_gzip) for _ in range(2))
-    assert first.is_gzip is is_gzip
-    assert second.body is first.body
-    assert (gzip.decompress(first.body) if is_gzip else first.body) == BODY[:size]
-    assert cache.bytes_used - before == (len(first.body) if is_gzip else 0)
 
 
 def test_the_least_recently_used_bodies_are_dropped():
@@ -134,20 +109,9 @@ def test_a_whole_response_is_cached_while_its_entries_are(key, stale, dependenci
     cache.put(request, alice, RequestStats(stale=stale), (b"ab", memoryview(b"c")), client)
     assert len(cache.responses) == is_kept
     if is_kept:
-        found = cache.find(request, alice, client, takes_gzip=False)
+        found = cache.find(request, alice, client)
         assert b"".join(found.parts) == b"abc"
         assert fields_of(found.fields) == {"age": "10", "cache-control": "private, max-age=60"}
-
-
-def test_compressed_responses_say_so():
-    """The header has the encoding."""
-    cache, alice = cache_at(110.0, responses()), Caller("alice")
-    client = SimpleNamespace(dependencies_of=lambda reads: ["d"], freshness_of=lambda known: FRESH)
-    request = SimpleNamespace(key=b"k")
-    cache.put(request, alice, RequestStats(), (BODY,), client)
-    found = cache.find(request, alice, client, takes_gzip=True)
-    assert fields_of(found.fields)["content-encoding"] == "gzip"
-    assert gzip.decompress(found.parts[0]) == BODY
 
 
 def test_a_fragment_is_the_data_of_one_field():
@@ -176,7 +140,7 @@ def found_with(pages: dict, others=(), token=None) -> object:
         fragment_key=lambda fleet, execution, limits: SimpleNamespace(token=token, search="words", key="key"),
     )  # fmt: skip
     client = SimpleNamespace(cached_page=cached_page)
-    return cache_at(110.0).find(request, Caller("alice"), client, takes_gzip=False), lookups
+    return cache_at(110.0).find(request, Caller("alice"), client), lookups
 
 
 def test_a_fragment_is_found_while_all_its_pages_are_cached():
