@@ -8,7 +8,6 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -38,8 +37,6 @@ from gateway.settings import (
 from gateway.simulator import Behaviours, FleetPlan, Simulator
 from gateway.telemetry.log_writer import LogWriter, keep_standard_descriptors
 from gateway.telemetry.logs import configure_logs, get_logger
-from gateway.telemetry.metrics import PARENT_METRICS, Metrics, metrics_of, served, shared_folder
-from gateway.telemetry.traces import tracing_of
 
 app = typer.Typer(
     help="Unofficial GraphQL gateway for the vehicle management part of the INVERS OneAPI.",
@@ -74,20 +71,13 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, upstrea
     configure_logs(settings.log, workers=settings.workers)
     _log_warnings(settings)
     connection_limits = _connection_limits(settings)
-    with ExitStack() as closing:
-        if settings.workers == 1:
-            gateway = from_environment()
-            _serve_metrics(closing, settings, gateway.metrics)
-            Server(ServerConfig(gateway, settings, **connection_limits), _print_address).run()
-            return
-        # Workers read the environment, to which _settings() has added the command-line options.
-        factory = f"{from_environment.__module__}:{from_environment.__name__}"
-        config = ServerConfig(factory, settings, factory=True, workers=settings.workers, **connection_limits)
-        with _misconfiguration_shown():
-            closing.enter_context(shared_folder(settings.metrics))
-        metrics = metrics_of(settings.metrics, metrics=PARENT_METRICS)
-        _serve_metrics(closing, settings, metrics)
-        serve_with_workers(config, metrics)
+    if settings.workers == 1:
+        Server(ServerConfig(from_environment(), settings, **connection_limits), _print_address).run()
+        return
+    # Workers read the environment, to which _settings() has added the command-line options.
+    factory = f"{from_environment.__module__}:{from_environment.__name__}"
+    config = ServerConfig(factory, settings, factory=True, workers=settings.workers, **connection_limits)
+    serve_with_workers(config, lambda: check(settings))
 
 
 @app.command()
@@ -109,10 +99,8 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
             f"  -H 'Content-Type: application/json' -d '{EXAMPLE}'\n"
         )
 
-    application = create_app(settings, demo_token=token, tracing=tracing_of(os.environ))
-    with ExitStack() as closing:
-        _serve_metrics(closing, settings, application.metrics)
-        Server(ServerConfig(application, settings, **_connection_limits(settings)), greet).run()
+    application = create_app(settings, demo_token=token)
+    Server(ServerConfig(application, settings, **_connection_limits(settings)), greet).run()
 
 
 @app.command()
@@ -248,25 +236,12 @@ def _settings(options: dict[str, str | int | None]) -> Settings:
 def _checked_settings(options: dict[str, str | int | None]) -> Settings:
     """Settings with which a process can start. Exits with the message, which would be left out of a later log line."""
     settings = _settings(options)
-    with _misconfiguration_shown():
-        check(settings)
-    return settings
-
-
-@contextmanager
-def _misconfiguration_shown() -> Iterator[None]:
     try:
-        yield
+        check(settings)
     except Misconfigured as misconfigured:
         typer.echo(f"{variable_of(misconfigured.setting)}: {misconfigured}", err=True)
         raise typer.Exit(2) from None
-
-
-def _serve_metrics(closing: ExitStack, settings: Settings, metrics: Metrics) -> None:
-    with _misconfiguration_shown():
-        port = closing.enter_context(served(settings.metrics, settings.host, metrics))
-    if port is not None:
-        get_logger("gateway").info("metrics served", port=port)
+    return settings
 
 
 def _log_warnings(settings: Settings) -> None:

@@ -569,6 +569,13 @@ class HttpSettings(SettingsGroup):
         "503.",
     )
     keep_alive: int = Field(default=75, ge=1, description="Seconds until an idle client connection is closed.")
+    shutdown_delay: float = Field(
+        default=0,
+        ge=0,
+        description="Seconds for which a process that stops still serves, but is not ready, so that load balancers "
+        "send requests elsewhere. With Kubernetes about 5; its grace period has to be longer than this and "
+        "`shutdown_timeout` together.",
+    )
     shutdown_timeout: int = Field(
         default=35, ge=1, description="Seconds for running requests to finish when the process stops."
     )

@@ -35,4 +35,5 @@ class ServerConfig(uvicorn.Config):
             timeout_graceful_shutdown=settings.http.shutdown_timeout,
             **{"host": settings.host, "port": settings.port, **more},
         )
+        self.shutdown_delay = settings.http.shutdown_delay
         self.limits = ServerLimits(settings, connections_max, files_max)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import math
 import os
 import select
 import signal
@@ -15,9 +16,11 @@ import socket
 import struct
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -26,14 +29,15 @@ from uvicorn.supervisors import multiprocess
 
 from gateway.library_internals import require_internals
 from gateway.server.config import ServerConfig
-from gateway.settings import Settings
+from gateway.settings import Misconfigured, Settings, variable_of
 from gateway.telemetry.logs import configure_logs, flush_logs, get_logger
-from gateway.telemetry.metrics import WORKER_RESTARTS, WORKERS, Metrics, Sample, forget_worker
+from gateway.web.health import IS_STOPPING
 
-require_internals(uvicorn.Server, "capture_signals", "shutdown", "startup")
-require_internals(multiprocess.Process, "always_pong", "is_alive", "target", sets=("parent_conn", "process"))
 require_internals(
-    multiprocess.Multiprocess, "keep_subprocess_alive", "terminate_all", sets=("processes", "should_exit", "sockets")
+    uvicorn.Server, "capture_signals", "handle_exit", "on_tick", "shutdown", "startup", sets=("should_exit",)
+)
+require_internals(
+    multiprocess.Process, "always_pong", "is_alive", "target", sets=("child_conn", "parent_conn", "process")
 )
 
 # Listeners of each process on a socket, and thereby connections accepted in an event-loop iteration.
@@ -41,8 +45,12 @@ LISTENERS = 8
 # Seconds to complete handshakes that have begun, and to accept all waiting connections.
 HANDSHAKE = 0.003
 CLOSING_MAX = 2.0
-# uvicorn checks ten times a second whether to stop.
+# uvicorn checks ten times a second whether to stop; the parent looks after its workers this often.
 TICK = 0.15
+# Seconds until a worker that ended is replaced. They double while workers end within PAUSE_MAX seconds.
+PAUSE_MIN, PAUSE_MAX = 0.1, 10.0
+# Seconds that a worker may take to stop in addition to `http.shutdown_timeout`.
+STOP_MAX = 10.0
 # Workers in a row that end before they serve, after which the parent gives up, and seconds that a worker may take until
 # it serves.
 FAILED_STARTS_MAX = 5
@@ -62,9 +70,12 @@ NO_NEW_CONNECTIONS = [
 
 
 class Server(uvicorn.Server):
-    """Announces its address once it listens, and accepts all waiting connections before it stops.
+    """Announces its address once it listens, and stops in three steps.
 
-    If other processes listen on the same socket, it continues until `released` is set.
+    For `http.shutdown_delay` seconds it is not ready, so that load balancers send their requests elsewhere, but serves
+    as usual. Then it accepts all waiting connections and stops listening, and then running requests finish. A second
+    signal ends the delay. If other processes listen on the same socket, their parent sets `released` instead, once it
+    has closed the socket.
     """
 
     def __init__(
@@ -75,15 +86,14 @@ class Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self._greet = greet
-        self._released = released
+        self._is_alone = released is None
+        self._released = threading.Event() if released is None else released
+        self._delay_ends_at: float | None = None  # None until it stops
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
             await self._accept_several()
-            metrics = getattr(self.config.loaded_app, "metrics", None)
-            if metrics is not None and isinstance(self.config, ServerConfig):
-                metrics.samplers.append(self.config.limits.samples)
         if self.started and self._greet is not None:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._greet(f"http://{f'[{host}]' if ':' in host else host}:{port}")
@@ -107,11 +117,38 @@ class Server(uvicorn.Server):
                 another = await loop.create_server(protocol, sock=_duplicate(listener), backlog=self.config.backlog)
                 self.servers.append(another)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal stops the server; a second one ends the delay, but none that a parent shortens."""
+        is_delayed = self._delay_ends_at is not None and time.monotonic() < self._delay_ends_at
+        if is_delayed and not self._released.is_set():
+            if self._is_alone:
+                self._released.set()
+            return
+        super().handle_exit(sig, frame)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to stop now: after the delay, in which the application is not ready."""
+        if not await super().on_tick(counter):
+            return False
+        if self._delay_ends_at is None:
+            delay = self.config.shutdown_delay if isinstance(self.config, ServerConfig) else 0.0
+            self._delay_ends_at = time.monotonic() + delay
+            if not self._released.is_set():  # otherwise other processes go on
+                self.lifespan.state[IS_STOPPING] = True
+            self._end_connections()
+        return self._released.is_set() or time.monotonic() >= self._delay_ends_at
+
+    def _end_connections(self) -> None:
+        """From now on, responses close their connections."""
+        if isinstance(self.config, ServerConfig):
+            self.config.limits.is_stopping = True
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        if self._released is not None:
+        self._end_connections()
+        if not self._is_alone:
             await asyncio.to_thread(self._released.wait, CLOSING_MAX)
         listeners = [_duplicate(listener) for server in self.servers for listener in server.sockets]
-        if self._released is None:
+        if self._is_alone:
             for listener in listeners:
                 refuse_new(listener)
             await asyncio.sleep(HANDSHAKE)
@@ -122,8 +159,6 @@ class Server(uvicorn.Server):
             listener.close()
         for _ in range(3):
             await asyncio.sleep(0)  # accepted sockets get their protocols in the next iterations
-        if isinstance(self.config, ServerConfig):
-            self.config.limits.is_stopping = True
         await super().shutdown(sockets)
 
     @contextmanager
@@ -137,24 +172,66 @@ class Server(uvicorn.Server):
 
 
 class Worker(multiprocess.Process):
-    """A worker process. Its parent releases it by closing its end of their pipe."""
+    """A worker process, which starts after a pause of some seconds.
 
-    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+    Its parent releases it by closing its end of their pipe. A worker that is released stops, also if its parent was
+    killed.
+    """
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket], pause: float = 0.0) -> None:
         super().__init__(config, sockets)
-        self.is_serving = False  # whether it has ever been, as far as the parent knows
-        self._start_ends_at = time.monotonic() + START_MAX
+        self.pause = pause
+        self.starts_at = time.monotonic() + pause
+        self.serving_since: float | None = None  # as far as the parent knows
+        self._ends_by = math.inf
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether the process has ever served."""
+        return self.serving_since is not None
 
     def is_alive(self, timeout: float = 5) -> bool:
-        """Whether the process runs and, once it serves, responds within `timeout` seconds."""
+        """Whether the process will start or runs and, once it serves, responds within `timeout` seconds."""
+        now = time.monotonic()
+        if self.pid is None:
+            if now >= self.starts_at:
+                self.start()
+            return True
         if self.is_serving or not self.process.is_alive():
             return super().is_alive(timeout)
         with suppress(EOFError, OSError):
             self.parent_conn.send(b"ping")
             while self.parent_conn.poll():
-                self.is_serving = self.parent_conn.recv()
-        return self.is_serving or time.monotonic() < self._start_ends_at
+                if self.parent_conn.recv():
+                    self.serving_since = now
+        return self.is_serving or now < self.starts_at + START_MAX
+
+    def send(self, number: int) -> None:
+        """Sends a signal to the process, if it runs."""
+        if self.pid is not None and self.exitcode is None:
+            os.kill(self.pid, number)
+
+    def release(self) -> None:
+        """Lets the process stop, which it does without a signal, too."""
+        self.parent_conn.close()
+        self.child_conn.close()
+        self._ends_by = time.monotonic() + (self.config.timeout_graceful_shutdown or 0) + CLOSING_MAX + STOP_MAX
+
+    def has_ended(self) -> bool:
+        """Whether the process has ended; it is killed if it takes too long after its release."""
+        if time.monotonic() > self._ends_by:
+            get_logger("gateway").error("worker killed, because it did not stop", pid=self.pid)
+            self.end()
+        return self.pid is None or self.exitcode is not None
+
+    def end(self) -> None:
+        """Kills the process and waits until it has ended."""
+        if self.pid is not None:
+            self.kill()
+            self.join()
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal sends it to all processes; the parent handles it
         settings = Settings()
         configure_logs(settings.log, workers=settings.workers)
         self.parent_conn.close()  # this process' copy; while it is open, the pipe has no end of file
@@ -171,81 +248,165 @@ class Worker(multiprocess.Process):
         with suppress(EOFError, OSError):
             super().always_pong()
         self._released.set()
+        self.server.should_exit = True
 
 
-class Workers(multiprocess.Multiprocess):
-    """The parent of the workers."""
+class Workers:
+    """The parent of the workers: replaces those that end, restarts them one after the other, and stops them.
 
-    processes: list[Worker]  # type: ignore[assignment] # see serve_with_workers()
-    failed_starts = 0
-    restarts = 0
-    metrics: Metrics
+    `restarts` is the number of workers that ended or hung and were replaced.
+    """
 
-    def samples(self) -> Iterator[Sample]:
-        """The workers that serve, and how many were replaced."""
-        yield WORKERS, (), sum(1 for worker in self.processes if worker.is_serving)
-        yield WORKER_RESTARTS, (), self.restarts
+    def __init__(
+        self, config: ServerConfig, sockets: list[socket.socket], check: Callable[[], None] = lambda: None
+    ) -> None:
+        self.restarts = 0
+        self.failed_starts = 0
+        self.is_stopping = False
+        self.processes = [Worker(config, sockets) for _ in range(config.workers)]
+        self._config = config
+        self._sockets = sockets
+        self._check = check
+        self._to_restart: deque[Worker] = deque()
+        self._successor: Worker | None = None  # of the first one to restart
+        self._retired: Worker | None = None  # a restarted one whose requests are finishing
+        self._signals: deque[int] = deque()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, _: self._signals.append(number))
 
     @property
     def has_given_up(self) -> bool:
         """Whether too many workers in a row have ended before they served."""
         return self.failed_starts >= FAILED_STARTS_MAX
 
-    def keep_subprocess_alive(self) -> None:
-        """Replaces the workers that have ended or hang, until it gives up."""
-        log = get_logger("gateway")
-        for index, worker in enumerate(self.processes):
-            if self.should_exit.is_set():
+    def run(self) -> None:
+        """Serves until a signal arrives, or until it gives up."""
+        while not self.is_stopping:
+            self.tick()
+            time.sleep(TICK)
+        self.stop()
+
+    def tick(self) -> None:
+        """Obeys signals, looks after each worker, and continues a restart."""
+        while self._signals:
+            if self._signals.popleft() != signal.SIGHUP:
+                self.is_stopping = True
                 return
+            self.restart()
+        self.keep_alive()
+        if not self.is_stopping:
+            self._continue_restart()
+
+    def keep_alive(self) -> None:
+        """Starts the workers, and replaces those that have ended or hang, until it gives up."""
+        for index, worker in enumerate(self.processes):
             was_serving = worker.is_serving
-            if worker.is_alive(self.config.timeout_worker_healthcheck):
+            if self._is_alive(worker):
                 if worker.is_serving and not was_serving:
                     self.failed_starts = 0
-                    log.info("worker started", pid=worker.pid)
                 continue
-            worker.kill()
-            worker.join()
-            if worker.pid is not None:
-                forget_worker(worker.pid)
+            worker.end()
             self.failed_starts += not was_serving
+            log = get_logger("gateway")
             log.error("worker ended" if was_serving else "worker not started", pid=worker.pid, exitcode=worker.exitcode)
             if self.has_given_up:
                 log.critical("giving up, because workers do not start", attempts=self.failed_starts)
                 for other in self.processes:
                     if not other.is_serving:
-                        other.kill()  # it may hang
-                self.should_exit.set()
+                        other.end()  # it may hang
+                self.is_stopping = True
                 return
-            self.processes[index] = Worker(self.config, self.sockets)
-            self.processes[index].start()
             self.restarts += 1
-        self.metrics.sample()
+            lived = 0.0 if worker.serving_since is None else time.monotonic() - worker.serving_since
+            self.processes[index] = Worker(self._config, self._sockets, next_pause(worker.pause, lived))
 
-    def terminate_all(self) -> None:
-        """Ends all workers. They accept connections until this process has closed its listening sockets."""
-        for process in self.processes:
-            if process.pid is not None and process.exitcode is None:
-                os.kill(process.pid, signal.SIGTERM)
+    def restart(self) -> None:
+        """Restarts all workers one after the other, if the settings are valid. Each serves until its successor does."""
+        log = get_logger("gateway")
+        try:
+            self._check()
+        except Misconfigured as misconfigured:
+            variable = variable_of(misconfigured.setting)
+            log.error("workers not restarted", variable=variable, reason=str(misconfigured))  # noqa: TRY400 - no bug
+            return
+        log.info("restarting workers")
+        self._to_restart = deque(self.processes)
+
+    def _continue_restart(self) -> None:
+        """Takes the next step of a restart without waiting, so that signals are obeyed meanwhile."""
+        if self._retired is not None and not self._retired.has_ended():
+            return  # so there is one process more than workers, at most
+        self._retired = None
+        while self._to_restart and self._to_restart[0] not in self.processes:
+            self._to_restart.popleft()  # it ended, so its successor has started
+        if not self._to_restart:
+            self._end_successor()
+        elif self._successor is None:
+            self._successor = Worker(self._config, self._sockets)
+        elif not self._is_alive(self._successor):
+            get_logger("gateway").error("workers not restarted, because a new one did not start")
+            self._to_restart.clear()
+            self._end_successor()
+        elif self._successor.is_serving:
+            self._retired = self._to_restart.popleft()
+            self.processes[self.processes.index(self._retired)] = self._successor
+            self._successor = None
+            self._retired.release()
+
+    def _end_successor(self) -> None:
+        if self._successor is not None:
+            self._successor.end()
+            self._successor = None
+
+    def _is_alive(self, worker: Worker) -> bool:
+        was_serving = worker.is_serving
+        is_alive = worker.is_alive(self._config.timeout_worker_healthcheck)
+        if worker.is_serving and not was_serving:
+            get_logger("gateway").info("worker started", pid=worker.pid)
+        return is_alive
+
+    def stop(self) -> None:
+        """Ends all workers. They accept connections until this process has closed its listening sockets.
+
+        During the delay they are not ready; a second signal ends it.
+        """
+        self._end_successor()
+        for worker in self.processes:
+            worker.send(signal.SIGTERM)
+        ends_at = time.monotonic() + self._config.shutdown_delay
+        while time.monotonic() < ends_at and not self._signals:
+            time.sleep(TICK)
         time.sleep(TICK)
-        for listener in self.sockets:
+        for listener in self._sockets:
             refuse_new(listener)
         time.sleep(HANDSHAKE)
-        for listener in self.sockets:
+        for listener in self._sockets:
             listener.close()
-        super().terminate_all()
+        for worker in self.processes:
+            worker.release()
+        self._signals.clear()
+        ending = [*self.processes, *([] if self._retired is None else [self._retired])]
+        while ending := [worker for worker in ending if not worker.has_ended()]:
+            while self._signals:
+                number = self._signals.popleft()
+                for worker in ending:
+                    worker.send(number)  # a second SIGINT ends requests
+            time.sleep(TICK)
 
 
-def serve_with_workers(config: uvicorn.Config, metrics: Metrics) -> None:
+def next_pause(pause: float, lived: float) -> float:
+    """Seconds until the successor of a worker starts, by the pause before that one and the seconds that it served."""
+    return PAUSE_MIN if lived >= PAUSE_MAX else min(PAUSE_MAX, max(PAUSE_MIN, 2 * pause))
+
+
+def serve_with_workers(config: ServerConfig, check: Callable[[], None]) -> None:
     """Serves until a signal arrives; `config` names the factory with which each worker builds the application.
 
-    `metrics` are those of this process, their parent.
+    SIGHUP restarts the workers, unless `check` raises Misconfigured.
 
     Exits with STARTUP_FAILURE, as with one process, if it can't listen or if the workers do not start.
     """
-    multiprocess.Process = Worker  # type: ignore[misc] # uvicorn has no parameter for it
-    workers = Workers(config, sockets=[config.bind_socket()])
-    workers.metrics = metrics
-    metrics.samplers.append(workers.samples)
+    workers = Workers(config, [config.bind_socket()], check)
     workers.run()
     if workers.has_given_up:
         raise SystemExit(STARTUP_FAILURE)

@@ -12,6 +12,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
 
+# The member of the lifespan's state that the server sets when it begins to stop.
+IS_STOPPING = "is_stopping"
+
 Load = Callable[[], dict[str, int] | None]
 
 
@@ -23,7 +26,9 @@ def health_routes(load: Load) -> list[Route]:
         return JSONResponse({"status": "live"})
 
     async def ready(request: Request) -> JSONResponse:
-        """200 while the gateway is running, with its numbers of operations; otherwise 503."""
+        """200 while the gateway is running, with its numbers of operations; 503 before, and once it stops."""
+        if request.scope.get("state", {}).get(IS_STOPPING):
+            return JSONResponse({"status": "stopping"}, 503)
         operations = load()
         if operations is None:
             return JSONResponse({"status": "not ready"}, 503)

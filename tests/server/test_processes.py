@@ -15,7 +15,9 @@ import pytest
 import uvicorn
 
 from gateway.server import processes
-from gateway.server.processes import FAILED_STARTS_MAX, START_MAX, Worker, Workers
+from gateway.server.config import ServerConfig
+from gateway.server.processes import FAILED_STARTS_MAX, PAUSE_MAX, PAUSE_MIN, START_MAX, Worker, Workers, next_pause
+from gateway.settings import Settings
 from tests.gateway_process import GatewayProcess
 
 # Python runs `sitecustomize` before anything else; only workers are started with this argument.
@@ -82,7 +84,7 @@ def test_the_parent_checks_settings_before_it_starts_workers(variable, value):
 def test_a_worker_may_be_slow_to_start(monkeypatch):
     """Until it serves it need not respond; after a bound it counts as hanging."""
     worker = Worker(uvicorn.Config("none"), [])
-    monkeypatch.setattr(worker, "process", SimpleNamespace(is_alive=lambda: True))
+    monkeypatch.setattr(worker, "process", SimpleNamespace(is_alive=lambda: True, pid=1))
     began = time.monotonic()
     assert worker.is_alive(timeout=0)
     worker.child_conn.send(False)  # it responds, but does not serve
@@ -102,43 +104,60 @@ class FakeWorker:
     pid = exitcode = 1
     starts: list[bool]
 
-    def __init__(self, *_: Any) -> None:
-        self.is_serving = False
-        self.killed = False
-
-    def start(self) -> None:
+    def __init__(self, _config: Any, _sockets: Any, pause: float = 0.0) -> None:
+        self.pause = pause
+        self.serving_since: float | None = None
+        self.is_killed = False
         self.will_serve = self.starts.pop(0)
 
+    @property
+    def is_serving(self) -> bool:
+        return self.serving_since is not None
+
     def is_alive(self, timeout: float) -> bool:
-        self.is_serving = self.will_serve
+        if self.will_serve:
+            self.serving_since = time.monotonic()
         return self.will_serve
 
-    def kill(self) -> None:
-        self.killed = True
+    def end(self) -> None:
+        self.is_killed = True
 
-    def join(self) -> None:
-        pass
+
+def fake_workers(monkeypatch, starts: list[bool]) -> Workers:
+    monkeypatch.setattr(processes, "Worker", FakeWorker)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    monkeypatch.setattr(FakeWorker, "starts", starts, raising=False)
+    return Workers(ServerConfig("none", Settings(), workers=2), [])
 
 
 def test_a_worker_that_serves_starts_the_count_anew(monkeypatch):
     """Only failures in a row count, of all workers together; a worker that has served does not count when it ends."""
-    monkeypatch.setattr(processes, "Worker", FakeWorker)
-    monkeypatch.setattr(signal, "signal", lambda *_: None)
     almost = [False] * (FAILED_STARTS_MAX - 1)
-    monkeypatch.setattr(FakeWorker, "starts", [True, *almost, True, *almost, False], raising=False)
-    workers = Workers(uvicorn.Config("none"), [])
-    workers.processes = [FakeWorker(), FakeWorker()]  # type: ignore[list-item]
-    for worker in workers.processes:
-        worker.start()
+    workers = fake_workers(monkeypatch, [True, *almost, True, *almost, False])
     for _ in range(FAILED_STARTS_MAX):
-        workers.keep_subprocess_alive()
+        workers.keep_alive()
     assert [worker.is_serving for worker in workers.processes] == [True, True]
     workers.processes[0].will_serve = False  # type: ignore[attr-defined]
     for _ in range(FAILED_STARTS_MAX):
-        assert not workers.should_exit.is_set()
-        workers.keep_subprocess_alive()
+        assert not workers.is_stopping
+        workers.keep_alive()
     assert not workers.has_given_up
-    workers.keep_subprocess_alive()
+    workers.keep_alive()
     assert workers.has_given_up
-    assert workers.should_exit.is_set()
-    assert not workers.processes[1].killed  # type: ignore[attr-defined] # it stops with its requests complete
+    assert workers.is_stopping
+    assert not workers.processes[1].is_killed  # type: ignore[attr-defined] # it stops with its requests complete
+
+
+def test_the_pause_before_a_replacement_doubles(monkeypatch):
+    """While workers end soon after they have started; one that served for a while is replaced at once."""
+    workers = fake_workers(monkeypatch, [True] * 20)
+    pauses = []
+    for _ in range(9):
+        workers.keep_alive()
+        workers.processes[0].will_serve = False  # type: ignore[attr-defined]
+        workers.keep_alive()
+        pauses.append(workers.processes[0].pause)
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, PAUSE_MAX, PAUSE_MAX]
+    assert workers.restarts == len(pauses)
+    assert workers.processes[1].pause == 0
+    assert next_pause(PAUSE_MAX, lived=PAUSE_MAX) == PAUSE_MIN

@@ -1,0 +1,124 @@
+"""A process that stops, restarts its workers or loses one, under constant load."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.constant_load import Load
+from tests.gateway_process import GatewayProcess
+from tests.waiting import waits_until
+
+
+def started(folder, workers: int, **settings: str) -> GatewayProcess:
+    gateway = GatewayProcess(folder, workers=str(workers), **settings)
+    try:
+        gateway.wait_until_ready()
+        if workers > 1:
+            gateway.wait_for_output(r'(?s)("worker started".*){%d}' % workers, 60)
+    except BaseException:
+        gateway.stop()
+        raise
+    return gateway
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> Iterator[GatewayProcess]:
+    """A gateway with two workers."""
+    gateway = started(tmp_path_factory.mktemp("pair"), 2)
+    yield gateway
+    assert gateway.stop() == 0
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    except FileNotFoundError:
+        return False
+
+
+def is_ready(gateway: GatewayProcess) -> bool:
+    return httpx.get(f"{gateway.url}/health/ready").status_code == 200
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_serves_for_a_while_after_it_has_become_not_ready(workers, tmp_path):
+    """All requests get responses, also on new connections, and connections end with one; a second signal ends that."""
+    gateway = started(tmp_path, workers, http_shutdown_delay="600")
+    with Load(("127.0.0.1", gateway.port)) as load:
+        gateway.process.send_signal(signal.SIGTERM)
+        assert waits_until(lambda: not is_ready(gateway))
+        for _ in range(10):  # each worker is asked
+            response = httpx.get(f"{gateway.url}/health/ready")
+            assert (response.status_code, response.json()) == (503, {"status": "stopping"})
+            assert response.headers["connection"] == "close"
+        load.wait_for_answers()
+        assert load.last >= load.keeping
+        gateway.process.send_signal(signal.SIGINT)
+        load.wait_until_refused()
+    assert load.lost == []
+    assert gateway.stop() in (0, -signal.SIGTERM)
+    assert "Traceback" not in gateway.output
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_it_stops_when_the_delay_has_passed(workers, tmp_path):
+    """Without a second signal."""
+    gateway = started(tmp_path, workers, http_shutdown_delay="1")
+    with Load(("127.0.0.1", gateway.port)) as load:
+        began = time.monotonic()
+        gateway.process.send_signal(signal.SIGTERM)
+        load.wait_until_refused()
+    assert time.monotonic() - began >= 1
+    assert load.lost == []
+    assert load.last >= load.keeping
+    assert gateway.stop() in (0, -signal.SIGTERM)
+
+
+def test_sighup_restarts_the_workers_without_a_failed_request(pair):
+    """One after the other: two serve at any time, and there are never more than three."""
+    before, numbers = pair.workers(), set()
+
+    def is_restarted() -> bool:
+        numbers.add(len(pair.workers()))
+        return len(pair.workers()) == 2 and not set(pair.workers()) & set(before)
+
+    with Load(("127.0.0.1", pair.port)) as load:
+        pair.process.send_signal(signal.SIGHUP)
+        assert waits_until(is_restarted, 60), pair.output
+        load.wait_for_answers()
+    assert load.lost == []
+    assert load.last > 0  # the connections of the old workers have moved
+    assert numbers == {2, 3}
+    assert '"worker ended"' not in pair.output
+
+
+def test_a_killed_worker_loses_only_its_own_connections(pair):
+    """It is replaced, and the others serve meanwhile."""
+    killed = pair.workers()[0]
+    with Load(("127.0.0.1", pair.port)) as load:
+        os.kill(killed, signal.SIGKILL)
+        pair.wait_for_output('"worker ended"')
+        killed_at = time.monotonic()
+        pair.wait_for_workers(2)
+        pair.wait_for_output(r'(?s)"worker ended".*"worker started"', 60)
+        load.wait_for_answers()
+    assert [lost for lost in load.lost if lost[0] > killed_at] == []
+    assert len(load.lost) <= load.keeping + load.fresh
+
+
+def test_workers_end_when_their_parent_is_killed(tmp_path):
+    """Otherwise they would keep the port, and the next start would fail."""
+    gateway = started(tmp_path, 2)
+    workers = gateway.workers()
+    gateway.process.kill()
+    try:
+        assert waits_until(lambda: not any(map(is_running, workers)), 20)
+    finally:
+        gateway.stop()
