@@ -35,6 +35,9 @@ from gateway.telemetry.logs import RequestLog, configure_logs, failures_logged
 from gateway.telemetry.metrics import metrics_of
 from gateway.telemetry.traces import Tracing, tracing_of
 from gateway.telemetry.traces import check as check_traces
+    variable_of,
+)
+from gateway.telemetry.logs import RequestLog, configure_logs, failures_logged, get_logger
 from gateway.upstream.http.transport import Network
 from gateway.upstream.requests import Clock, now
 from gateway.upstream.stack import build_client
@@ -135,6 +138,18 @@ def check(settings: Settings) -> None:
 
 def _compression(settings: HttpSettings) -> Compression | None:
     return Compression(settings) if settings.compression else None
+def reload(app: GatewayApp, settings: Settings) -> None:
+    """Reads the trusted documents again; if that fails, the previous ones are kept."""
+    log = get_logger("gateway")
+    try:
+        trusted = _trusted_documents(settings.graphql)
+    except Misconfigured as failure:
+        variable = variable_of(failure.setting)
+        log.error("trusted documents not reloaded", variable=variable, reason=str(failure))  # noqa: TRY400 - no bug
+        return
+    if trusted is not None:
+        app.graphql.trust(trusted)
+    log.info("trusted documents reloaded", number=len(trusted or ()))
 
 
 def _trusted_documents(settings: GraphQLSettings) -> Mapping[str, str] | None:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp
 
 from gateway import __version__
-from gateway.app import check, create_app, from_environment
+from gateway.app import check, create_app, from_environment, reload
 from gateway.engine.trusted_documents import ManifestInvalid, problems_of, read_manifest
 from gateway.hosts import is_loopback
 from gateway.schema.build import build_schema, print_sdl
@@ -72,7 +72,9 @@ def serve(host: Host = None, port: Port = None, workers: Workers = None, upstrea
     _log_warnings(settings)
     connection_limits = _connection_limits(settings)
     if settings.workers == 1:
-        Server(ServerConfig(from_environment(), settings, **connection_limits), _print_address).run()
+        application = from_environment()
+        config = ServerConfig(application, settings, **connection_limits)
+        Server(config, _print_address, reload=lambda: reload(application, settings)).run()
         return
     # Workers read the environment, to which _settings() has added the command-line options.
     factory = f"{from_environment.__module__}:{from_environment.__name__}"

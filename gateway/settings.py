@@ -481,7 +481,7 @@ class GraphQLSettings(SettingsGroup):
     trusted_documents: str | None = Field(
         default=None,
         description="File with trusted documents in Relay's or Apollo's format; if set, no other documents are "
-        "executed.",
+        "executed. SIGHUP loads it again.",
     )
     documents_bytes_max: int = Field(
         default=64 * 2**20,

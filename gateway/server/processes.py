@@ -75,7 +75,7 @@ class Server(uvicorn.Server):
     For `http.shutdown_delay` seconds it is not ready, so that load balancers send their requests elsewhere, but serves
     as usual. Then it accepts all waiting connections and stops listening, and then running requests finish. A second
     signal ends the delay. If other processes listen on the same socket, their parent sets `released` instead, once it
-    has closed the socket.
+    has closed the socket. SIGHUP calls `reload`.
     """
 
     def __init__(
@@ -83,8 +83,10 @@ class Server(uvicorn.Server):
         config: uvicorn.Config,
         greet: Callable[[str], None] | None = None,
         released: threading.Event | None = None,
+        reload: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(config)
+        self._reload = reload
         self._greet = greet
         self._is_alone = released is None
         self._released = threading.Event() if released is None else released
@@ -94,6 +96,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             await self._accept_several()
+        if self._reload is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         if self.started and self._greet is not None:
             host, port = self.servers[0].sockets[0].getsockname()[:2]
             self._greet(f"http://{f'[{host}]' if ':' in host else host}:{port}")

@@ -196,6 +196,10 @@ class GraphQLApp:
         self._encoder = Encoder(_plain)
         self._scheduler = ResponseScheduler()
 
+    def trust(self, documents: Mapping[str, str]) -> None:
+        """Replaces the trusted documents."""
+        self._operations.trust(documents)
+
     def load(self) -> dict[str, int] | None:
         """The numbers of running operations and reads of this process; None while the gateway is not running."""
         if self.runtime is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -111,20 +112,26 @@ class Operations:
         self._introspection = settings.introspection
         self._limits = limits
         self._admission = admission
-        self._trusted = trusted
-        self._trusted_texts = frozenset((trusted or {}).values())
         self._nodes_max = nodes_max
         self._registrations = Registrations()
         self._reading: Spacing[Document] = Spacing(PAUSE)
         self._reading_untrusted: Spacing[Document] = Spacing(UNTRUSTED_PAUSE)
         self._planning: Spacing[BoundPlan | None] = Spacing(PAUSE)
-        self._documents = Documents(
+        self._no_documents = partial(
+            Documents,
             schema.core,
             settings.documents_bytes_max,
             limits=document_limits_of(limits),
             # Suggestions would reveal the schema name by name.
             suggestions=settings.introspection != "off",
         )
+        self.trust(trusted)
+
+    def trust(self, trusted: Mapping[str, str] | None) -> None:
+        """Replaces the trusted documents. The cached ones are dropped, because they may no longer be trusted."""
+        self._trusted = trusted
+        self._trusted_texts = frozenset((trusted or {}).values())
+        self._documents = self._no_documents()
 
     def remembered(self, key: bytes, caller: Caller | None) -> PreparedRequest | None:
         """The prepared request with these bytes, if it is cached. Raises InvalidOperation and HTTPError."""

@@ -29,11 +29,42 @@ def started(folder, workers: int, **settings: str) -> GatewayProcess:
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> Iterator[GatewayProcess]:
+def manifest(tmp_path_factory) -> Path:
+    """A file with one trusted document."""
+    file = tmp_path_factory.mktemp("manifest") / "documents.json"
+    file.write_text('{"one": "{ __schema { __typename } }"}')
+    return file
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory, manifest) -> Iterator[GatewayProcess]:
     """A gateway with two workers."""
-    gateway = started(tmp_path_factory.mktemp("pair"), 2)
+    gateway = started(tmp_path_factory.mktemp("pair"), 2, **with_documents(manifest))
     yield gateway
     assert gateway.stop() == 0
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory, manifest) -> Iterator[GatewayProcess]:
+    """A gateway with one process."""
+    gateway = started(tmp_path_factory.mktemp("single"), 1, **with_documents(manifest))
+    yield gateway
+    assert gateway.stop() == -signal.SIGTERM
+
+
+def with_documents(manifest: Path) -> dict[str, str]:
+    return {"graphql_trusted_documents": str(manifest), "graphql_introspection": "public"}
+
+
+def runs(gateway: GatewayProcess, document: str) -> bool:
+    """Whether the gateway runs a trusted document."""
+    response = httpx.post(f"{gateway.url}/graphql", json={"documentId": document})
+    return response.json().get("data") == {"__schema": {"__typename": "__Schema"}}
+
+
+def has_new_workers(gateway: GatewayProcess, before: list[int]) -> bool:
+    now = gateway.workers()
+    return len(now) == len(before) and not set(now) & set(before)
 
 
 def is_running(pid: int) -> bool:
@@ -87,7 +118,7 @@ def test_sighup_restarts_the_workers_without_a_failed_request(pair):
 
     def is_restarted() -> bool:
         numbers.add(len(pair.workers()))
-        return len(pair.workers()) == 2 and not set(pair.workers()) & set(before)
+        return has_new_workers(pair, before)
 
     with Load(("127.0.0.1", pair.port)) as load:
         pair.process.send_signal(signal.SIGHUP)
@@ -97,6 +128,23 @@ def test_sighup_restarts_the_workers_without_a_failed_request(pair):
     assert load.last > 0  # the connections of the old workers have moved
     assert numbers == {2, 3}
     assert '"worker ended"' not in pair.output
+
+
+@pytest.mark.parametrize("processes", ["single", "pair"])
+def test_sighup_loads_trusted_documents_again(processes, manifest, request):
+    """A broken file is reported, and changes nothing."""
+    gateway = request.getfixturevalue(processes)
+    before, workers = manifest.read_text(), gateway.workers()
+    assert runs(gateway, "one")
+    manifest.write_text("{")
+    gateway.process.send_signal(signal.SIGHUP)
+    gateway.wait_for_output(r"GATEWAY_GRAPHQL_TRUSTED_DOCUMENTS.* is not JSON")
+    assert runs(gateway, "one")
+    manifest.write_text('{"two": "{ __schema { __typename } }"}')
+    gateway.process.send_signal(signal.SIGHUP)
+    assert waits_until(lambda: has_new_workers(gateway, workers) and runs(gateway, "two"), 60), gateway.output
+    assert not runs(gateway, "one")
+    manifest.write_text(before)
 
 
 def test_a_killed_worker_loses_only_its_own_connections(pair):
