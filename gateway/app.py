@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -38,6 +39,7 @@ from gateway.telemetry.traces import check as check_traces
     variable_of,
 )
 from gateway.telemetry.logs import RequestLog, configure_logs, failures_logged, get_logger
+from gateway.upstream.client import FleetClient
 from gateway.upstream.http.transport import Network
 from gateway.upstream.requests import Clock, now
 from gateway.upstream.stack import build_client
@@ -47,7 +49,7 @@ from gateway.web.compression import Compression
 from gateway.web.explorer import Explorer
 from gateway.web.graphql_app import GraphQLApp, Identify, Runtime
 from gateway.web.graphql_request import HTTPError
-from gateway.web.health import health_routes
+from gateway.web.health import AWAY, CIRCUIT_OPEN, UP, health_routes
 from gateway.web.responses import rejection_bytes
 
 
@@ -76,6 +78,7 @@ def create_app(
         metrics=metrics,
         tracing=tracing,
     )
+    dependencies: dict[str, Callable[[], str]] = {}
     log = RequestLog(settings.log)
     shedder = LoadShedder(graphql.admission, settings.limits, rejection_bytes(), log.count_rejection)
 
@@ -87,7 +90,10 @@ def create_app(
             failures_logged("application failed"),
             build_client(settings, network, clock, metrics, traced=tracing is not None) as client,
             identify_by(settings.oidc, network) as identify,
+            build_client(settings, network, clock) as client,
+            identify_by(settings.oidc, network, dependencies) as identify,
         ):
+            dependencies.update(upstream_states(client))
             graphql.runtime = Runtime(client, identify)
             tasks = [
                 asyncio.create_task(monitor(metrics, graphql.admission.adapt, shedder.throttle.adapt)),
@@ -107,7 +113,7 @@ def create_app(
         routes=[
             Route("/", _home),
             *([Route("/explorer/{name}", explorer.file)] if explorer is not None else []),
-            *health_routes(graphql.load),
+            *health_routes(graphql.load, dependencies),
         ],
         exception_handlers={404: _not_found, 405: _not_allowed},
         lifespan=lifespan,
@@ -179,8 +185,13 @@ COLLECTED_AFTER = (10_000, 20, 20)
 
 
 @asynccontextmanager
-async def identify_by(settings: OidcSettings, network: Network | None) -> AsyncIterator[Identify]:
-    """The authenticator: by verified claims if an issuer is configured, otherwise by the token itself."""
+async def identify_by(
+    settings: OidcSettings, network: Network | None, dependencies: dict[str, Callable[[], str]]
+) -> AsyncIterator[Identify]:
+    """The authenticator: by verified claims if an issuer is configured, otherwise by the token itself.
+
+    The issuer is added to the dependencies.
+    """
     if settings.issuer is None:
         yield opaque_caller
         return
@@ -189,6 +200,7 @@ async def identify_by(settings: OidcSettings, network: Network | None) -> AsyncI
     from gateway.web.jwks import JWKSClient  # noqa: PLC0415
 
     keys = JWKSClient(settings, network)
+    dependencies["issuer"] = keys.state
     try:
         yield JWTAuthenticator(settings, keys)
     finally:
@@ -198,6 +210,15 @@ async def identify_by(settings: OidcSettings, network: Network | None) -> AsyncI
 async def opaque_caller(token: str, _seconds: float = 0.0) -> Caller:
     """The caller of an unverified token: each token is a principal of its own."""
     return Caller(token)
+
+
+def upstream_states(client: FleetClient) -> dict[str, Callable[[], str]]:
+    """The states of the fleet API and, if it is configured, of Redis."""
+    is_redis_away = client.is_redis_away
+    states: dict[str, Callable[[], str]] = {"upstream": lambda: CIRCUIT_OPEN if client.is_circuit_open() else UP}
+    if is_redis_away is not None:
+        states["redis"] = lambda: AWAY if is_redis_away() else UP
+    return states
 
 
 def limits_of(settings: PaginationSettings) -> Limits:

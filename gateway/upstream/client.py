@@ -76,10 +76,14 @@ class FleetClient:
         *,
         prefetch: bool = False,
         under_way: Callable[[], int] = lambda: 0,
+        is_circuit_open: Callable[[], bool] = lambda: False,
+        is_redis_away: Callable[[], bool] | None = None,
         calls_max: int | None = None,
     ) -> None:
         self._calls_max = calls_max
         self._under_way = under_way
+        self.is_circuit_open = is_circuit_open
+        self.is_redis_away = is_redis_away  # None without Redis
         self._fetcher = fetcher
         self._settings = settings
         self._endpoints = endpoints

@@ -195,6 +195,10 @@ class RedisStore:
                 pass
             await self._sent(SET, self._redis.client.set(name, b"", xx=True, px=1))
 
+    def is_away(self) -> bool:
+        """Whether Redis is in a cooldown after a failure, for any of its uses."""
+        return any(map(self._is_unused, USES))
+
     def _is_unused(self, command: str) -> bool:
         return time.monotonic() < self._unused_until[USES[command]]
 

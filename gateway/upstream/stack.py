@@ -54,6 +54,7 @@ async def build_client(
         closing.push_async_callback(transport.close)
         redis = _redis_of(settings, closing)
         resilience = _resilience_of(settings, redis, clock, metrics)
+        resilience = _resilience_of(settings, redis, clock)
         layer: Layer = resilience
         store: Store | None = None
         if settings.cache.enabled:
@@ -76,6 +77,8 @@ async def build_client(
             cache,
             prefetch=settings.cache.prefetch,
             under_way=flights.__len__,
+            is_circuit_open=lambda: resilience.circuit.is_open,
+            is_redis_away=None if redis is None else redis.is_away,
             calls_max=settings.limits.upstream_calls,
         )
         closing.push_async_callback(client.settle)

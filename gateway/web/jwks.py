@@ -20,6 +20,7 @@ from joserfc.jwk import JWKRegistry, Key, OctKey, OKPKey, RSAKey
 from gateway.errors import IssuerUnavailable
 from gateway.settings import OidcSettings
 from gateway.telemetry.logs import get_logger
+from gateway.web.health import KEYS_EXPIRED, NO_KEYS, UP
 
 log = get_logger("gateway.upstream")
 
@@ -61,6 +62,13 @@ class JWKSClient:
             if age > self._settings.jwks_ttl + self._settings.jwks_stale_if_error:
                 return None
         return self._keys
+
+    def state(self) -> str:
+        """The state of the keys, for readiness; it starts no fetch."""
+        if self._keys is None:
+            return NO_KEYS
+        expires_at = self._fetched_at + self._settings.jwks_ttl + self._settings.jwks_stale_if_error
+        return UP if time.monotonic() <= expires_at else KEYS_EXPIRED
 
     async def renewed(self, seconds: float) -> tuple[Key, ...] | None:
         """The keys after a fetch, waiting at most `seconds` for it; during the cooldown nothing is fetched."""

@@ -119,7 +119,9 @@ async def at_rest(url: str) -> bool:
     """Whether no worker has work under way, after enough requests to reach every worker."""
     async with httpx.AsyncClient(base_url=url, limits=httpx.Limits(max_keepalive_connections=0)) as http:
         loads = [(await http.get("/health/ready", timeout=10)).json() for _ in range(20)]
-    return all(load == {"status": "ready", "operations": 0, "queued": 0, "reads": 0} for load in loads)
+    return all(
+        load == {"status": "ready", "operations": 0, "queued": 0, "reads": 0, "upstream": "up"} for load in loads
+    )
 
 
 def check(data: dict[str, Any], there: list[str]) -> None:

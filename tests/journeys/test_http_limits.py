@@ -180,7 +180,7 @@ async def test_a_client_disconnect_ends_the_upstream_call(server):
             if not load["reads"] + load["operations"]:
                 break
             await asyncio.sleep(0.02)
-        assert load == {"status": "ready", "operations": 0, "queued": 0, "reads": 0}
+        assert load == {"status": "ready", "operations": 0, "queued": 0, "reads": 0, "upstream": "up"}
 
 
 async def test_operations_beyond_the_bounds_get_503(server):
@@ -332,7 +332,9 @@ def test_a_disconnect_ends_all_pipelined_requests(server):
     talk.connection.sendall(request_of() + request_of(QUERY_BODY.replace(b"first: 1", b"first: 2")))
     assert waits_until(lambda: one.load()["operations"] == 1)
     talk.close()
-    assert waits_until(lambda: one.load() == {"status": "ready", "operations": 0, "queued": 0, "reads": 0}, 2)
+    assert waits_until(
+        lambda: one.load() == {"status": "ready", "operations": 0, "queued": 0, "reads": 0, "upstream": "up"}, 2
+    )
 
 
 def test_many_pipelined_requests_get_responses_in_order(server):

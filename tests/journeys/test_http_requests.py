@@ -134,7 +134,7 @@ async def test_health_endpoints(gateway):
     """Live, and ready once started, with the numbers of running and waiting operations."""
     assert (await gateway.http.get("/health/live")).json() == {"status": "live"}
     assert (await gateway.http.get("/health/ready")).json() == {
-        "status": "ready", "operations": 0, "queued": 0, "reads": 0,
+        "status": "ready", "operations": 0, "queued": 0, "reads": 0, "upstream": "up",
     }  # fmt: skip
 
 

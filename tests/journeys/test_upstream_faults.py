@@ -155,7 +155,7 @@ async def test_a_fault_has_its_documented_code_in_every_shape(simulated, fault, 
                 assert secret not in response.text
         simulator.faults.rules.clear()
         load = (await http.get("/health/ready")).json()
-        assert load == {"status": "ready", "operations": 0, "queued": 0, "reads": 0}
+        assert load == {"status": "ready", "operations": 0, "queued": 0, "reads": 0, "upstream": "up"}
     await asyncio.sleep(0)  # cancelled tasks end in the next iteration
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
