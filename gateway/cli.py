@@ -16,6 +16,7 @@ import typer
 import uvicorn
 from pydantic import ValidationError
 from starlette.types import ASGIApp
+from uvicorn.config import STARTUP_FAILURE
 
 from gateway import __version__
 from gateway.app import check, create_app, from_environment, reload
@@ -23,6 +24,7 @@ from gateway.engine.trusted_documents import ManifestInvalid, problems_of, read_
 from gateway.hosts import is_loopback
 from gateway.schema.build import build_schema, print_sdl
 from gateway.server.config import ServerConfig
+from gateway.server.listening import listening_on
 from gateway.server.open_files import allow_files
 from gateway.server.processes import Server, serve_with_workers
 from gateway.settings import (
@@ -52,6 +54,9 @@ app.add_typer(operations, name="operations")
 Host = Annotated[str | None, typer.Option(help="Address to listen on.  [env: GATEWAY_HOST]")]
 Port = Annotated[int | None, typer.Option(help="Port to listen on; 0 picks a free one.  [env: GATEWAY_PORT]")]
 Workers = Annotated[int | None, typer.Option(help="Number of worker processes.  [env: GATEWAY_WORKERS]")]
+UnixSocket = Annotated[
+    str | None, typer.Option(help="Path of a unix socket to listen on instead.  [env: GATEWAY_UNIX_SOCKET]")
+]
 UpstreamUrl = Annotated[str | None, typer.Option(help="Base URL of the fleet API.  [env: GATEWAY_UPSTREAM_URL]")]
 Vehicles = Annotated[int, typer.Option(min=0, max=1_000_000, help="Number of vehicles in the simulated fleet.")]
 
@@ -65,21 +70,34 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 
 @app.command()
-def serve(host: Host = None, port: Port = None, workers: Workers = None, upstream_url: UpstreamUrl = None) -> None:
+def serve(
+    host: Host = None,
+    port: Port = None,
+    unix_socket: UnixSocket = None,
+    workers: Workers = None,
+    upstream_url: UpstreamUrl = None,
+) -> None:
     """Serve GraphQL over the fleet API."""
-    settings = _checked_settings({"host": host, "port": port, "workers": workers, "upstream.url": upstream_url})
+    options = {"host": host, "port": port, "unix_socket": unix_socket, "workers": workers, "upstream.url": upstream_url}
+    settings = _checked_settings(options)
     configure_logs(settings.log, workers=settings.workers)
     _log_warnings(settings)
     connection_limits = _connection_limits(settings)
+    try:
+        listening = listening_on(settings)
+    except Misconfigured as failure:
+        typer.echo(f"{variable_of(failure.setting)}: {failure}", err=True)
+        raise typer.Exit(STARTUP_FAILURE) from None
     if settings.workers == 1:
         application = from_environment()
         config = ServerConfig(application, settings, **connection_limits)
-        Server(config, _print_address, reload=lambda: reload(application, settings)).run()
+        server = Server(config, _print_address, reload=lambda: reload(application, settings), listening=listening)
+        server.run(listening.sockets)
         return
     # Workers read the environment, to which _settings() has added the command-line options.
     factory = f"{from_environment.__module__}:{from_environment.__name__}"
     config = ServerConfig(factory, settings, factory=True, workers=settings.workers, **connection_limits)
-    serve_with_workers(config, lambda: check(settings))
+    serve_with_workers(config, lambda: check(settings), listening)
 
 
 @app.command()
@@ -198,7 +216,7 @@ def _connection_limits(settings: Settings) -> dict[str, Any]:
 
 
 def _print_address(url: str) -> None:
-    _print(f"GraphQL at {url}/graphql")
+    _print(f"GraphQL at {url}" + ("" if url.startswith("unix:") else "/graphql"))
 
 
 def _print(text: str) -> None:

@@ -48,12 +48,14 @@ def listed(text: str) -> tuple[str, ...]:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
+# Among trusted proxies: the clients of the unix socket.
+UNIX = "unix"
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 def networks_of(text: str) -> tuple[Network, ...]:
-    """Parses comma-separated addresses and networks. Raises ValueError."""
-    return tuple(ipaddress.ip_network(part, strict=False) for part in listed(text))
+    """Parses comma-separated addresses and networks, and skips `unix`. Raises ValueError."""
+    return tuple(ipaddress.ip_network(part, strict=False) for part in listed(text) if part != UNIX)
 
 
 SentPath = Annotated[str, AfterValidator(as_sent)]
@@ -559,7 +561,8 @@ class HttpSettings(SettingsGroup):
     )
     trusted_proxies: str = Field(
         default="",
-        description="Comma-separated addresses and networks of proxies, such as 10.0.0.0/8. During a request their "
+        description="Comma-separated addresses and networks of proxies, such as 10.0.0.0/8, or `unix` for the "
+        "clients of a unix socket. During a request their "
         "connections count for the client in `X-Forwarded-For`, otherwise for no address.",
     )
     inflight_body_bytes_max: int = Field(
@@ -686,6 +689,17 @@ class Settings(BaseSettings):
 
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
+    unix_socket: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Path of a unix socket to listen on instead of the host and the port. Sockets that systemd passes "
+        "replace both.",
+    )
+    unix_socket_mode: str = Field(
+        default="660",
+        pattern="^0?[0-7]{3}$",
+        description="Mode of the unix socket's file: who may write to it may connect.",
+    )
     workers: int = Field(default=1, ge=1, description="Number of worker processes.")
     upstream: UpstreamSettings = UpstreamSettings()
     pagination: PaginationSettings = PaginationSettings()

@@ -30,15 +30,22 @@ class Load:
     is_ended: bool = False
 
     def __enter__(self) -> Self:
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-        self._thread.start()
-        self.wait_for_answers()
+        self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Starts the clients, and waits for their first answers."""
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread.start()
+        self.wait_for_answers()
+
+    def stop(self) -> None:
+        """Stops the clients after their running requests."""
         self.is_ended = True
-        self._thread.join(60)
-        assert not self._thread.is_alive()
+        self.wait_until_refused()
 
     def wait_for_answers(self, number: int = 100) -> None:
         """Waits until there are this many further answers."""
@@ -48,7 +55,7 @@ class Load:
             time.sleep(0.01)
 
     def wait_until_refused(self) -> None:
-        """Waits until the server accepts no connections."""
+        """Waits until the server accepts no connections, so that all clients have ended."""
         self._thread.join(60)
         assert not self._thread.is_alive()
 

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Protocol
 
-from gateway.settings import HttpSettings, Network, networks_of
+from gateway.settings import UNIX, HttpSettings, Network, listed, networks_of
 from gateway.telemetry.logs import get_logger
 
 UNASKED, IDLE, UNREAD = range(3)
@@ -41,7 +41,7 @@ FILES_FREE_MIN = 32
 
 
 class Connection(Protocol):
-    """An open connection; `address` is the client's, or None for a trusted proxy."""
+    """An open connection; `address` is the client's, or None for a trusted proxy and over a unix socket."""
 
     address: str | None
 
@@ -88,6 +88,7 @@ class ConnectionLimits:
         self._heavy = self._max * HEAVY_SHARE
         self._files_max = files_max
         self._trusted = networks_of(settings.trusted_proxies)
+        self.trusts_unix = UNIX in listed(settings.trusted_proxies)
         self._closed = closed
         self._open: dict[Connection, None] = {}
         self._of_address: dict[str, dict[Connection, None]] = {}

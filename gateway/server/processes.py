@@ -6,18 +6,16 @@ to be accepted. So all of them are accepted first; then they end as in `BoundedP
 
 from __future__ import annotations
 
-import array
 import asyncio
 import math
 import os
 import select
 import signal
 import socket
-import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from types import FrameType
@@ -28,7 +26,9 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import multiprocess
 
 from gateway.library_internals import require_internals
+from gateway.server import systemd
 from gateway.server.config import ServerConfig
+from gateway.server.listening import Listening
 from gateway.settings import Misconfigured, Settings, variable_of
 from gateway.telemetry.logs import configure_logs, flush_logs, get_logger
 from gateway.web.health import IS_STOPPING
@@ -55,18 +55,6 @@ STOP_MAX = 10.0
 # it serves.
 FAILED_STARTS_MAX = 5
 START_MAX = 60.0
-# Linux' option for a packet filter on a socket. This filter drops packets that open a new connection (SYN without ACK
-# among the flags of the TCP header) and passes those of handshakes that have begun.
-SO_ATTACH_FILTER = 26
-LOAD_BYTE, AND, IF_EQUAL, RETURN = 0x30, 0x54, 0x15, 0x06
-SYN, ACK, FLAGS_AT, ALL = 0x02, 0x10, 13, 0xFFFFFFFF
-NO_NEW_CONNECTIONS = [
-    (LOAD_BYTE, 0, 0, FLAGS_AT),
-    (AND, 0, 0, SYN | ACK),
-    (IF_EQUAL, 0, 1, SYN),
-    (RETURN, 0, 0, 0),
-    (RETURN, 0, 0, ALL),
-]
 
 
 class Server(uvicorn.Server):
@@ -84,8 +72,11 @@ class Server(uvicorn.Server):
         greet: Callable[[str], None] | None = None,
         released: threading.Event | None = None,
         reload: Callable[[], None] | None = None,
+        listening: Listening = Listening(),  # noqa: B008 - it is immutable
     ) -> None:
         super().__init__(config)
+        self._listening = listening
+        self._watchdog = systemd.Watchdog()
         self._reload = reload
         self._greet = greet
         self._is_alone = released is None
@@ -99,8 +90,9 @@ class Server(uvicorn.Server):
         if self._reload is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         if self.started and self._greet is not None:
-            host, port = self.servers[0].sockets[0].getsockname()[:2]
-            self._greet(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+            self._greet(_url_of(self.servers[0].sockets[0].getsockname()))
+        if self.started and self._is_alone:
+            systemd.notify(systemd.READY)
 
     async def _accept_several(self) -> None:
         """Listens several times on each socket: uvloop accepts one connection per listener and iteration.
@@ -132,6 +124,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to stop now: after the delay, in which the application is not ready."""
+        if self._is_alone:
+            self._watchdog.beat()
         if not await super().on_tick(counter):
             return False
         if self._delay_ends_at is None:
@@ -139,6 +133,8 @@ class Server(uvicorn.Server):
             self._delay_ends_at = time.monotonic() + delay
             if not self._released.is_set():  # otherwise other processes go on
                 self.lifespan.state[IS_STOPPING] = True
+            if self._is_alone:
+                systemd.notify(systemd.STOPPING)
             self._end_connections()
         return self._released.is_set() or time.monotonic() >= self._delay_ends_at
 
@@ -153,8 +149,7 @@ class Server(uvicorn.Server):
             await asyncio.to_thread(self._released.wait, CLOSING_MAX)
         listeners = [_duplicate(listener) for server in self.servers for listener in server.sockets]
         if self._is_alone:
-            for listener in listeners:
-                refuse_new(listener)
+            self._listening.refuse_new(listeners)
             await asyncio.sleep(HANDSHAKE)
         deadline = time.monotonic() + CLOSING_MAX
         while any(map(_has_waiting, listeners)) and time.monotonic() < deadline:  # noqa: ASYNC110 - the event loop accepts them
@@ -262,7 +257,11 @@ class Workers:
     """
 
     def __init__(
-        self, config: ServerConfig, sockets: list[socket.socket], check: Callable[[], None] = lambda: None
+        self,
+        config: ServerConfig,
+        sockets: list[socket.socket],
+        check: Callable[[], None] = lambda: None,
+        refuse_new: Callable[[Iterable[socket.socket]], None] = lambda _: None,
     ) -> None:
         self.restarts = 0
         self.failed_starts = 0
@@ -271,6 +270,9 @@ class Workers:
         self._config = config
         self._sockets = sockets
         self._check = check
+        self._refuse_new = refuse_new
+        self._is_announced = False
+        self._watchdog = systemd.Watchdog()
         self._to_restart: deque[Worker] = deque()
         self._successor: Worker | None = None  # of the first one to restart
         self._retired: Worker | None = None  # a restarted one whose requests are finishing
@@ -298,8 +300,13 @@ class Workers:
                 return
             self.restart()
         self.keep_alive()
-        if not self.is_stopping:
-            self._continue_restart()
+        if self.is_stopping:
+            return
+        self._continue_restart()
+        self._watchdog.beat()
+        if not self._is_announced and all(worker.is_serving for worker in self.processes):
+            self._is_announced = True
+            systemd.notify(systemd.READY)
 
     def keep_alive(self) -> None:
         """Starts the workers, and replaces those that have ended or hang, until it gives up."""
@@ -374,6 +381,7 @@ class Workers:
 
         During the delay they are not ready; a second signal ends it.
         """
+        systemd.notify(systemd.STOPPING)
         self._end_successor()
         for worker in self.processes:
             worker.send(signal.SIGTERM)
@@ -381,8 +389,7 @@ class Workers:
         while time.monotonic() < ends_at and not self._signals:
             time.sleep(TICK)
         time.sleep(TICK)
-        for listener in self._sockets:
-            refuse_new(listener)
+        self._refuse_new(self._sockets)
         time.sleep(HANDSHAKE)
         for listener in self._sockets:
             listener.close()
@@ -403,26 +410,25 @@ def next_pause(pause: float, lived: float) -> float:
     return PAUSE_MIN if lived >= PAUSE_MAX else min(PAUSE_MAX, max(PAUSE_MIN, 2 * pause))
 
 
-def serve_with_workers(config: ServerConfig, check: Callable[[], None]) -> None:
+def serve_with_workers(config: ServerConfig, check: Callable[[], None], listening: Listening) -> None:
     """Serves until a signal arrives; `config` names the factory with which each worker builds the application.
 
     SIGHUP restarts the workers, unless `check` raises Misconfigured.
 
     Exits with STARTUP_FAILURE, as with one process, if it can't listen or if the workers do not start.
     """
-    workers = Workers(config, [config.bind_socket()], check)
+    workers = Workers(config, listening.sockets or [config.bind_socket()], check, listening.refuse_new)
     workers.run()
     if workers.has_given_up:
         raise SystemExit(STARTUP_FAILURE)
 
 
-def refuse_new(listener: socket.socket) -> None:
-    """Drops new connections, if the system supports that; their clients are refused once the socket is closed."""
-    program = array.array("B", b"".join(struct.pack("HBBI", *step) for step in NO_NEW_CONNECTIONS))
-    with suppress(OSError):
-        listener.setsockopt(
-            socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", len(NO_NEW_CONNECTIONS), program.buffer_info()[0])
-        )
+def _url_of(address: Any) -> str:
+    """The URL of a listening socket's address; that of a unix socket is its path."""
+    if isinstance(address, str):
+        return f"unix:{address}"
+    host, port = address[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def _duplicate(listener: socket.socket) -> socket.socket:

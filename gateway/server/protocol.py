@@ -466,7 +466,9 @@ class BoundedProtocol(HttpToolsProtocol):
             self._is_upgrade = True
             return
         self._check_start_line()
-        if self._is_over_limit or (self._peer_address is None and self.client is not None):
+        if self._is_over_limit or (
+            self._peer_address is None and (self.client is not None or self._limits.connection_limits.trusts_unix)
+        ):
             self._check_connection_limit()
         if (
             self._shedder is not None
