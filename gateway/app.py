@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-from collections.abc import AsyncIterator, Mapping
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -31,14 +30,12 @@ from gateway.settings import (
     PaginationSettings,
     Settings,
     listed,
-)
-from gateway.telemetry.logs import RequestLog, configure_logs, failures_logged
-from gateway.telemetry.metrics import metrics_of
-from gateway.telemetry.traces import Tracing, tracing_of
-from gateway.telemetry.traces import check as check_traces
     variable_of,
 )
 from gateway.telemetry.logs import RequestLog, configure_logs, failures_logged, get_logger
+from gateway.telemetry.metrics import metrics_of
+from gateway.telemetry.traces import Tracing, tracing_of
+from gateway.telemetry.traces import check as check_traces
 from gateway.upstream.client import FleetClient
 from gateway.upstream.http.transport import Network
 from gateway.upstream.requests import Clock, now
@@ -89,8 +86,6 @@ def create_app(
         async with (
             failures_logged("application failed"),
             build_client(settings, network, clock, metrics, traced=tracing is not None) as client,
-            identify_by(settings.oidc, network) as identify,
-            build_client(settings, network, clock) as client,
             identify_by(settings.oidc, network, dependencies) as identify,
         ):
             dependencies.update(upstream_states(client))
@@ -144,6 +139,8 @@ def check(settings: Settings) -> None:
 
 def _compression(settings: HttpSettings) -> Compression | None:
     return Compression(settings) if settings.compression else None
+
+
 def reload(app: GatewayApp, settings: Settings) -> None:
     """Reads the trusted documents again; if that fails, the previous ones are kept."""
     log = get_logger("gateway")

@@ -8,6 +8,7 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -39,6 +40,8 @@ from gateway.settings import (
 from gateway.simulator import Behaviours, FleetPlan, Simulator
 from gateway.telemetry.log_writer import LogWriter, keep_standard_descriptors
 from gateway.telemetry.logs import configure_logs, get_logger
+from gateway.telemetry.metrics import PARENT_METRICS, Metrics, metrics_of, served, shared_folder
+from gateway.telemetry.traces import tracing_of
 
 app = typer.Typer(
     help="Unofficial GraphQL gateway for the vehicle management part of the INVERS OneAPI.",
@@ -83,21 +86,24 @@ def serve(
     configure_logs(settings.log, workers=settings.workers)
     _log_warnings(settings)
     connection_limits = _connection_limits(settings)
-    try:
+    with _misconfiguration_shown(STARTUP_FAILURE):
         listening = listening_on(settings)
-    except Misconfigured as failure:
-        typer.echo(f"{variable_of(failure.setting)}: {failure}", err=True)
-        raise typer.Exit(STARTUP_FAILURE) from None
-    if settings.workers == 1:
-        application = from_environment()
-        config = ServerConfig(application, settings, **connection_limits)
-        server = Server(config, _print_address, reload=lambda: reload(application, settings), listening=listening)
-        server.run(listening.sockets)
-        return
-    # Workers read the environment, to which _settings() has added the command-line options.
-    factory = f"{from_environment.__module__}:{from_environment.__name__}"
-    config = ServerConfig(factory, settings, factory=True, workers=settings.workers, **connection_limits)
-    serve_with_workers(config, lambda: check(settings), listening)
+    with ExitStack() as closing:
+        if settings.workers == 1:
+            application = from_environment()
+            _serve_metrics(closing, settings, application.metrics)
+            config = ServerConfig(application, settings, **connection_limits)
+            server = Server(config, _print_address, reload=lambda: reload(application, settings), listening=listening)
+            server.run(listening.sockets)
+            return
+        # Workers read the environment, to which _settings() has added the command-line options.
+        factory = f"{from_environment.__module__}:{from_environment.__name__}"
+        config = ServerConfig(factory, settings, factory=True, workers=settings.workers, **connection_limits)
+        with _misconfiguration_shown():
+            closing.enter_context(shared_folder(settings.metrics))
+        metrics = metrics_of(settings.metrics, metrics=PARENT_METRICS)
+        _serve_metrics(closing, settings, metrics)
+        serve_with_workers(config, lambda: check(settings), listening, metrics)
 
 
 @app.command()
@@ -119,8 +125,10 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
             f"  -H 'Content-Type: application/json' -d '{EXAMPLE}'\n"
         )
 
-    application = create_app(settings, demo_token=token)
-    Server(ServerConfig(application, settings, **_connection_limits(settings)), greet).run()
+    application = create_app(settings, demo_token=token, tracing=tracing_of(os.environ))
+    with ExitStack() as closing:
+        _serve_metrics(closing, settings, application.metrics)
+        Server(ServerConfig(application, settings, **_connection_limits(settings)), greet).run()
 
 
 @app.command()
@@ -256,12 +264,26 @@ def _settings(options: dict[str, str | int | None]) -> Settings:
 def _checked_settings(options: dict[str, str | int | None]) -> Settings:
     """Settings with which a process can start. Exits with the message, which would be left out of a later log line."""
     settings = _settings(options)
-    try:
+    with _misconfiguration_shown():
         check(settings)
+    return settings
+
+
+@contextmanager
+def _misconfiguration_shown(status: int = 2) -> Iterator[None]:
+    """Ends the process with this status, and a sentence that names the variable, if it can't be used."""
+    try:
+        yield
     except Misconfigured as misconfigured:
         typer.echo(f"{variable_of(misconfigured.setting)}: {misconfigured}", err=True)
-        raise typer.Exit(2) from None
-    return settings
+        raise typer.Exit(status) from None
+
+
+def _serve_metrics(closing: ExitStack, settings: Settings, metrics: Metrics) -> None:
+    with _misconfiguration_shown():
+        port = closing.enter_context(served(settings.metrics, settings.host, metrics))
+    if port is not None:
+        get_logger("gateway").info("metrics served", port=port)
 
 
 def _log_warnings(settings: Settings) -> None:

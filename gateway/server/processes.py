@@ -31,6 +31,7 @@ from gateway.server.config import ServerConfig
 from gateway.server.listening import Listening
 from gateway.settings import Misconfigured, Settings, variable_of
 from gateway.telemetry.logs import configure_logs, flush_logs, get_logger
+from gateway.telemetry.metrics import WORKER_RESTARTS, WORKERS, Metrics, Sample, forget_worker
 from gateway.web.health import IS_STOPPING
 
 require_internals(
@@ -87,6 +88,9 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self.started:
             await self._accept_several()
+            metrics = getattr(self.config.loaded_app, "metrics", None)
+            if metrics is not None and isinstance(self.config, ServerConfig):
+                metrics.samplers.append(self.config.limits.samples)
         if self._reload is not None:
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._reload)
         if self.started and self._greet is not None:
@@ -221,13 +225,17 @@ class Worker(multiprocess.Process):
         if time.monotonic() > self._ends_by:
             get_logger("gateway").error("worker killed, because it did not stop", pid=self.pid)
             self.end()
-        return self.pid is None or self.exitcode is not None
+        has_ended = self.pid is None or self.exitcode is not None
+        if has_ended and self.pid is not None:
+            forget_worker(self.pid)
+        return has_ended
 
     def end(self) -> None:
         """Kills the process and waits until it has ended."""
         if self.pid is not None:
             self.kill()
             self.join()
+            forget_worker(self.pid)
 
     def target(self, sockets: list[socket.socket] | None = None) -> None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a terminal sends it to all processes; the parent handles it
@@ -260,6 +268,7 @@ class Workers:
         self,
         config: ServerConfig,
         sockets: list[socket.socket],
+        metrics: Metrics,
         check: Callable[[], None] = lambda: None,
         refuse_new: Callable[[Iterable[socket.socket]], None] = lambda _: None,
     ) -> None:
@@ -270,6 +279,8 @@ class Workers:
         self._config = config
         self._sockets = sockets
         self._check = check
+        self._metrics = metrics
+        metrics.samplers.append(self.samples)
         self._refuse_new = refuse_new
         self._is_announced = False
         self._watchdog = systemd.Watchdog()
@@ -279,6 +290,11 @@ class Workers:
         self._signals: deque[int] = deque()
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, lambda number, _: self._signals.append(number))
+
+    def samples(self) -> Iterator[Sample]:
+        """The workers that serve, and how many were replaced."""
+        yield WORKERS, (), sum(1 for worker in self.processes if worker.is_serving)
+        yield WORKER_RESTARTS, (), self.restarts
 
     @property
     def has_given_up(self) -> bool:
@@ -300,6 +316,7 @@ class Workers:
                 return
             self.restart()
         self.keep_alive()
+        self._metrics.sample()
         if self.is_stopping:
             return
         self._continue_restart()
@@ -410,14 +427,13 @@ def next_pause(pause: float, lived: float) -> float:
     return PAUSE_MIN if lived >= PAUSE_MAX else min(PAUSE_MAX, max(PAUSE_MIN, 2 * pause))
 
 
-def serve_with_workers(config: ServerConfig, check: Callable[[], None], listening: Listening) -> None:
+def serve_with_workers(config: ServerConfig, check: Callable[[], None], listening: Listening, metrics: Metrics) -> None:
     """Serves until a signal arrives; `config` names the factory with which each worker builds the application.
 
-    SIGHUP restarts the workers, unless `check` raises Misconfigured.
-
+    SIGHUP restarts the workers, unless `check` raises Misconfigured. `metrics` are those of this process, their parent.
     Exits with STARTUP_FAILURE, as with one process, if it can't listen or if the workers do not start.
     """
-    workers = Workers(config, listening.sockets or [config.bind_socket()], check, listening.refuse_new)
+    workers = Workers(config, listening.sockets or [config.bind_socket()], metrics, check, listening.refuse_new)
     workers.run()
     if workers.has_given_up:
         raise SystemExit(STARTUP_FAILURE)

@@ -54,7 +54,6 @@ async def build_client(
         closing.push_async_callback(transport.close)
         redis = _redis_of(settings, closing)
         resilience = _resilience_of(settings, redis, clock, metrics)
-        resilience = _resilience_of(settings, redis, clock)
         layer: Layer = resilience
         store: Store | None = None
         if settings.cache.enabled:

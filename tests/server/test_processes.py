@@ -18,6 +18,7 @@ from gateway.server import processes
 from gateway.server.config import ServerConfig
 from gateway.server.processes import FAILED_STARTS_MAX, PAUSE_MAX, PAUSE_MIN, START_MAX, Worker, Workers, next_pause
 from gateway.settings import Settings
+from gateway.telemetry.metrics import Metrics
 from tests.gateway_process import GatewayProcess
 
 # Python runs `sitecustomize` before anything else; only workers are started with this argument.
@@ -127,7 +128,7 @@ def fake_workers(monkeypatch, starts: list[bool]) -> Workers:
     monkeypatch.setattr(processes, "Worker", FakeWorker)
     monkeypatch.setattr(signal, "signal", lambda *_: None)
     monkeypatch.setattr(FakeWorker, "starts", starts, raising=False)
-    return Workers(ServerConfig("none", Settings(), workers=2), [])
+    return Workers(ServerConfig("none", Settings(), workers=2), [], Metrics())
 
 
 def test_a_worker_that_serves_starts_the_count_anew(monkeypatch):
