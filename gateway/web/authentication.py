@@ -170,10 +170,16 @@ class JWTAuthenticator:
 
 
 class _Signatures(jws.JWSRegistry):
-    """joserfc's registry without the header parameter `b64`, which RFC 7797 forbids in JWTs."""
+    """joserfc's registry, which ignores unknown header parameters that are not in `crit` (RFC 7515, 4).
+
+    `b64` in `crit` is unknown, because RFC 7797 forbids it in JWTs.
+    """
+
+    # Certificates in `x5c` take kilobytes. The server limits the bytes of all header fields.
+    max_header_length = 2**20
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(strict_check_header=False, **options)
         self.algorithms = {**self.algorithms, "EdDSA": _EdDSA()}
         del self.header_registry["b64"]
 

@@ -146,6 +146,7 @@ class JWKSClient:
 
 
 def _public_key_of(jwk: Any) -> Key:
+    jwk = {name: value for name, value in jwk.items() if value is not None}  # some serialisers write absent members
     key = JWKRegistry.import_key(jwk)
     if isinstance(key, OKPKey) and key.alg == "EdDSA":
         key = JWKRegistry.import_key({**jwk, "alg": key.curve_name})  # the name in RFC 9864

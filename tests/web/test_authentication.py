@@ -215,15 +215,48 @@ async def test_a_token_whose_header_leaves_no_key_or_several_is_rejected(issuer,
     assert str(rejected.value) == message
 
 
+def signed(issuer: FakeIssuer, header: dict[str, object]) -> str:
+    """A valid token with exactly this header, which may be one that libraries refuse to sign."""
+    _, payload, _ = issuer.token(RSA, {"alg": "RS256"}).split(".")
+    head = f"{encoded(json.dumps(header).encode())}.{payload}"
+    return f"{head}.{encoded(RSA.private_key.sign(head.encode(), PKCS1v15(), SHA256()))}"
+
+
 @pytest.mark.parametrize("kid", [7, None, ["a"], {}, True])
 async def test_a_kid_of_another_type_is_not_an_absent_one(issuer, kid):
     """A token whose `kid` is not a string is invalid, although the only key would verify it."""
     issuer.jwks = [published(RSA)]
-    _, payload, _ = issuer.token(RSA, {"alg": "RS256"}).split(".")
-    head = f"{encoded(json.dumps({'alg': 'RS256', 'kid': kid}).encode())}.{payload}"
-    signature = RSA.private_key.sign(head.encode(), PKCS1v15(), SHA256())
     with pytest.raises(Unauthenticated):
-        await authenticator(issuer)(f"{head}.{encoded(signature)}")
+        await authenticator(issuer)(signed(issuer, {"alg": "RS256", "kid": kid}))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"nonce": "1"}, {"pi.atm": "2"}, {"client_id": "x", "iss": None}, {"org.example": {"a": [1]}}, {"b64": True},
+     {"x5c": ["MII" * 1500]}, {"typ": "at+jwt", "x5t#S256": "abc"}],
+)  # fmt: skip
+async def test_unknown_header_parameters_are_ignored(issuer, more):
+    """As RFC 7515 (4) requires: Entra ID adds `nonce`, PingFederate `pi.atm`; certificates make a header long."""
+    issuer.jwks = [published(RSA)]
+    await authenticator(issuer)(signed(issuer, {"alg": "RS256", **more}))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [{"nonce": "1", "crit": ["nonce"]}, {"crit": ["exp"], "exp": 1}, {"b64": False}, {"b64": False, "crit": ["b64"]},
+     {"b64": True, "crit": ["b64"]}, {"crit": ["absent"]}, {"crit": "nonce"}],
+)  # fmt: skip
+async def test_unknown_critical_header_parameters_are_rejected(issuer, more):
+    """A parameter that must be understood, or that changes how the payload is encoded."""
+    issuer.jwks = [published(RSA)]
+    with pytest.raises(Unauthenticated):
+        await authenticator(issuer)(signed(issuer, {"alg": "RS256", **more}))
+
+
+async def test_members_of_a_key_that_are_null_are_absent(issuer):
+    """Some issuers write every member of their classes."""
+    issuer.jwks = [published(RSA) | dict.fromkeys(("kid", "use", "alg", "key_ops", "x5c", "d"))]
+    await authenticator(issuer)(issuer.token(RSA, {"alg": "RS256"}))
 
 
 @pytest.mark.parametrize("alg", ["HS256", "HS384", "HS512"])
