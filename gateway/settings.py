@@ -25,14 +25,26 @@ PREFIX = "GATEWAY_"
 
 
 class SettingsGroup(BaseModel):
-    """A group of settings. Unknown names are errors, and error messages never quote values."""
+    """A group of settings. Unknown names are errors, numbers are finite, and error messages never quote values."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, allow_inf_nan=False)
 
 
 def as_sent(path: str) -> str:
-    """A path for a request line: characters that are not allowed there are percent-encoded."""
+    """A path for a request line: characters that are not allowed there are percent-encoded.
+
+    Raises ValueError for anything but a path, which would change the URL's host or query.
+    """
+    if not path.startswith("/") or set("?#\\") & set(path):
+        raise ValueError("must begin with a slash, and must not have a query, a fragment or a backslash")
     return quote(path, safe=string.punctuation)
+
+
+def has_id(path: str) -> str:
+    """Checks that a vehicle's id has a place in a path."""
+    if "{id}" not in path:
+        raise ValueError("must contain {id}, which stands for the vehicle's id")
+    return path
 
 
 class Misconfigured(ValueError):
@@ -59,6 +71,7 @@ def networks_of(text: str) -> tuple[Network, ...]:
 
 
 SentPath = Annotated[str, AfterValidator(as_sent)]
+VehiclePath = Annotated[SentPath, AfterValidator(has_id)]
 HTTP = ("http", "https")
 
 
@@ -184,6 +197,26 @@ def content_codings(names: str) -> str:
 
 CODINGS = ("gzip", "zstd")
 ContentCodings = Annotated[str, AfterValidator(content_codings)]
+def is_field_value(text: str) -> str:
+    """Checks for a value that a header field can have."""
+    if not text.isascii() or not text.isprintable():
+        raise ValueError("must consist of printable ASCII characters")
+    return text
+
+
+def is_host(host: str) -> str:
+    """Checks for an address or a name to listen on, and normalises it."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        found = host_and_port((in_ascii(host) or "").encode())
+    if found is None or found[1] is not None or ":" in host or "[" in host:
+        raise ValueError("must be an address or a host name, without a scheme, a port or brackets")
+    return found[0]
+
+
+FieldValue = Annotated[str, AfterValidator(is_field_value)]
+Host = Annotated[str, AfterValidator(is_host)]
 HostPatterns = Annotated[str, AfterValidator(host_patterns)]
 FieldNames = Annotated[str, AfterValidator(field_names)]
 OriginPatterns = Annotated[str, AfterValidator(origin_patterns)]
@@ -213,10 +246,10 @@ class UpstreamSettings(SettingsGroup):
         default=None,
         description="PEM file of that certificate's key, unencrypted; unset: the key is in the certificate's file.",
     )
-    fleet_id: str | None = Field(default=None, description="Value of the X-INVERS-Fleet-Id header, if set.")
+    fleet_id: FieldValue | None = Field(default=None, description="Value of the X-INVERS-Fleet-Id header, if set.")
     vehicles_path: SentPath = Field(default="/vehicles", description="Path of the vehicle list.")
-    vehicle_path: SentPath = Field(default="/vehicles/{id}", description="Path of a vehicle.")
-    latest_state_path: SentPath = Field(
+    vehicle_path: VehiclePath = Field(default="/vehicles/{id}", description="Path of a vehicle.")
+    latest_state_path: VehiclePath = Field(
         default="/vehicles/{id}/latest-state", description="Path of a vehicle's latest state."
     )
     limit_parameter: str = Field(default="limit", description="Query parameter for the page size of the first page.")
@@ -687,7 +720,7 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
-    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    host: Host = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one.")
     unix_socket: str | None = Field(
         default=None,

@@ -104,6 +104,63 @@ def test_a_url_to_which_paths_are_appended_has_no_query(variable, query):
     assert_refused(variable, f"https://fleet.test{query}", "must not have a query")
 
 
+PATH = "must begin with a slash, and must not have a query"
+ID = "must contain {id}"
+ASCII = "must consist of printable ASCII characters"
+HOST = "must be an address or a host name"
+FINITE = "Input should be a finite number"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "reason"),
+    [
+        *(
+            (f"GATEWAY_UPSTREAM_{name}_PATH", path, PATH)
+            for name in ("VEHICLES", "VEHICLE", "LATEST_STATE")
+            for path in ("", "list/{id}", "@evil.test/{id}", ".evil.test/{id}", ":81/{id}", "/{id}?tenant=1", "/{id}#x",
+                         "/{id}?", "https://evil.test/{id}", " /{id}", "\\{id}", "/\\{id}")
+        ),
+        *(
+            (f"GATEWAY_UPSTREAM_{name}_PATH", path, ID)
+            for name in ("VEHICLE", "LATEST_STATE")
+            for path in ("/", "/vehicles", "/vehicles/{vehicleId}", "/vehicles/{ID}", "/vehicles/{}", "/vehicles/{", "/vehicles/:id")
+        ),
+        *(("GATEWAY_UPSTREAM_FLEET_ID", name, ASCII) for name in ("a\nb", "a\r", "T7K2M\n", "\t", "M\u00fcnchen", "\u20ac")),
+        *(
+            ("GATEWAY_HOST", host, HOST)
+            for host in ("", "http://0.0.0.0", "tcp://10.0.0.1:80", "localhost:8000", "[::1]", "[::]:8000", "0.0.0.0\n",
+                         "a..b", "a" * 64, ":8000", "::1::", "*", "/run/gateway.sock", "stra\u00dfe.test")
+        ),
+        *(
+            (variable, number, FINITE)
+            for variable in ("GATEWAY_CACHE_VEHICLES_TTL", "GATEWAY_UPSTREAM_TOTAL_TIMEOUT", "GATEWAY_LIMITS_DEADLINE",
+                             "GATEWAY_RETRY_BACKOFF", "GATEWAY_OIDC_JWKS_TTL", "GATEWAY_REDIS_TIMEOUT")
+            for number in ("inf", "Infinity", "nan", "1e999")
+        ),
+    ],
+)  # fmt: skip
+def test_a_value_with_which_no_request_would_succeed_is_refused(variable, value, reason):
+    """It would change the host to which tokens are sent, fail in each request, or mean another address."""
+    assert_refused(variable, value, reason)
+
+
+@pytest.mark.parametrize(
+    ("host", "used"),
+    [("127.0.0.2", "127.0.0.2"), ("::", "::"), ("0:0:0:0:0:0:0:1", "::1"), ("fe80::1%eth0", "fe80::1%eth0"),
+     ("localhost", "localhost"), ("Gateway_1.test.", "gateway_1.test"), ("m\u00fcnchen.test", "xn--mnchen-3ya.test")],
+)  # fmt: skip
+def test_addresses_and_names_to_listen_on_are_accepted(host, used):
+    """In any form of an address, and in any case."""
+    assert Settings(host=host).host == used
+
+
+def test_paths_and_fleet_ids_may_have_special_characters():
+    """What a request line can't contain is encoded; an empty fleet id is none."""
+    upstream = UpstreamSettings(vehicle_path="/a b/{id};v=1/%20\n{id}", latest_state_path="/{id}", fleet_id="a b:c,d")
+    assert (upstream.vehicle_path, upstream.fleet_id) == ("/a%20b/{id};v=1/%20%0A{id}", "a b:c,d")
+    assert UpstreamSettings(fleet_id="").fleet_id == ""
+
+
 @pytest.mark.parametrize(
     ("url", "used"),
     [

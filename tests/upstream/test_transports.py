@@ -826,11 +826,12 @@ async def test_requests_can_not_be_injected(name):
     """A line break or a letter outside ASCII in a header, or a space in a target, is rejected, and nothing is sent."""
     server = Server([PLAIN])
     async with server.listening() as url:
-        transport = HttpTransport(UpstreamSettings(url=url, transport=name, fleet_id="a\r\nY: b"))
+        settings = UpstreamSettings(url=url, transport=name)
+        transport = HttpTransport(settings.model_copy(update={"fleet_id": "a\r\nY: b"}))
         with pytest.raises(UpstreamUnavailable):
             await transport.fetch(vehicle_request())
         await transport.close()
-        transport = HttpTransport(UpstreamSettings(url=url, transport=name))
+        transport = HttpTransport(settings)
         for token in ("a\nb", "a\r\nY: b", "ä"):
             with pytest.raises(UpstreamUnavailable):
                 await transport.fetch(vehicle_request(token=token))
