@@ -37,6 +37,7 @@ from gateway.telemetry.metrics import metrics_of
 from gateway.telemetry.traces import Tracing, tracing_of
 from gateway.telemetry.traces import check as check_traces
 from gateway.upstream.client import FleetClient
+from gateway.telemetry import RequestLog, configure_logs, failures_logged
 from gateway.upstream.http.transport import Network
 from gateway.upstream.requests import Clock, now
 from gateway.upstream.stack import build_client
@@ -130,10 +131,15 @@ def create_app(
 
 
 def check(settings: Settings) -> None:
-    """Raises Misconfigured for settings with which no process could start, such as a missing file."""
+    """Raises Misconfigured for settings with which no process could start or which would be ignored."""
     check_upstream(settings)
     check_traces(os.environ)
     _compression(settings.http)
+    for name in ("audience", "jwks_uri", "principal_claims"):
+        if settings.oidc.issuer is None and getattr(settings.oidc, name):
+            raise Misconfigured(
+                f"oidc.{name}", f"It has no effect, and tokens are not verified, without {variable_of('oidc.issuer')}"
+            )
     _trusted_documents(settings.graphql)
 
 

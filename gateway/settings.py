@@ -143,7 +143,7 @@ def is_redis(url: SecretStr) -> SecretStr:
     parameters = parse_qsl(parts.query, keep_blank_values=True)
     values = dict(parameters)
     database = [number for number in (parts.path.removeprefix("/"), values.get("db")) if number]
-    if "#" in url.get_secret_value() or not re.fullmatch("[0-9]*", ",".join(database)):
+    if "#" in url.get_secret_value() or not re.fullmatch("[0-9]{0,9}", ",".join(database)):
         raise ValueError(
             "must have the form redis://user:password@host:port/number, with the number of one database and special "
             "characters percent-encoded"
@@ -154,6 +154,10 @@ def is_redis(url: SecretStr) -> SecretStr:
             f"may have only these parameters, each once and with a value: {', '.join(known)}; "
             "time-outs and the number of connections are settings, and ssl_ parameters need rediss://"
         )
+    if not re.fullmatch("[!-~]*", values.get("client_name", "")):
+        raise ValueError("must have a client_name without blanks, of printable ASCII characters")
+    if not re.fullmatch("[0-9]{1,9}", values.get("health_check_interval", "0")):
+        raise ValueError("must have a health_check_interval in whole seconds")
     return url
 
 

@@ -206,6 +206,16 @@ PARAMETERS = "may have only these parameters"
         ("redis://localhost?db=abc", DATABASE),
         ("redis://localhost/1?db=2", DATABASE),
         ("redis://localhost#0", DATABASE),
+        (f"redis://localhost/{'1' * 5000}", DATABASE),
+        (f"redis://localhost?db={'9' * 10}", DATABASE),
+        *(
+            (f"redis://localhost?client_name={name}", "must have a client_name")
+            for name in ("a%20b", "a%0ab", "a+b", "m%C3%BCnchen", "%7F")
+        ),
+        *(
+            (f"redis://localhost?health_check_interval={interval}", "must have a health_check_interval")
+            for interval in ("-1", "often", "0.5", "1e3", "inf", "%2B1")
+        ),
         ("redis://localhost?tenant=1", PARAMETERS),
         ("redis://localhost?tenant", PARAMETERS),
         ("redis://localhost?client_name=", PARAMETERS),
@@ -226,7 +236,6 @@ def test_a_redis_url_that_the_client_would_not_use_as_intended_is_refused(url, r
     ("url", "reason"),
     [
         ("redis://localhost?protocol=7", "A parameter"),
-        ("redis://localhost?health_check_interval=often", "A parameter"),
         ("rediss://localhost?ssl_cert_reqs=sometimes", "A parameter"),
         ("rediss://localhost?ssl_min_version=1", "A parameter"),
         (f"rediss://localhost?ssl_ca_certs={__file__}", "A parameter"),
@@ -239,6 +248,18 @@ def test_values_and_files_in_a_redis_url_are_checked_at_start(url, reason):
     with pytest.raises(Misconfigured, match=reason) as refused:
         check(Settings(redis=RedisSettings(url=url)))
     assert refused.value.setting == "redis.url"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("audience", "fleet"), ("jwks_uri", "https://issuer.test/keys"), ("principal_claims", "sub,scope")],
+)
+def test_a_setting_of_verification_needs_an_issuer(name, value):
+    """Without one no token is verified, which whoever sets an audience or keys does not expect."""
+    with pytest.raises(Misconfigured, match="without GATEWAY_OIDC_ISSUER") as refused:
+        check(Settings(oidc={name: value}))
+    assert refused.value.setting == f"oidc.{name}"
+    check(Settings(oidc={name: value, "issuer": "https://issuer.test"}))
 
 
 def test_valid_redis_urls_are_accepted(tmp_path: Path):
