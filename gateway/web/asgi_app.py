@@ -61,6 +61,7 @@ LIBRARY_FIELDS = (
     "ApolloGraphQL-Client-Version", "X-Apollo-Operation-Name", "X-Apollo-Operation-Id", "X-Apollo-Operation-Type",
     "GraphQL-Client-Name", "GraphQL-Client-Version", "X-GraphQL-Client-Name", "X-GraphQL-Client-Version",
 )  # fmt: skip
+ASKED = b"access-control-request-headers"
 # Response header fields that scripts may read, besides those that the Fetch standard allows. `ETag` is a proxy's.
 EXPOSED_FIELDS = ("Accept-Post", "Age", "Allow", "Cache-Control", "Date", "ETag", "Retry-After", "WWW-Authenticate")
 
@@ -250,8 +251,13 @@ class CrossOrigin:
         self.fields_for = lru_cache(256)(self._fields_for)
 
     def preflight_response(self, request_fields: RequestFields) -> Response:
-        """The response to a preflight request, without the fields that all responses have."""
-        response = self._cors.preflight_response(Headers(raw=list(request_fields.items())))
+        """The response to a preflight request, without the fields that all responses have.
+
+        Empty members of a list are ignored (RFC 9110, 5.6.1); Starlette would take them for names.
+        """
+        asked = b",".join(filter(None, map(bytes.strip, request_fields.get(ASKED, b"").split(b","))))
+        named = {name: value for name, value in {**request_fields, ASKED: asked}.items() if name != ASKED or value}
+        response = self._cors.preflight_response(Headers(raw=list(named.items())))
         common = (b"content-length", b"access-control-allow-origin")
         fields = tuple(field for field in response.raw_headers if field[0] not in common)
         if response.status_code == 200:  # noqa: PLR2004 - any other is a rejection

@@ -161,7 +161,9 @@ ADDED = (
         (ADDED.title(), True),
         (", ".join(reversed(ADDED.upper().split(", "))), True),
         ("x-datadog-trace-id,x-datadog-parent-id,x-datadog-origin,x-datadog-sampling-priority", True),
+        (" , authorization,,\ttraceparent\t,", True),
         ("x-own,authorization", False),
+        (",x-own", False),
         ("cookie2", False),
     ],
 )
@@ -170,7 +172,13 @@ def test_a_page_may_send_what_is_read_and_what_libraries_add(allowing, asked, is
     status, fields = preflight(allowing, APP, ("Access-Control-Request-Headers", asked))
     assert status == (200 if is_allowed else 400)
     names = {name.strip().lower() for name in fields["access-control-allow-headers"].split(",")}
-    assert (names >= {name.strip().lower() for name in asked.split(",")}) is is_allowed
+    assert (names >= {name.strip().lower() for name in asked.split(",")} - {""}) is is_allowed
+
+
+@pytest.mark.parametrize("asked", ["", ",", " , "])
+def test_a_list_of_no_fields_asks_for_none(allowing, asked):
+    """It is answered as a request without the field."""
+    assert preflight(allowing, APP, ("Access-Control-Request-Headers", asked))[0] == 200
 
 
 def test_fields_in_several_lines_are_one_list(allowing):
