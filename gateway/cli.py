@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 import typer
 import uvicorn
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 from starlette.types import ASGIApp
 from uvicorn.config import STARTUP_FAILURE
 
@@ -255,8 +256,9 @@ def _settings(options: dict[str, str | int | None]) -> Settings:
             message = error["msg"].removeprefix("Value error, ")
             typer.echo(f"{variable if known else variable_of(str(error['loc'][0]))}: {message}", err=True)
         raise typer.Exit(2) from None
-    except ValueError as unreadable:  # from pydantic-settings: a group that is not valid JSON
-        typer.echo(str(unreadable), err=True)
+    except SettingsError as unreadable:  # a group that is not valid JSON; the message names its field in quotes
+        group = str(unreadable).split('"')[1]
+        typer.echo(f"{variable_of(group)}: must be an object in JSON", err=True)
         raise typer.Exit(2) from None
     return settings
 

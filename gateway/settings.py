@@ -786,12 +786,13 @@ def setting_infos(
 ) -> Iterator[SettingInfo]:
     """All settings with values and sources; `given` are the variables that the command line sets."""
     ignored = service_links(environ)
+    set_there = {name.upper() for name in environ if name not in ignored}
     for path, value, default, text in _leaves(settings):
         variable = variable_of(path)
         if variable in given:
             source: Literal["default", "environment", "command line"] = "command line"
         else:
-            source = "environment" if variable in environ and variable not in ignored else "default"
+            source = "environment" if variable in set_there else "default"
         yield SettingInfo(path, variable, masked(value), default, text, source)
 
 

@@ -104,8 +104,14 @@ def test_the_schema_is_printed_and_checked(tmp_path: Path):
 def test_settings_show_their_value_and_source():
     """Default, environment and command line are distinguished; secrets are hidden."""
     listed = run(
-        "settings", "--port", "9000", GATEWAY_UPSTREAM_PAGE_SIZE="50", GATEWAY_REDIS_URL="redis://:hunter2@localhost/0"
+        "settings",
+        "--port",
+        "9000",
+        GATEWAY_UPSTREAM_PAGE_SIZE="50",
+        GATEWAY_REDIS_URL="redis://:hunter2@localhost/0",
+        gateway_workers="2",
     ).stdout
+    assert "GATEWAY_WORKERS=2  [environment]" in listed
     assert "GATEWAY_PORT=9000  [command line]" in listed
     assert "GATEWAY_UPSTREAM_PAGE_SIZE=50  [environment]" in listed
     assert "GATEWAY_PAGINATION_PAGE_MAX=500  [default]" in listed
@@ -125,6 +131,9 @@ def test_settings_show_their_value_and_source():
         ("GATEWAY_PORT", "tcp://10.0.0.1:8000/path"),
         ("GATEWAY_PORT", "tcp://user@10.0.0.1:8000"),
         ("GATEWAY_UPSTREAM_URL", "tcp://10.0.0.1:8000"),
+        ("GATEWAY_UPSTREAM", "http://fleet"),
+        ("GATEWAY_RATE_LIMIT", '{"share":'),
+        ("GATEWAY_CACHE", "[]"),
     ],
 )
 def test_a_bad_setting_ends_the_program_with_its_name(variable, value):
