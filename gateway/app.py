@@ -37,7 +37,6 @@ from gateway.telemetry.metrics import metrics_of
 from gateway.telemetry.traces import Tracing, tracing_of
 from gateway.telemetry.traces import check as check_traces
 from gateway.upstream.client import FleetClient
-from gateway.telemetry import RequestLog, configure_logs, failures_logged
 from gateway.upstream.http.transport import Network
 from gateway.upstream.requests import Clock, now
 from gateway.upstream.stack import build_client

@@ -201,6 +201,8 @@ def content_codings(names: str) -> str:
 
 CODINGS = ("gzip", "zstd")
 ContentCodings = Annotated[str, AfterValidator(content_codings)]
+
+
 def is_field_value(text: str) -> str:
     """Checks for a value that a header field can have."""
     if not text.isascii() or not text.isprintable():
