@@ -89,7 +89,7 @@ def cpu_seconds(pid: int) -> float:
 
 def wrk(
     url: str, body: Body, *, seconds: int, fleet: int, token: str = "token", tokens: int = 1, limit: int | None = None,
-    connections: int = CONNECTIONS, accept: str = "",
+    connections: int = CONNECTIONS, accept: str = "", traced: bool = False,
 ) -> dict[str, float]:  # fmt: skip
     """`answers`, `microseconds` and `median` latency in microseconds; every response has to be a success."""
     environment = {
@@ -99,6 +99,7 @@ def wrk(
         "TOKEN": token,
         "TOKENS": str(tokens),
         "ACCEPT_ENCODING": accept,
+        "TRACED": "1" if traced else "",
     }
     environment |= {} if limit is None else {"LIMIT": str(limit)}
     script = Path(__file__).with_name("rotating_bodies.lua")
@@ -130,10 +131,13 @@ def measured(
     token: str = "token",
     limit: int | None = None,
     accept: str = "",
+    traced: bool = False,
 ) -> Cost:
     """Throughput and costs of the server process under that load."""
     calls, used = settled(fleet), cpu_seconds(pid)
-    result = wrk(url, body, seconds=seconds, fleet=fleet.vehicles, token=token, limit=limit, accept=accept)
+    result = wrk(
+        url, body, seconds=seconds, fleet=fleet.vehicles, token=token, limit=limit, accept=accept, traced=traced
+    )
     used, answers = cpu_seconds(pid) - used, result["answers"]
     return Cost(
         answers / result["microseconds"] * 1e6,

@@ -1,7 +1,8 @@
 -- For wrk: POSTs BODY with the bearer token TOKEN and prints the results in one line of JSON.
 -- From request to request `@id(7)` in the body becomes the id of another of FLEET vehicles, `@gid(7)` its global id, and
 -- equal numbers become equal ids; after DISTINCT requests they repeat. With TOKENS that many tokens alternate.
--- The requests have ACCEPT_ENCODING, unless it is empty.
+-- The requests have ACCEPT_ENCODING, unless it is empty. If TRACED is set, they have a trace context, and one in a hundred
+-- is sampled.
 -- After LIMIT responses, if that is set, it prints `enough`, once, and sends no more: the process that started it has to end it.
 local body, fleet = os.getenv("BODY"), tonumber(os.getenv("FLEET"))
 local distinct, tokens = tonumber(os.getenv("DISTINCT")), tonumber(os.getenv("TOKENS"))
@@ -36,7 +37,8 @@ if os.getenv("ACCEPT_ENCODING") ~= "" then wrk.headers["Accept-Encoding"] = os.g
 
 -- Each distinct request is written once: wrk itself shall not be measured.
 local ready, bodies, sent, seen = {}, {}, 0, 0
-if not body:find("@g?id%(") then distinct = 1 end
+local traced = os.getenv("TRACED") == "1"
+if not body:find("@g?id%(") then distinct = traced and 100 or 1 end
 
 function request()
   local index = sent % distinct
@@ -46,6 +48,9 @@ function request()
   if tokens > 1 then
     wrk.headers["Authorization"] = "Bearer " .. token .. "-" .. sent % tokens
     return wrk.format(nil, nil, nil, text)
+  end
+  if traced then
+    wrk.headers["traceparent"] = string.format("00-%032x-%016x-%02x", index + 1, index + 1, index % 100 == 0 and 1 or 0)
   end
   local whole = ready[index] or wrk.format(nil, nil, nil, text)
   if distinct <= 1000 then ready[index] = whole end
