@@ -72,7 +72,6 @@ def create_app(
         explorer=explorer,
         trusted=trusted,
         clock=clock,
-        metrics=metrics,
         tracing=tracing,
     )
     dependencies: dict[str, Callable[[], str]] = {}

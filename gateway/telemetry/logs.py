@@ -25,7 +25,6 @@ from functools import lru_cache
 from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
-from gateway.concurrency.loop_tick import TickBatch
 from gateway.import_blocking import blocked
 from gateway.settings import LOG_COMPONENTS, LogSettings, listed
 from gateway.telemetry.log_writer import LogWriter
@@ -238,7 +237,7 @@ class LoggedOperation(NamedTuple):
     """What is logged of an operation, which may not have been found or run.
 
     `digest` is the document's hash, `principal` a short digest of the caller's. `calls` are the upstream calls. `age`
-    is that of the oldest data in seconds.
+    is that of the oldest data in seconds. It may be `stale`, and may have been `rendered` before.
     """
 
     name: str
@@ -249,6 +248,7 @@ class LoggedOperation(NamedTuple):
     calls: int
     age: int
     stale: bool
+    rendered: bool
 
 
 class LoggedRequest(NamedTuple):
@@ -296,7 +296,7 @@ def _json_members(request: LoggedRequest) -> str:
     trace = "" if request.trace_id is None else f'"trace_id": "{request.trace_id}", '
     start = ""
     if operation is not None:
-        name, kind, _, outcome, principal, calls, age, _ = operation
+        name, kind, _, outcome, principal, calls, age, *_ = operation
         start = f'"principal": "{principal}", ' if principal else ""
         start += f'"operation": "{name}", ' if name else ""
         start += f'"kind": "{kind}", ' if kind else ""
@@ -320,36 +320,33 @@ class RequestLog:
         self._slow, self._costly = settings.slow_operation, settings.costly_operation
         self._second = 0
         self._unlogged = 0
-        self._lines: TickBatch[str] = TickBatch(self._write_lines)
         self._writer = structlog.get_config()["logger_factory"]("gateway.web")
 
-    def write(self, request: LoggedRequest) -> None:
-        """Logs a request, and once more if it was slow or costly."""
+    def write(self, requests: list[LoggedRequest]) -> None:
+        """Logs the requests of an event-loop iteration."""
+        lines = [line for request in requests if (line := self._line_of(request)) is not None]
+        if lines:
+            self._writer.info("\n".join(lines))
+
+    def _line_of(self, request: LoggedRequest) -> str | None:
+        """The line of a request, unless it was written otherwise; one that was slow or costly is logged once more."""
         if request.status == SERVICE_UNAVAILABLE and not self.count_rejection():
-            return
+            return None
         operation = request.operation
         if operation is not None and (request.seconds >= self._slow or operation.calls >= self._costly):
             event = "slow operation" if request.seconds >= self._slow else "costly operation"
             self._log.warning(event, document=operation.digest, **_members(request))
         if not self._is_on:
-            return
+            return None
         # A JSON Web Token is the only kind of secret that fits into an id.
         if not self._formats_json or (not request.own_id and "eyj" in request.request_id.lower()):
             self._log.info("request", **_members(request))
-            return
-        line = f'{{{_json_members(request)}"event": "request", "level": "info", "timestamp": "{_now()}"}}'
-        # The lines of an event-loop iteration are written together.
-        try:
-            self._lines.add(line, asyncio.get_running_loop())
-        except RuntimeError:
-            self._write_lines([line])
+            return None
+        return f'{{{_json_members(request)}"event": "request", "level": "info", "timestamp": "{_now()}"}}'
 
     def write_internal_error(self, request_id: str) -> None:
         """Logs the exception that is being handled as an internal error of a request."""
         self._log.error("internal error", request_id=request_id, exc_info=True)
-
-    def _write_lines(self, lines: list[str]) -> None:
-        self._writer.info("\n".join(lines))
 
     def count_rejection(self) -> bool:
         """Counts a rejection; returns whether it is logged."""

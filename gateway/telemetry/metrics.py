@@ -12,6 +12,8 @@ import os
 import platform
 import shutil
 import tempfile
+from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from gateway import __version__
 from gateway.settings import MetricsSettings, Misconfigured
-from gateway.telemetry.logs import EVENTS, dropped_lines
+from gateway.telemetry.logs import EVENTS, LoggedRequest, dropped_lines
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -32,6 +34,8 @@ MEMORY = Path("/dev/shm")  # noqa: S108 - the folder in it has a random name
 SAMPLED_EVERY = 1.0
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 OTHER = "other"
+# The labels of responses that are sent as they were rendered before.
+RENDERED = ("response", "hit")
 
 
 class Metric(NamedTuple):
@@ -123,8 +127,8 @@ class Metrics:
     def observe(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
         """Adds a value to a histogram."""
 
-    def observe_operation(self, name: str, kind: str, outcome: str, seconds: float, calls: int) -> None:
-        """Counts a GraphQL request; `calls` are the upstream calls that it made."""
+    def observe_requests(self, requests: list[LoggedRequest]) -> None:
+        """Counts the requests of an event-loop iteration, and their errors."""
 
     def sample(self) -> None:
         """Takes the values of all samplers."""
@@ -148,7 +152,8 @@ class PrometheusMetrics(Metrics):
     def __init__(
         self, settings: MetricsSettings, names: Iterable[str] = (), metrics: tuple[Metric, ...] = METRICS
     ) -> None:
-        from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram  # noqa: PLC0415 - see FOLDER
+        from prometheus_client import CollectorRegistry, Gauge, Histogram  # noqa: PLC0415 - see FOLDER
+        from prometheus_client import Counter as Counting  # noqa: PLC0415
 
         super().__init__()
         self.registry = CollectorRegistry()
@@ -161,7 +166,7 @@ class PrometheusMetrics(Metrics):
                 more["multiprocess_mode"] = metric.workers
             elif metric.kind == "histogram":
                 more["buckets"] = SECONDS
-            made = {"counter": Counter, "gauge": Gauge, "histogram": Histogram}[metric.kind]
+            made = {"counter": Counting, "gauge": Gauge, "histogram": Histogram}[metric.kind]
             self._metrics[metric] = made(
                 PREFIX + metric.name, metric.help, metric.labels, registry=self.registry, **more
             )
@@ -177,12 +182,27 @@ class PrometheusMetrics(Metrics):
     def observe(self, metric: Metric, labels: tuple[str, ...], value: float) -> None:
         self._child(metric, labels).observe(value)
 
-    def observe_operation(self, name: str, kind: str, outcome: str, seconds: float, calls: int) -> None:
-        if name not in self._names:
-            name = self._label_of(name, outcome)
-        self._child(OPERATIONS, (name, kind, outcome)).observe(seconds)
-        if calls:
-            self._child(OPERATION_CALLS, (name, kind)).inc(calls)
+    def observe_requests(self, requests: list[LoggedRequest]) -> None:
+        durations: dict[tuple[str, ...], list[float]] = {}
+        rendered = 0
+        for request in requests:
+            operation = request.operation
+            if operation is None:
+                self.count(OTHER_REQUESTS, (str(request.status),))
+            else:
+                name, kind = operation.name, operation.kind
+                if name not in self._names:
+                    name = self._label_of(name, operation.outcome)
+                durations.setdefault((name, kind, operation.outcome), []).append(request.seconds)
+                rendered += operation.rendered
+                if operation.calls:
+                    self.count(OPERATION_CALLS, (name, kind), operation.calls)
+            for code in request.codes:
+                self.count(ERRORS, (code,))
+        for labels, seconds in durations.items():
+            _observe_all(self._child(OPERATIONS, labels), seconds)
+        if rendered:
+            self.count(CACHE_READS, RENDERED, rendered)
 
     def sample(self) -> None:
         for sampler in self.samplers:
@@ -210,6 +230,16 @@ class PrometheusMetrics(Metrics):
             made = self._metrics[metric]
             child = self._children[key] = made.labels(*labels) if labels else made
         return child
+
+
+def _observe_all(histogram: Any, values: list[float]) -> None:
+    """Adds values to a histogram of prometheus-client, which has no method for several: a lock each would cost more."""
+    if len(values) == 1:
+        histogram.observe(values[0])
+        return
+    histogram._sum.inc(sum(values))  # noqa: SLF001
+    for index, number in Counter(bisect_left(SECONDS, value) for value in values).items():
+        histogram._buckets[index].inc(number)  # noqa: SLF001
 
 
 def metrics_of(settings: MetricsSettings, names: Iterable[str] = (), metrics: tuple[Metric, ...] = METRICS) -> Metrics:

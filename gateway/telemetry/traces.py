@@ -28,6 +28,7 @@ DISABLED, SERVICE = "OTEL_SDK_DISABLED", "OTEL_SERVICE_NAME"
 SERVICE_NAME = "invers-graphql-gateway"
 # Trace ids below this are sampled at a rate of 1; samplers look at the last 64 bits.
 ALL = 1 << 64
+ID_BITS = ALL - 1
 SAMPLED_FLAG = 1
 # Seconds in which a stopping process may send its last spans.
 SHUTDOWN = 3.0
@@ -103,27 +104,22 @@ class Tracing:
         self._tracer = self._provider.get_tracer("gateway", __version__)
         self._is_parent_based, self._bound = sampled_below(environment)
 
-    def start(self, traceparent: str | None, attributes: Attributes) -> Span | None:
+    def start(self, traceparent: str | None) -> Span | None:
         """The span of an operation, within the context that it came with; None unless it is sampled."""
-        from opentelemetry import trace  # noqa: PLC0415 - loaded before
-
-        context = None
-        if traceparent is not None:
-            _, trace_text, span_text, flags_text = traceparent.split("-")
-            trace_id, flags = int(trace_text, 16), int(flags_text, 16)
-            is_sampled = flags & SAMPLED_FLAG if self._is_parent_based else trace_id % ALL < self._bound
-            if not is_sampled:
-                return None
-            remote = trace.SpanContext(
-                trace_id, int(span_text, 16), is_remote=True, trace_flags=trace.TraceFlags(flags)
-            )
-            context = trace.set_span_in_context(trace.NonRecordingSpan(remote))
-        else:
+        if traceparent is None:
             trace_id = random.getrandbits(128) or 1
-            if trace_id % ALL >= self._bound:
+            if trace_id & ID_BITS >= self._bound:
                 return None
             self._ids.trace_id = trace_id
-        span = self._tracer.start_span("GraphQL", context, trace.SpanKind.SERVER, dict(attributes))
+        elif self._is_parent_based:
+            if not int(traceparent[-1], 16) & SAMPLED_FLAG:
+                return None
+        elif int(traceparent[19:35], 16) >= self._bound:
+            return None
+        from opentelemetry import trace  # noqa: PLC0415 - loaded before
+
+        context = None if traceparent is None else _context_of(traceparent)
+        span = self._tracer.start_span("GraphQL", context, trace.SpanKind.SERVER)
         return Span(self._tracer, span) if span.is_recording() else None
 
     async def close(self) -> None:
@@ -132,6 +128,15 @@ class Tracing:
             await asyncio.wait_for(asyncio.to_thread(self._provider.shutdown), SHUTDOWN)
         except TimeoutError:
             get_logger("gateway").warning("spans not sent")
+
+
+def _context_of(traceparent: str) -> Any:
+    """The context of a client's span."""
+    from opentelemetry import trace  # noqa: PLC0415 - loaded before
+
+    _, trace_id, span_id, flags = traceparent.split("-")
+    remote = trace.SpanContext(int(trace_id, 16), int(span_id, 16), True, trace.TraceFlags(int(flags, 16)))
+    return trace.set_span_in_context(trace.NonRecordingSpan(remote))
 
 
 def exporters_of(environment: Mapping[str, str]) -> list[str]:

@@ -5,6 +5,7 @@ GraphQL requests are passed to their handler, all others to Starlette's routes.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -17,12 +18,13 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Message, Receive, Scope, Send
 
+from gateway.concurrency.loop_tick import TickBatch
 from gateway.engine.documents import OperationInfo
 from gateway.errors import Overloaded
 from gateway.hosts import AllowedHosts, host_and_port, origin_of
 from gateway.overload.load_shedding import LoadShedder
 from gateway.telemetry.logs import LoggedOperation, LoggedRequest, RequestLog
-from gateway.telemetry.metrics import ERRORS, OTHER_REQUESTS, Metrics
+from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.traces import Span
 from gateway.web.compression import Compression
 from gateway.web.disconnect import ClientDisconnected
@@ -89,6 +91,8 @@ class GatewayApp:
         self._compression = compression
         self._starlette = starlette
         self._log = log
+        # The requests of an event-loop iteration are logged and counted together, which costs a fraction.
+        self._reports: TickBatch[LoggedRequest] = TickBatch(self._report_all)
         self._hosts = hosts
         self._cross_origin = CrossOrigin(cors_origins, cors_headers) if cors_origins else None
         self._shedder = shedder
@@ -127,21 +131,22 @@ class GatewayApp:
             calls, is_stale = (0, False) if stats is None else (stats.upstream_calls, stats.stale)
             principal = "" if caller is None else caller.principal[:PRINCIPAL_DIGITS]
             age = 0 if response is None else _age_of(response.fields)
-            operation = LoggedOperation(name, kind, digest, outcome, principal, calls, age, is_stale)
-            self.metrics.observe_operation(name, kind, outcome, seconds, calls)
+            operation = LoggedOperation(
+                name, kind, digest, outcome, principal, calls, age, is_stale, exchange.is_deferred
+            )
             if exchange.span is not None:
                 _end_span(exchange.span, exchange, operation, status, codes)
-        else:
-            self.metrics.count(OTHER_REQUESTS, (str(status),))
-        for code in codes:
-            self.metrics.count(ERRORS, (code,))
-        traceparent = exchange.traceparent
+        traceparent, method = exchange.traceparent, exchange.scope["method"]
         trace_id = None if traceparent is None else traceparent.split("-")[1]
         flow_ids = () if response is None else response.flow_ids
-        method = exchange.scope["method"]
-        self._log.write(
-            LoggedRequest(exchange.request_id, own_id, trace_id, method, status, seconds, codes, flow_ids, operation)
+        self._reports.add(
+            LoggedRequest(exchange.request_id, own_id, trace_id, method, status, seconds, codes, flow_ids, operation),
+            asyncio.get_running_loop(),
         )
+
+    def _report_all(self, requests: list[LoggedRequest]) -> None:
+        self._log.write(requests)
+        self.metrics.observe_requests(requests)
 
     async def _response_to(self, exchange: Exchange) -> Response | None:
         """The response to a request, also after an exception; None if the client disconnected."""
@@ -204,7 +209,9 @@ def _end_span(span: Span, exchange: Exchange, operation: LoggedOperation, status
         "gateway.request_id": exchange.request_id,
         "gateway.outcome": operation.outcome,
         "gateway.upstream_calls": operation.calls,
-        "gateway.rendered_before": exchange.is_deferred,
+        "gateway.rendered_before": operation.rendered,
+        "http.request.method": exchange.scope["method"],
+        "url.path": PATH,
     }
     if operation.kind:
         span.rename(f"{operation.kind} {operation.name}".strip())

@@ -27,7 +27,7 @@ from gateway.schema.error_masking import is_unauthenticated, presented
 from gateway.schema.execution import Execution
 from gateway.schema.loaders import Loaders
 from gateway.settings import Settings
-from gateway.telemetry.metrics import CACHE_BYTES, CACHE_ENTRIES, CACHE_READS, Metrics, Sample
+from gateway.telemetry.metrics import CACHE_BYTES, CACHE_ENTRIES, Sample
 from gateway.telemetry.traces import Span, Tracing
 from gateway.upstream.client import FleetClient
 from gateway.upstream.requests import Clock, RequestScope, RequestStats
@@ -74,8 +74,6 @@ OK, PARTIAL_SUCCESS, UNPROCESSABLE = 200, 294, 422
 STATUS_OF_CODE = {"GRAPHQL_PARSE_FAILED": 400, "INTERNAL": 500}
 # Digits of `Content-Length`; a number with more is too large.
 DIGITS_MAX = 18
-# The labels of a response that is sent as it was rendered before.
-RENDERED = ("response", "hit")
 # Characters of an error's code in logs and metrics.
 CODE_MAX = 40
 # `Retry-After` in seconds while the issuer's keys are unavailable.
@@ -125,6 +123,7 @@ class Exchange:
         "scope",
         "span",
         "stats",
+        "traceparent",
     )
 
     def __init__(self, scope: Scope, receive: Receive, fields: RequestFields, request_id: str) -> None:
@@ -142,12 +141,9 @@ class Exchange:
         self.is_operation = False
         self.operation: OperationInfo | None = None
         self.stats: RequestStats | None = None
-        self.span: Span | None = None  # if it is sampled
-
-    @property
-    def traceparent(self) -> str | None:
-        """The W3C trace context in which the fleet API is called."""
-        return valid_traceparent(self.fields.get(b"traceparent")) if self.span is None else self.span.traceparent
+        # Its span, if it is sampled, and the W3C trace context in which the fleet API is called.
+        self.span: Span | None = None
+        self.traceparent = valid_traceparent(fields[b"traceparent"]) if b"traceparent" in fields else None
 
 
 class GraphQLApp:
@@ -162,10 +158,8 @@ class GraphQLApp:
         explorer: Explorer | None,
         trusted: Mapping[str, str] | None,
         clock: Clock,
-        metrics: Metrics,
         tracing: Tracing | None,
     ) -> None:
-        self._metrics = metrics
         self._tracing = tracing
         self.runtime: Runtime | None = None
         self.admission = Admission(settings.limits)
@@ -252,8 +246,9 @@ class GraphQLApp:
     def _begin_operation(self, exchange: Exchange) -> None:
         exchange.is_operation = True
         if self._tracing is not None:
-            attributes = {"http.request.method": exchange.scope["method"], "url.path": PATH}
-            exchange.span = self._tracing.start(exchange.traceparent, attributes)
+            exchange.span = span = self._tracing.start(exchange.traceparent)
+            if span is not None:
+                exchange.traceparent = span.traceparent
 
     def _page(self) -> Response:
         if self._explorer is None:
@@ -323,7 +318,6 @@ class GraphQLApp:
         cached = self._cache.find(request, caller, self._running.client)
         if cached is not None:
             self.admission.observe(caller.principal)
-            self._metrics.count(CACHE_READS, RENDERED)
             exchange.is_deferred = True
             if self.admission.is_multi_tenant and not self._scheduler.try_acquire(caller.principal):
                 await self._scheduler.acquire(caller.principal)

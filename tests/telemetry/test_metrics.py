@@ -17,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.settings import MetricsSettings
 from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
+from gateway.telemetry.logs import LoggedOperation, LoggedRequest
 from gateway.telemetry.metrics import CACHE_EVICTIONS, METRICS, OPERATIONS, PREFIX, PrometheusMetrics
 from tests.gateway_process import GatewayProcess
 from tests.waiting import waits_until
@@ -166,13 +167,36 @@ async def test_failures_and_waits_are_counted(start):
     assert count("errors_total", code="UPSTREAM_TIMEOUT") >= 1
 
 
+def request_of(name: str, outcome: str, seconds: float = 0.1) -> LoggedRequest:
+    operation = LoggedOperation(name, "query", "", outcome, "", 3, 0, stale=False, rendered=False)
+    return LoggedRequest("id", True, None, "POST", 200, seconds, (), (), operation)
+
+
+def test_durations_of_many_requests_fall_into_the_buckets_of_each_one():
+    """Requests that are counted together have the buckets and the sum that they have one by one."""
+    seconds = [0.0, 0.001, 0.0011, 0.0025, 0.02, 0.02, 0.5, 7, 30, 31]
+    together, singly = (PrometheusMetrics(MetricsSettings(port=0)) for _ in range(2))
+    together.observe_requests([request_of("", "success", each) for each in seconds])
+    for each in seconds:
+        singly.observe_requests([request_of("", "success", each)])
+
+    def samples(metrics: PrometheusMetrics) -> dict[object, float]:
+        return {
+            (sample.name, sample.labels.get("le")): pytest.approx(sample.value)
+            for family in metrics.registry.collect()
+            for sample in family.samples
+            if OPERATIONS.name in sample.name and not sample.name.endswith("_created")
+        }
+
+    assert samples(together) == samples(singly)
+    assert samples(together)[f"{PREFIX}{OPERATIONS.name}_bucket", "0.001"] == 2
+
+
 def test_names_of_operations_are_bounded():
     """Trusted names are labels, and the first others that succeed; a flood of failing ones changes nothing."""
     metrics = PrometheusMetrics(MetricsSettings(port=0, operation_names_max=2), {"Trusted"})
-    for number in range(50):
-        metrics.observe_operation(f"Invented{number}", "query", "unauthenticated", 0.1, 0)
-    for name in ("A", "", "Trusted", "B", "C", "D"):
-        metrics.observe_operation(name, "query", "success", 0.1, 3)
+    metrics.observe_requests([request_of(f"Invented{number}", "unauthenticated") for number in range(50)])
+    metrics.observe_requests([request_of(name, "success") for name in ("A", "", "Trusted", "B", "C", "D")])
     samples = [sample for family in metrics.registry.collect() for sample in family.samples]
     counts = {
         (sample.labels["name"], sample.labels["outcome"]): sample.value
