@@ -38,7 +38,7 @@ def environment(**variables: str) -> Iterator[None]:
             del os.environ[name]
 
 
-def compare(seconds: int, rounds: int) -> None:
+def compare(seconds: int, rounds: int, only: str | None) -> None:
     """Prints throughput and costs, relative to those without telemetry."""
     rows: list[list[object]] = []
     receiver, shared = OtlpReceiver(), tempfile.mkdtemp(dir="/dev/shm")
@@ -50,7 +50,7 @@ def compare(seconds: int, rounds: int) -> None:
         "metrics, traces": (METRICS, traced),
     }
     with made_fleet(10_000) as fleet:
-        for short, form in CASES:
+        for short, form in [case for case in CASES if only in (None, case[0])]:
             operation, (at, settings) = OPERATIONS[short], ROWS[form]
             with contextlib.ExitStack() as stack:
                 gateways = {}
@@ -60,9 +60,11 @@ def compare(seconds: int, rounds: int) -> None:
                 seen: dict[tuple[str, bool], list[Cost]] = {}
                 for one in gateways.values():
                     warm_up(f"{one.url}/graphql", operation.body, fleet)
-                for _ in range(rounds):
+                for number in range(rounds):
                     for with_context in (False, True):
-                        for name, one in gateways.items():
+                        # Each form is the first one in some rounds.
+                        order = list(gateways.items())
+                        for name, one in order[number % len(order) :] + order[: number % len(order)]:
                             url = f"{one.url}/graphql"
                             cost = measured(
                                 one.process.pid, url, operation.body, fleet, seconds=seconds, traced=with_context
@@ -85,9 +87,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=2, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--only", help="operation, such as page")
     chosen = parser.parse_args()
     prepare()
-    compare(chosen.seconds, chosen.rounds)
+    compare(chosen.seconds, chosen.rounds, chosen.only)
 
 
 if __name__ == "__main__":
