@@ -211,6 +211,6 @@ def test_the_bill_of_materials_names_what_is_installed(image):
     has_graphiql = [*image.rglob("graphiql.min.js")] != []
     fetched = set(re.findall(r'"([\w.-]+@\d[\w.]+)"', (ROOT / ".ci/graphiql_build.py").read_text()))
     assert of_npm == (fetched if has_graphiql else set())
-    # aiocache's metadata name no licence; it is BSD-3-Clause.
-    assert {one["name"] for one in components if not one.get("licenses")} == {"aiocache"}
+    # Their metadata name no licence that a program can read; both are BSD-3-Clause.
+    assert {one["name"] for one in components if not one.get("licenses")} == {"aiocache", "protobuf"}
     assert bom["metadata"]["component"]["version"] == __version__

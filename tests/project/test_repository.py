@@ -98,7 +98,7 @@ def test_the_readmes_commands_are_those_that_ci_runs():
 @pytest.mark.parametrize("failing", ["pip install uv", "uv run pytest"])
 def test_ci_stops_at_the_first_failure(failing, tmp_path):
     """CI stops after a failed installation or test run."""
-    for name in ("pip", "uv", "redis-server", "curl", "javac", "node", "npm", "chromium"):
+    for name in ("pip", "uv", "redis-server", "promtool", "curl", "javac", "node", "npm", "chromium"):
         stub = tmp_path / name
         stub.write_text(f'#!/bin/sh\n[ "{name} $*" != "{failing}" ]\n')
         stub.chmod(0o755)
