@@ -75,11 +75,11 @@ def test_the_supergraph_of_the_page_answers(serve, router):
         "TRIPS_PORT": names[0],
         "ROUTER_PORT": names[1],
     }
-    for port in ports:
-        port.close()
     subprocess.run(["sh", "schema.sh"], cwd=FOLDER, check=True)
     subprocess.run(["node", "compose.mjs"], cwd=FOLDER, env=environment, check=True)
     with ExitStack() as stack:
+        for port in ports:
+            stack.enter_context(port)
         stack.enter_context(running(["node", "trips.mjs"], environment, names[0]))
         stack.enter_context(running(ROUTERS[router], environment, names[1]))
         url = f"http://localhost:{names[1]}/graphql" if router == "hive" else f"http://localhost:{names[1]}/"
