@@ -26,7 +26,7 @@ async def gateway_and_fleet():
         app = create_app(Settings(upstream={"url": fleet.url}, cache={"enabled": False}))
         http = httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://gateway.test")
         async with app.lifespan(), http:
-            yield Gateway(http, None), fleet
+            yield Gateway(http, None, None), fleet
 
 
 @pytest.mark.parametrize(
