@@ -1,22 +1,27 @@
-"""Recognisable tokens go through every failure; afterwards no response, no log line and nothing in Redis holds one."""
+"""Recognisable tokens go through every failure; afterwards no response, log line, metric or span holds one, and nothing
+in Redis.
+"""
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 
 import httpx
+import pytest
 from joserfc.jwk import RSAKey
 
 from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 from tests.gateway_process import GatewayProcess
 from tests.issuer import ISSUER, FakeIssuer
 from tests.journeys.test_upstream_faults import FAULTS, SHAPES
+from tests.telemetry.otlp_receiver import OtlpReceiver
 
 CANARY = "canary7f3a9"
 GOOD = f"{CANARY}-good.abc~def+x/y=="
@@ -28,8 +33,9 @@ IMPATIENT = {
     "upstream_total_timeout": "0.3",
     "upstream_response_bytes_max": str(2**20),
     "log_level": "debug",
+    "metrics_port": "0",
     "retry_backoff": "0.01",
-    "limits_deadline": "1",
+    "limits_deadline": "3",
     "breaker_open_seconds": "0.001",  # open, and half open for the next request
     "breaker_open_seconds_max": "0.001",
 }
@@ -47,7 +53,24 @@ async def through_every_fault(simulator: Simulator, tokens: dict[str, str], ask:
     simulator.faults.rules.clear()
 
 
-async def test_no_token_is_ever_leaked(redis, tmp_path, serve):
+@pytest.fixture
+def telemetry(monkeypatch) -> Iterator[OtlpReceiver]:
+    """Receives the spans of all requests."""
+    receiver = OtlpReceiver()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
+    yield receiver
+    receiver.close()
+
+
+def scraped(gateway: GatewayProcess) -> str:
+    """The metrics, as text."""
+    found = re.search(r'"port": (\d+), "event": "metrics served"', gateway.output)
+    assert found is not None
+    return httpx.get(f"http://127.0.0.1:{found[1]}/metrics").text
+
+
+async def test_no_token_is_ever_leaked(redis, tmp_path, serve, telemetry):
     """Accepted, rejected, forbidden and malformed tokens, every fault and hostile requests: the canary is nowhere."""
     # Each fault has a client of its own, without cache entries or rate limits from earlier faults.
     struck = {fault: f"{CANARY}-{number}.abc~def+x/y==" for number, fault in enumerate(FAULTS)}
@@ -92,19 +115,22 @@ async def test_no_token_is_ever_leaked(redis, tmp_path, serve):
                 outputs.append(str(response.headers) + response.text)
                 assert response.status_code == 401
             outputs.append((await http.get("/health/ready")).text)
+            outputs.append(scraped(gateway))
     finally:
         code = gateway.stop()
     assert code in (0, -signal.SIGTERM)
     assert len(outputs) > 150
     assert [answer for answer in outputs if CANARY in answer] == []
     assert CANARY not in gateway.output
+    assert len(telemetry.spans) > 300
+    assert [body for body in telemetry.bodies if CANARY.encode() in body] == []
     assert '"event": "request"' in gateway.output
     keys = redis.dump()
     assert keys
     assert [key for key, value in keys.items() if CANARY.encode() in key or CANARY.encode() in value] == []
 
 
-async def test_no_verified_token_is_ever_leaked(redis, tmp_path, serve):
+async def test_no_verified_token_is_ever_leaked(redis, tmp_path, serve, telemetry):
     """Tokens of an issuer, valid and invalid, with the issuer up and down: no claim, payload or signature is leaked."""
     clients = tuple(Client(f"T7K2M#{name}") for name in ("cl1", *FAULTS))
     simulator = Simulator([FleetPlan("T7K2M", 250, clients=clients)], Behaviours(rate_limit_requests=0))
@@ -172,6 +198,7 @@ async def test_no_verified_token_is_ever_leaked(redis, tmp_path, serve):
             assert await statuses(token()) == {401}
             issuer.down = False
             assert await statuses(issued[-1]) == {200}
+            outputs.append(scraped(gateway))
     finally:
         code = gateway.stop()
     assert code in (0, -signal.SIGTERM)
@@ -181,8 +208,8 @@ async def test_no_verified_token_is_ever_leaked(redis, tmp_path, serve):
         _, payload, signature = bearer.split(".")
         secrets |= {payload[-40:], signature[:40], signature[-40:]}
     assert len(outputs) > 250
-    assert [answer for answer in outputs if any(secret in answer for secret in secrets)] == []
-    assert [secret for secret in secrets if secret in gateway.output] == []
+    said = [*outputs, gateway.output, *(body.decode("latin-1") for body in telemetry.bodies)]
+    assert [text for text in said if any(secret in text for secret in secrets)] == []
     assert '"event": "request"' in gateway.output
     keys = redis.dump()
     assert keys
