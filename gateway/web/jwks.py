@@ -56,26 +56,22 @@ class JWKSClient:
 
         The object is the same while the issuer publishes the same keys.
         """
-        age = time.monotonic() - self._fetched_at
-        if age > self._settings.jwks_ttl:
+        if time.monotonic() - self._fetched_at > self._settings.jwks_ttl:
             self._renew()
-            if age > self._settings.jwks_ttl + self._settings.jwks_stale_if_error:
-                return None
-        return self._keys
+        return self._unexpired()
 
     def state(self) -> str:
         """The state of the keys, for readiness; it starts no fetch."""
         if self._keys is None:
             return NO_KEYS
-        expires_at = self._fetched_at + self._settings.jwks_ttl + self._settings.jwks_stale_if_error
-        return UP if time.monotonic() <= expires_at else KEYS_EXPIRED
+        return KEYS_EXPIRED if self._unexpired() is None else UP
 
     async def renewed(self, seconds: float) -> tuple[Key, ...] | None:
         """The keys after a fetch, waiting at most `seconds` for it; during the cooldown nothing is fetched."""
         self._renew()
         if self._fetch is not None and seconds > 0:
             await asyncio.wait((self._fetch,), timeout=min(seconds, self._settings.timeout))
-        return self.current()
+        return self._unexpired()  # without starting another fetch, which the next request would wait for
 
     async def close(self) -> None:
         """Cancels a running fetch; requests that wait for it get the cached keys."""
@@ -83,6 +79,10 @@ class JWKSClient:
             self._fetch.cancel()
             await asyncio.wait((self._fetch,))
         self._next_fetch = math.inf
+
+    def _unexpired(self) -> tuple[Key, ...] | None:
+        lasts = self._settings.jwks_ttl + self._settings.jwks_stale_if_error
+        return self._keys if time.monotonic() - self._fetched_at <= lasts else None
 
     def _renew(self) -> None:
         """Starts a fetch, unless one is running or the cooldown has not passed."""
