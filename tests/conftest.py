@@ -45,6 +45,8 @@ def redis_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisSer
 
 @pytest.fixture
 def redis(redis_process: RedisServer) -> RedisServer:
-    """An empty, real Redis."""
+    """An empty, real Redis. It is started again if the test before has killed it."""
+    if not redis_process.is_running:
+        redis_process.start()
     redis_process.flush()
     return redis_process

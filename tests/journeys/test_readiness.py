@@ -42,7 +42,7 @@ async def test_the_fleet_api_and_redis_may_be_away(start, redis):
     ready = (await gateway.http.get("/health/ready")).json()
     assert (ready["upstream"], ready["redis"]) == ("up", "up")
     gateway.simulator.faults.rules.append(Fault("status", status=503))
-    redis.close()
+    redis.kill()
     await gateway.ask("{ vehicles(first: 1) { nodes { vehicleId } } }")
     response = await gateway.http.get("/health/ready")
     ready = response.json()
