@@ -64,8 +64,8 @@ def test_the_schema_file_is_current():
 
 
 def test_every_setting_and_metric_is_documented():
-    """docs/settings.md has each variable, its default and its help, and docs/metrics.md each metric, as `uv run .ci/settings-page` writes them."""
-    command = [sys.executable, ROOT / ".ci/settings-page", "--check"]
+    """docs/settings.md has each variable, its default and its help, and docs/metrics.md each metric, as `uv run .ci/reference-pages` writes them."""
+    command = [sys.executable, ROOT / ".ci/reference-pages", "--check"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
 
