@@ -63,7 +63,8 @@ def create_app(
     """
     explorer = Explorer(demo_token) if settings.http.graphiql else None
     trusted = _trusted_documents(settings.graphql)
-    metrics = metrics_of(settings.metrics, operation_names(trusted or {}))
+    has_metrics = settings.metrics.port is not None  # otherwise no document has to be parsed here
+    metrics = metrics_of(settings.metrics, operation_names(trusted) if has_metrics and trusted else ())
     schema, limits = build_schema(), limits_of(settings.pagination)
     graphql = GraphQLApp(
         schema,

@@ -69,6 +69,13 @@ class GatewayProcess:
             assert time.monotonic() < deadline, self.output
             time.sleep(0.05)
 
+    def metrics(self) -> str:
+        """What its management port serves, in Prometheus' text format."""
+        served = r'"port": (\d+), "event": "metrics served"'
+        self.wait_for_output(served, 60)
+        (port,) = re.findall(served, self.output)
+        return httpx.get(f"http://127.0.0.1:{port}/metrics").text
+
     def workers(self) -> list[int]:
         """The process ids of its workers, without multiprocessing's resource tracker."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()

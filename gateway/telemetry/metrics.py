@@ -152,22 +152,25 @@ class PrometheusMetrics(Metrics):
     def __init__(
         self, settings: MetricsSettings, names: Iterable[str] = (), metrics: tuple[Metric, ...] = METRICS
     ) -> None:
-        from prometheus_client import CollectorRegistry, Gauge, Histogram  # noqa: PLC0415 - see FOLDER
-        from prometheus_client import Counter as Counting  # noqa: PLC0415
+        import prometheus_client  # noqa: PLC0415 - see FOLDER
 
         super().__init__()
-        self.registry = CollectorRegistry()
+        self.registry = prometheus_client.CollectorRegistry()
         self._names = set(names)
         self._names_max = len(self._names) + settings.operation_names_max
         self._metrics: dict[Metric, Any] = {}
+        kinds: dict[str, Any] = {
+            "counter": prometheus_client.Counter,
+            "gauge": prometheus_client.Gauge,
+            "histogram": prometheus_client.Histogram,
+        }
         for metric in metrics:
             more: dict[str, Any] = {}
             if metric.kind == "gauge":
                 more["multiprocess_mode"] = metric.workers
             elif metric.kind == "histogram":
                 more["buckets"] = SECONDS
-            made = {"counter": Counting, "gauge": Gauge, "histogram": Histogram}[metric.kind]
-            self._metrics[metric] = made(
+            self._metrics[metric] = kinds[metric.kind](
                 PREFIX + metric.name, metric.help, metric.labels, registry=self.registry, **more
             )
         self._children: dict[tuple[str, tuple[str, ...]], Any] = {}

@@ -45,11 +45,6 @@ class Span:
         self._span = span
 
     @property
-    def trace_id(self) -> str:
-        """The id of its trace, in hexadecimal."""
-        return f"{self._span.get_span_context().trace_id:032x}"
-
-    @property
     def traceparent(self) -> str:
         """The W3C trace context of what it calls."""
         context = self._span.get_span_context()
@@ -100,7 +95,7 @@ class Tracing:
             id_generator=self._ids, resource=Resource.create({"service.version": __version__, **name})
         )
         for exporter in exporters_of(environment):
-            self._provider.add_span_processor(BatchSpanProcessor(_exporter(exporter)))
+            self._provider.add_span_processor(BatchSpanProcessor(_exporter_class(exporter)()))
         self._tracer = self._provider.get_tracer("gateway", __version__)
         self._is_parent_based, self._bound = sampled_below(environment)
 
@@ -177,10 +172,6 @@ def check(environment: Mapping[str, str]) -> None:
 def tracing_of(environment: Mapping[str, str]) -> Tracing | None:
     """The traces of a process; None unless the variables name an exporter. Raises Misconfigured."""
     return Tracing(environment) if exporters_of(environment) else None
-
-
-def _exporter(name: str) -> Any:
-    return _exporter_class(name)()
 
 
 def _exporter_class(name: str) -> Any:

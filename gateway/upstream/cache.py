@@ -231,7 +231,7 @@ class CacheReader(ManyFetcher):
             [request.key for request in requests], requests[0].endpoint.model, requests[0].mask
         )
         if not any(entries):
-            self._count(requests, MISS, len(requests))
+            self._count(requests[0].endpoint, MISS, len(requests))
             outcomes = await self._following.fetch_all(requests, at_a_time)
             self._record(requests, outcomes)
             return outcomes
@@ -240,7 +240,7 @@ class CacheReader(ManyFetcher):
         missed = [lookup.request for lookup in lookups if lookup.response is None]
         stale = sum(1 for lookup in lookups if lookup.age is Age.REVALIDATING)
         for result, number in ((HIT, len(requests) - len(missed) - stale), (STALE, stale), (MISS, len(missed))):
-            self._count(requests, result, number)
+            self._count(requests[0].endpoint, result, number)
         following: Iterator[UpstreamResponse[T] | BaseException] = iter(())
         if missed:
             outcomes = await self._following.fetch_all(missed, at_a_time)
@@ -264,7 +264,7 @@ class CacheReader(ManyFetcher):
             else None
             for request, entry in zip(requests, entries, strict=True)
         ]
-        self._count(requests, HIT, len(hits) - hits.count(None))
+        self._count(requests[0].endpoint, HIT, len(hits) - hits.count(None))
         return hits
 
     def fresh_entry(self, key: str, endpoint: Endpoint[Any]) -> CacheHit | None:
@@ -323,13 +323,13 @@ class CacheReader(ManyFetcher):
     ) -> UpstreamResponse[T] | BaseException:
         """The outcome of a call, or the stale entry if that is an outage."""
         if lookup.fallback is not None and isinstance(outcome, OUTAGES):
-            self._count([lookup.request], STALE, 1)
+            self._count(lookup.request.endpoint, STALE, 1)
             return self._hit(lookup.request, lookup.fallback, stale=True)
         return outcome
 
-    def _count(self, requests: Sequence[UpstreamRequest[Any]], result: str, number: int) -> None:
+    def _count(self, endpoint: Endpoint[Any], result: str, number: int) -> None:
         if number:
-            self._metrics.count(CACHE_READS, (requests[0].endpoint.name, result), number)
+            self._metrics.count(CACHE_READS, (endpoint.name, result), number)
 
     def _record(
         self, requests: Sequence[UpstreamRequest[T]], outcomes: Sequence[UpstreamResponse[T] | BaseException]

@@ -143,7 +143,7 @@ class Exchange:
         self.stats: RequestStats | None = None
         # Its span, if it is sampled, and the W3C trace context in which the fleet API is called.
         self.span: Span | None = None
-        self.traceparent = valid_traceparent(fields[b"traceparent"]) if b"traceparent" in fields else None
+        self.traceparent = valid_traceparent(fields.get(b"traceparent"))
 
 
 class GraphQLApp:

@@ -11,23 +11,20 @@ from pathlib import Path
 import httpx
 import pytest
 
-from gateway.simulator import Behaviours, Client, Fault, FleetPlan, Simulator
+from gateway.simulator import Behaviours, Fault, Simulator
 from gateway.telemetry import logs
 from tests.gateway_process import GatewayProcess
 from tests.gateways import serving
-from tests.telemetry.test_metrics import CARS, ONE, post
+from tests.telemetry.test_metrics import CARS, FLEET, ONE, TOKEN, post
 
 ROOT = Path(__file__).parents[2]
-TOKEN = "canary-5f2e8d.token"
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 
 @pytest.fixture(scope="module")
 def logged(tmp_path_factory):
     """The log of a gateway at debug level after a few requests, by line."""
-    simulator = Simulator(
-        [FleetPlan("T7K2M", 120, clients=(Client("T7K2M#canary", token=TOKEN),))], Behaviours(rate_limit_requests=0)
-    )
+    simulator = Simulator([FLEET], Behaviours(rate_limit_requests=0))
     with serving(simulator.app) as upstream:
         yield lines_of(tmp_path_factory.mktemp("log"), simulator, upstream)
 
@@ -106,9 +103,7 @@ def test_slow_and_costly_operations_are_logged_with_their_documents(logged):
 
 def test_the_trace_id_is_that_of_the_context(tmp_path, serve):
     """Also in the text format, and beside a client's own request id."""
-    simulator = Simulator(
-        [FleetPlan("T7K2M", 12, clients=(Client("T7K2M#canary", token=TOKEN),))], Behaviours(rate_limit_requests=0)
-    )
+    simulator = Simulator([FLEET], Behaviours(rate_limit_requests=0))
     gateway = GatewayProcess(tmp_path, upstream_url=serve(simulator.app), log_format="text")
     try:
         gateway.wait_until_ready()

@@ -44,15 +44,6 @@ class Scraped:
         return sum(v for (n, own), v in self.values.items() if n == name and labels.items() <= own)
 
 
-class Measured(GatewayProcess):
-    """A gateway process with a management port."""
-
-    def scrape(self) -> Scraped:
-        self.wait_for_output('"metrics served"', 60)
-        port = re.search(r'"port": (\d+), "event": "metrics served"', self.output)[1]
-        return Scraped(httpx.get(f"http://127.0.0.1:{port}/metrics").text)
-
-
 def post(url: str, query: str, token: str = TOKEN, **more: str) -> httpx.Response:
     """A request over a connection of its own, so that workers share the load."""
     headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
@@ -63,7 +54,7 @@ def post(url: str, query: str, token: str = TOKEN, **more: str) -> httpx.Respons
 def test_numbers_add_up_with_what_clients_and_the_fleet_api_saw(workers, tmp_path, serve):
     """Also after a worker was killed and replaced: each request, error and upstream call is counted once."""
     simulator = Simulator([FLEET], Behaviours(rate_limit_requests=0))
-    gateway = Measured(
+    gateway = GatewayProcess(
         tmp_path, upstream_url=serve(simulator.app), workers=workers, metrics_port="0", cache_vehicle_ttl="0"
     )
     try:
@@ -79,7 +70,7 @@ def test_numbers_add_up_with_what_clients_and_the_fleet_api_saw(workers, tmp_pat
                 os.kill(gateway.workers()[0], signal.SIGKILL)
                 gateway.wait_for_output(r'(?s)("worker started".*){3}', 60)
         assert seen == {200: 27, 422: 13, 401: 40}
-        scraped = gateway.scrape()
+        scraped = Scraped(gateway.metrics())
         operations = "operation_duration_seconds_count"
         assert scraped(operations) == 80
         assert scraped(operations, name="Cars", kind="query", outcome="success") == 14
@@ -96,8 +87,8 @@ def test_numbers_add_up_with_what_clients_and_the_fleet_api_saw(workers, tmp_pat
         assert reads["miss"] == scraped("upstream_call_duration_seconds_count", endpoint="vehicles")
         assert reads["hit"] + scraped("cache_reads_total", resource="response") == 14 - (reads["miss"] - 40)
         if workers == "2":
-            assert waits_until(lambda: gateway.scrape()("workers") == 2)
-            assert gateway.scrape()("worker_restarts_total") == 1
+            assert waits_until(lambda: Scraped(gateway.metrics())("workers") == 2)
+            assert Scraped(gateway.metrics())("worker_restarts_total") == 1
             assert scraped("events_total", event="worker ended") == 1
     finally:
         assert gateway.stop() in (0, -signal.SIGTERM)
@@ -106,14 +97,16 @@ def test_numbers_add_up_with_what_clients_and_the_fleet_api_saw(workers, tmp_pat
 def test_prometheus_reads_every_metric_with_its_kind(tmp_path, serve):
     """All metrics of the table are there, with two workers as one, and no label holds a token or an id."""
     simulator = Simulator([FLEET], Behaviours(rate_limit_requests=0))
-    gateway = Measured(tmp_path, upstream_url=serve(simulator.app), workers="2", metrics_port="0", log_level="debug")
+    gateway = GatewayProcess(
+        tmp_path, upstream_url=serve(simulator.app), workers="2", metrics_port="0", log_level="debug"
+    )
     try:
         gateway.wait_until_ready()
         for query in (CARS, ONE, "{ nothing }", "{"):
             post(gateway.url, query)
             post(gateway.url, query, token="invented-5f2e8d")
-        assert waits_until(lambda: gateway.scrape()("cache_entries") > 0)
-        scraped = gateway.scrape()
+        assert waits_until(lambda: Scraped(gateway.metrics())("cache_entries") > 0)
+        scraped = Scraped(gateway.metrics())
         kinds = {family.name: family.type for family in scraped.families.values()}
         labelled = {f"{PREFIX}{metric.name}": metric.kind for metric in METRICS}
         assert kinds.items() <= {**labelled, f"{PREFIX}workers": "gauge", f"{PREFIX}worker_restarts": "counter"}.items()

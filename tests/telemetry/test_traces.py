@@ -16,12 +16,12 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider, sampling
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
-from gateway.simulator import Behaviours, Client, Fault, FleetPlan, Simulator
+from gateway.simulator import Behaviours, Fault, Simulator
 from gateway.telemetry.traces import ALL, exporters_of, sampled_below, tracing_of
 from tests.gateway_process import GatewayProcess
 from tests.telemetry.otlp_receiver import OtlpReceiver
+from tests.telemetry.test_metrics import FLEET, TOKEN
 
-TOKEN = "canary-5f2e8d.token"
 MIXED = 'query Mixed { a: vehicle(id: "JQ7RP") { vehicleId } vehicles(first: 1) { nodes { vehicleId } } }'
 ONE = 'query One { vehicle(id: "JQ7RP") { vehicleId } }'
 SERVER, CLIENT = 2, 3
@@ -64,9 +64,7 @@ class Traced:
     def __init__(self, folder, receiver, monkeypatch, stack, **variables) -> None:
         for name, value in {"OTEL_BSP_SCHEDULE_DELAY": "100", **variables}.items():
             monkeypatch.setenv(name, value)
-        self.simulator = Simulator(
-            [FleetPlan("T7K2M", 120, clients=(Client("T7K2M#canary", token=TOKEN),))], Behaviours(rate_limit_requests=0)
-        )
+        self.simulator = Simulator([FLEET], Behaviours(rate_limit_requests=0))
         self.app = TracedSimulator(self.simulator.app, tracer_of("simulator", receiver))
         self.gateway = GatewayProcess(
             folder, upstream_url=stack(self.app), cache_vehicle_ttl="0", retry_backoff="0.001", log_level="debug"
