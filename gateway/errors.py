@@ -6,6 +6,7 @@ GatewayError
 │  ├─ InputInvalid                BAD_USER_INPUT
 │  ├─ GlobalIdInvalid             GLOBAL_ID_INVALID
 │  ├─ PageSizeInvalid             PAGE_SIZE_INVALID
+│  ├─ FilterUnsupported           FILTER_UNSUPPORTED
 │  ├─ WalkLimitExceeded           WALK_LIMIT_EXCEEDED
 │  ├─ CallLimitExceeded           LIMIT_EXCEEDED     `limit` is upstreamCalls: more calls than estimated
 │  ├─ BackwardPagingUnsupported   BACKWARD_PAGING_UNSUPPORTED
@@ -95,6 +96,17 @@ class PageSizeInvalid(InputInvalid):
 
     def extensions(self) -> dict[str, object]:
         return {**super().extensions(), "maximum": self.maximum}
+
+
+class FilterUnsupported(InputInvalid):
+    """A filter or an order by the latest state, where the fleet API's lists have none."""
+
+    code = "FILTER_UNSUPPORTED"
+
+    def __init__(self, argument: str) -> None:
+        super().__init__(
+            f"`{argument}` can't use the latest state, because the fleet API's lists of vehicles lack it.", argument
+        )
 
 
 class WalkLimitExceeded(CallerError):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from calendar import monthrange
 from collections.abc import Iterable
 from typing import Any, NewType
 
@@ -12,48 +10,25 @@ from strawberry.scalars import JSON
 from strawberry.schema.config import StrawberryConfig
 
 from gateway.errors import UpstreamInvalidResponse
+from gateway.timestamps import is_date_time
 
 DateTime = NewType("DateTime", str)
 ECMA_404 = "https://ecma-international.org/wp-content/uploads/ECMA-404_2nd_edition_december_2017.pdf"
 
-# The date-time of RFC 3339 (5.6), except for the length of months and leap seconds.
-_DATE_TIME = re.compile(
-    r"(?P<year>\d{4})-(?P<month>0[1-9]|1[0-2])-(?P<day>0[1-9]|[12]\d|3[01])"
-    r"T(?P<hour>[01]\d|2[0-3]):(?P<minute>[0-5]\d):(?P<second>[0-5]\d|60)(?:\.\d+)?"
-    r"(?:Z|(?P<sign>[+-])(?P<hours>[01]\d|2[0-3]):(?P<minutes>[0-5]\d))",
-    re.ASCII | re.IGNORECASE,
-)
-_MINUTES_PER_DAY = 24 * 60
 # Levels of lists and objects in a JSON value.
 JSON_DEPTH_MAX = 200
-
-
-def is_date_time(text: str) -> bool:
-    """Whether a text is a timestamp by RFC 3339: a date that exists, a time and an offset from UTC."""
-    found = _DATE_TIME.fullmatch(text)
-    if found is None:
-        return False
-    if found["day"] > "28" and int(found["day"]) > _days_of(int(found["year"]), int(found["month"])):
-        return False
-    return found["second"] != "60" or _is_last_minute(found)
-
-
-def _days_of(year: int, month: int) -> int:
-    # The calendar repeats every 400 years, and Python knows no year 0.
-    return monthrange(year % 400 + 400, month)[1]
-
-
-def _is_last_minute(time: re.Match[str]) -> bool:
-    """Whether this is the last minute of a day in UTC, which alone may have a leap second."""
-    offset = int(time["hours"] or 0) * 60 + int(time["minutes"] or 0)
-    minute = int(time["hour"]) * 60 + int(time["minute"]) - (-offset if time["sign"] == "-" else offset)
-    return minute % _MINUTES_PER_DAY == _MINUTES_PER_DAY - 1
 
 
 def _checked(value: Any) -> str:
     if isinstance(value, str) and is_date_time(value):
         return value
     raise UpstreamInvalidResponse
+
+
+def _given(value: Any) -> str:
+    if isinstance(value, str) and is_date_time(value):
+        return value
+    raise TypeError("it is not a timestamp by RFC 3339, such as 2024-05-14T08:41:12Z")
 
 
 def bounded_json(value: Any) -> Any:
@@ -84,7 +59,7 @@ CONFIG = StrawberryConfig(
             "sometimes with fractions of a second.",
             specified_by_url="https://datatracker.ietf.org/doc/html/rfc3339",
             serialize=_checked,
-            parse_value=_reject_input,
+            parse_value=_given,
         ),
         JSON: strawberry.scalar(
             name="JSON",

@@ -165,7 +165,7 @@ class VehiclePage:
         if self._model is Vehicle:
             return self._items[index]  # type: ignore[no-any-return]
         if self._raws is None:
-            self._raws = _raws_of(self._body)
+            self._raws = raws_of(self._body)
         raw = bytes(self._raws[index])
         return decoded(raw, Vehicle) if mask is None else decode_masked(raw, mask)
 
@@ -259,7 +259,7 @@ def _decoded_strictly(body: bytes, model: type[Vehicle]) -> tuple[type[Vehicle],
 
 def _with_bodies(found: _Body[Any], body: bytes) -> _Body[Any]:
     """The list, with the JSON of each vehicle, in which its other members are."""
-    for vehicle, raw in zip(found.items, _raws_of(body), strict=True):
+    for vehicle, raw in zip(found.items, raws_of(body), strict=True):
         vehicle.body = raw
     return found
 
@@ -277,7 +277,8 @@ def _with_valid_items(body: bytes) -> bytes:
     return msgspec.json.encode({**raw, "items": valid})
 
 
-def _raws_of(body: bytes) -> list[Raw]:
+def raws_of(body: bytes) -> list[Raw]:
+    """The JSON of each vehicle in the body of a page; raises msgspec's errors."""
     try:
         return _raws.decode(body).items
     except RecursionError:  # which depends on the depth of the calls, too

@@ -1,4 +1,4 @@
-"""DateTime passes timestamps of RFC 3339 through, and nothing else."""
+"""Timestamps of RFC 3339 are valid, and nothing else is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.schema.scalars import is_date_time
+from gateway.timestamps import is_date_time
 
 
 @pytest.mark.parametrize(
