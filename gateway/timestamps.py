@@ -13,6 +13,11 @@ _DATE_TIME = re.compile(
     r"(?:Z|(?P<sign>[+-])(?P<hours>[01]\d|2[0-3]):(?P<minutes>[0-5]\d))",
     re.ASCII | re.IGNORECASE,
 )
+# Most timestamps, for which Python's own parser needs no help; it checks the date.
+_COMMON = re.compile(
+    r"(?!000[01]|9999)\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?Z",
+    re.ASCII,
+)
 _MINUTES_PER_DAY = 24 * 60
 # The calendar repeats every 400 years, and Python knows neither year 0 nor years after 9999.
 _CYCLE_YEARS, _CYCLE_DAYS = 400, 146_097
@@ -31,6 +36,11 @@ def microseconds_of(text: str) -> int | None:
 
     More digits are cut off; a leap second counts as the first second of the next day.
     """
+    if _COMMON.fullmatch(text):
+        try:
+            return (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND
+        except ValueError:
+            return None
     found = _found(text)
     if found is None:
         return None

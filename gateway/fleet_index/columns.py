@@ -51,15 +51,21 @@ class Column(NamedTuple):
     path: str
     kind: Kind
     is_group: bool = False
+    is_detail: bool = False
 
     @property
-    def sql(self) -> str:
+    def column(self) -> str:
         return self.name.lower()
 
     @property
+    def sql(self) -> str:
+        """The column of the vehicle `v`, or of its details `d`."""
+        return f"{'d' if self.is_detail else 'v'}.{self.column}"
+
+    @property
     def shown_sql(self) -> str:
-        """The SQL column that has the value as the upstream sends it."""
-        return f"{self.sql}_shown" if self.kind is Kind.TEXT else self.sql
+        """The same with the value as the upstream sends it."""
+        return f"d.{self.column}_shown" if self.kind is Kind.TEXT else self.sql
 
 
 def _word(name: str, path: str = "", *, is_group: bool = False) -> Column:
@@ -74,62 +80,68 @@ def _time(name: str, path: str = "") -> Column:
     return Column(name, path or name.lower(), Kind.TIME)
 
 
+def _details(*columns: Column) -> tuple[Column, ...]:
+    return tuple(column._replace(is_detail=True) for column in columns)
+
+
+# Reading a row takes the longer the wider it is, so what is seldom asked for is in a table of its own.
 COLUMNS = (
     _word("VEHICLE_ID"),
     _word("FLEET_ID", is_group=True),
-    _word("VEHICLE_MODEL_ID", is_group=True),
     _word("STATUS", is_group=True),
     _word("LIFE_STATUS", "life_status.value", is_group=True),
     _word("OPERATION_STATUS", "operation_status.value", is_group=True),
     _word("RENTAL_STATUS", "rental_status.value", is_group=True),
     _word("SETUP_STATUS", "setup_status.value", is_group=True),
+    _text("BRAND", is_group=True),
+    _text("MODEL", is_group=True),
+    _word("FUEL_TYPE", "master_data.fuel_type", is_group=True),
+    _word("TRANSMISSION", "master_data.transmission", is_group=True),
+    _word("VEHICLE_TYPE", "master_data.vehicle_type", is_group=True),
     _time("LAST_CONTACT_AT"),
     _time("CREATED_AT"),
     _time("MODIFIED_AT"),
     _time("ATTACHED_AT"),
-    _time("LIFE_STATUS_MODIFIED_AT", "life_status.modified_at"),
-    _time("OPERATION_STATUS_MODIFIED_AT", "operation_status.modified_at"),
-    _time("RENTAL_STATUS_MODIFIED_AT", "rental_status.modified_at"),
-    _time("SETUP_STATUS_MODIFIED_AT", "setup_status.modified_at"),
-    _text("BRAND", is_group=True),
-    _text("MODEL", is_group=True),
-    _text("LICENSE_PLATE"),
-    _text("VIN"),
-    _text("CUSTOM_NAME"),
-    _text("YEAR_OF_PRODUCTION", is_group=True),
-    _text("REMARK"),
-    _word("FUEL_TYPE", "master_data.fuel_type", is_group=True),
-    _word("TRANSMISSION", "master_data.transmission", is_group=True),
-    _word("TRANSMISSION_RAW", "master_data.transmission_raw"),
-    _word("VEHICLE_TYPE", "master_data.vehicle_type", is_group=True),
-    _word("TELEMATICS_UNIT_ID", "telematics_unit.unit_id"),
-    _word("TELEMATICS_UNIT_MANUFACTURER", "telematics_unit.manufacturer", is_group=True),
-    _word("TELEMATICS_UNIT_BRAND", "telematics_unit.brand", is_group=True),
-    _word("TELEMATICS_UNIT_MODEL", "telematics_unit.model", is_group=True),
-    _word("TELEMATICS_UNIT_FLEET_ID", "telematics_unit.fleet_id", is_group=True),
-    _word("TELEMATICS_UNIT_TYPE", "telematics_unit.type", is_group=True),
-    _time("TELEMATICS_UNIT_CREATED_AT", "telematics_unit.created_at"),
-    _time("TELEMATICS_UNIT_MODIFIED_AT", "telematics_unit.modified_at"),
-    _word("SHARING_OWNER", "sharing.owner.fleet_id", is_group=True),
-    _word("SHARING_PARTNER", "sharing.partner.fleet_id", is_group=True),
-    _time("SHARING_STARTS_AT", "sharing.starts_at"),
-    _time("SHARING_ENDS_AT", "sharing.ends_at"),
+    *_details(
+        _text("LICENSE_PLATE"),
+        _text("CUSTOM_NAME"),
+        _text("VIN"),
+        _text("YEAR_OF_PRODUCTION", is_group=True),
+        _text("REMARK"),
+        _word("VEHICLE_MODEL_ID", is_group=True),
+        _word("TRANSMISSION_RAW", "master_data.transmission_raw"),
+        _time("LIFE_STATUS_MODIFIED_AT", "life_status.modified_at"),
+        _time("OPERATION_STATUS_MODIFIED_AT", "operation_status.modified_at"),
+        _time("RENTAL_STATUS_MODIFIED_AT", "rental_status.modified_at"),
+        _time("SETUP_STATUS_MODIFIED_AT", "setup_status.modified_at"),
+        _word("TELEMATICS_UNIT_ID", "telematics_unit.unit_id"),
+        _word("TELEMATICS_UNIT_MANUFACTURER", "telematics_unit.manufacturer", is_group=True),
+        _word("TELEMATICS_UNIT_BRAND", "telematics_unit.brand", is_group=True),
+        _word("TELEMATICS_UNIT_MODEL", "telematics_unit.model", is_group=True),
+        _word("TELEMATICS_UNIT_FLEET_ID", "telematics_unit.fleet_id", is_group=True),
+        _word("TELEMATICS_UNIT_TYPE", "telematics_unit.type", is_group=True),
+        _time("TELEMATICS_UNIT_CREATED_AT", "telematics_unit.created_at"),
+        _time("TELEMATICS_UNIT_MODIFIED_AT", "telematics_unit.modified_at"),
+        _word("SHARING_OWNER", "sharing.owner.fleet_id", is_group=True),
+        _word("SHARING_PARTNER", "sharing.partner.fleet_id", is_group=True),
+        _time("SHARING_STARTS_AT", "sharing.starts_at"),
+        _time("SHARING_ENDS_AT", "sharing.ends_at"),
+    ),
 )
 BY_NAME = {column.name: column for column in COLUMNS}
 # The group of a vehicle's tags, of which it may have several.
 TAG = "TAG"
 GROUPS = (*(column.name for column in COLUMNS if column.is_group), TAG)
 
-# Further columns: whether there is a sharing, ids of sets of words, and the position with its unit vector.
+_VEHICLE = [column for column in COLUMNS if not column.is_detail]
+_DETAILS = [column for column in COLUMNS if column.is_detail]
+_SHOWN = [column for column in COLUMNS if column.is_group and column.kind is Kind.TEXT]
+# The columns of the tables after the vehicle's number: those of COLUMNS, and whether the vehicle is shared, the ids of
+# sets of words, the position and its unit vector, and the texts of groups as they are shown.
 SET_COLUMNS = ("tags", "commands", "vehicle_state")
 PLACE_COLUMNS = ("lat", "lon", "x", "y", "z")
-SQL_COLUMNS = (
-    *(column.sql for column in COLUMNS),
-    *(column.shown_sql for column in COLUMNS if column.is_group and column.kind is Kind.TEXT),
-    "is_shared",
-    *SET_COLUMNS,
-    *PLACE_COLUMNS,
-)
+VEHICLE_COLUMNS = (*(column.column for column in _VEHICLE), "is_shared", *SET_COLUMNS, *PLACE_COLUMNS)
+DETAIL_COLUMNS = (*(column.column for column in _DETAILS), *(f"{column.column}_shown" for column in _SHOWN))
 
 _EMPTY: dict[str, Any] = {
     "master_data": MasterData(),
@@ -165,16 +177,26 @@ _STORED: dict[Kind, Callable[[str], Value]] = {
     Kind.TEXT: str.casefold,
     Kind.TIME: microseconds_of,
 }
-_READERS = [(_reader(column), _STORED[column.kind]) for column in COLUMNS]
-_SHOWN = [_reader(column) for column in COLUMNS if column.is_group and column.kind is Kind.TEXT]
 
 
-def scalars_of(vehicle: Vehicle) -> list[Value]:
-    """The values of `COLUMNS`, those that are shown, and whether the vehicle is shared, in the order of SQL_COLUMNS."""
-    row = [None if (value := read(vehicle)) is None else stored(value) for read, stored in _READERS]
-    row += [read(vehicle) for read in _SHOWN]
-    row.append(int(vehicle.sharing is not None))
-    return row
+def _readers(columns: Iterable[Column]) -> list[tuple[Callable[[Vehicle], Any], Callable[[str], Value]]]:
+    return [(_reader(column), _STORED[column.kind]) for column in columns]
+
+
+_OF_VEHICLE, _OF_DETAILS = _readers(_VEHICLE), _readers(_DETAILS)
+_OF_SHOWN = [_reader(column) for column in _SHOWN]
+
+
+def vehicle_row(vehicle: Vehicle, set_ids: Iterable[int | None]) -> list[Value]:
+    """The values of VEHICLE_COLUMNS."""
+    row = [None if (value := read(vehicle)) is None else stored(value) for read, stored in _OF_VEHICLE]
+    return [*row, int(vehicle.sharing is not None), *set_ids, *place_of(vehicle)]
+
+
+def detail_row(vehicle: Vehicle) -> list[Value]:
+    """The values of DETAIL_COLUMNS."""
+    row = [None if (value := read(vehicle)) is None else stored(value) for read, stored in _OF_DETAILS]
+    return [*row, *(read(vehicle) for read in _OF_SHOWN)]
 
 
 def sets_of(vehicle: Vehicle) -> list[frozenset[str] | None]:

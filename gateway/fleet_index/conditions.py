@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from gateway.errors import InputInvalid
-from gateway.fleet_index.columns import BY_NAME, FALSE, TRUE, Column, unit_vector
+from gateway.fleet_index.columns import BY_NAME, FALSE, TRUE, Kind, unit_vector
 from gateway.fleet_index.places import HALF_EARTH, Box, box_around, box_of, chord_squared, polygon_of
 from gateway.timestamps import microseconds_of
 from gateway.upstream.models import EARLY_STATE_NAMES
@@ -82,11 +82,12 @@ class Names(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """A condition on the vehicle `v`."""
+    """A condition on the vehicle `v` and its details `d`."""
 
     sql: str
     parameters: list[Any]
     uses_state: bool
+    uses_details: bool
 
 
 class SortField(NamedTuple):
@@ -100,6 +101,7 @@ class SortField(NamedTuple):
     # The types of its values in a sort key.
     types: tuple[type, ...]
     uses_state: bool = False
+    uses_details: bool = False
 
 
 def compile_where(where: Given | None, names: Names, now: float, *, units: bool = False) -> Condition:
@@ -107,8 +109,8 @@ def compile_where(where: Given | None, names: Names, now: float, *, units: bool 
     compiler = _Compiler(names, round(now * 1_000_000))
     sql = (compiler.unit if units else compiler.vehicle)(where or {}, "where", 1)
     if units:
-        sql = f"(v.telematics_unit_id IS NOT NULL AND {sql})"
-    return Condition(sql, compiler.parameters, compiler.uses_state)
+        sql = f"(d.telematics_unit_id IS NOT NULL AND {sql})"
+    return Condition(sql, compiler.parameters, compiler.uses_state, units or compiler.uses_details)
 
 
 def compile_order(order_by: Sequence[Given] | None, names: Names) -> list[SortField]:
@@ -131,7 +133,8 @@ def _sort_field(given: Given, number: int, names: Names) -> SortField:
     value = given[source]
     if source == "field":
         column = BY_NAME[_word(value)]
-        return SortField(f"v.{column.sql}", (), "", (), ascending, (int,) if _is_time(column) else (str,))
+        types = (int,) if column.kind is Kind.TIME else (str,)
+        return SortField(column.sql, (), "", (), ascending, types, uses_details=column.is_detail)
     if source == "distanceFrom":
         lat, lon = _position(value, f"{path}.distanceFrom", "orderBy")
         sql = f"CAST({_CHORD} * {DISTANCE_SCALE} AS INTEGER)"
@@ -154,10 +157,6 @@ _CHORD = "((v.x - ?) * (v.x - ?) + (v.y - ?) * (v.y - ?) + (v.z - ?) * (v.z - ?)
 def _chord_parameters(lat: float, lon: float) -> tuple[float, ...]:
     x, y, z = unit_vector(lat, lon)
     return x, x, y, y, z, z
-
-
-def _is_time(column: Column) -> bool:
-    return column.name.endswith("_AT")
 
 
 def _current(name: str) -> str:
@@ -185,7 +184,7 @@ class _Compiler:
 
     def __init__(self, names: Names, now: int) -> None:
         self.parameters: list[Any] = []
-        self.uses_state = False
+        self.uses_state = self.uses_details = False
         self._names = names
         self._now = now
         self._conditions_left = CONDITIONS_MAX
@@ -232,11 +231,11 @@ class _Compiler:
 
     def _vehicle_member(self, name: str, given: Given, path: str) -> str:
         if name in WORD_COLUMNS:
-            return _and(self._words(_sql(WORD_COLUMNS[name]), given, path))
+            return _and(self._words(self._sql(WORD_COLUMNS[name]), given, path))
         if name in STATUS_COLUMNS:
             return self._enum(STATUS_COLUMNS[name], given, path)
         if name in TIME_COLUMNS:
-            return _and(self._time(_sql(TIME_COLUMNS[name]), given, path))
+            return _and(self._time(self._sql(TIME_COLUMNS[name]), given, path))
         return {
             "masterData": self._master_data,
             "tags": lambda given, path: self._set("v.tags", given, path),
@@ -252,19 +251,19 @@ class _Compiler:
 
     def _unit_member(self, name: str, given: Any, path: str) -> str:
         if name == "isNull":
-            return self._is_null("v.telematics_unit_id", given, path)
+            return self._is_null(self._sql("TELEMATICS_UNIT_ID"), given, path)
         if name == "type":
             return self._enum("TELEMATICS_UNIT_TYPE", given, path)
         if name in UNIT_TIME_COLUMNS:
-            return _and(self._time(_sql(UNIT_TIME_COLUMNS[name]), given, path))
-        return _and(self._words(_sql(UNIT_WORD_COLUMNS[name]), given, path))
+            return _and(self._time(self._sql(UNIT_TIME_COLUMNS[name]), given, path))
+        return _and(self._words(self._sql(UNIT_WORD_COLUMNS[name]), given, path))
 
     def _master_data(self, given: Given, path: str) -> str:
         found = []
         for name, value in _members(given):
             at = f"{path}.{name}"
             if name in TEXT_COLUMNS:
-                found += self._words(_sql(TEXT_COLUMNS[name]), value, at, str.casefold)
+                found += self._words(self._sql(TEXT_COLUMNS[name]), value, at, str.casefold)
             else:
                 found.append(self._enum(DATA_ENUM_COLUMNS[name], value, at))
         return _and(found)
@@ -281,9 +280,9 @@ class _Compiler:
                 self._count(at)
                 found.append("v.is_shared = 0" if value else "v.is_shared = 1")
             elif name in SHARING_TIME_COLUMNS:
-                found += self._time(_sql(SHARING_TIME_COLUMNS[name]), value, at)
+                found += self._time(self._sql(SHARING_TIME_COLUMNS[name]), value, at)
             else:
-                found += self._words(_sql(SHARING_WORD_COLUMNS[name]), value, at)
+                found += self._words(self._sql(SHARING_WORD_COLUMNS[name]), value, at)
         return _and(found)
 
     def _words(self, sql: str, given: Given, path: str, stored: Callable[[str], str] = lambda text: text) -> list[str]:
@@ -322,20 +321,19 @@ class _Compiler:
 
     def _enum(self, column: str, given: Given, path: str) -> str:
         """The members of a filter of an open enum."""
-        sql = _sql(column)
-        raw_sql = _sql(RAW_COLUMNS.get(column, column))
+        sql = self._sql(column)
         found = []
         for name, value in _members(given):
             at = f"{path}.{name}"
             if name == "isNull":
                 found.append(self._is_null(sql, value, at))
             elif name == "modifiedAt":
-                found += self._time(f"{sql}_modified_at", value, at)
+                found += self._time(self._sql(f"{column}_MODIFIED_AT"), value, at)
             else:
                 self._count(at)
                 words = [_word(each) for each in value]
                 if name == "rawIn":
-                    found.append(f"{raw_sql} IN {self._list(words, at)}")
+                    found.append(f"{self._sql(RAW_COLUMNS.get(column, column))} IN {self._list(words, at)}")
                 elif UNKNOWN in words:
                     others = sorted(self._names.known[column] - {UNKNOWN, *words})
                     found.append(f"{sql} NOT IN {self._list(others, at)} AND {sql} IS NOT NULL")
@@ -508,6 +506,11 @@ class _Compiler:
             )
         return _or(found)
 
+    def _sql(self, name: str) -> str:
+        column = BY_NAME[name]
+        self.uses_details |= column.is_detail
+        return column.sql
+
     def _is_null(self, sql: str, value: bool, path: str) -> str:  # noqa: FBT001 - GraphQL's value
         self._count(path)
         return f"{sql} IS NULL" if value else f"{sql} IS NOT NULL"
@@ -535,10 +538,6 @@ class _Compiler:
 def _members(given: Given) -> list[tuple[str, Any]]:
     """The members that are not null."""
     return [(name, value) for name, value in given.items() if value is not None]
-
-
-def _sql(column: str) -> str:
-    return f"v.{BY_NAME[column].sql}"
 
 
 def _and(conditions: Sequence[str]) -> str:

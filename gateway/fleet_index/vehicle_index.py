@@ -18,18 +18,20 @@ from msgspec import Struct, field
 from gateway.errors import CursorInvalid, FilterUnsupported, InputInvalid
 from gateway.fleet_index.columns import (
     BY_NAME,
+    DETAIL_COLUMNS,
     GROUPS,
-    SQL_COLUMNS,
     TAG,
     TRUE,
+    VEHICLE_COLUMNS,
     Kind,
     Value,
     custom_fields_of,
+    detail_row,
     has_state,
     place_of,
-    scalars_of,
     sets_of,
     states_of,
+    vehicle_row,
 )
 from gateway.fleet_index.conditions import (
     Condition,
@@ -52,21 +54,29 @@ ENTRY_BYTES = 300
 _INT64 = 2**63
 
 _TYPES = {Kind.TIME: "INTEGER", Kind.WORD: "TEXT", Kind.TEXT: "TEXT"}
-_COLUMN_TYPES = {column.sql: _TYPES[column.kind] for column in BY_NAME.values()}
+_COLUMN_TYPES = {column.column: _TYPES[column.kind] for column in BY_NAME.values()}
+
+
+def _columns(names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {_COLUMN_TYPES.get(name, '')}" for name in names)
+
+
 # A state's value has no type, so that SQLite converts nothing.
-_COLUMNS = ", ".join(f"{name} {_COLUMN_TYPES.get(name, '')}" for name in SQL_COLUMNS)
 _TABLES = f"""
 PRAGMA temp_store = MEMORY;
 PRAGMA secure_delete = OFF;
-CREATE TABLE vehicle (id INTEGER PRIMARY KEY, {_COLUMNS});
+CREATE TABLE vehicle (id INTEGER PRIMARY KEY, {_columns(VEHICLE_COLUMNS)});
 CREATE UNIQUE INDEX vehicle_by_id ON vehicle (vehicle_id);
-CREATE INDEX vehicle_by_unit ON vehicle (telematics_unit_id) WHERE telematics_unit_id IS NOT NULL;
+CREATE TABLE detail (id INTEGER PRIMARY KEY, {_columns(DETAIL_COLUMNS)});
+CREATE INDEX detail_by_unit ON detail (telematics_unit_id) WHERE telematics_unit_id IS NOT NULL;
 CREATE TABLE state (name INTEGER, vehicle INTEGER, value, timestamp INTEGER, PRIMARY KEY (name, vehicle)) WITHOUT ROWID;
 CREATE TABLE custom (name INTEGER, vehicle INTEGER, value TEXT, PRIMARY KEY (name, vehicle)) WITHOUT ROWID;
 CREATE TABLE word (word TEXT, set_id INTEGER, PRIMARY KEY (word, set_id)) WITHOUT ROWID;
 CREATE VIRTUAL TABLE place USING rtree (id, south, north, west, east);
 """
-_PUT_VEHICLE = f"INSERT OR REPLACE INTO vehicle VALUES ({', '.join('?' * (len(SQL_COLUMNS) + 1))})"
+_PUT_VEHICLE = f"INSERT OR REPLACE INTO vehicle VALUES ({', '.join('?' * (len(VEHICLE_COLUMNS) + 1))})"
+_PUT_DETAIL = f"INSERT OR REPLACE INTO detail VALUES ({', '.join('?' * (len(DETAIL_COLUMNS) + 1))})"
+_JOIN_DETAILS = "JOIN detail d ON d.id = v.id"
 
 
 class QueryInterrupted(Exception):
@@ -122,11 +132,13 @@ class _Sets:
         self._uses: Counter[frozenset[str]] = Counter()
         self._next_id = 0
 
-    def add(self, words: frozenset[str]) -> int:
+    def add(self, words: frozenset[str], new: list[frozenset[str]]) -> int:
+        """The id of a set, which is appended to `new` if no vehicle had it before."""
         self._uses[words] += 1
         if words not in self._ids:
             self._ids[words] = self._next_id
             self._next_id += 1
+            new.append(words)
         return self._ids[words]
 
     def remove(self, words: frozenset[str]) -> None:
@@ -150,13 +162,15 @@ class _Changes:
 
     def __init__(self) -> None:
         self.vehicles: list[list[Value]] = []
+        self.details: list[list[Value]] = []
+        self.gone: list[tuple[int]] = []
         self.places: list[tuple[float, ...]] = []
         self.no_places: list[tuple[int]] = []
         self.states: list[tuple[int, int, Value, int | None]] = []
         self.no_states: list[tuple[int, int]] = []
         self.customs: list[tuple[int, int, str]] = []
         self.no_customs: list[tuple[int, int]] = []
-        self.sets: set[frozenset[str]] = set()
+        self.new_sets: list[frozenset[str]] = []
 
 
 class VehicleIndex:
@@ -267,7 +281,8 @@ class VehicleIndex:
         if self._without_state and any(sort_field.uses_state for sort_field in order):
             raise FilterUnsupported("orderBy")
         keys = [(f"k{n}", sort_field.ascending) for n, sort_field in enumerate(order)]
-        joins = " ".join(sort_field.join for sort_field in order)
+        uses_details = condition.uses_details or any(sort_field.uses_details for sort_field in order)
+        joins = " ".join([_JOIN_DETAILS if uses_details else "", *(sort_field.join for sort_field in order)])
         parameters = [value for sort_field in order for value in sort_field.parameters]
         parameters += [value for sort_field in order for value in sort_field.join_parameters]
         columns = ", ".join(
@@ -296,7 +311,9 @@ class VehicleIndex:
     def count(self, where: Given | None, *, now: float, units: bool = False) -> int:
         """How many vehicles match. Raises InputInvalid, FilterUnsupported and QueryInterrupted."""
         condition = self._condition(where, now, units=units)
-        (number,) = self._query(f"SELECT count(*) FROM vehicle v WHERE {condition.sql}", condition.parameters)
+        (number,) = self._query(
+            f"SELECT count(*) FROM vehicle v {_details_of(condition)} WHERE {condition.sql}", condition.parameters
+        )
         return number  # type: ignore[no-any-return]
 
     def groups(
@@ -311,7 +328,10 @@ class VehicleIndex:
             raise InputInvalid("`by` must have at least one item.", "by")
         condition = self._condition(where, now)
         grouped = [_GROUP_SQL[name] for name in by]
-        join = "LEFT JOIN word t ON t.set_id = v.tags" if TAG in by else ""
+        uses_details = condition.uses_details or any(shown.startswith("d.") or "(d." in shown for shown, _ in grouped)
+        join = _JOIN_DETAILS if uses_details else ""
+        if TAG in by:
+            join += " LEFT JOIN word t ON t.set_id = v.tags"
         columns = ", ".join(f"{shown} AS g{n}" for n, (shown, _) in enumerate(grouped))
         keys = ", ".join(f"g{n}" for n in range(len(grouped)))
         sorting = ", ".join(f"g{n} IS NULL, g{n}" for n in range(len(grouped)))
@@ -331,7 +351,8 @@ class VehicleIndex:
         name = self._state_names.known(EARLY_STATE_NAMES.get(state_property, state_property))
         found = self._query(
             "SELECT min(s.value), max(s.value), avg(s.value), count(*) FROM vehicle v "
-            f"JOIN state s ON s.name = ? AND s.vehicle = v.id WHERE s.value < '' AND {condition.sql}",
+            f"JOIN state s ON s.name = ? AND s.vehicle = v.id {_details_of(condition)} "
+            f"WHERE s.value < '' AND {condition.sql}",
             [name, *condition.parameters],
         )
         return Stats(*found)
@@ -339,8 +360,8 @@ class VehicleIndex:
     def unit(self, manufacturer: str | None, brand: str | None, unit_id: str) -> str | None:
         """The id of the vehicle with the telematics unit of a key; the first one, if there are several."""
         (found,) = self._query(
-            "SELECT min(vehicle_id) FROM vehicle WHERE telematics_unit_id = ? "
-            "AND telematics_unit_manufacturer IS ? AND telematics_unit_brand IS ?",
+            f"SELECT min(v.vehicle_id) FROM vehicle v {_JOIN_DETAILS} WHERE d.telematics_unit_id = ? "
+            "AND d.telematics_unit_manufacturer IS ? AND d.telematics_unit_brand IS ?",
             [unit_id, manufacturer, brand],
         )
         return found  # type: ignore[no-any-return]
@@ -387,19 +408,15 @@ class VehicleIndex:
         self._pages[page] += 1
         self._page_bytes += len(page.body) if self._pages[page] == 1 else 0
         self._change(number, old, vehicle, changes)
-        place = place_of(vehicle)
-        set_ids: list[int | None] = []
-        for words in sets_of(vehicle):
-            set_ids.append(None if words is None else self._sets.add(words))
-            if words is not None:
-                changes.sets.add(words)
-        changes.vehicles.append([number, *scalars_of(vehicle), *set_ids, *place])
+        set_ids = [None if words is None else self._sets.add(words, changes.new_sets) for words in sets_of(vehicle)]
+        changes.vehicles.append([number, *vehicle_row(vehicle, set_ids)])
+        changes.details.append([number, *detail_row(vehicle)])
 
     def _remove(self, vehicle_id: str, changes: _Changes) -> None:
         entry = self._entries.pop(vehicle_id)
         self._change(entry.number, decoded(entry.json, Vehicle), None, changes)
         self._forget(entry)
-        changes.vehicles.append([entry.number])
+        changes.gone.append((entry.number,))
 
     def _change(self, number: int, old: Vehicle | None, new: Vehicle | None, changes: _Changes) -> None:
         """Collects the rows of side tables that differ; the old vehicle is decoded again to know its rows."""
@@ -445,15 +462,17 @@ class VehicleIndex:
     def _write(self, changes: _Changes) -> None:
         many = self._database.executemany
         self._database.execute("BEGIN")
-        many("DELETE FROM vehicle WHERE id = ?", [row for row in changes.vehicles if len(row) == 1])
-        many(_PUT_VEHICLE, [row for row in changes.vehicles if len(row) > 1])
+        for table in ("vehicle", "detail"):
+            many(f"DELETE FROM {table} WHERE id = ?", changes.gone)
+        many(_PUT_VEHICLE, changes.vehicles)
+        many(_PUT_DETAIL, changes.details)
         many("DELETE FROM place WHERE id = ?", changes.no_places)
         many("INSERT OR REPLACE INTO place VALUES (?, ?, ?, ?, ?)", changes.places)
         many("DELETE FROM state WHERE name = ? AND vehicle = ?", changes.no_states)
         many("INSERT OR REPLACE INTO state VALUES (?, ?, ?, ?)", sorted(changes.states, key=_by_name))
         many("DELETE FROM custom WHERE name = ? AND vehicle = ?", changes.no_customs)
         many("INSERT OR REPLACE INTO custom VALUES (?, ?, ?)", sorted(changes.customs, key=_by_name))
-        many("INSERT OR IGNORE INTO word VALUES (?, ?)", self._sets.rows(changes.sets))
+        many("INSERT INTO word VALUES (?, ?)", self._sets.rows(changes.new_sets))
         many("DELETE FROM word WHERE word = ? AND set_id = ?", self._sets.unused())
         self._database.execute("COMMIT")
         self._measure()
@@ -473,7 +492,7 @@ def _group_sql(name: str) -> tuple[str, str]:
     if name == TAG:
         return "t.word", "t.word"
     column = BY_NAME[name]
-    return f"min(v.{column.shown_sql})" if column.kind is Kind.TEXT else f"v.{column.sql}", f"v.{column.sql}"
+    return f"min({column.shown_sql})" if column.kind is Kind.TEXT else column.sql, column.sql
 
 
 _GROUP_SQL = {name: _group_sql(name) for name in GROUPS}
@@ -492,6 +511,10 @@ def _places_of(page: VehiclePage) -> dict[str, tuple[int, int]]:
 
 
 _item = msgspec.json.Decoder(_Item)
+
+
+def _details_of(condition: Condition) -> str:
+    return _JOIN_DETAILS if condition.uses_details else ""
 
 
 def _sorted_by(name: str, *, ascending: bool, backward: bool) -> str:
