@@ -136,11 +136,12 @@ GROUPS = (*(column.name for column in COLUMNS if column.is_group), TAG)
 _VEHICLE = [column for column in COLUMNS if not column.is_detail]
 _DETAILS = [column for column in COLUMNS if column.is_detail]
 _SHOWN = [column for column in COLUMNS if column.is_group and column.kind is Kind.TEXT]
-# The columns of the tables after the vehicle's number: those of COLUMNS, and whether the vehicle is shared, the ids of
-# sets of words, the position and its unit vector, and the texts of groups as they are shown.
+# The columns of the tables after the vehicle's number: the position and its unit vector, the ids of sets of words,
+# whether the vehicle is shared, those of COLUMNS, and the texts of groups as they are shown. SQLite reads a row up to
+# the last column that it needs.
 SET_COLUMNS = ("tags", "commands", "vehicle_state")
 PLACE_COLUMNS = ("lat", "lon", "x", "y", "z")
-VEHICLE_COLUMNS = (*(column.column for column in _VEHICLE), "is_shared", *SET_COLUMNS, *PLACE_COLUMNS)
+VEHICLE_COLUMNS = (*PLACE_COLUMNS, *SET_COLUMNS, "is_shared", *(column.column for column in _VEHICLE))
 DETAIL_COLUMNS = (*(column.column for column in _DETAILS), *(f"{column.column}_shown" for column in _SHOWN))
 
 _EMPTY: dict[str, Any] = {
@@ -190,7 +191,7 @@ _OF_SHOWN = [_reader(column) for column in _SHOWN]
 def vehicle_row(vehicle: Vehicle, set_ids: Iterable[int | None]) -> list[Value]:
     """The values of VEHICLE_COLUMNS."""
     row = [None if (value := read(vehicle)) is None else stored(value) for read, stored in _OF_VEHICLE]
-    return [*row, int(vehicle.sharing is not None), *set_ids, *place_of(vehicle)]
+    return [*place_of(vehicle), *set_ids, int(vehicle.sharing is not None), *row]
 
 
 def detail_row(vehicle: Vehicle) -> list[Value]:

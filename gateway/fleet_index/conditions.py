@@ -437,7 +437,10 @@ class _Compiler:
         if not found:
             self.parameters.pop()
             return "TRUE"
-        return f"v.id {'NOT ' if negated else ''}IN (SELECT vehicle FROM {table} WHERE name = {name} AND {_and(found)})"
+        # The `+` keeps SQLite from starting here: a filter by place, which it may start with, leaves fewer vehicles.
+        return (
+            f"+v.id {'NOT ' if negated else ''}IN (SELECT vehicle FROM {table} WHERE name = {name} AND {_and(found)})"
+        )
 
     def _place(self, given: Given, path: str) -> str:
         self.uses_state = True

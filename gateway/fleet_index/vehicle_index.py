@@ -334,7 +334,7 @@ class VehicleIndex:
             join += " LEFT JOIN word t ON t.set_id = v.tags"
         columns = ", ".join(f"{shown} AS g{n}" for n, (shown, _) in enumerate(grouped))
         keys = ", ".join(f"g{n}" for n in range(len(grouped)))
-        sorting = ", ".join(f"g{n} IS NULL, g{n}" for n in range(len(grouped)))
+        sorting = ", ".join(f"g{n} NULLS LAST" for n in range(len(grouped)))
         found = self._query(
             f"SELECT json_group_array(json_array({keys}, number)) FROM (SELECT {columns}, count(*) AS number "
             f"FROM vehicle v {join} WHERE {condition.sql} GROUP BY {', '.join(sql for _, sql in grouped)} "
@@ -519,8 +519,8 @@ def _details_of(condition: Condition) -> str:
 
 def _sorted_by(name: str, *, ascending: bool, backward: bool) -> str:
     if backward:
-        return f"{name} IS NOT NULL, {name} {'DESC' if ascending else 'ASC'}"
-    return f"{name} IS NULL, {name} {'ASC' if ascending else 'DESC'}"
+        return f"{name} {'DESC' if ascending else 'ASC'} NULLS FIRST"
+    return f"{name} {'ASC' if ascending else 'DESC'} NULLS LAST"
 
 
 def _beyond(keys: Sequence[tuple[str, bool]], values: Sequence[Value], *, later: bool) -> tuple[str, list[Value]]:
