@@ -286,7 +286,7 @@ class VehicleIndex:
         parameters = [value for sort_field in order for value in sort_field.parameters]
         parameters += [value for sort_field in order for value in sort_field.join_parameters]
         columns = ", ".join(
-            [*(f"{sort_field.sql} AS k{n}" for n, sort_field in enumerate(order)), "v.vehicle_id AS id"]
+            [*(f"{sort_field.sql} AS k{n}" for n, sort_field in enumerate(order)), "v.vehicle_id AS key_id"]
         )
         parameters += condition.parameters
         bounds = []
@@ -297,9 +297,9 @@ class VehicleIndex:
         beyond = "".join(f" AND {sql}" for sql, _ in bounds)
         sorting = ", ".join(
             [_sorted_by(name, ascending=ascending, backward=backward) for name, ascending in keys]
-            + [f"id {'DESC' if backward else 'ASC'}"]
+            + [f"key_id {'DESC' if backward else 'ASC'}"]
         )
-        values = ", ".join(["id", *(part for name, _ in keys for part in (f"typeof({name})", _exact(name)))])
+        values = ", ".join(["key_id", *(part for name, _ in keys for part in (f"typeof({name})", _exact(name)))])
         found = self._query(
             f"SELECT json_group_array(json_array({values})) FROM (SELECT {columns} FROM vehicle v {joins} "
             f"WHERE {condition.sql}{beyond} ORDER BY {sorting} LIMIT ?)",
@@ -526,7 +526,7 @@ def _sorted_by(name: str, *, ascending: bool, backward: bool) -> str:
 def _beyond(keys: Sequence[tuple[str, bool]], values: Sequence[Value], *, later: bool) -> tuple[str, list[Value]]:
     """The condition on rows after, or before, a sort key, and its parameters."""
     *rest, vehicle_id = values
-    sql, parameters = f"id {'>' if later else '<'} ?", [vehicle_id]
+    sql, parameters = f"key_id {'>' if later else '<'} ?", [vehicle_id]
     for (name, ascending), value in reversed(list(zip(keys, rest, strict=True))):
         if value is None:
             # Missing values are last.
