@@ -15,12 +15,14 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from gateway.engine.trusted_documents import ManifestInvalid, operation_names, read_manifest
+from gateway.fleet_index.fleet_indexes import FleetIndexes
 from gateway.hosts import AllowedHosts
 from gateway.identity import Caller
 from gateway.overload.cpu_monitor import monitor
 from gateway.overload.load_shedding import LoadShedder
 from gateway.schema.build import build_schema
 from gateway.schema.cost import CostModel
+from gateway.schema.filters import KNOWN_WORDS
 from gateway.schema.pagination import Limits
 from gateway.settings import (
     GraphQLSettings,
@@ -89,7 +91,17 @@ def create_app(
             identify_by(settings.oidc, network, dependencies) as identify,
         ):
             dependencies.update(upstream_states(client))
-            graphql.runtime = Runtime(client, identify)
+            indexes = FleetIndexes(
+                client,
+                KNOWN_WORDS,
+                settings.fleet_index,
+                clock,
+                metrics,
+                pages_max=limits.scan_pages_max,
+                cached=settings.cache.enabled,
+            )
+            metrics.samplers.append(indexes.samples)
+            graphql.runtime = Runtime(client, indexes, identify)
             tasks = [
                 asyncio.create_task(monitor(metrics, graphql.admission.adapt, shedder.throttle.adapt)),
                 asyncio.create_task(metrics.sample_forever()),
@@ -101,6 +113,7 @@ def create_app(
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
+                await indexes.close()
                 if tracing is not None:
                     await tracing.close()
 

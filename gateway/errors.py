@@ -9,11 +9,13 @@ GatewayError
 │  ├─ FilterUnsupported           FILTER_UNSUPPORTED
 │  ├─ WalkLimitExceeded           WALK_LIMIT_EXCEEDED
 │  ├─ CallLimitExceeded           LIMIT_EXCEEDED     `limit` is upstreamCalls: more calls than estimated
+│  ├─ IndexFull                   INDEX_FULL         a fleet's index would take more memory than it may
 │  ├─ BackwardPagingUnsupported   BACKWARD_PAGING_UNSUPPORTED
 │  └─ CursorError
 │     ├─ CursorInvalid            CURSOR_INVALID     not a cursor of this gateway
 │     ├─ CursorForeign            CURSOR_FOREIGN     a cursor of another connection, filter or fleet
 │     └─ CursorExpired            CURSOR_EXPIRED     the upstream no longer accepts it
+├─ FleetIncomplete                FLEET_INCOMPLETE       the fleet could be read only in part; its index answers nothing
 ├─ Overloaded                     OVERLOADED             HTTP 503: too much concurrent work
 ├─ IssuerUnavailable              IDENTITY_UNAVAILABLE   HTTP 503: the issuer's keys are unavailable
 └─ UpstreamError                  the fleet API failed or rejected the call
@@ -135,6 +137,19 @@ class CallLimitExceeded(CallerError):
         return {**super().extensions(), "limit": "upstreamCalls", "maximum": self.maximum}
 
 
+class IndexFull(CallerError):
+    """The fleet needs more memory than its index may take."""
+
+    code = "INDEX_FULL"
+
+    def __init__(self, maximum: int) -> None:
+        super().__init__(f"The fleet's index needs more than the limit of {maximum} bytes.")
+        self.maximum = maximum
+
+    def extensions(self) -> dict[str, object]:
+        return {**super().extensions(), "maximumBytes": self.maximum}
+
+
 class BackwardPagingUnsupported(CallerError):
     """The upstream has no cursor for the last or the previous page; the gateway does not scan all pages instead."""
 
@@ -176,6 +191,28 @@ class CursorExpired(CursorError):
 
     def extensions(self) -> dict[str, object]:
         return {**super().extensions(), "restart": True}
+
+
+class FleetIncomplete(GatewayError):
+    """A question about the whole fleet whose vehicles could be read only in part; `cause` ended the reading."""
+
+    code = "FLEET_INCOMPLETE"
+
+    def __init__(self, pages: int, vehicles: int, cause: GatewayError) -> None:
+        super().__init__(f"The fleet was read only in part: {vehicles} vehicles on {pages} pages. {cause}")
+        self.pages = pages
+        self.vehicles = vehicles
+        self.cause = cause
+
+    def extensions(self) -> dict[str, object]:
+        causes = self.cause.extensions()
+        return {
+            **causes,
+            "code": self.code,
+            "cause": causes["code"],
+            "pagesRead": self.pages,
+            "vehiclesRead": self.vehicles,
+        }
 
 
 class Overloaded(GatewayError):

@@ -342,6 +342,29 @@ class CacheSettings(SettingsGroup):
     prefetch: bool = Field(default=False, description="Whether the next page of a connection is read in advance.")
 
 
+class FleetIndexSettings(SettingsGroup):
+    """The indexes that answer filters, orders and totals, one for each principal, read by a scan of the fleet.
+
+    `GATEWAY_PAGINATION_SCAN_PAGES_MAX` limits the pages of a scan. Without a cache each question waits for a scan.
+    """
+
+    ttl: float = Field(default=60, ge=0, description="Seconds for which an index is fresh, from its oldest page on.")
+    stale_while_revalidate: float = Field(
+        default=240, ge=0, description="Seconds after that in which it answers while the fleet is scanned again."
+    )
+    stale_if_error: float = Field(
+        default=300, ge=0, description="Seconds after that in which it answers if the fleet API fails."
+    )
+    scan_timeout: float = Field(default=120, gt=0, description="Time limit of a scan in seconds.")
+    idle: float = Field(default=900, gt=0, description="Seconds after the last question until an index is dropped.")
+    bytes_max: int = Field(
+        default=256 * 2**20,
+        ge=2**20,
+        description="Bytes of memory for all indexes with their pages, per process. Those that were used longest ago "
+        "are dropped.",
+    )
+
+
 class CoalescingSettings(SettingsGroup):
     """Equal concurrent reads of a principal share one upstream call."""
 
@@ -743,6 +766,7 @@ class Settings(BaseSettings):
     upstream: UpstreamSettings = UpstreamSettings()
     pagination: PaginationSettings = PaginationSettings()
     cache: CacheSettings = CacheSettings()
+    fleet_index: FleetIndexSettings = FleetIndexSettings()
     coalescing: CoalescingSettings = CoalescingSettings()
     redis: RedisSettings = RedisSettings()
     retry: RetrySettings = RetrySettings()

@@ -58,6 +58,10 @@ class LRU(Generic[K, V]):
                     self._entries.move_to_end(key)
         return values
 
+    def items(self) -> list[tuple[K, V]]:
+        """The entries, least recently used first."""
+        return list(self._entries.items())
+
     def newest(self, number: int) -> list[V]:
         """The most recently used values, the last one first."""
         return list(islice(reversed(self._entries.values()), number))

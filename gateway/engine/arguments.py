@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
-from graphql import FieldNode, GraphQLField, GraphQLNonNull, Undefined, VariableNode, get_argument_values
+from graphql import FieldNode, GraphQLError, GraphQLField, GraphQLNonNull, Undefined, VariableNode, get_argument_values
 from graphql.execution.values import VariableValues
 
-from gateway.engine.fallbacks import NotCompilable, UnexpectedValue
+from gateway.engine.fallbacks import UnexpectedValue
 
 Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
 
@@ -16,13 +17,12 @@ Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
 def arguments_of(definition: GraphQLField, node: FieldNode, values: VariableValues) -> Arguments:
     """A function from coerced variables to the arguments of a field.
 
-    Raises NotCompilable for a variable inside a list or an object. The function raises UnexpectedValue if arguments are
-    invalid or a default is needed.
+    The function raises UnexpectedValue if arguments are invalid or a default is needed.
     """
     given = {argument.name.value: argument.value for argument in node.arguments or ()}
     from_variables = {name: value.name.value for name, value in given.items() if isinstance(value, VariableNode)}
     if any(name not in from_variables and _has_variable(value) for name, value in given.items()):
-        raise NotCompilable
+        return partial(_computed, definition, node)
     constants = get_argument_values(definition, node, values)
     # Values of variables differ from run to run.
     constants = {name: value for name, value in constants.items() if name not in from_variables}
@@ -44,6 +44,14 @@ def arguments_of(definition: GraphQLField, node: FieldNode, values: VariableValu
         return found
 
     return arguments
+
+
+def _computed(definition: GraphQLField, node: FieldNode, coerced: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a field in which a variable is inside a list or an object."""
+    try:
+        return get_argument_values(definition, node, VariableValues({}, dict(coerced)))
+    except GraphQLError as invalid:
+        raise UnexpectedValue from invalid
 
 
 def _has_variable(value: Any) -> bool:

@@ -9,8 +9,9 @@ from functools import lru_cache, partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from gateway.errors import CursorExpired, UpstreamRejected
-from gateway.schema.cursors import CursorWriter, decode_cursor, set_of
-from gateway.schema.pagination import Edge, Limits, Page, PageRequest, Slice, Steps, Window, find, read_slice
+from gateway.schema.context import Context
+from gateway.schema.cursors import CursorWriter, Position, decode_cursor, set_of
+from gateway.schema.pagination import Edge, Limits, Page, PageRequest, Slice, Steps, Window, read_slice
 from gateway.upstream.models import TelematicsUnit, Vehicle
 from gateway.upstream.pages import Fragment, VehiclePage
 
@@ -22,6 +23,20 @@ class ReadPage(Protocol):
     """Reads the page of a token (None for the first page); `bypass_cache` ignores cached pages."""
 
     def __call__(self, token: str | None, *, bypass_cache: bool = False) -> Awaitable[VehiclePage]: ...
+
+
+# The members of a vehicle that are decoded; None for all.
+Mask = type[Vehicle] | None
+
+
+def pages_of(context: Context, search: str | None, mask: Mask = None) -> ReadPage:
+    """A function that reads the pages of the fleet, or of a search in it."""
+
+    # A cursor contains its search, so only the first page needs it.
+    def read(token: str | None, *, bypass_cache: bool = False) -> Awaitable[VehiclePage]:
+        return context.loaders.page(token, search if token is None else None, mask, bypass_cache=bypass_cache)
+
+    return read
 
 
 class TokenRejected(UpstreamRejected):
@@ -39,7 +54,7 @@ class Arguments(NamedTuple):
     last: int | None = None
     before: str | None = None
 
-    def window(self, of: bytes) -> Window:
+    def window(self, of: bytes) -> Window[Position]:
         """The arguments with their cursors decoded, which must be cursors of the set `of`."""
         after, before = (
             decode_cursor(text, of, argument) if text else None
@@ -81,6 +96,8 @@ class Connection(Generic[N]):
         self._scan = scan
         self._one_at_a_time = asyncio.Lock()
         self.edges: Sequence[Edge[N]] = ()
+        # Counts the nodes of all slices; the pages of the fleet API have no total.
+        self.total: Callable[[Context], Awaitable[int]] | None = None
 
     async def ready(self) -> Connection[N]:
         """The connection itself, with its edges."""
@@ -274,24 +291,6 @@ async def unit_connection(
     """A slice of the fleet's telematics units, in the order of their vehicles."""
     of = unit_set(fleet)
     return await _connection(of, _Pages(of, read, lambda v: v.telematics_unit, mask), limits, arguments)
-
-
-async def find_unit(
-    read: ReadPage, limits: Limits, manufacturer: str | None, brand: str | None, unit_id: str
-) -> TelematicsUnit | None:
-    """The unit of that key, by a scan of the vehicles that `read` returns."""
-
-    def pick(vehicle: Vehicle) -> TelematicsUnit | None:
-        unit = vehicle.telematics_unit
-        if unit is None or (unit.manufacturer, unit.brand, unit.unit_id) != (manufacturer, brand, unit_id):
-            return None
-        return unit
-
-    pages = _Pages(b"", read, pick)
-    try:
-        return await pages.drive(find(limits))
-    except TokenRejected:
-        return await pages.without_cache().drive(find(limits))
 
 
 async def _connection(of: bytes, pages: _Pages[N], limits: Limits, arguments: Arguments) -> Connection[N]:

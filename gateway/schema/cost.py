@@ -20,6 +20,7 @@ from graphql import (
     GraphQLError,
     GraphQLField,
     GraphQLIncludeDirective,
+    GraphQLInputObjectType,
     GraphQLSchema,
     GraphQLSkipDirective,
     InlineFragmentNode,
@@ -54,7 +55,7 @@ INTROSPECTION_WEIGHT = 10
 # The assumed share of types that wrap another type.
 WRAPPED = 0.5
 NODES = frozenset(("Node", "Vehicle", "TelematicsUnit", "_Entity"))
-# Variable types whose worst case is known.
+# Variable types whose worst case is known, beside input objects: no cost depends on what is in these.
 SCALARS = frozenset(("Int", "Boolean", "ID", "String", "_Any"))
 
 
@@ -141,8 +142,12 @@ def _any_value_of(kind: Any, list_length: int) -> AnyValue | list[AnyValue] | No
     bare = get_nullable_type(kind)
     if is_list_type(bare):
         item = get_nullable_type(bare.of_type)
-        return [AnyValue() for _ in range(list_length)] if getattr(item, "name", None) in SCALARS else None
-    return AnyValue() if getattr(bare, "name", None) in SCALARS else None
+        return [AnyValue() for _ in range(list_length)] if _has_worst_case(item) else None
+    return AnyValue() if _has_worst_case(bare) else None
+
+
+def _has_worst_case(kind: Any) -> bool:
+    return isinstance(kind, GraphQLInputObjectType) or getattr(kind, "name", None) in SCALARS
 
 
 class FieldCost(NamedTuple):
@@ -264,7 +269,7 @@ class _CostCounter:
             return  # it is not resolved
         selected = self.fields(node.selection_set for node in merged)
         if field.calls is not None:
-            field.calls(self._calls, given, self._page_info(selected))
+            field.calls(self._calls, given, self._names_of(selected))
         self.count(field, selected, given, times, of_all=of_all)
 
     def _length(self, listed: ListSize, arguments: Mapping[str, Any]) -> int:
@@ -272,10 +277,11 @@ class _CostCounter:
             return listed.assumed_size or 0
         return slice_size_max([arguments.get(name) for name in listed.slicing_arguments], self._pagination)
 
-    def _page_info(self, selected: Merged) -> set[str]:
-        """The selected fields of a connection's `pageInfo`."""
+    def _names_of(self, selected: Merged) -> set[str]:
+        """The names of selected fields, and of those of a connection's `pageInfo`."""
         parts = (field for (_, name), merged in selected.items() if name == "pageInfo" for field in merged)
-        return {name for _, name in self.fields(field.selection_set for field in parts)}
+        page_info = self.fields(field.selection_set for field in parts)
+        return {name for _, name in (*selected, *page_info)}
 
     def fields(self, selections: Iterable[SelectionSetNode | None]) -> Merged:
         """The fields of selections, merged as execution merges them.

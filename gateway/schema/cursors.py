@@ -1,7 +1,8 @@
 """Edge cursors: deterministic text that identifies the position of an edge.
 
-A cursor is base64url of a checksum and (version, set, page token, item id, position). It contains nothing random and no
-time, so clients can compare cursors. The checksum turns a damaged cursor into an error instead of another page.
+A cursor is base64url of a checksum and (version, set, page token, item id, position) or, in an ordered set, (version,
+set, sort key). It contains nothing random and no time, so clients can compare cursors. The checksum turns a damaged
+cursor into an error instead of another page.
 """
 
 from __future__ import annotations
@@ -11,12 +12,18 @@ import binascii
 import hashlib
 import zlib
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import msgspec
 
 from gateway.errors import CursorForeign, CursorInvalid
 
 VERSION = 3
+# The version of cursors that consist of a sort key.
+KEY_VERSION = 1
+# The values of an item in an order, its id last.
+SortKey = tuple[str | int | float | bool | None, ...]
+B = TypeVar("B")
 # A position within a page: item id, index, number of items after it, fingerprint of its neighbour.
 InPage = tuple[str, int, int, int | None]
 CHECKSUM_LENGTH = 4
@@ -48,16 +55,25 @@ class _Body(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
     neighbour: int | None
 
 
+class _KeyBody(msgspec.Struct, array_like=True, forbid_unknown_fields=True):
+    version: int
+    set: bytes
+    key: SortKey
+
+
 _decoder = msgspec.msgpack.Decoder(_Body)
+_key_decoder = msgspec.msgpack.Decoder(_KeyBody)
 _encode = msgspec.msgpack.Encoder().encode
+# Objects with the same members are equal, in whatever order these were sent.
+_encode_sorted = msgspec.msgpack.Encoder(order="sorted").encode
 # MessagePack's first byte of an array with the length of a body. The first byte of the shorter rest is dropped.
 _BODY = bytes((0x90 + len(_Body.__struct_fields__),))
 _URL_SAFE = bytes.maketrans(b"+/", b"-_")
 
 
-def set_of(connection: str, *arguments: str | None) -> bytes:
-    """The fingerprint of a set of items: the connection and the arguments that select them."""
-    return hashlib.blake2b(_encode((connection, *arguments)), digest_size=8).digest()
+def set_of(connection: str, *arguments: Any) -> bytes:
+    """The fingerprint of a set of items: the connection and the arguments that select and order them."""
+    return hashlib.blake2b(_encode_sorted((connection, *arguments)), digest_size=8).digest()
 
 
 def fingerprint_of(item_id: str) -> int:
@@ -90,7 +106,7 @@ def encode_cursor(of: bytes, position: Position) -> str:
 
 def decode_cursor(text: str, of: bytes, argument: str) -> Position:
     """The position of a cursor. Raises CursorInvalid or, for a cursor of another set, CursorForeign."""
-    body = _body_of(text, argument)
+    body = _body_of(text, argument, _decoder, _key_decoder)
     if body.version != VERSION or body.index < 0 or body.items_after < 0:
         raise CursorInvalid(argument)
     if body.set != of:
@@ -101,14 +117,35 @@ def decode_cursor(text: str, of: bytes, argument: str) -> Position:
     return position
 
 
-def _body_of(text: str, argument: str) -> _Body:
+def encode_key(of: bytes, key: SortKey) -> str:
+    """The cursor of the edge with a sort key in the ordered set `of`."""
+    body = _encode((KEY_VERSION, of, key))
+    return base64.urlsafe_b64encode(_checksum(body) + body).rstrip(b"=").decode("ascii")
+
+
+def decode_key(text: str, of: bytes, length: int, argument: str) -> SortKey:
+    """The sort key of a cursor, of so many values. Raises the same errors as `decode_cursor`."""
+    body = _body_of(text, argument, _key_decoder, _decoder)
+    if body.set != of:
+        raise CursorForeign(argument)
+    if body.version != KEY_VERSION or len(body.key) != length or encode_key(of, body.key) != text:
+        raise CursorInvalid(argument)
+    return body.key
+
+
+def _body_of(text: str, argument: str, decoder: msgspec.msgpack.Decoder[B], foreign: msgspec.msgpack.Decoder[Any]) -> B:
+    """The decoded body of a cursor; one that only the other decoder can decode is of another set."""
     if len(text) > CURSOR_LENGTH_MAX:
         raise CursorInvalid(argument)
     try:
         raw = base64.b64decode(text.encode("ascii") + b"=" * (-len(text) % 4), altchars=b"-_", validate=True)
         if _checksum(raw[CHECKSUM_LENGTH:]) != raw[:CHECKSUM_LENGTH]:
             raise CursorInvalid(argument)
-        return _decoder.decode(raw[CHECKSUM_LENGTH:])
+        try:
+            return decoder.decode(raw[CHECKSUM_LENGTH:])
+        except msgspec.ValidationError:
+            foreign.decode(raw[CHECKSUM_LENGTH:])
+            raise CursorForeign(argument) from None
     except (UnicodeError, binascii.Error, msgspec.MsgspecError) as damaged:
         raise CursorInvalid(argument) from damaged
 

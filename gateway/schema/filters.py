@@ -8,7 +8,7 @@ from typing import Any
 
 import strawberry
 from strawberry import UNSET
-from strawberry.schema.name_converter import NameConverter
+from strawberry.utils.str_converters import to_camel_case
 
 from gateway.fleet_index.columns import BY_NAME, GROUPS, TAG
 from gateway.schema.enums import (
@@ -244,6 +244,7 @@ class PositionFilter:
     is_null: bool | None = _given("Whether the position is missing or invalid.")
 
 
+@strawberry.input
 class _UnitMembers:
     """The members of a telematics unit."""
 
@@ -304,8 +305,15 @@ class TelematicsUnitFilter(_UnitMembers):
 
 
 def _enum(name: str, members: Iterable[str], description: str) -> Any:
-    made: Any = Enum(name, {member: member for member in members})  # type: ignore[misc]
+    made: Any = Enum(name, {member: strawberry.enum_value(member, description=_shown(member)) for member in members})  # type: ignore[misc]
     return strawberry.enum(made, description=description)
+
+
+def _shown(name: str) -> str:
+    """The description of a column: its member in the schema."""
+    if name == TAG:
+        return "Tags; a vehicle counts once for each of them."
+    return f"`{'.'.join(to_camel_case(member) for member in BY_NAME[name].path.split('.'))}`."
 
 
 VehicleOrderField = _enum(
@@ -313,11 +321,7 @@ VehicleOrderField = _enum(
     BY_NAME,
     "Member by which vehicles are sorted. Texts that people enter are sorted without regard to case.",
 )
-VehicleGroup = _enum(
-    "VehicleGroup",
-    GROUPS,
-    f"Member by which vehicles are counted. With {TAG}, a vehicle counts once for each of its tags.",
-)
+VehicleGroup = _enum("VehicleGroup", GROUPS, "Member by which vehicles are counted.")
 
 
 @strawberry.enum(description="Direction of an order. Missing values are last in both.")
@@ -341,17 +345,3 @@ class VehicleOrder:
     direction: OrderDirection | None = strawberry.field(
         default=OrderDirection.ASC, description="Direction; smallest or nearest first by default."
     )
-
-
-def as_given(value: Any) -> Any:
-    """An input object as the dictionary that GraphQL coerced it from, without members that were not given."""
-    if isinstance(value, list):
-        return [as_given(item) for item in value]
-    definition = getattr(value, "__strawberry_definition__", None)
-    if definition is None or isinstance(value, Enum):
-        return value
-    members = ((_NAMES.get_graphql_name(member), getattr(value, member.python_name)) for member in definition.fields)
-    return {name: as_given(member) for name, member in members if member is not UNSET}
-
-
-_NAMES = NameConverter()

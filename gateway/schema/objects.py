@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gateway.errors import GatewayError
-from gateway.schema.connections import ReadPage, find_unit
+from gateway.schema.connections import Mask
 from gateway.schema.context import Context
+from gateway.schema.filtered import unit_of
 from gateway.schema.global_ids import UnitKey
-from gateway.upstream import models
-from gateway.upstream.pages import VehiclePage
-
-# The members of a vehicle that are decoded; None for all.
-Mask = type[models.Vehicle] | None
-
-
-def pages_of(context: Context, search: str | None, mask: Mask = None) -> ReadPage:
-    """A function that reads the pages of the fleet, or of a search in it."""
-
-    # A cursor contains its search, so only the first page needs it.
-    def read(token: str | None, *, bypass_cache: bool = False) -> Awaitable[VehiclePage]:
-        return context.loaders.page(token, search if token is None else None, mask, bypass_cache=bypass_cache)
-
-    return read
-
-
-async def unit_of(context: Context, key: UnitKey) -> models.TelematicsUnit | None:
-    """The unit of a key, by a scan of the fleet."""
-    search = key.unit_id if context.unit_search else None
-    return await find_unit(pages_of(context, search), context.limits, *key)
 
 
 async def objects_of(

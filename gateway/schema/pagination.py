@@ -27,6 +27,7 @@ from gateway.schema.cursors import CursorWriter, InPage, Position, fingerprint_o
 
 N = TypeVar("N")
 R = TypeVar("R")
+P = TypeVar("P")
 
 
 @dataclass(slots=True, eq=False)
@@ -86,15 +87,15 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """Relay's four arguments, with decoded cursors."""
+class Window(Generic[P]):
+    """Relay's four arguments, with cursors decoded to positions or sort keys."""
 
     first: int | None = None
-    after: Position | None = None
+    after: P | None = None
     last: int | None = None
-    before: Position | None = None
+    before: P | None = None
 
-    def with_defaults(self, limits: Limits) -> Window:
+    def with_defaults(self, limits: Limits) -> Window[P]:
         """The window with checked sizes and, without `first` and `last`, the default size next to the cursor."""
         for argument, size in (("first", self.first), ("last", self.last)):
             if size is not None and not 0 <= size <= limits.page_max:
@@ -145,7 +146,7 @@ class Slice(Generic[N]):
     has_previous: Callable[[], Steps[N, bool]]
 
 
-def read_slice(window: Window, limits: Limits) -> Steps[N, Slice[N]]:
+def read_slice(window: Window[Position], limits: Limits) -> Steps[N, Slice[N]]:
     """The slice of the list that a window describes."""
     window = window.with_defaults(limits)
     pager: Pager[N] = Pager(limits)
@@ -157,15 +158,7 @@ def read_slice(window: Window, limits: Limits) -> Steps[N, Slice[N]]:
     return (yield from _backward(pager, window, window.last))
 
 
-def find(limits: Limits) -> Steps[N, N | None]:
-    """The first node, scanning from the start of the list."""
-    pager: Pager[N] = Pager(limits)
-    scan = Scan(pager, (yield from pager.page(None)), 0, forward=True)
-    yield from scan.take(1)
-    return scan.found[0].node if scan.found else None
-
-
-def _forward(pager: Pager[N], window: Window, first: int) -> Steps[N, Slice[N]]:
+def _forward(pager: Pager[N], window: Window[Position], first: int) -> Steps[N, Slice[N]]:
     scan = yield from _scan_from(pager, window.after)
     if window.before is not None:
         scan.stop = yield from pager.item_at(window.before)
@@ -177,7 +170,7 @@ def _forward(pager: Pager[N], window: Window, first: int) -> Steps[N, Slice[N]]:
     return Slice(edges[max(0, len(edges) - last) :], lambda: scan.exceeds(first), lambda: scan.exceeds(last))
 
 
-def _backward(pager: Pager[N], window: Window, last: int) -> Steps[N, Slice[N]]:
+def _backward(pager: Pager[N], window: Window[Position], last: int) -> Steps[N, Slice[N]]:
     if window.before is not None:
         page, end = yield from pager.locate(window.before, "before")
     else:

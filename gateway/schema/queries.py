@@ -9,10 +9,11 @@ from strawberry import UNSET
 from strawberry.federation.schema_directives import Cost, ListSize
 
 from gateway.engine.plans import RootFieldCall
-from gateway.schema.connections import Connection
-from gateway.schema.context import Info
+from gateway.schema.context import Info, arguments_of
+from gateway.schema.filters import TelematicsUnitFilter, VehicleFilter, VehicleOrder
+from gateway.schema.fleet import Fleet
 from gateway.schema.root_fields import ROOT_FIELDS
-from gateway.schema.types import Node, TelematicsUnit, TelematicsUnitConnection, Vehicle, VehicleConnection
+from gateway.schema.types import SCAN, Node, TelematicsUnit, TelematicsUnitConnection, Vehicle, VehicleConnection
 
 First = Annotated[int | None, strawberry.argument(description="Returns the first n edges.")]
 After = Annotated[str | None, strawberry.argument(description="Returns only edges after this cursor.")]
@@ -29,6 +30,25 @@ Search = Annotated[
     str | None,
     strawberry.argument(description="Search text; the fleet API searches brand, model, license plate, VIN and id."),
 ]
+Where = Annotated[
+    VehicleFilter | None,
+    strawberry.argument(
+        description="Returns only vehicles that match. Unless it names ids, a license plate or a VIN, the fleet is "
+        "scanned.",
+        directives=[SCAN],
+    ),
+]
+WhereUnit = Annotated[
+    TelematicsUnitFilter | None,
+    strawberry.argument(description="Returns only units that match. The fleet is scanned.", directives=[SCAN]),
+]
+OrderBy = Annotated[
+    list[VehicleOrder] | None,
+    strawberry.argument(
+        description="Orders by these values, missing ones last, equal ones by the vehicle's id. The fleet is scanned.",
+        directives=[SCAN],
+    ),
+]
 GlobalId = Annotated[strawberry.ID, strawberry.argument(description="Global id.")]
 GlobalIds = Annotated[list[strawberry.ID], strawberry.argument(description="Global ids.")]
 VehicleId = Annotated[strawberry.ID, strawberry.argument(description="Id of the vehicle in the fleet API.")]
@@ -37,52 +57,64 @@ Manufacturer = Annotated[str | None, strawberry.argument(description="Manufactur
 Brand = Annotated[str | None, strawberry.argument(description="Brand, such as `CLOUDBOXX`.")]
 
 
-async def _load(name: str, info: Info, **arguments: Any) -> Any:
-    given = {argument: value for argument, value in arguments.items() if value is not UNSET}
-    (value,) = await ROOT_FIELDS[name].load(info.context, [RootFieldCall(given, None)])
+async def _load(info: Info) -> Any:
+    """The value of a root field. Resolvers declare the arguments, which loaders take as the plans have them."""
+    (value,) = await ROOT_FIELDS[info.field_name].load(info.context, [RootFieldCall(arguments_of(info), None)])
     if isinstance(value, BaseException):
         raise value
     return value
 
 
-async def _load_slice(name: str, info: Info, **arguments: Any) -> Any:
-    connection: Connection[Any] = await _load(name, info, **arguments)
+async def _load_slice(info: Info) -> Any:
+    connection = await _load(info)
     return await connection.ready()
 
 
 def _resolve_node(info: Info, id: GlobalId) -> Any:
-    return _load("node", info, id=id)
+    return _load(info)
 
 
 def _resolve_nodes(info: Info, ids: GlobalIds) -> Any:
-    return _load("nodes", info, ids=ids)
+    return _load(info)
 
 
 def _resolve_vehicle(info: Info, id: VehicleId) -> Any:
-    return _load("vehicle", info, id=id)
+    return _load(info)
 
 
 def _resolve_vehicles(
     info: Info,
+    where: Where = UNSET,
+    order_by: OrderBy = UNSET,
     first: First = UNSET,
     after: After = UNSET,
     last: Last = UNSET,
     before: Before = UNSET,
     search: Search = UNSET,
 ) -> Any:
-    return _load_slice("vehicles", info, first=first, after=after, last=last, before=before, search=search)
+    return _load_slice(info)
 
 
 def _resolve_telematics_unit(
     info: Info, *, manufacturer: Manufacturer = UNSET, brand: Brand = UNSET, id: UnitId
 ) -> Any:
-    return _load("telematicsUnit", info, manufacturer=manufacturer, brand=brand, id=id)
+    return _load(info)
 
 
 def _resolve_telematics_units(
-    info: Info, first: First = UNSET, after: After = UNSET, last: Last = UNSET, before: Before = UNSET
+    info: Info,
+    where: WhereUnit = UNSET,
+    order_by: OrderBy = UNSET,
+    first: First = UNSET,
+    after: After = UNSET,
+    last: Last = UNSET,
+    before: Before = UNSET,
 ) -> Any:
-    return _load_slice("telematicsUnits", info, first=first, after=after, last=last, before=before)
+    return _load_slice(info)
+
+
+def _resolve_fleet(info: Info) -> Any:
+    return _load(info)
 
 
 # For routers that estimate costs: the weight is the number of upstream calls, the list size is `first` or `last`.
@@ -119,8 +151,13 @@ class Query:
     telematics_unit: TelematicsUnit | None = strawberry.field(
         resolver=_resolve_telematics_unit,
         description="Telematics unit with this key, or null. Omit parts of the key that are empty in the fleet API. "
-        "The fleet API can't look up units, so this scans the fleet's vehicles up to a limit.",
-        directives=[Cost(weight=100)],
+        "The fleet API can't look up units, so the fleet is scanned.",
+        directives=[SCAN],
+    )
+    fleet: Fleet = strawberry.field(
+        resolver=_resolve_fleet,
+        description="Totals of the fleet, for which it is scanned.",
+        directives=[SCAN],
     )
     telematics_units: TelematicsUnitConnection | None = strawberry.field(
         resolver=_resolve_telematics_units,

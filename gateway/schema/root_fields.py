@@ -21,6 +21,7 @@ from gateway.schema.connections import (
     Arguments,
     FragmentKey,
     fragment_key_of,
+    pages_of,
     unit_connection,
     unit_set,
     vehicle_connection,
@@ -28,15 +29,17 @@ from gateway.schema.connections import (
 )
 from gateway.schema.context import Context
 from gateway.schema.federation import entities_of
+from gateway.schema.filtered import Filter, counter_of, filtered_connection, unit_of
+from gateway.schema.fleet import FLEET
 from gateway.schema.global_ids import UnitKey, parse_global_id
-from gateway.schema.objects import objects_of, pages_of, unit_of
+from gateway.schema.objects import objects_of
 from gateway.schema.pagination import Limits
 from gateway.schema.upstream_calls import UpstreamCalls
 from gateway.upstream.field_masks import vehicle_mask
 
-# Adds the upstream calls of a field, from its arguments and the selected fields of its `pageInfo`.
+# Adds the upstream calls of a field, from its arguments and the selected fields of its value and of its `pageInfo`.
 AddCalls = Callable[[UpstreamCalls, Mapping[str, Any], Collection[str]], None]
-FragmentKeyOf = Callable[[Limits, str | None, RootFieldCall, Projection], FragmentKey]
+FragmentKeyOf = Callable[[Limits, str | None, RootFieldCall, Projection], FragmentKey | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,14 +79,23 @@ async def _load_vehicle(context: Context, calls: Sequence[RootFieldCall]) -> Seq
 
 
 async def _load_vehicles(context: Context, call: RootFieldCall) -> Any:
-    search, fleet = _search(call), context.scope.caller.fleet
-    pages = pages_of(context, search, call.field_mask)
-    return await vehicle_connection(pages, context.limits, _slice(call), search, fleet, call.field_mask)
+    wanted = _filter(call)
+    if not wanted.is_all:
+        return await filtered_connection(context, wanted, _slice(call), call.field_mask)
+    pages, fleet = pages_of(context, wanted.search, call.field_mask), context.scope.caller.fleet
+    connection = await vehicle_connection(pages, context.limits, _slice(call), wanted.search, fleet, call.field_mask)
+    connection.total = counter_of(wanted)
+    return connection
 
 
 async def _load_units(context: Context, call: RootFieldCall) -> Any:
+    wanted = _filter(call, units=True)
+    if not wanted.is_all:
+        return await filtered_connection(context, wanted, _slice(call), call.field_mask)
     pages, fleet = pages_of(context, None, call.field_mask), context.scope.caller.fleet
-    return await unit_connection(pages, context.limits, _slice(call), fleet, call.field_mask)
+    connection = await unit_connection(pages, context.limits, _slice(call), fleet, call.field_mask)
+    connection.total = counter_of(wanted)
+    return connection
 
 
 async def _load_unit(context: Context, call: RootFieldCall) -> Any:
@@ -105,6 +117,10 @@ async def _load_nodes(context: Context, call: RootFieldCall) -> Any:
     return await objects_of(context, global_ids, parse_global_id, call.field_mask, immediate=call.immediate)
 
 
+async def _load_fleet(_context: Context, calls: Sequence[RootFieldCall]) -> Sequence[Any]:
+    return [FLEET] * len(calls)
+
+
 async def _load_entities(context: Context, call: RootFieldCall) -> Any:
     return await entities_of(context, call.arguments["representations"], call.field_mask, immediate=call.immediate)
 
@@ -114,16 +130,24 @@ def _slice(call: RootFieldCall) -> Arguments:
     return Arguments(given("first"), given("after"), given("last"), given("before"))
 
 
-def _search(call: RootFieldCall) -> str | None:
-    return call.arguments.get("search") or None
+def _filter(call: RootFieldCall, *, units: bool = False) -> Filter:
+    given = call.arguments.get
+    return Filter(given("where") or None, given("orderBy") or (), given("search") or None, units)
 
 
-def _key_of_vehicles(limits: Limits, fleet: str | None, call: RootFieldCall, projection: Projection) -> FragmentKey:
-    search = _search(call)
+def _key_of_vehicles(
+    limits: Limits, fleet: str | None, call: RootFieldCall, projection: Projection
+) -> FragmentKey | None:
+    wanted = _filter(call)
+    if not wanted.is_all:
+        return None
+    search = wanted.search
     return fragment_key_of(vehicle_set(search, fleet), _slice(call), limits, search, projection.key)
 
 
-def _key_of_units(limits: Limits, fleet: str | None, call: RootFieldCall, projection: Projection) -> FragmentKey:
+def _key_of_units(limits: Limits, fleet: str | None, call: RootFieldCall, projection: Projection) -> FragmentKey | None:
+    if not _filter(call, units=True).is_all:
+        return None
     return fragment_key_of(unit_set(fleet), _slice(call), limits, None, projection.key)
 
 
@@ -178,5 +202,6 @@ ROOT_FIELDS: Mapping[str, RootField] = {
     "vehicles": _CONNECTION(_each(_load_vehicles), field_mask=_mask_of_vehicles, fragment_key=_key_of_vehicles),
     "telematicsUnit": RootField(_each(_load_unit), cost=UpstreamCalls.add_unit),
     "telematicsUnits": _CONNECTION(_each(_load_units), field_mask=_mask_of_units, fragment_key=_key_of_units),
+    "fleet": RootField(_load_fleet, cost=UpstreamCalls.add_scan),
     "_entities": _BY_ID(_each(_load_entities), cost=UpstreamCalls.add_entities),
 }

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from operator import methodcaller
 from typing import Any
 
 import msgspec
 import strawberry
 from msgspec import UNSET
-from strawberry.federation.schema_directives import ListSize
+from strawberry.federation.schema_directives import Cost, ListSize
 from strawberry.scalars import JSON
 
 from gateway.engine.projection import BATCH, NEEDS, OWN, PLAIN, UNLESS
@@ -31,6 +32,8 @@ from gateway.upstream import models
 
 KNOWN = "UNKNOWN for values that are not in this enum; the raw field has the original value."
 RAW = "Original value from the fleet API."
+# For routers that estimate costs: a scan of the fleet in upstream calls.
+SCAN = Cost(weight=100)
 GLOBAL_ID = "Global id, unique across all types; use it with `node(id:)`."
 
 
@@ -74,6 +77,23 @@ async def _has_next(context: Context, connections: list[Connection[Any]]) -> lis
 
 async def _has_previous(context: Context, connections: list[Connection[Any]]) -> list[bool]:
     return [await connection.has_previous_read() for connection in connections]
+
+
+async def _totals(context: Context, connections: list[Any]) -> list[int]:
+    return [await connection.total(context) for connection in connections]
+
+
+def _total(root: strawberry.Parent[Any], info: Info) -> Any:
+    return root.total(info.context)
+
+
+def _total_count(of: str) -> Any:
+    return strawberry.field(
+        resolver=_total,
+        description=f"Number of {of} in all slices, which may take a scan of the fleet.",
+        metadata={BATCH: _totals, NEEDS: ()},
+        directives=[SCAN],
+    )
 
 
 def _latest_state(root: strawberry.Parent[Any], info: Info) -> Any:
@@ -248,11 +268,11 @@ class Vehicle(Node):
 class PageInfo:
     has_next_page: bool = strawberry.field(
         description="With `first`: whether more edges follow, which is always looked up. With `before`: true.",
-        metadata={PLAIN: Connection.has_next_known, UNLESS: None, BATCH: _has_next, OWN: True},
+        metadata={PLAIN: methodcaller("has_next_known"), UNLESS: None, BATCH: _has_next, OWN: True},
     )
     has_previous_page: bool = strawberry.field(
         description="With `last`: whether more edges precede, which is always looked up. With `after`: true.",
-        metadata={PLAIN: Connection.has_previous_known, UNLESS: None, BATCH: _has_previous, OWN: True},
+        metadata={PLAIN: methodcaller("has_previous_known"), UNLESS: None, BATCH: _has_previous, OWN: True},
     )
     start_cursor: str | None = strawberry.field(description="Cursor of the first edge; null if there are no edges.")
     end_cursor: str | None = strawberry.field(description="Cursor of the last edge; null if there are no edges.")
@@ -269,6 +289,7 @@ class VehicleConnection:
     edges: list[VehicleEdge] = strawberry.field(description="Vehicles with their cursors.")
     nodes: list[Vehicle] = strawberry.field(description="Vehicles.")
     page_info: PageInfo = strawberry.field(description="Pagination info.")
+    total_count: int = _total_count("vehicles")
 
 
 @strawberry.type(description="Edge of a telematics unit connection.")
@@ -282,3 +303,4 @@ class TelematicsUnitConnection:
     edges: list[TelematicsUnitEdge] = strawberry.field(description="Telematics units with their cursors.")
     nodes: list[TelematicsUnit] = strawberry.field(description="Telematics units.")
     page_info: PageInfo = strawberry.field(description="Pagination info.")
+    total_count: int = _total_count("telematics units")

@@ -27,8 +27,8 @@ SCAN: UpstreamRequest = (None, None, None, False)
 class UpstreamCalls:
     """The upstream calls of one operation. Each `add` method takes the arguments of one kind of root field.
 
-    `page_info` has the selected fields of the field's `pageInfo`. For an argument that is an `AnyValue`, the maximum
-    cost is added.
+    `selected` has the selected fields of the field's value and of its `pageInfo`. For an argument that is `AnyValue`,
+    the maximum cost is added.
     """
 
     def __init__(self, limits: Limits, page_size: int) -> None:
@@ -41,24 +41,28 @@ class UpstreamCalls:
         """The number of calls."""
         return len(self._vehicles) + sum(self._pages.values())
 
-    def add_vehicle(self, arguments: Mapping[str, Any], page_info: Collection[str]) -> None:
+    def add_vehicle(self, arguments: Mapping[str, Any], selected: Collection[str]) -> None:
         """A vehicle by its id."""
         self._vehicles.add(arguments["id"])
 
-    def add_unit(self, arguments: Mapping[str, Any], page_info: Collection[str]) -> None:
+    def add_scan(self, arguments: Mapping[str, Any], selected: Collection[str]) -> None:
+        """A question about the whole fleet."""
+        self._scan()
+
+    def add_unit(self, arguments: Mapping[str, Any], selected: Collection[str]) -> None:
         """A telematics unit by its key, for which the fleet is scanned."""
         self._scan()
 
-    def add_node(self, arguments: Mapping[str, Any], page_info: Collection[str]) -> None:
+    def add_node(self, arguments: Mapping[str, Any], selected: Collection[str]) -> None:
         """An object by its global id."""
         self._add_object(arguments["id"])
 
-    def add_nodes(self, arguments: Mapping[str, Any], page_info: Collection[str]) -> None:
+    def add_nodes(self, arguments: Mapping[str, Any], selected: Collection[str]) -> None:
         """Objects by their global ids."""
         for global_id in arguments["ids"]:
             self._add_object(global_id)
 
-    def add_entities(self, arguments: Mapping[str, Any], page_info: Collection[str]) -> None:
+    def add_entities(self, arguments: Mapping[str, Any], selected: Collection[str]) -> None:
         """Entities by the representations that a federation router sends."""
         for representation in arguments["representations"]:
             if isinstance(representation, AnyValue):
@@ -66,17 +70,22 @@ class UpstreamCalls:
             elif isinstance(representation, dict):
                 self._add_entity(representation)
 
-    def add_connection(self, arguments: Mapping[str, Any], page_info: Collection[str]) -> None:
+    def add_connection(self, arguments: Mapping[str, Any], selected: Collection[str]) -> None:
         """A slice of vehicles or units; both connections read the same pages."""
+        questions = [arguments.get("where"), arguments.get("orderBy")]
+        if "totalCount" in selected or any(questions):
+            self._scan()
+        if not all(map(_may_be_empty, questions)):
+            return  # an index answers, and no page is read beside it
         first, last, after, before = (arguments.get(name) for name in ("first", "last", "after", "before"))
-        cases = [self._slice(case, page_info) for case in _cases(first, last, after, before)]
+        cases = [self._slice(case, selected) for case in _cases(first, last, after, before)]
         pages = max(pages for _, pages in cases)
         directions = {is_backward for is_backward, _ in cases}
         start = (arguments.get("search") or None, after or None, before or None)
         # If the direction is unknown, only equal arguments are certain to read the same pages.
         self._add_pages((*start, *directions) if len(directions) == 1 else (*start, first, last), pages)
 
-    def _slice(self, arguments: tuple[Any, ...], page_info: Collection[str]) -> tuple[bool, int]:
+    def _slice(self, arguments: tuple[Any, ...], selected: Collection[str]) -> tuple[bool, int]:
         """Whether a slice is read backward, and from how many pages."""
         first, last, after, before = arguments
         is_backward = first is None and (last is not None or (bool(before) and not after))
@@ -88,7 +97,7 @@ class UpstreamCalls:
             return is_backward, pages + 1  # a slice from the middle of a page ends in one more page
         if is_backward:
             return is_backward, pages + 2  # the first page has the cursor of the last one, which may be short
-        if "hasNextPage" in page_info:
+        if "hasNextPage" in selected:
             pages = size // self._page_size + 1  # reads one more item
         return is_backward, pages
 
@@ -122,6 +131,12 @@ class UpstreamCalls:
 
     def _add_pages(self, read: UpstreamRequest, pages: int) -> None:
         self._pages[read] = max(self._pages.get(read, 0), min(pages, self._limits.scan_pages_max))
+
+
+def _may_be_empty(value: Any) -> bool:
+    if isinstance(value, list):
+        return not value or isinstance(value[0], AnyValue)
+    return not value or isinstance(value, AnyValue)
 
 
 def slice_size(given: Collection[Any], limits: Limits) -> int:

@@ -61,14 +61,14 @@ class Age(Enum):
     DEAD = 4
 
 
-def age_of(entry: Entry[Any], lifetime: Lifetime, at: float) -> Age:
-    """What an entry's age allows at a time in epoch seconds; an entry is dead once its token has expired.
+def age_of(stored_at: float, lifetime: Lifetime, at: float, token_expires_at: float | None = None) -> Age:
+    """What the age of data allows at a time in epoch seconds; it is dead once its token has expired.
 
-    An entry from the future is dead: the clock was set back, so its age is unknown.
+    Data from the future is dead: the clock was set back, so its age is unknown.
     """
-    if entry.token_expires_at is not None and at >= entry.token_expires_at:
+    if token_expires_at is not None and at >= token_expires_at:
         return Age.DEAD
-    age = at - entry.stored_at
+    age = at - stored_at
     if not lifetime.fresh or age < 0:
         return Age.DEAD
     if age < lifetime.fresh:
@@ -116,6 +116,10 @@ class Entry(Struct, Generic[T], gc=False):
     def is_available(self) -> bool:
         """Whether its page still exists, if it is an item of one."""
         return not isinstance(self.value, PageItemRef) or self.value.page() is not None
+
+    def age(self, endpoint: Endpoint[Any], at: float) -> Age:
+        """What its age allows at a time in epoch seconds."""
+        return age_of(self.stored_at, endpoint.lifetime_of(self.value), at, self.token_expires_at)
 
     def response(self) -> UpstreamResponse[T]:
         return UpstreamResponse(self.value, self.body, self.etag, body=self.raw)
@@ -260,7 +264,7 @@ class CacheReader(ManyFetcher):
         at = self._clock()
         hits = [
             self._hit(request, entry, stale=False)
-            if entry is not None and age_of(entry, request.endpoint.lifetime_of(entry.value), at) is Age.FRESH
+            if entry is not None and entry.age(request.endpoint, at) is Age.FRESH
             else None
             for request, entry in zip(requests, entries, strict=True)
         ]
@@ -273,7 +277,7 @@ class CacheReader(ManyFetcher):
         if entry is None:
             return None
         lifetime = endpoint.lifetime_of(entry.value)
-        if age_of(entry, lifetime, self._clock()) is not Age.FRESH:
+        if entry.age(endpoint, self._clock()) is not Age.FRESH:
             return None
         return CacheHit(entry.value, entry.stored_at, entry.stored_at + lifetime.fresh)
 
@@ -295,7 +299,7 @@ class CacheReader(ManyFetcher):
             if entry is None or entry.stored_at != stored_at or not entry.is_available:
                 return None
             lifetime = endpoint.lifetime_of(entry.value)
-            if age_of(entry, lifetime, now) is not Age.FRESH:
+            if entry.age(endpoint, now) is not Age.FRESH:
                 return None
             oldest, fresh_until = min(oldest, stored_at), min(fresh_until, stored_at + lifetime.fresh)
         return Freshness(oldest, fresh_until) if dependencies else None
@@ -308,12 +312,12 @@ class CacheReader(ManyFetcher):
     def _lookup(self, request: UpstreamRequest[T], entry: Entry[T] | None, at: float) -> _Lookup[T]:
         if entry is None or request.bypass_cache:
             return _Lookup(None, request, None)
-        age = age_of(entry, request.endpoint.lifetime_of(entry.value), at)
+        age = entry.age(request.endpoint, at)
         if age is Age.FRESH:
             return _Lookup(self._hit(request, entry, stale=False), request, None, age)
         if entry.etag and entry.value:
             request.known = entry.response()
-        if age is Age.REVALIDATING:
+        if age is Age.REVALIDATING and not request.revalidate:
             self._refresh(request)
             return _Lookup(self._hit(request, entry, stale=True), request, None, age)
         return _Lookup(None, request, None if age is Age.DEAD else entry)

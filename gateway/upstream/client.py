@@ -102,14 +102,15 @@ class FleetClient:
         search: str | None = None,
         mask: type[Vehicle] | None = None,
         bypass_cache: bool = False,
+        revalidate: bool = False,
     ) -> VehiclePage:
         """A page of the fleet: the first one, filtered by `search`, or the one of a `cursor`.
 
         Vehicles are decoded with `mask`, but a cached page may be decoded otherwise. `bypass_cache` ignores cached
-        pages.
+        pages, and `revalidate` stale ones unless the fleet API fails.
         """
         request = self._page_request(scope, cursor, search, mask)
-        request.bypass_cache = bypass_cache
+        request.bypass_cache, request.revalidate = bypass_cache, revalidate
         response = await self._fetcher.fetch(request)
         page = response.value
         if page is None:

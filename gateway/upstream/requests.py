@@ -14,6 +14,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from gateway.concurrency.deadline import Deadline
+from gateway.errors import GatewayError
 from gateway.identity import Caller
 from gateway.telemetry.traces import Span
 from gateway.upstream.endpoints import Endpoint, Parameters
@@ -59,6 +60,7 @@ class RequestScope:
     """The caller, stats, deadline and trace (W3C `traceparent`) of one GraphQL request, and its span if it is sampled.
 
     `uncosted_calls` counts the calls that its estimated cost omits; above a limit they are made under `call_lock`.
+    After a scan of the fleet failed, no other one is begun: `scan_failure` is its error.
     """
 
     caller: Caller
@@ -68,6 +70,7 @@ class RequestScope:
     deadline: Deadline = field(default_factory=Deadline)
     uncosted_calls: int = 0
     call_lock: asyncio.Lock | None = None
+    scan_failure: GatewayError | None = None
 
 
 # A path up to this length is its own digest; digests never start with a slash.
@@ -92,9 +95,9 @@ class UpstreamRequest(Struct, Generic[T], eq=False):
 
     Requests with equal `key`s have equal responses. `item_id` is the id of the item in the path. `mask` is the field
     mask to decode with, `parts` splits a response into its items' requests and values, `known` is an older response to
-    revalidate, `bypass_cache` ignores cached responses. `deadline` is the scope's until the call has other waiters.
-    `span` is that of its batch and `traceparent` that of its current call, if they are sampled; `source` says where the
-    response came from.
+    revalidate. `bypass_cache` ignores cached responses, and `revalidate` stale ones. `deadline` is the scope's until
+    the call has other waiters. `span` is that of its batch and `traceparent` that of its current call, if they are
+    sampled; `source` says where the response came from.
     """
 
     scope: RequestScope
@@ -108,6 +111,7 @@ class UpstreamRequest(Struct, Generic[T], eq=False):
     parts: Callable[[T], Iterable[tuple[UpstreamRequest[Any], Any]]] | None = None
     known: UpstreamResponse[T] | None = None
     bypass_cache: bool = False
+    revalidate: bool = False
     body: bytes = b""
     span: Span | None = None
     traceparent: str | None = None

@@ -17,6 +17,7 @@ from gateway.engine.document_limits import ExecutionLimits, LimitExceeded
 from gateway.engine.documents import OperationInfo
 from gateway.engine.encoding import Encoder, ResponseSize
 from gateway.errors import IssuerUnavailable, Overloaded, Unauthenticated
+from gateway.fleet_index.fleet_indexes import FleetIndexes
 from gateway.identity import Caller
 from gateway.overload.admission import Admission, Slot
 from gateway.overload.response_scheduler import ResponseScheduler
@@ -82,9 +83,10 @@ ISSUER_RETRY = 5
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """The objects that exist while the gateway runs: the client of the fleet API and the authenticator."""
+    """The objects that exist while the gateway runs: the client of the fleet API, indexes and the authenticator."""
 
     client: FleetClient
+    indexes: FleetIndexes
     identify: Identify
 
 
@@ -397,6 +399,7 @@ class GraphQLApp:
         return Context(
             scope,
             Loaders(self._running.client, scope),
+            self._running.indexes,
             self._page_limits,
             exchange.request_id,
             self._settings.pagination.nodes_max,

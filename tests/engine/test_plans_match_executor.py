@@ -12,19 +12,17 @@ from graphql import parse, validate
 from gateway.engine.documents import Document
 from gateway.engine.fallbacks import BUG
 from gateway.errors import UpstreamForbidden, UpstreamUnavailable
-from gateway.identity import Caller
 from gateway.schema.build import build_schema
-from gateway.schema.context import Context
 from gateway.schema.error_masking import presented
 from gateway.schema.execution import Execution
 from gateway.schema.global_ids import UnitKey, unit_global_id, vehicle_global_id
-from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
 from gateway.simulator import Behaviours, FleetPlan, Simulator
 from gateway.upstream.field_masks import decode_masked
 from gateway.upstream.models import StateProperty, Vehicle, decoded
 from gateway.upstream.pages import VehiclePage
-from gateway.upstream.requests import RequestScope, RequestStats
+from gateway.upstream.requests import RequestScope
+from tests.contexts import context_of
 from tests.effort import effort
 from tests.engine.documents_at_random import Documents
 
@@ -35,6 +33,15 @@ SCHEMA = build_schema()
 PROJECTED, GENERIC = Execution(SCHEMA), Execution(SCHEMA, projection=False)
 UNUSUAL = [None, "", "x", "2024-13-45", "2024-05-14T08:41:12Z", 7, -1, 2**40, 1.5, True, [], {}, ["a", 1], {"lat": 1}]
 ERRORS = (UpstreamUnavailable, UpstreamForbidden)
+
+
+FILTERED = [
+    '(where: {masterData: {brand: {startsWith: "s"}}}, first: 3)',
+    "(where: {not: {operationStatus: {in: [GARAGE]}}}, last: 4, orderBy: [{field: LICENSE_PLATE, direction: DESC}])",
+    '(where: {state: {property: "driving_enabled", is: true}})',
+    "(where: {position: {circle: {lat: 91, lon: 0, radiusInMeters: 1}}})",
+    "(orderBy: [{distanceFrom: {lat: 50.9, lon: 8.0}}], first: $n)",
+]
 
 
 class UnusualClient:
@@ -52,7 +59,7 @@ class UnusualClient:
 
     async def vehicles(
         self, scope: RequestScope, *, cursor: str | None = None, search: str | None = None, mask: Any = None,
-        bypass_cache: bool = False,
+        bypass_cache: bool = False, revalidate: bool = False,
     ) -> VehiclePage:  # fmt: skip
         start = int(cursor or 0)
         if self._page_fails and start:
@@ -119,16 +126,15 @@ def arguments_of(rng: random.Random) -> dict[str, list[str]]:
         "node": [f'(id: "{i}")' for i in global_ids],
         "nodes": [f"(ids: [{quoted}])", "(ids: $ids)"],
         "vehicle": [f'(id: "{i}")' for i in ids] + ["(id: $id)"],
-        "vehicles": [*paging, '(search: "V000")', '(after: "broken")', '(first: 2, after: "")'],
-        "telematicsUnits": paging,
+        "vehicles": [*paging, '(search: "V000")', '(after: "broken")', '(first: 2, after: "")', *FILTERED],
+        "telematicsUnits": [*paging, '(where: {brand: {in: ["NIU", "TESLA"]}}, first: 2)'],
         "telematicsUnit": ['(manufacturer: "INVERS", brand: "CLOUDBOXX", id: "38429DA427AB7C25")'],
         "_entities": [f"(representations: [{representations}])"],
     }  # fmt: skip
 
 
 async def execute(execution: Execution, document: Document, variables: dict[str, Any], client: UnusualClient) -> Any:
-    scope = RequestScope(Caller("token"), RequestStats())
-    context = Context(scope, Loaders(client, scope), Limits(page_default=5, page_max=50), "id")
+    context = context_of(client, Limits(page_default=5, page_max=50))
     result = await execution.of(document, None, variables, context, execution.prepared(document, None, variables))
     masked = [presented(error, "id") for error in result.errors or ()]
     assert not [error for error in masked if (error.extensions or {})["code"] == "INTERNAL"]

@@ -150,7 +150,14 @@ async def test_the_scan_for_a_unit_is_bounded(start):
     gateway = await start(pagination__scan_pages_max=2)
     answer = await gateway.ask('{ telematicsUnit(id: "none") { id } vehicle(id: "JQ7RP") { vehicleId } }')
     assert answer["data"] == {"telematicsUnit": None, "vehicle": {"vehicleId": "JQ7RP"}}
-    assert answer["errors"][0]["extensions"] == {"code": "WALK_LIMIT_EXCEEDED", "retryable": False, "maximumPages": 2}
+    assert answer["errors"][0]["extensions"] == {
+        "code": "FLEET_INCOMPLETE",
+        "cause": "WALK_LIMIT_EXCEEDED",
+        "maximumPages": 2,
+        "pagesRead": 2,
+        "vehiclesRead": 200,
+        "retryable": False,
+    }
 
 
 async def test_a_unit_is_found_by_upstream_search(start):
@@ -204,7 +211,8 @@ def test_every_type_and_field_is_described():
         bare += [name] if not named.description else []
         for field, definition in getattr(named, "fields", {}).items():
             bare += [f"{name}.{field}"] if not definition.description else []
-            bare += [f"{name}.{field}({a})" for a, d in definition.args.items() if not d.description]
+            arguments = getattr(definition, "args", {})
+            bare += [f"{name}.{field}({a})" for a, d in arguments.items() if not d.description]
         bare += [f"{name}.{v}" for v, d in getattr(named, "values", {}).items() if not d.description]
     assert bare == []
 

@@ -245,14 +245,14 @@ def fields_of(value: Any) -> int:
         get_introspection_query(descriptions=False, input_value_deprecation=True),
         "{ __schema { types { name fields { name args { name type { name } } type { name } } } } }",
         "{ __schema { directives { name args { name } locations } } }",
-        '{ __type(name: "VehicleState") { fields { name args { name } } } }',
+        '{ __type(name: "Query") { fields { name args { name } } } }',
     ],
 )
 def test_the_cost_of_introspection_is_about_right(query):
-    """The estimate is between half and four times the number of fields in the response."""
+    """The estimate is between half and eight times the number of fields in the response."""
     returned = fields_of(execute_sync(SCHEMA, parse(query)).data)
     counted = cost(query).fields / INTROSPECTION_WEIGHT
-    assert returned * 0.5 <= counted <= returned * 4
+    assert returned * 0.5 <= counted <= returned * 8
 
 
 SMALL = """
@@ -304,8 +304,8 @@ def test_a_single_type_counts_by_the_maximum():
 
 
 def test_the_usual_introspection_query_is_within_the_limit():
-    """The introspection query of common tools costs at most a quarter of the default limit."""
-    assert cost(get_introspection_query(input_value_deprecation=True)).fields < 250_000 / 4
+    """The introspection query of common tools costs at most half of the default limit."""
+    assert cost(get_introspection_query(input_value_deprecation=True)).fields < 250_000 / 2
 
 
 def either(rng: random.Random, **values: list[str]) -> str:

@@ -14,13 +14,11 @@ from graphql.execution.values import VariableValues
 
 from gateway.engine.documents import INTROSPECTION, Document
 from gateway.engine.plans import RootFieldCall
-from gateway.identity import Caller
 from gateway.schema.build import Schema, build_schema
 from gateway.schema.context import Context, Info
 from gateway.schema.cost import CostModel
 from gateway.schema.execution import Execution
 from gateway.schema.global_ids import unit_global_id, vehicle_global_id
-from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
 from gateway.schema.queries import Query
 from gateway.schema.root_fields import ROOT_FIELDS, RootField, check_root_fields, nodes_needed
@@ -32,7 +30,8 @@ from gateway.upstream import models
 from gateway.upstream.field_masks import decode_masked, vehicle_mask
 from gateway.upstream.models import decoded
 from gateway.upstream.pages import VehiclePage
-from gateway.upstream.requests import RequestScope, RequestStats
+from gateway.upstream.requests import RequestScope
+from tests.contexts import context_of
 
 
 def test_the_table_has_each_root_field():
@@ -86,9 +85,7 @@ async def test_a_new_root_field_needs_a_declaration_and_an_entry():
         execution = Execution(schema, projection=compiled, root_fields=table)
         plan = execution.prepared(document, None, {})
         assert (plan is not None) == compiled
-        scope = RequestScope(Caller("token"), RequestStats())
-        context = Context(scope, Loaders(OnePage(), scope), Limits(), "id")
-        result = await execution.of(document, None, {}, context, plan)
+        result = await execution.of(document, None, {}, context_of(OnePage()), plan)
         assert msgspec.json.encode(result.data) == b'{"firstVehicle":{"vehicleId":"A","tags":["x"]}}'
         assert result.errors is None
 
@@ -138,8 +135,9 @@ class SmallFleet:
         self.reads: list[tuple[Any, ...]] = []
 
     async def vehicles(
-        self, scope: RequestScope, *, cursor: str | None, search: str | None, mask: Any, bypass_cache: bool
-    ) -> VehiclePage:
+        self, scope: RequestScope, *, cursor: str | None, bypass_cache: bool, search: str | None = None, mask: Any = None,
+        revalidate: bool = False,
+    ) -> VehiclePage:  # fmt: skip
         self.reads.append(("page", search, mask is None))
         return VehiclePage.of_body(msgspec.json.encode({"items": FLEET}), mask)
 
@@ -157,9 +155,9 @@ class SmallFleet:
 
 async def execute(text: str, *, compiled: bool = True, **context: Any) -> tuple[Any, list[str], Any]:
     execution, document, fleet = Execution(SCHEMA, projection=compiled), Document(text, "", parse(text)), SmallFleet()
-    scope = RequestScope(Caller("token"), RequestStats())
-    values = Context(scope, Loaders(fleet, scope), Limits(), "id", **context)
-    result = await execution.of(document, None, {}, values, execution.prepared(document, None, {}))
+    result = await execution.of(
+        document, None, {}, context_of(fleet, **context), execution.prepared(document, None, {})
+    )
     codes = [error.original_error.code for error in result.errors or ()]
     return msgspec.json.decode(msgspec.json.encode(result.data)), codes, fleet.reads
 
