@@ -113,7 +113,9 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
     simulator = Simulator([FleetPlan("T7K2M", vehicles)], Behaviours(rate_limit_requests=0))
     token = simulator.first_token(expires_in=DEMO_TOKEN_SECONDS)
     upstream = _in_background(simulator.app)
-    settings = _checked_settings({"host": host, "port": port, "upstream.url": upstream, "log.format": "text"})
+    settings = _checked_settings(
+        {"host": host, "port": port, "upstream.url": upstream, "log.format": "text", "writes": "all"}
+    )
     configure_logs(settings.log)
     _log_warnings(settings)
 
