@@ -12,8 +12,8 @@ from gateway.errors import GatewayError, UpstreamRejected, UpstreamTimeout, Upst
 from gateway.settings import CacheSettings, Settings, UpstreamSettings
 from gateway.telemetry.metrics import Metrics
 from gateway.upstream.cache import CacheReader, CacheWriter, MemoryStore
-from gateway.upstream.client import FleetClient
 from gateway.upstream.changes import Changes, LocalAnnouncer, WriteAnnouncement
+from gateway.upstream.client import FleetClient
 from gateway.upstream.coalescing import SingleFlight
 from gateway.upstream.endpoints import NOT_STORED, Endpoint, FleetEndpoints, Lifetime
 from gateway.upstream.http.transport import HttpTransport
