@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 from gateway.simulator.behaviours import Behaviours
 
@@ -135,7 +136,9 @@ class Fleet:
         self.owners: dict[str, Fleet] = {}
         self._partners: dict[str, Fleet] = {}
         self._made: dict[str, dict[str, Any]] = {}
-        self._texts: dict[tuple[str, str], bytes] = {}
+        self._changed: dict[str, dict[str, Any]] = {}
+        self._revisions: Counter[str] = Counter()
+        self._texts: dict[str, dict[str, bytes]] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -147,7 +150,7 @@ class Fleet:
         """A vehicle, independent of behaviours. Callers must not change it."""
         if vehicle_id in self.owners:
             return self.owners[vehicle_id].vehicle(vehicle_id)
-        made = self._made.get(vehicle_id)
+        made = self._changed.get(vehicle_id) or self._made.get(vehicle_id)
         if made is None:
             if len(self._made) > CACHED_MAX:
                 self._made.clear()
@@ -159,11 +162,12 @@ class Fleet:
         if vehicle_id in self.owners:
             return self.owners[vehicle_id].text(vehicle_id, behaviours)
         form = f"{behaviours.latest_state_in_list}{behaviours.extended_state}{behaviours.early_names}"
-        text = self._texts.get((vehicle_id, form))
+        text = self._texts.get(vehicle_id, {}).get(form)
         if text is None:
             if len(self._texts) > CACHED_MAX:
                 self._texts.clear()
-            text = self._texts[vehicle_id, form] = encoded(self.shown(vehicle_id, behaviours))
+            text = encoded(self.shown(vehicle_id, behaviours))
+            self._texts.setdefault(vehicle_id, {})[form] = text
         return text
 
     def shown(self, vehicle_id: str, behaviours: Behaviours) -> dict[str, Any]:
@@ -198,6 +202,17 @@ class Fleet:
         sought = text.casefold()
         hits = [n for n, vehicle_id in enumerate(self.ids) if sought in self._searched(vehicle_id, behaviours)]
         return [self.ids[n] for n in hits], [self.keys[n] for n in hits]
+
+    def vin_is_taken(self, vin: str, except_by: str | None = None) -> bool:
+        """Whether another vehicle of the fleet has this VIN."""
+        return any(
+            ((self.vehicle(vehicle_id).get("master_data") or {}).get("vin")) == vin
+            for vehicle_id in self._creation_index
+            if vehicle_id != except_by
+        )
+
+    def advance(self, now: float) -> None:
+        """Does what is due by now."""
 
     def insert(self, at: int | None = None) -> str:
         """Adds a vehicle at a position, by default at the end, and returns its id."""
@@ -254,23 +269,33 @@ class Fleet:
         del partner.owners[vehicle_id]
         self.change(vehicle_id, {"sharing": None})
 
+    def role(self, vehicle_id: str, now: float) -> Literal["owner", "partner"] | None:
+        """The fleet's part in the present sharing of a vehicle, if there is one."""
+        sharing = self.vehicle(vehicle_id).get("sharing")
+        if not sharing or moment_of(sharing["starts_at"]) > now:
+            return None
+        if sharing["ends_at"] is not None and moment_of(sharing["ends_at"]) <= now:
+            return None
+        return "partner" if sharing["partner"]["fleet_id"] == self.fleet_id else "owner"
+
     def party(self) -> dict[str, str]:
         """The fleet as a party of a sharing."""
         return {"fleet_id": self.fleet_id, "name": f"Fleet {self.fleet_id}"}
 
     def touch(self, vehicle_id: str) -> None:
         """Changes a state value, but no management data, so the ETag stays the same."""
+        mileage = self.vehicle(vehicle_id)["latest_state"].get("mileage_in_kilometers") or {}
+        self.report(vehicle_id, {"mileage_in_kilometers": (mileage.get("value") or 0) + 1})
+
+    def report(self, vehicle_id: str, values: dict[str, Any]) -> None:
+        """Changes state values, as captured now; the ETag stays the same."""
         if vehicle_id in self.owners:
-            self.owners[vehicle_id].touch(vehicle_id)
+            self.owners[vehicle_id].report(vehicle_id, values)
             return
-        vehicle = json.loads(json.dumps(self.vehicle(vehicle_id)))
-        mileage = vehicle["latest_state"].get("mileage_in_kilometers", {"value": 0})
-        vehicle["latest_state"]["mileage_in_kilometers"] = {
-            "timestamp": _timestamp(datetime.now(UTC)),
-            "value": (mileage.get("value") or 0) + 1,
-        }
-        self._forget(vehicle_id)
-        self._made[vehicle_id] = vehicle
+        moment = present()
+        captured = {name: {"timestamp": moment, "value": value} for name, value in values.items()}
+        vehicle = self.vehicle(vehicle_id)
+        self._replace(vehicle_id, vehicle | {"latest_state": (vehicle.get("latest_state") or {}) | captured})
 
     def edit(self, vehicle_id: str, **master_data: Any) -> None:
         """Changes master data, as `change` does."""
@@ -282,20 +307,23 @@ class Fleet:
         if vehicle_id in self.owners:
             self.owners[vehicle_id].change(vehicle_id, members)
             return
-        vehicle = json.loads(json.dumps(self.vehicle(vehicle_id) | members))
-        vehicle["modified_at"] = _timestamp(datetime.now(UTC), fraction=True)
-        self._forget(vehicle_id)
-        self._made[vehicle_id] = vehicle
+        self._revisions[vehicle_id] += 1
+        self._replace(vehicle_id, self.vehicle(vehicle_id) | {"modified_at": present()} | members)
 
     def etag(self, vehicle_id: str) -> str:
-        """A strong entity tag that changes with modified_at."""
-        text = f"{vehicle_id} {self.vehicle(vehicle_id).get('modified_at')}"
+        """A strong entity tag of the management data; each change makes a new one."""
+        if vehicle_id in self.owners:
+            return self.owners[vehicle_id].etag(vehicle_id)
+        text = f"{vehicle_id} {self._revisions[vehicle_id]} {self.vehicle(vehicle_id).get('modified_at')}"
         return f'"{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"'
 
+    def _replace(self, vehicle_id: str, vehicle: dict[str, Any]) -> None:
+        self._changed[vehicle_id] = vehicle
+        self._texts.pop(vehicle_id, None)
+
     def _forget(self, vehicle_id: str) -> None:
-        self._made.pop(vehicle_id, None)
-        for known in [known for known in self._texts if known[0] == vehicle_id]:
-            del self._texts[known]
+        for known in (self._made, self._changed, self._texts):
+            known.pop(vehicle_id, None)
 
     def _searched(self, vehicle_id: str, behaviours: Behaviours) -> str:
         vehicle = self.vehicle(vehicle_id)
@@ -340,6 +368,16 @@ def examples() -> list[dict[str, Any]]:
 def encoded(value: Any) -> bytes:
     """The value as JSON in the form of the API."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def present() -> str:
+    """The present time as a timestamp with milliseconds."""
+    return _timestamp(datetime.now(UTC), fraction=True)
+
+
+def moment_of(timestamp: str) -> float:
+    """The seconds since the epoch of a timestamp. Raises ValueError."""
+    return datetime.fromisoformat(timestamp).timestamp()
 
 
 def _timestamp(moment: datetime, *, fraction: bool = False) -> str:
