@@ -26,6 +26,7 @@ from gateway.simulator import writes
 from gateway.simulator.behaviours import Behaviours
 from gateway.simulator.faults import Fault, corrupted, rate_limit_headers
 from gateway.simulator.fleet import Fleet, encoded
+from gateway.simulator.models import models_of
 from gateway.simulator.paging import CursorRejected, PageRequest, decode_cursor, encode_cursor, page_of
 from gateway.simulator.problems import ProblemRaised, problem_response
 from gateway.simulator.state import Counts, Executions, FleetPlan, SimulatorState, vehicle_of
@@ -33,6 +34,11 @@ from gateway.simulator.state import Counts, Executions, FleetPlan, SimulatorStat
 TEMPLATES = [
     (re.compile(r"/vehicles/[^/]+/commands/[^/]+"), "/vehicles/{id}/commands/{command}"),
     (re.compile(r"/vehicles"), "/vehicles"),
+    (
+        re.compile(r"/telematics-brands/[^/]+/available-vehicle-models"),
+        "/telematics-brands/{brand}/available-vehicle-models",
+    ),
+    (re.compile(r"/vehicles/[^/]+/sharing"), "/vehicles/{id}/sharing"),
     (re.compile(r"/vehicles/[^/]+"), "/vehicles/{id}"),
     (re.compile(r"/vehicles/[^/]+/latest-state"), "/vehicles/{id}/latest-state"),
     (re.compile(r"/auth/oauth/token"), "/auth/oauth/token"),
@@ -93,10 +99,18 @@ def _application(simulator: Simulator) -> Starlette:
     return Starlette(
         routes=[
             Route("/auth/oauth/token", _counted(_token), methods=["POST"]),
-            Route("/vehicles", _counted(_vehicles)),
+            Route("/vehicles", _counted(_vehicles), methods=["GET"]),
+            Route("/vehicles", _counted(writes.add), methods=["POST"]),
+            Route("/telematics-brands/{brand}/available-vehicle-models", _counted(_available_models)),
+            Route("/sharing-partners", _counted(_sharing_partners)),
             Route("/vehicles/{id}", _counted(_vehicle), methods=["GET"]),
             Route("/vehicles/{id}", _counted(writes.change), methods=["PATCH", "PUT"]),
             Route("/vehicles/{id}/latest-state", _counted(_latest_state)),
+            Route("/vehicles/{id}", _counted(writes.archive), methods=["DELETE"]),
+            Route("/vehicles/{id}/archive", _counted(writes.archive), methods=["POST"]),
+            Route("/vehicles/{id}/sharing", _counted(writes.share), methods=["POST"]),
+            Route("/vehicles/{id}/sharing", _counted(writes.end_sharing), methods=["DELETE"]),
+            Route("/vehicles/{id}/sharing/end", _counted(writes.end_sharing), methods=["POST"]),
             Route("/vehicles/{id}/commands/{command}", _counted(writes.command), methods=["POST"]),
             Route("/vehicles/{id}/{member}", _counted(writes.change_member), methods=["PATCH", "PUT"]),
             Route("/__simulator/requests", _show_requests, methods=["GET", "DELETE"]),
@@ -345,6 +359,9 @@ def _limit_of(text: str | None, behaviours: Behaviours) -> int:
 async def _vehicle(request: Request) -> Response:
     simulator: Simulator = request.state.simulator
     fleet, behaviours = simulator.admit(request), simulator.behaviours
+    archived = fleet.archived.get(request.path_params["id"])
+    if archived is not None and behaviours.archived_vehicles == "readable":
+        return Response(encoded(archived), media_type="application/json")
     vehicle_id = vehicle_of(request, fleet)
     headers = {"ETag": simulator.etag_of(fleet, vehicle_id)} if behaviours.etags else {}
     if behaviours.etags and behaviours.not_modified and request.headers.get("If-None-Match") == headers["ETag"]:
@@ -358,6 +375,19 @@ async def _latest_state(request: Request) -> Response:
     return Response(
         encoded(fleet.state(vehicle_of(request, fleet), simulator.behaviours)), media_type="application/json"
     )
+
+
+async def _available_models(request: Request) -> Response:
+    request.state.simulator.admit(request)
+    models = [model for _, model in models_of(request.path_params["brand"])]
+    if not models:
+        raise ProblemRaised("/problems/resource-not-found", "There is no such telematics brand.")
+    return JSONResponse({"items": models})
+
+
+async def _sharing_partners(request: Request) -> Response:
+    simulator: Simulator = request.state.simulator
+    return JSONResponse({"items": [party for party, _ in simulator.partners_of(simulator.admit(request))]})
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
@@ -471,7 +501,7 @@ async def _share(request: Request) -> Response:
     owner, vehicle_id = _fleet_of(request), request.path_params["id"]
     try:
         partner = request.state.simulator.fleets[body["partner"]]
-        owner.share(vehicle_id, partner, body.get("position"), body.get("seconds", 3600))
+        owner.share(vehicle_id, partner, body.get("position"), ends_at=time.time() + body.get("seconds", 3600))
     except (KeyError, ValueError) as wrong:
         return JSONResponse({"error": str(wrong)}, 400)
     return Response(status_code=204)

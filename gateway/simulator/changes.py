@@ -41,6 +41,27 @@ def changed_members(vehicle: dict[str, Any], body: Any, behaviours: Behaviours, 
     return changed
 
 
+def new_vehicle(body: Any, behaviours: Behaviours, now: str) -> tuple[dict[str, str], dict[str, Any]]:
+    """What a new vehicle is made of, as texts by name, and its own members. Raises a problem if the body is invalid."""
+    nested = behaviours.unit_form == "nested"
+    required = ("vehicle_model_id",) if nested else ("telematics_brand", "telematics_unit_id", "vehicle_model_id")
+    secrets = ("credentials_id", "password")
+    optional = [name for name in MERGES if name != "rental_status"]
+    members_of(body, (*required, *secrets, *optional, *(["telematics_unit"] if nested else ())))
+    parts = {name: body.get(name) for name in required} | {name: body[name] for name in secrets if name in body}
+    if nested:
+        unit = members_of(body.get("telematics_unit"), ("brand", "id"), "telematics_unit")
+        parts |= {"telematics_brand": unit.get("brand"), "telematics_unit_id": unit.get("id")}
+    for name, text in parts.items():
+        if not isinstance(text, str) or not 0 < len(text) <= TEXT_LENGTH_MAX:
+            raise invalid(f"vehicle.{name} must be a string.")
+    if all(name in parts for name in secrets):
+        raise invalid("vehicle.credentials_id and vehicle.password exclude each other.")
+    given = {"operation_status": "OPERATING", **body}
+    members = {name: MERGES[name](None, given.get(name), behaviours, now) for name in optional}
+    return parts, members
+
+
 def changed_member(vehicle: dict[str, Any], name: str, body: Any, behaviours: Behaviours, now: str) -> dict[str, Any]:
     """The one member that a change of a sub-resource sets."""
     return {name: MERGES[name](vehicle.get(name), body, behaviours, now)}

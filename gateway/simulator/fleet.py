@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
@@ -42,6 +44,7 @@ MODELS = [
 CITY_CODES = ["SI", "B", "M", "HH", "K", "DO", "MÜ", "LÖ"]
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
 INDICATORS = ["ON", "OFF", "OFF", "OFF", "SENSOR_FAILURE"]
+PARTNER = {"fleet_id": "PARTN", "name": "Fleet PARTN"}  # a fleet that is not simulated
 TWO_WHEELERS = ("MOPED", "KICK_SCOOTER")
 Random = random.Random
 
@@ -119,6 +122,16 @@ OPTIONAL = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Sharing:
+    """With whom a vehicle is shared, when, in seconds since the epoch, and its position in the partner's list."""
+
+    partner: Fleet | None
+    starts_at: float
+    ends_at: float | None
+    at: int | None
+
+
 class Fleet:
     """The vehicles of one fleet in order, with their ids and page keys."""
 
@@ -135,6 +148,10 @@ class Fleet:
         # The owners of vehicles that other fleets share with this one, and the partners that it shares its own with.
         self.owners: dict[str, Fleet] = {}
         self._partners: dict[str, Fleet] = {}
+        self._sharings: dict[str, _Sharing] = {}
+        # When the setup of a vehicle is finished, and the members that it then changes.
+        self._setups: dict[str, tuple[float, dict[str, Any]]] = {}
+        self.archived: dict[str, dict[str, Any]] = {}
         self._made: dict[str, dict[str, Any]] = {}
         self._changed: dict[str, dict[str, Any]] = {}
         self._revisions: Counter[str] = Counter()
@@ -211,9 +228,6 @@ class Fleet:
             if vehicle_id != except_by
         )
 
-    def advance(self, now: float) -> None:
-        """Does what is due by now."""
-
     def insert(self, at: int | None = None) -> str:
         """Adds a vehicle at a position, by default at the end, and returns its id."""
         index, self._created = self._created, self._created + 1
@@ -221,6 +235,45 @@ class Fleet:
         self.insert_at(vehicle_id, at)
         self._creation_index[vehicle_id] = index
         return vehicle_id
+
+    def add(self, members: dict[str, Any], model: int, setup_until: float, setup_result: str) -> str:
+        """Adds a vehicle of one of the MODELS with the given members, and returns its id.
+
+        Until its setup is finished it has no state; afterwards it has one unless the result is FAILED.
+        """
+        vehicle_id = self.insert()
+        now = present()
+        plain = _plain(vehicle_id, self.fleet_id, model, Random(f"{self._seed} {vehicle_id}"))
+        times = dict.fromkeys(("created_at", "modified_at", "attached_at"), now)
+        statuses = {
+            name: {"value": value, "modified_at": now}
+            for name, value in (
+                ("life_status", "OFFLINE"),
+                ("rental_status", "NOT_IN_RENTAL"),
+                ("setup_status", "IN_PROGRESS"),
+            )
+        }
+        unset: dict[str, Any] = {"last_contact_at": None, "latest_state": {}}
+        self._replace(vehicle_id, plain | times | statuses | unset | members)
+        finished: dict[str, Any] = {"setup_status": {"value": setup_result, "modified_at": _of_epoch(setup_until)}}
+        if setup_result == "SUCCEEDED":
+            online = {"value": "ONLINE", "modified_at": _of_epoch(setup_until)}
+            contact = _of_epoch(setup_until)
+            state = {name: each | {"timestamp": contact} for name, each in plain["latest_state"].items()}
+            finished |= {"life_status": online, "last_contact_at": contact, "latest_state": state}
+        self._setups[vehicle_id] = (setup_until, finished)
+        return vehicle_id
+
+    def has_unit(self, brand: str, unit_id: str) -> bool:
+        """Whether a vehicle of the fleet has this telematics unit."""
+        units = (self.vehicle(vehicle_id).get("telematics_unit") or {} for vehicle_id in self._creation_index)
+        return any(unit.get("id") == unit_id and unit.get("brand") == brand for unit in units)
+
+    def archive(self, vehicle_id: str) -> None:
+        """Removes one of its vehicles from the fleet, but keeps it among the `archived` ones."""
+        vehicle = self.vehicle(vehicle_id)
+        self.delete(vehicle_id)
+        self.archived[vehicle_id] = vehicle | {"status": "ARCHIVED_VEHICLE", "modified_at": present()}
 
     def insert_at(self, vehicle_id: str, at: int | None) -> None:
         """Lists an existing vehicle at a position, by default at the end."""
@@ -237,8 +290,9 @@ class Fleet:
         if vehicle_id in self.owners:
             self.owners[vehicle_id].end_sharing(vehicle_id)
             return
-        if vehicle_id in self._partners:
+        if vehicle_id in self._sharings:
             self.end_sharing(vehicle_id)
+        self._setups.pop(vehicle_id, None)
         self.unlist(vehicle_id)
         del self._creation_index[vehicle_id]
         self._forget(vehicle_id)
@@ -248,26 +302,52 @@ class Fleet:
         at = self.ids.index(vehicle_id)
         del self.ids[at], self.keys[at]
 
-    def share(self, vehicle_id: str, partner: Fleet, at: int | None = None, seconds: float = 3600) -> None:
-        """Shares one of its vehicles with another fleet, whose list has it at a position, by default at the end.
+    def share(
+        self,
+        vehicle_id: str,
+        partner: Fleet | None,
+        at: int | None = None,
+        *,
+        starts_at: float | None = None,
+        ends_at: float | None = None,
+    ) -> None:
+        """Shares one of its vehicles with another fleet, or with one that is not simulated.
 
-        Raises ValueError if the vehicle is not its own, or is shared already.
+        While the period lasts, by default from now on, the other fleet's list has the vehicle at a position, by default
+        at the end. Raises ValueError if the vehicle is not its own, or is shared already.
         """
-        if vehicle_id not in self._creation_index or vehicle_id in self._partners or partner is self:
+        if vehicle_id not in self._creation_index or self.vehicle(vehicle_id).get("sharing") or partner is self:
             raise ValueError("only a fleet's own vehicles can be shared, with one other fleet")
-        self._partners[vehicle_id] = partner
-        partner.insert_at(vehicle_id, at)
-        partner.owners[vehicle_id] = self
-        starts_at = datetime.now(UTC)
-        period = {"starts_at": _timestamp(starts_at), "ends_at": _timestamp(starts_at + timedelta(seconds=seconds))}
-        self.change(vehicle_id, {"sharing": {"owner": self.party(), "partner": partner.party(), **period}})
+        now = time.time()
+        starts_at = now if starts_at is None else starts_at
+        party = PARTNER if partner is None else partner.party()
+        period = {"starts_at": _of_epoch(starts_at), "ends_at": None if ends_at is None else _of_epoch(ends_at)}
+        self.change(vehicle_id, {"sharing": {"owner": self.party(), "partner": party, **period}})
+        self._sharings[vehicle_id] = _Sharing(partner, starts_at, ends_at, at)
+        self.advance(now)
 
     def end_sharing(self, vehicle_id: str) -> None:
         """Ends the sharing of a vehicle: the partner's list no longer has it."""
-        partner = self._partners.pop(vehicle_id)
-        partner.unlist(vehicle_id)
-        del partner.owners[vehicle_id]
+        self._sharings.pop(vehicle_id, None)
+        partner = self._partners.pop(vehicle_id, None)
+        if partner is not None:
+            partner.unlist(vehicle_id)
+            del partner.owners[vehicle_id]
         self.change(vehicle_id, {"sharing": None})
+
+    def advance(self, now: float) -> None:
+        """Finishes setups and begins and ends sharings that are due."""
+        for vehicle_id, (due, members) in list(self._setups.items()):
+            if due <= now:
+                del self._setups[vehicle_id]
+                self.change(vehicle_id, members)
+        for vehicle_id, sharing in list(self._sharings.items()):
+            if sharing.ends_at is not None and sharing.ends_at <= now:
+                self.end_sharing(vehicle_id)
+            elif sharing.partner is not None and vehicle_id not in self._partners and sharing.starts_at <= now:
+                self._partners[vehicle_id] = sharing.partner
+                sharing.partner.insert_at(vehicle_id, sharing.at)
+                sharing.partner.owners[vehicle_id] = self
 
     def role(self, vehicle_id: str, now: float) -> Literal["owner", "partner"] | None:
         """The fleet's part in the present sharing of a vehicle, if there is one."""
@@ -378,6 +458,10 @@ def present() -> str:
 def moment_of(timestamp: str) -> float:
     """The seconds since the epoch of a timestamp. Raises ValueError."""
     return datetime.fromisoformat(timestamp).timestamp()
+
+
+def _of_epoch(seconds: float) -> str:
+    return _timestamp(datetime.fromtimestamp(seconds, UTC), fraction=True)
 
 
 def _timestamp(moment: datetime, *, fraction: bool = False) -> str:

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from gateway.simulator.behaviours import Behaviours
 from gateway.simulator.faults import Faults
-from gateway.simulator.fleet import Fleet
+from gateway.simulator.fleet import PARTNER, Fleet
 from gateway.simulator.problems import ProblemRaised
 
 RIGHTS = frozenset({"vehicles", "vehicle-commands", "vehicle-lifecycle"})  # holding one implies its `.ro` form
@@ -169,8 +169,14 @@ class SimulatorState:
         if not client.permissions & sufficient:
             raise ProblemRaised("/problems/missing-permissions")
         self._take_from_window(request, client.client_id)
-        fleet.advance(time.time())
+        for each in self.fleets.values():
+            each.advance(time.time())
         return fleet
+
+    def partners_of(self, fleet: Fleet) -> list[tuple[dict[str, str], Fleet | None]]:
+        """The fleets that a fleet can share vehicles with; one of them is not simulated."""
+        others = [(each.party(), each) for each in self.fleets.values() if each is not fleet]
+        return [*others, (PARTNER, None)]
 
     def etag_of(self, fleet: Fleet, vehicle_id: str) -> str:
         """The entity tag of a vehicle in the form of the behaviours."""

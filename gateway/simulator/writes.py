@@ -1,9 +1,11 @@
-"""The endpoints that write: changes of vehicles and commands."""
+"""The endpoints that write: changes of vehicles, vehicles that come and go, sharing, and commands."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
 import time
 from typing import Any
 
@@ -11,12 +13,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from gateway.simulator import commands
-from gateway.simulator.changes import MERGES, changed_member, changed_members, members_of
-from gateway.simulator.fleet import Fleet, encoded, present
+from gateway.simulator.changes import MERGES, changed_member, changed_members, invalid, members_of, new_vehicle
+from gateway.simulator.fleet import MODELS, Fleet, encoded, moment_of, present
+from gateway.simulator.models import models_of
 from gateway.simulator.problems import ProblemRaised
 from gateway.simulator.state import SimulatorState, vehicle_of
 
 JSON = "application/json"
+ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 
 async def change(request: Request) -> Response:
@@ -42,6 +46,92 @@ async def change_member(request: Request) -> Response:
     now = present()
     members = changed_member(fleet.vehicle(vehicle_id), name, body, simulator.behaviours, now)
     return _changed(request, fleet, vehicle_id, members | {"modified_at": now}, {name: body})
+
+
+async def add(request: Request) -> Response:
+    """POST /vehicles: adds a vehicle, whose setup then takes some time."""
+    await request.body()
+    simulator: SimulatorState = request.state.simulator
+    behaviours = simulator.behaviours
+    fleet = simulator.admit(request, behaviours.lifecycle_right)
+    now = present()
+    body = await _body_of(request)
+    parts, members = new_vehicle(body, behaviours, now)
+    brand, unit_id = parts["telematics_brand"], parts["telematics_unit_id"]
+    known = {model["id"]: (number, model) for number, model in models_of(brand)}
+    if parts["vehicle_model_id"] not in known:
+        raise ProblemRaised("/problems/referenced-resource-not-found", "There is no such vehicle model.")
+    number, model = known[parts["vehicle_model_id"]]
+    _check_credentials(parts)
+    _check_vin(fleet, members)
+    if fleet.has_unit(brand, unit_id):
+        raise ProblemRaised("/problems/conflicting-resource", "Another vehicle has this telematics unit.")
+    _, _, _, _, _, maker, unit_model = MODELS[number]
+    unit = {"id": unit_id, "brand": brand, "model": unit_model, "manufacturer": maker, "fleet_id": fleet.fleet_id,
+            "created_at": now, "modified_at": now, "type": "RETROFIT" if brand == "CLOUDBOXX" else "OEM"}  # fmt: skip
+    made = {"telematics_unit": unit, "capabilities": model["capabilities"], "vehicle_model_id": model["id"]}
+    until = time.time() + behaviours.setup_seconds
+    vehicle_id = fleet.add(members | made, number, until, behaviours.setup_result)
+    simulator.executions.add(request, "ADD", vehicle_id, {n: v for n, v in body.items() if n != "password"})
+    response = _answer(request, fleet, vehicle_id, 201)
+    response.headers["Location"] = f"/vehicles/{vehicle_id}"
+    return response
+
+
+async def archive(request: Request) -> Response:
+    """DELETE /vehicles/{id} or POST /vehicles/{id}/archive: removes a vehicle from the fleet."""
+    simulator: SimulatorState = request.state.simulator
+    if (request.method == "POST") != (simulator.behaviours.archive_path == "post"):
+        raise ProblemRaised("/problems/method-not-allowed")
+    _, fleet, vehicle_id = _to_change(request, simulator.behaviours.lifecycle_right)
+    _check_version(request, simulator, fleet, vehicle_id)
+    if fleet.vehicle(vehicle_id).get("sharing"):
+        raise ProblemRaised("/problems/vehicle/shared-with-partner")
+    fleet.archive(vehicle_id)
+    simulator.executions.add(request, "ARCHIVE", vehicle_id)
+    return Response(status_code=204)
+
+
+async def share(request: Request) -> Response:
+    """POST /vehicles/{id}/sharing: shares a vehicle for a time with one of the sharing partners."""
+    await request.body()
+    simulator, fleet, vehicle_id = _to_change(request)
+    body = await _body_of(request)
+    form = simulator.behaviours.partner_form
+    flat = ["partner_fleet_id"] if form != "nested" else []
+    nested = ["partner"] if form != "flat" else []
+    members_of(body, ["starts_at", "ends_at", *flat, *nested], "sharing")
+    partner_id = body.get("partner_fleet_id")
+    if "partner" in body:
+        partner_id = members_of(body["partner"], ["fleet_id"], "partner").get("fleet_id")
+    if not isinstance(partner_id, str):
+        raise invalid("sharing.partner must be given.")
+    starts_at, ends_at = _time_of(body, "starts_at"), _time_of(body, "ends_at")
+    if ends_at is not None and ends_at <= max(starts_at or 0, time.time()):
+        raise invalid("sharing.ends_at must be in the future and after sharing.starts_at.")
+    partners = {party["fleet_id"]: partner for party, partner in simulator.partners_of(fleet)}
+    if partner_id not in partners:
+        raise ProblemRaised("/problems/referenced-resource-not-found", "There is no such partner.")
+    _check_version(request, simulator, fleet, vehicle_id)
+    try:
+        fleet.share(vehicle_id, partners[partner_id], starts_at=starts_at, ends_at=ends_at)
+    except ValueError as wrong:
+        raise ProblemRaised("/problems/vehicle/shared-with-partner") from wrong
+    simulator.executions.add(request, "SHARE", vehicle_id, body)
+    return _answer(request, fleet, vehicle_id)
+
+
+async def end_sharing(request: Request) -> Response:
+    """DELETE /vehicles/{id}/sharing or POST /vehicles/{id}/sharing/end: ends a sharing before its time."""
+    simulator, fleet, vehicle_id = _to_change(request)
+    if request.method.lower() != simulator.behaviours.end_sharing_path:
+        raise ProblemRaised("/problems/method-not-allowed")
+    _check_version(request, simulator, fleet, vehicle_id)
+    if not fleet.vehicle(vehicle_id).get("sharing"):
+        raise ProblemRaised("/problems/conflicting-resource", "The vehicle is not shared.")
+    fleet.end_sharing(vehicle_id)
+    simulator.executions.add(request, "END_SHARING", vehicle_id)
+    return _answer(request, fleet, vehicle_id)
 
 
 async def command(request: Request) -> Response:
@@ -72,16 +162,15 @@ async def command(request: Request) -> Response:
     return Response(encoded(state), media_type=JSON)
 
 
-def _to_change(request: Request) -> tuple[SimulatorState, Fleet, str]:
+def _to_change(request: Request, right: str = "vehicles") -> tuple[SimulatorState, Fleet, str]:
     """The vehicle whose management data the caller may change."""
     simulator: SimulatorState = request.state.simulator
-    fleet = simulator.admit(request, "vehicles")
+    fleet = simulator.admit(request, right)
     vehicle_id = vehicle_of(request, fleet)
     if request.method in ("PATCH", "PUT") and request.method != simulator.behaviours.edit_method:
         raise ProblemRaised("/problems/method-not-allowed")
     if fleet.role(vehicle_id, time.time()) == "partner":
         raise ProblemRaised("/problems/forbidden-resource", "A partner can't change the vehicle.")
-    _check_version(request, simulator, fleet, vehicle_id)
     return simulator, fleet, vehicle_id
 
 
@@ -91,6 +180,33 @@ def _check_version(request: Request, simulator: SimulatorState, fleet: Fleet, ve
         return
     if simulator.etag_of(fleet, vehicle_id) not in [tag.strip() for tag in wanted.split(",")]:
         raise ProblemRaised("/problems/resource-modified")
+
+
+def _check_vin(fleet: Fleet, members: dict[str, Any], vehicle_id: str | None = None) -> None:
+    vin = (members.get("master_data") or {}).get("vin")
+    if vin is not None and fleet.vin_is_taken(vin, vehicle_id):
+        raise ProblemRaised("/problems/unique-identifier-already-exists", "Another vehicle has this VIN.")
+
+
+def _check_credentials(parts: dict[str, str]) -> None:
+    """Units of vehicle makers need credentials, and their cloud must know the unit."""
+    if parts["telematics_brand"] == "CLOUDBOXX":
+        return
+    if "credentials_id" not in parts and "password" not in parts:
+        raise invalid("vehicle.credentials_id or vehicle.password must be given.")
+    if not ULID.fullmatch(parts.get("credentials_id", "0" * 26)):
+        raise ProblemRaised("/problems/referenced-resource-not-found", "There are no such credentials.")
+    if parts["telematics_unit_id"].startswith("UNKNOWN"):
+        raise ProblemRaised("/problems/referenced-resource-not-found", "The maker's cloud has no such telematics_unit.")
+
+
+def _time_of(body: dict[str, Any], name: str) -> float | None:
+    if body.get(name) is None:
+        return None
+    if isinstance(body[name], str) and body[name].endswith("Z"):
+        with contextlib.suppress(ValueError):
+            return moment_of(body[name])
+    raise invalid(f"sharing.{name} must be a timestamp in UTC.")
 
 
 async def _body_of(request: Request) -> Any:
@@ -106,9 +222,8 @@ async def _body_of(request: Request) -> Any:
 
 def _changed(request: Request, fleet: Fleet, vehicle_id: str, members: dict[str, Any], body: Any) -> Response:
     simulator: SimulatorState = request.state.simulator
-    vin = (members.get("master_data") or {}).get("vin")
-    if vin is not None and fleet.vin_is_taken(vin, vehicle_id):
-        raise ProblemRaised("/problems/unique-identifier-already-exists", "Another vehicle has this VIN.")
+    _check_version(request, simulator, fleet, vehicle_id)
+    _check_vin(fleet, members, vehicle_id)
     fleet.change(vehicle_id, members)
     simulator.executions.add(request, "CHANGE", vehicle_id, body)
     return _answer(request, fleet, vehicle_id)
