@@ -134,8 +134,8 @@ def check(settings: Settings) -> None:
     check_upstream(settings)
     if settings.writes != "off" and settings.workers > 1 and settings.redis.url is None:
         message = (
-            f"Writes with several workers need {variable_of('redis.url')}: without it, a worker knows neither the writes "
-            "of the others nor their idempotency keys"
+            f"Writes with several workers need {variable_of('redis.url')}: without it, a worker knows neither the "
+            "writes of the others nor their idempotency keys"
         )
         raise Misconfigured("writes", message)
     check_traces(os.environ)

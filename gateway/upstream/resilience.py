@@ -80,7 +80,9 @@ class Resilience:
                     remaining = call.request.deadline.remaining
                     delay = self._retries.delay(failed, failure, remaining) if endpoint.idempotent else None
                     if delay is None:
-                        outage = is_outage(failure)
+                        # A long time-out may be about one vehicle only.
+                        is_long = endpoint.timeout and isinstance(failure, UpstreamTimeout)
+                        outage = None if is_long else is_outage(failure)
                         raise
                     self._metrics.count(RETRIES, (endpoint.name,))
                 yield asyncio.sleep(delay)

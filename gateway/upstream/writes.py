@@ -185,17 +185,18 @@ class Writer:
         known = await self.records.begin(name, record)
         if known is not None:
             return await self._recorded(name, digest, known, scope, write)
-        outcome, flow_id = UNKNOWN, None
+        outcome, flow_id, vehicle_id = UNKNOWN, None, write.vehicle_id
         try:
             written = await self._sent(scope, write)
-            outcome, flow_id = written.result.outcome, written.result.flow_id
+            result = written.result
+            outcome, flow_id, vehicle_id = result.outcome, result.flow_id, result.vehicle_id
         except GatewayError as failure:
             problem = failure.problem if isinstance(failure, UpstreamError) else None
             outcome, flow_id = NOT_MADE, None if problem is None else problem.flow_id
             await self.records.release(name, record)
             raise
         finally:
-            self._report(scope, write, request_id, outcome, flow_id)
+            self._report(scope, write, request_id, outcome, flow_id, vehicle_id)
         await self.records.finish(name, msgspec.structs.replace(record, result=written.result))
         return written
 
@@ -266,18 +267,27 @@ class Writer:
         request.send_by = time.monotonic() + seconds
         return request
 
-    def _report(self, scope: RequestScope, write: Write, request_id: str, outcome: str, flow_id: str | None) -> None:
+    def _report(
+        self,
+        scope: RequestScope,
+        write: Write,
+        request_id: str,
+        outcome: str,
+        flow_id: str | None,
+        vehicle_id: str | None,
+    ) -> None:
+        """Counts a write, and logs it for audits."""
         self.metrics.count(WRITES, (write.kind, outcome.lower()))
-        log.info(
-            "write",
-            kind=write.kind,
-            outcome=outcome.lower(),
-            vehicle=write.vehicle_id,
-            principal=scope.caller.principal[:PRINCIPAL_DIGITS],
-            key=_digest(write.key)[:KEY_DIGITS],
-            request_id=request_id,
-            flow_id=flow_id,
-        )
+        members = {
+            "kind": write.kind,
+            "outcome": outcome.lower(),
+            "vehicle": vehicle_id,
+            "principal": scope.caller.principal[:PRINCIPAL_DIGITS],
+            "key": _digest(write.key)[:KEY_DIGITS],
+            "request_id": request_id,
+            "flow_id": flow_id,
+        }
+        log.info("write", **{name: value for name, value in members.items() if value is not None})
 
 
 class _Released(Exception):

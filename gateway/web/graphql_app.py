@@ -91,11 +91,15 @@ class Runtime:
 
 
 class OperationResult(NamedTuple):
-    """The result of an operation and its header fields; `ran` is false if it was not executed."""
+    """The result of an operation and its header fields; `ran` is false if it was not executed.
+
+    One that `has_written` has outcomes of writes, which must reach the client.
+    """
 
     result: ExecutionResult
     fields: Fields
     ran: bool = True
+    has_written: bool = False
 
     @property
     def status(self) -> int:
@@ -429,12 +433,14 @@ class GraphQLApp:
             extensions["freshness"] = {"oldestAge": self._cache.age(stats), "stale": stats.stale}
         is_mutation = exchange.operation is not None and exchange.operation.kind == MUTATION
         fields = NO_STORE if errors or is_mutation else self._cache.headers_for(stats, exchange.caller)
-        return OperationResult(ExecutionResult(result.data, errors or None, extensions or None), fields)
+        has_written = is_mutation and any(value is not None for value in (result.data or {}).values())
+        shown = ExecutionResult(result.data, errors or None, extensions or None)
+        return OperationResult(shown, fields, has_written=has_written)
 
     def _rendered(self, operation: OperationResult, media_type: str) -> Response:
         result = operation.result
         unauthenticated_errors = [error for error in result.errors or () if is_unauthenticated(error)]
-        if unauthenticated_errors:
+        if unauthenticated_errors and not operation.has_written:
             fields = (ERROR_TYPE, (b"www-authenticate", INVALID_TOKEN.encode()))
             parts = self._parts_of({"errors": unauthenticated_errors})
             return _with_errors(Response(401, fields, parts), unauthenticated_errors)
