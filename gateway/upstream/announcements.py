@@ -35,6 +35,8 @@ return number
 KNOWN_WITHIN = 1.0
 # Seconds between attempts to subscribe, and to announce a completed write while Redis is away, and their number.
 PAUSE, ATTEMPTS = 1.0, 30
+# How often the latter is announced then, because other processes have to subscribe again, too.
+REPEATED = 5
 
 
 class Channels(Protocol):
@@ -152,13 +154,15 @@ class RedisAnnouncer:
         """Announces a completed write as soon as Redis is back; until then, others treat it as open."""
 
         async def announce() -> None:
+            number, announced = None, 0
             for _ in range(ATTEMPTS):
                 await asyncio.sleep(PAUSE)
-                number = await self._redis.script(NEXT, CHANNEL)
+                number = number or await self._redis.script(NEXT, CHANNEL)
                 if number is not None:
                     change.number = int(number)
-                    if await self._publish(change) is not None:
-                        return
+                    announced += await self._publish(change) is not None
+                if announced == REPEATED:
+                    return
 
         retry = asyncio.get_running_loop().create_task(announce())
         self._retries.add(retry)
