@@ -10,6 +10,8 @@ GatewayError
 │  ├─ WalkLimitExceeded           WALK_LIMIT_EXCEEDED
 │  ├─ CallLimitExceeded           LIMIT_EXCEEDED     `limit` is upstreamCalls: more calls than estimated
 │  ├─ IndexFull                   INDEX_FULL         a fleet's index would take more memory than it may
+│  ├─ WritesDisabled              WRITES_DISABLED    a setting has to be changed first
+│  ├─ IdempotencyKeyReused        IDEMPOTENCY_KEY_REUSED   the key belongs to another input
 │  ├─ BackwardPagingUnsupported   BACKWARD_PAGING_UNSUPPORTED
 │  └─ CursorError
 │     ├─ CursorInvalid            CURSOR_INVALID     not a cursor of this gateway
@@ -17,6 +19,7 @@ GatewayError
 │     └─ CursorExpired            CURSOR_EXPIRED     the upstream no longer accepts it
 ├─ FleetIncomplete                FLEET_INCOMPLETE       the fleet could be read only in part; its index answers nothing
 ├─ Overloaded                     OVERLOADED             HTTP 503: too much concurrent work
+├─ WritesUnavailable              WRITES_UNAVAILABLE     nothing was sent, because Redis is unavailable
 ├─ IssuerUnavailable              IDENTITY_UNAVAILABLE   HTTP 503: the issuer's keys are unavailable
 └─ UpstreamError                  the fleet API failed or rejected the call
    ├─ UpstreamUnauthenticated     UNAUTHENTICATED    401: the whole response becomes a 401
@@ -150,6 +153,25 @@ class IndexFull(CallerError):
         return {**super().extensions(), "maximumBytes": self.maximum}
 
 
+class WritesDisabled(CallerError):
+    """A mutation that a setting does not allow."""
+
+    code = "WRITES_DISABLED"
+
+    def __init__(self, *values: str) -> None:
+        choice = " or ".join(f"GATEWAY_WRITES={value}" for value in values)
+        super().__init__(f"Mutation is off on this gateway, which needs {choice}. Nothing was sent.")
+
+
+class IdempotencyKeyReused(InputInvalid):
+    """An idempotency key with another input than before."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+
+    def __init__(self) -> None:
+        super().__init__("`idempotencyKey` was used with another input. Nothing was sent.", "idempotencyKey")
+
+
 class BackwardPagingUnsupported(CallerError):
     """The upstream has no cursor for the last or the previous page; the gateway does not scan all pages instead."""
 
@@ -229,6 +251,16 @@ class Overloaded(GatewayError):
         return {**super().extensions(), "retryAfter": self.retry_after}
 
 
+class WritesUnavailable(GatewayError):
+    """A write that was not sent, because it could not be recorded or announced."""
+
+    code = "WRITES_UNAVAILABLE"
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("Writes can't be recorded at the moment. Nothing was sent. Try again with the same key.")
+
+
 class IssuerUnavailable(GatewayError):
     """The keys of the OpenID Connect issuer are unavailable."""
 
@@ -249,6 +281,7 @@ class UpstreamError(GatewayError):
         self.problem = problem
         self.retry_after = retry_after
         self.rate: tuple[int, int, float] | None = None  # the response's rate limit
+        self.is_unsent = False  # whether it is certain that no byte of the request was sent
 
     def extensions(self) -> dict[str, object]:
         extensions = super().extensions()

@@ -12,6 +12,7 @@ from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
 from gateway.settings import FleetIndexSettings
 from gateway.telemetry.metrics import Metrics
+from gateway.upstream.changes import Changes
 from gateway.upstream.requests import RequestScope, RequestStats, now
 
 
@@ -19,6 +20,13 @@ def context_of(client: Any, limits: Limits = Limits(), **context: Any) -> Contex
     """A context of a caller of its own, whose indexes keep nothing."""
     scope = RequestScope(Caller("token"), RequestStats())
     indexes = FleetIndexes(
-        client, KNOWN_WORDS, FleetIndexSettings(), now, Metrics(), pages_max=limits.scan_pages_max, cached=False
+        client,
+        Changes(),
+        KNOWN_WORDS,
+        FleetIndexSettings(),
+        now,
+        Metrics(),
+        pages_max=limits.scan_pages_max,
+        cached=False,
     )
     return Context(scope, Loaders(client, scope), indexes, limits, "id", **context)

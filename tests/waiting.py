@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 
@@ -14,3 +15,10 @@ def waits_until(holds: Callable[[], bool], seconds: float = 5) -> bool:
             return True
         time.sleep(0.02)
     return False
+
+
+async def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
+    """Waits until a condition holds, while the event loop goes on. Raises TimeoutError."""
+    async with asyncio.timeout(seconds):
+        while not holds():  # noqa: ASYNC110 - it can be the state of another thread
+            await asyncio.sleep(0.01)

@@ -41,6 +41,7 @@ from gateway.telemetry.metrics import (
     Sample,
 )
 from gateway.upstream.cache import OUTAGES, Age, age_of
+from gateway.upstream.changes import Change, Changes, group_of
 from gateway.upstream.client import FleetClient
 from gateway.upstream.coalescing import retrieve_exception
 from gateway.upstream.endpoints import Lifetime
@@ -69,26 +70,29 @@ class Scan:
         self.caller = caller
         self.stats = RequestStats()
         self.pages = self.vehicles = 0
+        self.number = 0
         self.changed: set[str] = set()
         self.is_counted = False  # whether its calls are in the cost of the operation that began it
         self.task: asyncio.Task[None]
 
 
 class FleetIndex:
-    """The index of one principal's fleet. Before its first complete scan it has vehicles, but no `as_of`.
+    """The index of one principal's fleet. Before its first complete scan it has vehicles, but no `as_of`."""
 
-    `changed` has the ids of vehicles that writes may have changed since they were read.
-    """
-
-    def __init__(self, principal: str, rows: VehicleIndex) -> None:
+    def __init__(self, principal: str, group: str, rows: VehicleIndex) -> None:
         self.principal = principal
+        self.group = group
         self.rows = rows
         self.bytes = self.vehicles = 0
         self.as_of: float | None = None
         self.used_at = 0.0
         self.tokens_expire_at = 0.0
         self.scan: Scan | None = None
+        # The number of the latest write when its scan began, the least one that it needs, the ids of vehicles that
+        # writes may have changed since, and the vehicle of each open write, or None for one that may add a vehicle.
+        self.number = self.least = 0
         self.changed: set[str] = set()
+        self.open: dict[str, str | None] = {}
         self.reading_changed = asyncio.Lock()
 
 
@@ -98,6 +102,7 @@ class FleetIndexes:
     def __init__(
         self,
         client: FleetClient,
+        changes: Changes,
         known: Known,
         settings: FleetIndexSettings,
         clock: Clock,
@@ -107,6 +112,7 @@ class FleetIndexes:
         cached: bool,
     ) -> None:
         self._client = client
+        self._changes = changes
         self._known = known
         self._settings = settings
         # Without a cache nothing is fresh: each question waits for a scan.
@@ -119,6 +125,7 @@ class FleetIndexes:
         self._indexes: LRU[str, FleetIndex] = LRU(INDEXES_MAX, settings.bytes_max, size_of=lambda _, index: index.bytes)
         self._thread = ThreadPoolExecutor(1, "fleet-index")
         self._sweep: asyncio.TimerHandle | None = None
+        changes.listeners.append(self.note)
 
     async def ask(self, scope: RequestScope, question: Callable[[VehicleIndex], T]) -> Answer[T]:
         """The answer to a question about the caller's fleet, which runs on the thread of the indexes.
@@ -164,15 +171,25 @@ class FleetIndexes:
     def is_fresh(self, caller: Caller) -> bool:
         """Whether the index of the caller's fleet answers without a call."""
         index = self._indexes.get(caller.principal)
-        return index is not None and self._age(index) is Age.FRESH and not index.changed
+        return index is not None and self._age(index) is Age.FRESH and not index.changed and not index.open
 
-    def invalidate(self, vehicle_id: str, concerns: Callable[[str], bool] = lambda _: True) -> None:
-        """Marks a vehicle as changed, for the principals that it concerns."""
-        for principal, index in self._indexes.items():
-            if concerns(principal):
-                index.changed.add(vehicle_id)
-                if index.scan is not None:
-                    index.scan.changed.add(vehicle_id)
+    def note(self, change: Change) -> None:
+        """Takes note of an open or a completed write: the indexes that it concerns read its vehicle again.
+
+        While it is open they do so for each question, because nobody knows when it is carried out.
+        """
+        for _, index in self._indexes.items():
+            if index.group not in change.groups:
+                continue
+            index.open.pop(change.write, None)
+            if change.number is None:
+                index.open[change.write] = change.vehicle_id
+            elif change.vehicle_id is None:
+                index.least = change.number  # it may have added a vehicle
+            else:
+                index.changed.add(change.vehicle_id)
+            if index.scan is not None and change.vehicle_id is not None:
+                index.scan.changed.add(change.vehicle_id)
 
     def samples(self) -> Iterator[Sample]:
         """The number of indexes, their vehicles and their memory."""
@@ -199,9 +216,11 @@ class FleetIndexes:
             scan = self._scan_of(index, scope)
             if age is not Age.REVALIDATING:
                 await self._complete(index, scan, age, scope)
+                while index.number < max(index.least, self._changes.floor):  # a write ended during the scan
+                    await self._complete(index, self._scan_of(index, scope), age, scope)
         else:
             scope.stats.cache_hits += 1
-        if index.changed:
+        if index.changed or index.open:
             await self._read_changed(index, scope)
 
     def _scan_of(self, index: FleetIndex, scope: RequestScope) -> Scan:
@@ -243,6 +262,7 @@ class FleetIndexes:
         outcome = "failed"
         scope = RequestScope(scan.caller, scan.stats, deadline=Deadline.after(self._settings.scan_timeout))
         begun_at = self._clock()
+        scan.number = self._changes.latest
         try:
             try:
                 ids = await self._read_pages(index, scan, scope, bypass_cache=False)
@@ -254,6 +274,7 @@ class FleetIndexes:
                 ids = await self._read_pages(index, scan, scope, bypass_cache=True)
             await self._submit(index.rows, lambda rows: rows.retain(ids))
             index.as_of = begun_at if scan.stats.oldest is None else scan.stats.oldest
+            index.number = scan.number
             index.changed |= scan.changed
             index.vehicles = len(ids)
             outcome = "complete"
@@ -303,7 +324,9 @@ class FleetIndexes:
     async def _read_changed(self, index: FleetIndex, scope: RequestScope) -> None:
         """Reads vehicles again that writes may have changed."""
         async with index.reading_changed:
-            ids = set(index.changed)
+            open_ids = {vehicle_id for vehicle_id in index.open.values() if vehicle_id is not None}
+            changed = set(index.changed)
+            ids = changed | open_ids
             found = await self._client.vehicles_by_id(scope, ids)
             failed = {vehicle_id: each for vehicle_id, each in found.items() if isinstance(each, BaseException)}
             vehicles = [each for each in found.values() if each is not None and not isinstance(each, BaseException)]
@@ -316,7 +339,7 @@ class FleetIndexes:
                     rows.put(page_of(vehicles))
 
             await self._submit(index.rows, replace)
-            index.changed -= ids - failed.keys()
+            index.changed -= changed - failed.keys()
             for failure in failed.values():
                 raise failure
 
@@ -325,7 +348,7 @@ class FleetIndexes:
         self._drop_unused()
         index = self._indexes.get(caller.principal)
         if index is None:
-            index = FleetIndex(caller.principal, VehicleIndex(self._known))
+            index = FleetIndex(caller.principal, group_of(caller), VehicleIndex(self._known))
             self._discard(self._indexes.put(caller.principal, index))
             if self._sweep is None:
                 self._sweep_later()
@@ -359,7 +382,10 @@ class FleetIndexes:
             self._thread.submit(id, index.rows)
 
     def _age(self, index: FleetIndex) -> Age:
-        return Age.DEAD if index.as_of is None else age_of(index.as_of, self._lifetime, self._clock())
+        is_known = index.number >= index.least and self._changes.are_known_since(index.number)
+        if index.as_of is None or not is_known or None in index.open.values():
+            return Age.DEAD
+        return age_of(index.as_of, self._lifetime, self._clock())
 
     def _submit(self, rows: VehicleIndex, question: Callable[[VehicleIndex], T]) -> asyncio.Future[T]:
         return asyncio.get_running_loop().run_in_executor(self._thread, question, rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import strawberry
 from graphql import get_argument_values
@@ -12,11 +12,15 @@ from gateway.fleet_index.fleet_indexes import FleetIndexes
 from gateway.schema.loaders import Loaders
 from gateway.schema.pagination import Limits
 from gateway.upstream.requests import RequestScope
+from gateway.upstream.writes import Writer
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The context of one request: its scope, its loaders, the indexes of fleets and the limits of its fields."""
+    """The context of one request: its scope, loaders, indexes of fleets, writer and the limits of its fields.
+
+    `writes` are the kinds of mutations that are on.
+    """
 
     scope: RequestScope
     loaders: Loaders
@@ -25,6 +29,8 @@ class Context:
     request_id: str
     nodes_max: int = 1000
     unit_search: bool = False
+    writer: Writer | None = None
+    writes: Literal["off", "vehicles", "commands", "all"] = "off"
 
 
 Info = strawberry.Info[Context, None]

@@ -13,7 +13,16 @@ from gateway.schema.context import Info, arguments_of
 from gateway.schema.filters import TelematicsUnitFilter, VehicleFilter, VehicleOrder
 from gateway.schema.fleet import Fleet
 from gateway.schema.root_fields import ROOT_FIELDS
-from gateway.schema.types import SCAN, Node, TelematicsUnit, TelematicsUnitConnection, Vehicle, VehicleConnection
+from gateway.schema.types import (
+    SCAN,
+    Node,
+    SharingFleet,
+    TelematicsUnit,
+    TelematicsUnitConnection,
+    Vehicle,
+    VehicleConnection,
+    VehicleModel,
+)
 
 First = Annotated[int | None, strawberry.argument(description="Returns the first n edges.")]
 After = Annotated[str | None, strawberry.argument(description="Returns only edges after this cursor.")]
@@ -57,29 +66,36 @@ Manufacturer = Annotated[str | None, strawberry.argument(description="Manufactur
 Brand = Annotated[str | None, strawberry.argument(description="Brand, such as `CLOUDBOXX`.")]
 
 
-async def _load(info: Info) -> Any:
-    """The value of a root field. Resolvers declare the arguments, which loaders take as the plans have them."""
-    (value,) = await ROOT_FIELDS[info.field_name].load(info.context, [RootFieldCall(arguments_of(info), None)])
+TelematicsBrand = Annotated[str, strawberry.argument(description="Telematics brand, such as `CLOUDBOXX`.")]
+
+
+async def load(info: Info, **converted: Any) -> Any:
+    """The value of a root field. Resolvers declare the arguments, which loaders take as the plans have them.
+
+    Loaders of mutations take the `converted` ones.
+    """
+    call = RootFieldCall(converted or arguments_of(info), None)
+    (value,) = await ROOT_FIELDS[info.field_name].load(info.context, [call])
     if isinstance(value, BaseException):
         raise value
     return value
 
 
 async def _load_slice(info: Info) -> Any:
-    connection = await _load(info)
+    connection = await load(info)
     return await connection.ready()
 
 
 def _resolve_node(info: Info, id: GlobalId) -> Any:
-    return _load(info)
+    return load(info)
 
 
 def _resolve_nodes(info: Info, ids: GlobalIds) -> Any:
-    return _load(info)
+    return load(info)
 
 
 def _resolve_vehicle(info: Info, id: VehicleId) -> Any:
-    return _load(info)
+    return load(info)
 
 
 def _resolve_vehicles(
@@ -98,7 +114,7 @@ def _resolve_vehicles(
 def _resolve_telematics_unit(
     info: Info, *, manufacturer: Manufacturer = UNSET, brand: Brand = UNSET, id: UnitId
 ) -> Any:
-    return _load(info)
+    return load(info)
 
 
 def _resolve_telematics_units(
@@ -114,7 +130,15 @@ def _resolve_telematics_units(
 
 
 def _resolve_fleet(info: Info) -> Any:
-    return _load(info)
+    return load(info)
+
+
+def _resolve_vehicle_models(info: Info, telematics_brand: TelematicsBrand) -> Any:
+    return load(info)
+
+
+def _resolve_sharing_partners(info: Info) -> Any:
+    return load(info)
 
 
 # For routers that estimate costs: the weight is the number of upstream calls, the list size is `first` or `last`.
@@ -127,6 +151,11 @@ PAGED = [
     )
 ]
 A_READ = [Cost(weight=1)]
+# What the fleet API returns in one list.
+A_LIST = [
+    *A_READ,
+    ListSize(assumed_size=100, slicing_arguments=[], sized_fields=[], require_one_slicing_argument=False),
+]
 
 
 @strawberry.type(description="Root query type.")
@@ -163,4 +192,14 @@ class Query:
         resolver=_resolve_telematics_units,
         description=f"Telematics units of the fleet, in the order of their vehicles. {PAGING}",
         directives=PAGED,
+    )
+    available_vehicle_models: list[VehicleModel] | None = strawberry.field(
+        resolver=_resolve_vehicle_models,
+        description="Vehicle models for `addVehicle` that a telematics brand supports; null if the brand is unknown.",
+        directives=A_LIST,
+    )
+    sharing_partners: list[SharingFleet] | None = strawberry.field(
+        resolver=_resolve_sharing_partners,
+        description="Fleets with which vehicles can be shared, for `shareVehicle`.",
+        directives=A_LIST,
     )

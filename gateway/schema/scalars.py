@@ -55,8 +55,8 @@ CONFIG = StrawberryConfig(
     scalar_map={
         DateTime: strawberry.scalar(
             name="DateTime",
-            description="Timestamp as sent by the fleet API: RFC 3339 in UTC, such as `2024-05-14T08:41:12Z`, "
-            "sometimes with fractions of a second.",
+            description="Timestamp by RFC 3339, such as `2024-05-14T08:41:12Z`. Those of the fleet API are in UTC and "
+            "as it sent them, sometimes with fractions of a second.",
             specified_by_url="https://datatracker.ietf.org/doc/html/rfc3339",
             serialize=_checked,
             parse_value=_given,

@@ -11,9 +11,7 @@ import re
 import secrets
 import time
 import uuid
-from collections import Counter, deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -24,200 +22,35 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
+from gateway.simulator import writes
 from gateway.simulator.behaviours import Behaviours
-from gateway.simulator.faults import Fault, Faults, corrupted, rate_limit_headers
+from gateway.simulator.faults import Fault, corrupted, rate_limit_headers
 from gateway.simulator.fleet import Fleet, encoded
+from gateway.simulator.models import models_of
 from gateway.simulator.paging import CursorRejected, PageRequest, decode_cursor, encode_cursor, page_of
+from gateway.simulator.problems import ProblemRaised, problem_response
+from gateway.simulator.state import Counts, Executions, FleetPlan, SimulatorState, vehicle_of
 
-DOCUMENTS = "https://developers.invers.com"
-TITLES = {
-    "/problems/validation-error": (400, "Validation Error"),
-    "/problems/invalid-json": (400, "The body contains invalid JSON."),
-    "/problems/referenced-resource-not-found": (400, "A referenced resource cannot be found."),
-    "/problems/missing-credentials": (401, "The credentials are missing."),
-    "/problems/invalid-credentials": (401, "The credentials are invalid."),
-    "/problems/missing-permissions": (403, "Accessing this resource is forbidden."),
-    "/problems/forbidden-resource": (403, "Accessing this resource is forbidden."),
-    "/problems/resource-not-found": (404, "The resource cannot be found."),
-    "/problems/method-not-allowed": (405, "The method is not allowed."),
-    "/problems/conflicting-resource": (
-        409,
-        "Request cannot be processed due to a conflicting resource or resource state.",
-    ),
-    "/problems/unique-identifier-already-exists": (409, "Unique identifier already exists."),
-    "/problems/incompatible-telematics-unit-model": (
-        409,
-        "The desired configuration is not available for the CloudBoxx 3G.",
-    ),
-    "/problems/incompatible-installation-variant": (409, "Incompatible installation variant."),
-    "/problems/vehicle/command-not-supported": (409, "The command is not supported by the vehicle."),
-    "/problems/vehicle/conflicting-state": (
-        409,
-        "The command cannot be executed due to the current state of the vehicle.",
-    ),
-    "/problems/vehicle/conflicting-command": (
-        409,
-        "The command cannot be executed because of a conflicting command's processing.",
-    ),
-    "/problems/vehicle/conflicting-setup-status": (
-        409,
-        "The operation cannot be performed due to the vehicle's setup status.",
-    ),
-    "/problems/vehicle/shared-with-partner": (409, "The vehicle is currently shared with a partner."),
-    "/problems/resource-modified": (412, "Resource has been modified."),
-    "/problems/too-many-requests": (429, "Too many requests."),
-    "/problems/internal-server-error": (500, "Internal Server Error"),
-    "/problems/telematics-unit/error": (500, "An error occurred on the telematics unit"),
-    "/problems/vehicle/not-reachable": (504, "The vehicle cannot be reached."),  # not documented: a guess
-}
 TEMPLATES = [
+    (re.compile(r"/vehicles/[^/]+/commands/[^/]+"), "/vehicles/{id}/commands/{command}"),
     (re.compile(r"/vehicles"), "/vehicles"),
+    (
+        re.compile(r"/telematics-brands/[^/]+/available-vehicle-models"),
+        "/telematics-brands/{brand}/available-vehicle-models",
+    ),
+    (re.compile(r"/vehicles/[^/]+/sharing"), "/vehicles/{id}/sharing"),
     (re.compile(r"/vehicles/[^/]+"), "/vehicles/{id}"),
     (re.compile(r"/vehicles/[^/]+/latest-state"), "/vehicles/{id}/latest-state"),
     (re.compile(r"/auth/oauth/token"), "/auth/oauth/token"),
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Client:
-    """An API client; `token`, if given, is an access token that never expires."""
-
-    client_id: str
-    secret: str = "secret"  # noqa: S105 - of a simulated client
-    permissions: frozenset[str] = frozenset({"vehicles.ro"})
-    scopes: frozenset[str] = frozenset({"vehicles.ro"})
-    token: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FleetPlan:
-    """A fleet to simulate and its API clients; by default there is one client of each kind."""
-
-    fleet_id: str = "T7K2M"
-    vehicles: int = 1000
-    seed: int = 1
-    clients: tuple[Client, ...] = ()
-
-    def all_clients(self) -> tuple[Client, ...]:
-        return self.clients or (
-            Client(f"{self.fleet_id}#cl1"),
-            Client(f"{self.fleet_id}#cl2", permissions=frozenset({"vehicles"}), scopes=frozenset({"vehicles"})),
-            Client(f"{self.fleet_id}#no-permission", permissions=frozenset()),
-            Client(f"{self.fleet_id}#no-scope", scopes=frozenset()),
-        )
-
-
-class ProblemRaised(Exception):
-    """A problem response."""
-
-    def __init__(
-        self, kind: str, detail: str = "", headers: dict[str, str] | None = None, status: int | None = None
-    ) -> None:
-        super().__init__(kind)
-        self.kind, self.detail, self.headers, self.status = kind, detail, headers or {}, status
-
-
-@dataclass(slots=True)
-class Counts:
-    """Counts of requests by path, client and status, and a log of the latest ones."""
-
-    total: int = 0
-    by_path: Counter[str] = field(default_factory=Counter)
-    by_client: Counter[str] = field(default_factory=Counter)
-    by_status: Counter[str] = field(default_factory=Counter)
-    in_flight: int = 0
-    max_in_flight: int = 0
-    log: deque[dict[str, Any]] = field(default_factory=lambda: deque(maxlen=1000))
-
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "total": self.total,
-            "by_path": dict(self.by_path),
-            "by_client": dict(self.by_client),
-            "by_status": dict(self.by_status),
-            "in_flight": self.in_flight,
-            "max_in_flight": self.max_in_flight,
-            "not_modified": self.by_status["304"],
-            "log": list(self.log),
-        }
-
-
-class Simulator:
-    """Fleets, clients, tokens, behaviours, faults and counts; `app` is the ASGI application."""
+class Simulator(SimulatorState):
+    """A simulated fleet API; `app` is its ASGI application."""
 
     def __init__(self, plans: Sequence[FleetPlan] = (FleetPlan(),), behaviours: Behaviours | None = None) -> None:
-        self.behaviours = behaviours or Behaviours()
-        self.faults = Faults()
-        self.requests = Counts()
-        self.plans = list(plans)
-        self.fleets = {p.fleet_id: Fleet(p.fleet_id, p.vehicles, p.seed, n) for n, p in enumerate(plans)}
-        self.clients = {c.client_id: (c, self.fleets[p.fleet_id]) for p in plans for c in p.all_clients()}
-        self._tokens: dict[str, tuple[Client, Fleet, float | None]] = {}
-        self._windows: dict[str, tuple[float, int]] = {}
-        for client, fleet in self.clients.values():
-            if client.token is not None:
-                self._tokens[client.token] = (client, fleet, None)
+        super().__init__(plans, behaviours)
         self.app = _Connection(self, _application(self))
-
-    def token_for(self, client_id: str, expires_in: float | None = None) -> str:
-        """A new access token of a client, valid for `expires_in` seconds; a negative number makes an expired one."""
-        client, fleet = self.clients[client_id]
-        token = ".".join(secrets.token_urlsafe(n).replace("-", "a") for n in (24, 60, 32))
-        seconds = self.behaviours.token_seconds if expires_in is None else expires_in
-        self._tokens[token] = (client, fleet, time.time() + seconds)
-        return token
-
-    def accept(self, token: str, client_id: str) -> None:
-        """Accepts a token from another issuer as a client's."""
-        self._tokens[token] = (*self.clients[client_id], None)
-
-    def first_token(self, fleet_id: str | None = None, expires_in: float | None = None) -> str:
-        """A new token of the first client of a fleet."""
-        plan = next(p for p in self.plans if fleet_id in (None, p.fleet_id))
-        return self.token_for(plan.all_clients()[0].client_id, expires_in)
-
-    def caller_of(self, request: Request) -> tuple[Client, Fleet]:
-        """The client and fleet of the bearer token. Raises the 401 problems."""
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if not token:
-            raise ProblemRaised("/problems/missing-credentials")
-        known = self._tokens.get(token)
-        if scheme.lower() != "bearer" or known is None or (known[2] is not None and time.time() >= known[2]):
-            raise ProblemRaised("/problems/invalid-credentials")
-        client, fleet, _ = known
-        request.state.client = client.client_id
-        return client, fleet
-
-    def admit(self, request: Request) -> Fleet:
-        """The fleet that the caller may read. Raises the problems of missing permissions and of the rate limit."""
-        client, fleet = self.caller_of(request)
-        wanted = request.headers.get("X-INVERS-Fleet-Id")
-        if not client.scopes & {"vehicles", "vehicles.ro"} or wanted not in (None, fleet.fleet_id):
-            raise ProblemRaised("/problems/forbidden-resource")
-        if not client.permissions & {"vehicles", "vehicles.ro"}:
-            raise ProblemRaised("/problems/missing-permissions")
-        self._take_from_window(request, client.client_id)
-        return fleet
-
-    def _take_from_window(self, request: Request, client_id: str) -> None:
-        limit, seconds = self.behaviours.rate_limit_requests, self.behaviours.rate_limit_seconds
-        if not limit:
-            return
-        began, used = self._windows.get(client_id, (0.0, 0))
-        now = time.time()
-        began, used = (now, 0) if now - began >= seconds else (began, used)
-        self._windows[client_id] = (began, used + 1)
-        headers = {
-            "X-Rate-Limit-Limit": str(limit),
-            "X-Rate-Limit-Remaining": str(max(0, limit - used - 1)),
-            "X-Rate-Limit-Reset": str(int(began + seconds) + 1),
-        }
-        request.state.headers.update(headers)
-        if used >= limit:
-            if self.behaviours.rate_limit_form == "retry_after":
-                request.state.headers.clear()
-                headers = {"Retry-After": str(int(began + seconds - now) + 1)}
-            raise ProblemRaised("/problems/too-many-requests", "This client has sent too many requests.", headers)
 
 
 def list_page(
@@ -266,10 +99,22 @@ def _application(simulator: Simulator) -> Starlette:
     return Starlette(
         routes=[
             Route("/auth/oauth/token", _counted(_token), methods=["POST"]),
-            Route("/vehicles", _counted(_vehicles)),
-            Route("/vehicles/{id}", _counted(_vehicle)),
+            Route("/vehicles", _counted(_vehicles), methods=["GET"]),
+            Route("/vehicles", _counted(writes.add), methods=["POST"]),
+            Route("/telematics-brands/{brand}/available-vehicle-models", _counted(_available_models)),
+            Route("/sharing-partners", _counted(_sharing_partners)),
+            Route("/vehicles/{id}", _counted(_vehicle), methods=["GET"]),
+            Route("/vehicles/{id}", _counted(writes.change), methods=["PATCH", "PUT"]),
             Route("/vehicles/{id}/latest-state", _counted(_latest_state)),
+            Route("/vehicles/{id}", _counted(writes.archive), methods=["DELETE"]),
+            Route("/vehicles/{id}/archive", _counted(writes.archive), methods=["POST"]),
+            Route("/vehicles/{id}/sharing", _counted(writes.share), methods=["POST"]),
+            Route("/vehicles/{id}/sharing", _counted(writes.end_sharing), methods=["DELETE"]),
+            Route("/vehicles/{id}/sharing/end", _counted(writes.end_sharing), methods=["POST"]),
+            Route("/vehicles/{id}/commands/{command}", _counted(writes.command), methods=["POST"]),
+            Route("/vehicles/{id}/{member}", _counted(writes.change_member), methods=["PATCH", "PUT"]),
             Route("/__simulator/requests", _show_requests, methods=["GET", "DELETE"]),
+            Route("/__simulator/executions", _show_executions, methods=["GET", "DELETE"]),
             Route("/__simulator/behaviours", _set_behaviours, methods=["GET", "PATCH"]),
             Route("/__simulator/faults", _set_faults, methods=["GET", "PUT", "DELETE"]),
             Route("/__simulator/tokens", _mint_token, methods=["POST"]),
@@ -288,6 +133,12 @@ def _application(simulator: Simulator) -> Starlette:
 Handler = Callable[[Request], Awaitable[Response]]
 
 
+def _template_of(method: str, path: str) -> str:
+    """The path with placeholders; for a write, after its method."""
+    name = next((name for pattern, name in TEMPLATES if pattern.fullmatch(path)), path)
+    return name if method == "GET" or name.startswith("/auth/") else f"{method} {name}"
+
+
 def _counted(handler: Handler) -> Handler:
     """An API endpoint with request counts, faults, problem responses and flow ids."""
 
@@ -298,7 +149,8 @@ def _counted(handler: Handler) -> Handler:
         counts.in_flight += 1
         counts.max_in_flight = max(counts.max_in_flight, counts.in_flight)
         path = request.url.path
-        counts.by_path[next((name for pattern, name in TEMPLATES if pattern.fullmatch(path)), path)] += 1
+        counts.by_method[request.method] += 1
+        counts.by_path[_template_of(request.method, path)] += 1
         status = 0
         try:
             response = await _with_faults(request, handler)
@@ -327,13 +179,17 @@ async def _with_faults(request: Request, handler: Handler) -> Response:
         client = simulator.caller_of(request)[0].client_id
     except ProblemRaised:
         client = None
-    faults = simulator.faults.matching(request.url.path, client)
+    faults = simulator.faults.matching(request.url.path, client, request.method)
     try:
         for fault in faults:
-            await _apply_before(request, simulator, fault)
+            if not fault.executed:
+                await _fail(request, simulator, fault)
         response = await handler(request)
+        for fault in faults:
+            if fault.executed:
+                await _fail(request, simulator, fault)
     except ProblemRaised as problem:
-        response = _problem(request, problem)
+        response = problem_response(request, problem)
     response.headers.update(request.state.headers)
     response.headers["X-INVERS-Flow-ID"] = request.state.flow_id
     for fault in faults:
@@ -341,11 +197,14 @@ async def _with_faults(request: Request, handler: Handler) -> Response:
     return response
 
 
-async def _apply_before(request: Request, simulator: Simulator, fault: Fault) -> None:
+async def _fail(request: Request, simulator: Simulator, fault: Fault) -> None:  # noqa: C901 - a list of kinds
     kind = fault.kind
     if kind == "latency":
         await asyncio.sleep(fault.seconds + random.uniform(0, fault.jitter))
     elif kind == "drop":
+        await _abort(request)
+    elif kind == "silence":
+        await asyncio.sleep(fault.seconds)
         await _abort(request)
     elif kind == "outage":
         raise ProblemRaised("/problems/internal-server-error", status=503)
@@ -439,24 +298,6 @@ class _ConnectionAborted(Exception):
     """The connection of a request is aborted."""
 
 
-def _problem(request: Request, problem: ProblemRaised) -> Response:
-    known_status, title = TITLES.get(problem.kind, (500, "Error"))
-    status = problem.status or known_status
-    if not problem.kind:
-        return Response(
-            problem.detail, status, problem.headers, "text/html" if problem.detail.startswith("<") else "text/plain"
-        )
-    body = {
-        "type": problem.kind,
-        "type_documentation": DOCUMENTS + problem.kind,
-        "title": title,
-        "status": status,
-        "detail": problem.detail or title,
-        "flow_id": request.state.flow_id,
-    }
-    return JSONResponse(body, status, problem.headers)
-
-
 async def _token(request: Request) -> Response:
     simulator: Simulator = request.state.simulator
 
@@ -515,18 +356,14 @@ def _limit_of(text: str | None, behaviours: Behaviours) -> int:
     return int(text)
 
 
-def _vehicle_of(request: Request, fleet: Fleet) -> str:
-    vehicle_id: str = request.path_params["id"]
-    if vehicle_id not in fleet:
-        raise ProblemRaised("/problems/resource-not-found")
-    return vehicle_id
-
-
 async def _vehicle(request: Request) -> Response:
     simulator: Simulator = request.state.simulator
     fleet, behaviours = simulator.admit(request), simulator.behaviours
-    vehicle_id = _vehicle_of(request, fleet)
-    headers = {"ETag": fleet.etag(vehicle_id)} if behaviours.etags else {}
+    archived = fleet.archived.get(request.path_params["id"])
+    if archived is not None and behaviours.archived_vehicles == "readable":
+        return Response(encoded(archived), media_type="application/json")
+    vehicle_id = vehicle_of(request, fleet)
+    headers = {"ETag": simulator.etag_of(fleet, vehicle_id)} if behaviours.etags else {}
     if behaviours.etags and behaviours.not_modified and request.headers.get("If-None-Match") == headers["ETag"]:
         return Response(status_code=304, headers=headers)
     return Response(_text_of(request, fleet, vehicle_id), headers=headers, media_type="application/json")
@@ -536,18 +373,31 @@ async def _latest_state(request: Request) -> Response:
     simulator: Simulator = request.state.simulator
     fleet = simulator.admit(request)
     return Response(
-        encoded(fleet.state(_vehicle_of(request, fleet), simulator.behaviours)), media_type="application/json"
+        encoded(fleet.state(vehicle_of(request, fleet), simulator.behaviours)), media_type="application/json"
     )
 
 
+async def _available_models(request: Request) -> Response:
+    request.state.simulator.admit(request)
+    models = [model for _, model in models_of(request.path_params["brand"])]
+    if not models:
+        raise ProblemRaised("/problems/resource-not-found", "There is no such telematics brand.")
+    return JSONResponse({"items": models})
+
+
+async def _sharing_partners(request: Request) -> Response:
+    simulator: Simulator = request.state.simulator
+    return JSONResponse({"items": [party for party, _ in simulator.partners_of(simulator.admit(request))]})
+
+
 async def _no_route(request: Request, error: Exception) -> Response:
-    response = _problem(request, ProblemRaised("/problems/resource-not-found"))
+    response = problem_response(request, ProblemRaised("/problems/resource-not-found"))
     response.headers["X-INVERS-Flow-ID"] = request.state.flow_id
     return response
 
 
 async def _no_method(request: Request, error: Exception) -> Response:
-    response = _problem(request, ProblemRaised("/problems/method-not-allowed"))
+    response = problem_response(request, ProblemRaised("/problems/method-not-allowed"))
     response.headers["X-INVERS-Flow-ID"] = request.state.flow_id
     return response
 
@@ -558,6 +408,13 @@ async def _show_requests(request: Request) -> Response:
         in_flight = simulator.requests.in_flight
         simulator.requests = Counts(in_flight=in_flight)
     return JSONResponse(simulator.requests.as_dict())
+
+
+async def _show_executions(request: Request) -> Response:
+    simulator: Simulator = request.state.simulator
+    if request.method == "DELETE":
+        simulator.executions = Executions()
+    return JSONResponse(simulator.executions.as_dict())
 
 
 async def _set_behaviours(request: Request) -> Response:
@@ -644,7 +501,7 @@ async def _share(request: Request) -> Response:
     owner, vehicle_id = _fleet_of(request), request.path_params["id"]
     try:
         partner = request.state.simulator.fleets[body["partner"]]
-        owner.share(vehicle_id, partner, body.get("position"), body.get("seconds", 3600))
+        owner.share(vehicle_id, partner, body.get("position"), ends_at=time.time() + body.get("seconds", 3600))
     except (KeyError, ValueError) as wrong:
         return JSONResponse({"error": str(wrong)}, 400)
     return Response(status_code=204)

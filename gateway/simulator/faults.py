@@ -12,8 +12,8 @@ from typing import Any, Literal
 import msgspec
 
 Kind = Literal[
-    "latency", "status", "rate_limit", "telematics_unit_error", "outage", "drop", "truncate", "stall", "slow_body",
-    "huge_body", "malformed_json", "wrong_types", "not_an_object", "expired_cursor", "churn", "sharing",
+    "latency", "status", "rate_limit", "telematics_unit_error", "outage", "drop", "silence", "truncate", "stall",
+    "slow_body", "huge_body", "malformed_json", "wrong_types", "not_an_object", "expired_cursor", "churn", "sharing",
 ]  # fmt: skip
 
 
@@ -22,11 +22,16 @@ class Fault(msgspec.Struct, forbid_unknown_fields=True):
 
     kind: Kind
     path: str = ".*"
+    method: str | None = None  # only requests with this method
+    # The request is executed before the fault, not after it or never; for latency, status, rate_limit,
+    # telematics_unit_error, outage, drop and silence. The other kinds change the response of an executed request.
+    executed: bool = False
     probability: float = 1.0
     times: int | None = None
     client: str | None = None
     # Parameters of the kinds.
-    # latency: before the response; stall: in its middle; slow_body: before each chunk; rate_limit: until the reset
+    # latency: before the response; silence: until the connection is closed without one; stall: in its middle;
+    # slow_body: before each chunk; rate_limit: until the reset
     seconds: float = 0.05
     jitter: float = 0.0  # latency: the maximum number of additional seconds
     status: int = 503  # status: any
@@ -43,11 +48,13 @@ class Faults:
         self.rules: list[Fault] = []
         self._random = random.Random(seed)
 
-    def matching(self, path: str, client: str | None) -> list[Fault]:
+    def matching(self, path: str, client: str | None, method: str = "GET") -> list[Fault]:
         """The rules for this request. Each counts one fault."""
         matching = []
         for rule in self.rules:
             if rule.times == 0 or (rule.client and rule.client != client) or not re.search(rule.path, path):
+                continue
+            if rule.method not in (None, method):
                 continue
             if rule.probability < 1 and self._random.random() >= rule.probability:
                 continue

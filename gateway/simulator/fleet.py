@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
 
 from gateway.simulator.behaviours import Behaviours
 
@@ -41,6 +44,7 @@ MODELS = [
 CITY_CODES = ["SI", "B", "M", "HH", "K", "DO", "MÜ", "LÖ"]
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
 INDICATORS = ["ON", "OFF", "OFF", "OFF", "SENSOR_FAILURE"]
+PARTNER = {"fleet_id": "PARTN", "name": "Fleet PARTN"}  # a fleet that is not simulated
 TWO_WHEELERS = ("MOPED", "KICK_SCOOTER")
 Random = random.Random
 
@@ -118,6 +122,16 @@ OPTIONAL = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Sharing:
+    """With whom a vehicle is shared, when, in seconds since the epoch, and its position in the partner's list."""
+
+    partner: Fleet | None
+    starts_at: float
+    ends_at: float | None
+    at: int | None
+
+
 class Fleet:
     """The vehicles of one fleet in order, with their ids and page keys."""
 
@@ -134,8 +148,14 @@ class Fleet:
         # The owners of vehicles that other fleets share with this one, and the partners that it shares its own with.
         self.owners: dict[str, Fleet] = {}
         self._partners: dict[str, Fleet] = {}
+        self._sharings: dict[str, _Sharing] = {}
+        # When the setup of a vehicle is finished, and the members that it then changes.
+        self._setups: dict[str, tuple[float, dict[str, Any]]] = {}
+        self.archived: dict[str, dict[str, Any]] = {}
         self._made: dict[str, dict[str, Any]] = {}
-        self._texts: dict[tuple[str, str], bytes] = {}
+        self._changed: dict[str, dict[str, Any]] = {}
+        self._revisions: Counter[str] = Counter()
+        self._texts: dict[str, dict[str, bytes]] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -147,7 +167,7 @@ class Fleet:
         """A vehicle, independent of behaviours. Callers must not change it."""
         if vehicle_id in self.owners:
             return self.owners[vehicle_id].vehicle(vehicle_id)
-        made = self._made.get(vehicle_id)
+        made = self._changed.get(vehicle_id) or self._made.get(vehicle_id)
         if made is None:
             if len(self._made) > CACHED_MAX:
                 self._made.clear()
@@ -159,11 +179,12 @@ class Fleet:
         if vehicle_id in self.owners:
             return self.owners[vehicle_id].text(vehicle_id, behaviours)
         form = f"{behaviours.latest_state_in_list}{behaviours.extended_state}{behaviours.early_names}"
-        text = self._texts.get((vehicle_id, form))
+        text = self._texts.get(vehicle_id, {}).get(form)
         if text is None:
             if len(self._texts) > CACHED_MAX:
                 self._texts.clear()
-            text = self._texts[vehicle_id, form] = encoded(self.shown(vehicle_id, behaviours))
+            text = encoded(self.shown(vehicle_id, behaviours))
+            self._texts.setdefault(vehicle_id, {})[form] = text
         return text
 
     def shown(self, vehicle_id: str, behaviours: Behaviours) -> dict[str, Any]:
@@ -199,6 +220,14 @@ class Fleet:
         hits = [n for n, vehicle_id in enumerate(self.ids) if sought in self._searched(vehicle_id, behaviours)]
         return [self.ids[n] for n in hits], [self.keys[n] for n in hits]
 
+    def vin_is_taken(self, vin: str, except_by: str | None = None) -> bool:
+        """Whether another vehicle of the fleet has this VIN."""
+        return any(
+            ((self.vehicle(vehicle_id).get("master_data") or {}).get("vin")) == vin
+            for vehicle_id in self._creation_index
+            if vehicle_id != except_by
+        )
+
     def insert(self, at: int | None = None) -> str:
         """Adds a vehicle at a position, by default at the end, and returns its id."""
         index, self._created = self._created, self._created + 1
@@ -206,6 +235,45 @@ class Fleet:
         self.insert_at(vehicle_id, at)
         self._creation_index[vehicle_id] = index
         return vehicle_id
+
+    def add(self, members: dict[str, Any], model: int, setup_until: float, setup_result: str) -> str:
+        """Adds a vehicle of one of the MODELS with the given members, and returns its id.
+
+        Until its setup is finished it has no state; afterwards it has one unless the result is FAILED.
+        """
+        vehicle_id = self.insert()
+        now = present()
+        plain = _plain(vehicle_id, self.fleet_id, model, Random(f"{self._seed} {vehicle_id}"))
+        times = dict.fromkeys(("created_at", "modified_at", "attached_at"), now)
+        statuses = {
+            name: {"value": value, "modified_at": now}
+            for name, value in (
+                ("life_status", "OFFLINE"),
+                ("rental_status", "NOT_IN_RENTAL"),
+                ("setup_status", "IN_PROGRESS"),
+            )
+        }
+        unset: dict[str, Any] = {"last_contact_at": None, "latest_state": {}}
+        self._replace(vehicle_id, plain | times | statuses | unset | members)
+        finished: dict[str, Any] = {"setup_status": {"value": setup_result, "modified_at": _of_epoch(setup_until)}}
+        if setup_result == "SUCCEEDED":
+            online = {"value": "ONLINE", "modified_at": _of_epoch(setup_until)}
+            contact = _of_epoch(setup_until)
+            state = {name: each | {"timestamp": contact} for name, each in plain["latest_state"].items()}
+            finished |= {"life_status": online, "last_contact_at": contact, "latest_state": state}
+        self._setups[vehicle_id] = (setup_until, finished)
+        return vehicle_id
+
+    def has_unit(self, brand: str, unit_id: str) -> bool:
+        """Whether a vehicle of the fleet has this telematics unit."""
+        units = (self.vehicle(vehicle_id).get("telematics_unit") or {} for vehicle_id in self._creation_index)
+        return any(unit.get("id") == unit_id and unit.get("brand") == brand for unit in units)
+
+    def archive(self, vehicle_id: str) -> None:
+        """Removes one of its vehicles from the fleet, but keeps it among the `archived` ones."""
+        vehicle = self.vehicle(vehicle_id)
+        self.delete(vehicle_id)
+        self.archived[vehicle_id] = vehicle | {"status": "ARCHIVED_VEHICLE", "modified_at": present()}
 
     def insert_at(self, vehicle_id: str, at: int | None) -> None:
         """Lists an existing vehicle at a position, by default at the end."""
@@ -222,8 +290,9 @@ class Fleet:
         if vehicle_id in self.owners:
             self.owners[vehicle_id].end_sharing(vehicle_id)
             return
-        if vehicle_id in self._partners:
+        if vehicle_id in self._sharings:
             self.end_sharing(vehicle_id)
+        self._setups.pop(vehicle_id, None)
         self.unlist(vehicle_id)
         del self._creation_index[vehicle_id]
         self._forget(vehicle_id)
@@ -233,26 +302,61 @@ class Fleet:
         at = self.ids.index(vehicle_id)
         del self.ids[at], self.keys[at]
 
-    def share(self, vehicle_id: str, partner: Fleet, at: int | None = None, seconds: float = 3600) -> None:
-        """Shares one of its vehicles with another fleet, whose list has it at a position, by default at the end.
+    def share(
+        self,
+        vehicle_id: str,
+        partner: Fleet | None,
+        at: int | None = None,
+        *,
+        starts_at: float | None = None,
+        ends_at: float | None = None,
+    ) -> None:
+        """Shares one of its vehicles with another fleet, or with one that is not simulated.
 
-        Raises ValueError if the vehicle is not its own, or is shared already.
+        While the period lasts, by default from now on, the other fleet's list has the vehicle at a position, by default
+        at the end. Raises ValueError if the vehicle is not its own, or is shared already.
         """
-        if vehicle_id not in self._creation_index or vehicle_id in self._partners or partner is self:
+        if vehicle_id not in self._creation_index or self.vehicle(vehicle_id).get("sharing") or partner is self:
             raise ValueError("only a fleet's own vehicles can be shared, with one other fleet")
-        self._partners[vehicle_id] = partner
-        partner.insert_at(vehicle_id, at)
-        partner.owners[vehicle_id] = self
-        starts_at = datetime.now(UTC)
-        period = {"starts_at": _timestamp(starts_at), "ends_at": _timestamp(starts_at + timedelta(seconds=seconds))}
-        self.change(vehicle_id, {"sharing": {"owner": self.party(), "partner": partner.party(), **period}})
+        now = time.time()
+        starts_at = now if starts_at is None else starts_at
+        party = PARTNER if partner is None else partner.party()
+        period = {"starts_at": _of_epoch(starts_at), "ends_at": None if ends_at is None else _of_epoch(ends_at)}
+        self.change(vehicle_id, {"sharing": {"owner": self.party(), "partner": party, **period}})
+        self._sharings[vehicle_id] = _Sharing(partner, starts_at, ends_at, at)
+        self.advance(now)
 
     def end_sharing(self, vehicle_id: str) -> None:
         """Ends the sharing of a vehicle: the partner's list no longer has it."""
-        partner = self._partners.pop(vehicle_id)
-        partner.unlist(vehicle_id)
-        del partner.owners[vehicle_id]
+        self._sharings.pop(vehicle_id, None)
+        partner = self._partners.pop(vehicle_id, None)
+        if partner is not None:
+            partner.unlist(vehicle_id)
+            del partner.owners[vehicle_id]
         self.change(vehicle_id, {"sharing": None})
+
+    def advance(self, now: float) -> None:
+        """Finishes setups and begins and ends sharings that are due."""
+        for vehicle_id, (due, members) in list(self._setups.items()):
+            if due <= now:
+                del self._setups[vehicle_id]
+                self.change(vehicle_id, members)
+        for vehicle_id, sharing in list(self._sharings.items()):
+            if sharing.ends_at is not None and sharing.ends_at <= now:
+                self.end_sharing(vehicle_id)
+            elif sharing.partner is not None and vehicle_id not in self._partners and sharing.starts_at <= now:
+                self._partners[vehicle_id] = sharing.partner
+                sharing.partner.insert_at(vehicle_id, sharing.at)
+                sharing.partner.owners[vehicle_id] = self
+
+    def role(self, vehicle_id: str, now: float) -> Literal["owner", "partner"] | None:
+        """The fleet's part in the present sharing of a vehicle, if there is one."""
+        sharing = self.vehicle(vehicle_id).get("sharing")
+        if not sharing or moment_of(sharing["starts_at"]) > now:
+            return None
+        if sharing["ends_at"] is not None and moment_of(sharing["ends_at"]) <= now:
+            return None
+        return "partner" if sharing["partner"]["fleet_id"] == self.fleet_id else "owner"
 
     def party(self) -> dict[str, str]:
         """The fleet as a party of a sharing."""
@@ -260,17 +364,18 @@ class Fleet:
 
     def touch(self, vehicle_id: str) -> None:
         """Changes a state value, but no management data, so the ETag stays the same."""
+        mileage = self.vehicle(vehicle_id)["latest_state"].get("mileage_in_kilometers") or {}
+        self.report(vehicle_id, {"mileage_in_kilometers": (mileage.get("value") or 0) + 1})
+
+    def report(self, vehicle_id: str, values: dict[str, Any]) -> None:
+        """Changes state values, as captured now; the ETag stays the same."""
         if vehicle_id in self.owners:
-            self.owners[vehicle_id].touch(vehicle_id)
+            self.owners[vehicle_id].report(vehicle_id, values)
             return
-        vehicle = json.loads(json.dumps(self.vehicle(vehicle_id)))
-        mileage = vehicle["latest_state"].get("mileage_in_kilometers", {"value": 0})
-        vehicle["latest_state"]["mileage_in_kilometers"] = {
-            "timestamp": _timestamp(datetime.now(UTC)),
-            "value": (mileage.get("value") or 0) + 1,
-        }
-        self._forget(vehicle_id)
-        self._made[vehicle_id] = vehicle
+        moment = present()
+        captured = {name: {"timestamp": moment, "value": value} for name, value in values.items()}
+        vehicle = self.vehicle(vehicle_id)
+        self._replace(vehicle_id, vehicle | {"latest_state": (vehicle.get("latest_state") or {}) | captured})
 
     def edit(self, vehicle_id: str, **master_data: Any) -> None:
         """Changes master data, as `change` does."""
@@ -282,20 +387,23 @@ class Fleet:
         if vehicle_id in self.owners:
             self.owners[vehicle_id].change(vehicle_id, members)
             return
-        vehicle = json.loads(json.dumps(self.vehicle(vehicle_id) | members))
-        vehicle["modified_at"] = _timestamp(datetime.now(UTC), fraction=True)
-        self._forget(vehicle_id)
-        self._made[vehicle_id] = vehicle
+        self._revisions[vehicle_id] += 1
+        self._replace(vehicle_id, self.vehicle(vehicle_id) | {"modified_at": present()} | members)
 
     def etag(self, vehicle_id: str) -> str:
-        """A strong entity tag that changes with modified_at."""
-        text = f"{vehicle_id} {self.vehicle(vehicle_id).get('modified_at')}"
+        """A strong entity tag of the management data; each change makes a new one."""
+        if vehicle_id in self.owners:
+            return self.owners[vehicle_id].etag(vehicle_id)
+        text = f"{vehicle_id} {self._revisions[vehicle_id]} {self.vehicle(vehicle_id).get('modified_at')}"
         return f'"{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"'
 
+    def _replace(self, vehicle_id: str, vehicle: dict[str, Any]) -> None:
+        self._changed[vehicle_id] = vehicle
+        self._texts.pop(vehicle_id, None)
+
     def _forget(self, vehicle_id: str) -> None:
-        self._made.pop(vehicle_id, None)
-        for known in [known for known in self._texts if known[0] == vehicle_id]:
-            del self._texts[known]
+        for known in (self._made, self._changed, self._texts):
+            known.pop(vehicle_id, None)
 
     def _searched(self, vehicle_id: str, behaviours: Behaviours) -> str:
         vehicle = self.vehicle(vehicle_id)
@@ -340,6 +448,20 @@ def examples() -> list[dict[str, Any]]:
 def encoded(value: Any) -> bytes:
     """The value as JSON in the form of the API."""
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def present() -> str:
+    """The present time as a timestamp with milliseconds."""
+    return _timestamp(datetime.now(UTC), fraction=True)
+
+
+def moment_of(timestamp: str) -> float:
+    """The seconds since the epoch of a timestamp. Raises ValueError."""
+    return datetime.fromisoformat(timestamp).timestamp()
+
+
+def _of_epoch(seconds: float) -> str:
+    return _timestamp(datetime.fromtimestamp(seconds, UTC), fraction=True)
 
 
 def _timestamp(moment: datetime, *, fraction: bool = False) -> str:

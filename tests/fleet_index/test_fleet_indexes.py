@@ -21,6 +21,7 @@ from gateway.fleet_index.fleet_indexes import FleetIndexes
 from gateway.identity import Caller
 from gateway.settings import FleetIndexSettings
 from gateway.telemetry.metrics import INDEX_SCANS, INDEXED_VEHICLES, Metrics
+from gateway.upstream.changes import Change, Changes
 from gateway.upstream.models import Cursors, Vehicle, decoded
 from gateway.upstream.pages import VehiclePage
 from gateway.upstream.requests import RequestScope, RequestStats
@@ -100,8 +101,10 @@ class Fixture:
         self.client = FakeClient(vehicles("A", "B"), vehicles("C", "D"), vehicles("E"))
         self.clock = self.client.clock
         self.metrics = CountedMetrics()
+        self.changes = Changes()
         self.indexes = FleetIndexes(
             self.client,
+            self.changes,
             {},
             FleetIndexSettings(**settings),
             self.clock,
@@ -328,18 +331,56 @@ async def test_a_list_without_end_is_an_error(made, pages_max, cause):
     assert failed.value.extensions()["cause"] == cause
 
 
+def written(number: int | None, vehicle_id: str | None, *groups: str, write: str = "w") -> Change:
+    """A write that has ended, or is open if it has no number."""
+    return Change(write, vehicle_id, (), groups or ("",), 60.0, number)
+
+
 async def test_a_changed_vehicle_is_read_again_before_the_next_answer(made):
     """One call for it; a vehicle that is gone is dropped, a new one is added."""
     fleet = made()
     await fleet.count()
     fleet.client.pages = [vehicles("A", "B"), vehicles("C"), vehicles("E", "F")]
-    for vehicle_id in ("A", "D", "F"):
-        fleet.indexes.invalidate(vehicle_id)
+    for number, vehicle_id in enumerate("ADF", 1):
+        fleet.changes.apply(written(number, vehicle_id))
     assert not fleet.indexes.is_fresh(ALICE)
     assert fleet.reads == [None, "1", "2"]
     assert await fleet.count() == 5
     assert fleet.reads == ["A", "D", "F"]
     assert await fleet.count() == 5
+    assert fleet.reads == []
+
+
+async def test_a_vehicle_is_read_for_each_answer_while_a_write_is_open(made):
+    """Nobody knows when it is carried out."""
+    fleet = made()
+    await fleet.count()
+    fleet.changes.apply(written(None, "A"))
+    assert (await fleet.count(), await fleet.count()) == (5, 5)
+    fleet.client.pages[0] = vehicles("B")
+    assert await fleet.count() == 4
+    assert fleet.reads == [None, "1", "2", "A", "A", "A"]
+    fleet.changes.apply(written(1, "A"))
+    assert (await fleet.count(), await fleet.count()) == (4, 4)
+    assert fleet.reads == ["A"]
+
+
+async def test_a_write_that_may_have_added_a_vehicle_needs_a_scan(made):
+    """While it is open, and once after it ended; a scan that began before its end is not enough."""
+    fleet = made()
+    await fleet.count()
+    fleet.changes.apply(written(None, None))
+    await fleet.count()
+    assert fleet.reads == [None, "1", "2"] * 2
+    gate = fleet.client.gates["2"] = asyncio.Event()
+    asked = asyncio.create_task(fleet.count())
+    await fleet.client.waiting.wait()
+    fleet.changes.apply(written(1, None))
+    fleet.client.pages[0] = vehicles("A", "B", "X")
+    gate.set()
+    assert await asked == 6
+    assert fleet.reads == [None, "1", "2"] * 2
+    assert await fleet.count() == 6
     assert fleet.reads == []
 
 
@@ -349,19 +390,34 @@ async def test_a_change_during_a_scan_is_not_lost(made):
     gate = fleet.client.gates["2"] = asyncio.Event()
     asked = asyncio.create_task(fleet.count())
     await fleet.client.waiting.wait()
-    fleet.indexes.invalidate("A")
+    fleet.changes.apply(written(1, "A"))
     fleet.client.pages[0] = vehicles("B")
     gate.set()
     assert await asked == 4
 
 
-async def test_a_change_concerns_only_some_principals(made):
+async def test_while_the_writes_of_others_are_unknown_each_question_needs_a_scan(made):
+    """Other processes may write, of which this one hears nothing."""
+    fleet = made()
+    await fleet.count()
+    fleet.changes.lose()
+    await fleet.count()
+    await fleet.count()
+    assert fleet.reads == [None, "1", "2"] * 3
+    fleet.changes.resume(7)
+    await fleet.count()
+    await fleet.count()
+    assert fleet.reads == [None, "1", "2"]
+
+
+async def test_a_change_concerns_only_some_fleets(made):
     """The others' indexes stay fresh."""
     fleet = made()
-    await fleet.count(ALICE)
-    await fleet.count(BOB)
-    fleet.indexes.invalidate("A", lambda principal: principal == ALICE.principal)
-    assert (fleet.indexes.is_fresh(ALICE), fleet.indexes.is_fresh(BOB)) == (False, True)
+    own, other = Caller("1", fleet="F1"), Caller("2", fleet="F2")
+    await fleet.count(own)
+    await fleet.count(other)
+    fleet.changes.apply(written(1, "A", "F1", ""))
+    assert (fleet.indexes.is_fresh(own), fleet.indexes.is_fresh(other)) == (False, True)
 
 
 async def test_an_index_is_dropped_with_its_principals_last_token(made):

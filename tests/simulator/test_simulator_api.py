@@ -5,22 +5,9 @@ from __future__ import annotations
 import base64
 import uuid
 
-import httpx
 import pytest
 
-from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
-
-
-@pytest.fixture
-async def api():
-    simulator = Simulator(
-        [FleetPlan("T7K2M", 30), FleetPlan("EXFL29", 10, clients=(Client("EXFL29#cl1", token="fixed"),))]
-    )
-    transport = httpx.ASGITransport(simulator.app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://fleet.test") as http:
-        http.simulator = simulator
-        http.headers["Authorization"] = f"Bearer {simulator.first_token()}"
-        yield http
+from gateway.simulator import Behaviours
 
 
 async def test_a_token_is_issued_for_client_credentials(api):
