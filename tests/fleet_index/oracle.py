@@ -147,9 +147,9 @@ def enum_matches(found, given, known):
     shown, raw = found
     if not is_null(given, shown):
         return False
-    if given.get("in") is not None:
-        if shown is None or (shown if shown in known - {"UNKNOWN"} else "UNKNOWN") not in given["in"]:
-            return False
+    listed = None if shown is None else shown if shown in known else "UNKNOWN"
+    if given.get("in") is not None and listed not in given["in"]:
+        return False
     return given.get("rawIn") is None or (raw is not None and raw in given["rawIn"])
 
 
