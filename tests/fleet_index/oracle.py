@@ -186,7 +186,8 @@ def chord(place, lat, lon):
     def vector(lat, lon):
         return cos(radians(lat)) * cos(radians(lon)), cos(radians(lat)) * sin(radians(lon)), sin(radians(lat))
 
-    return sum((a - b) * (a - b) for a, b in zip(vector(*place), vector(lat, lon), strict=True))
+    x, y, z = ((a - b) * (a - b) for a, b in zip(vector(*place), vector(lat, lon), strict=True))
+    return x + y + z
 
 
 def place_matches(place, given):
