@@ -214,7 +214,8 @@ def place_of(vehicle: Vehicle) -> tuple[float | None, ...]:
     position = found if isinstance(found, dict) else {}
     lat, lon = _degrees(position.get("lat"), 90), _degrees(position.get("lon"), 180)
     if lat is not None and lon is not None:
-        return lat, (lon if lon < 180 else -180.0), *unit_vector(lat, lon)  # noqa: PLR2004 - degrees
+        east = lon if lon < 180 else -180.0  # noqa: PLR2004 - degrees; one point has one vector
+        return lat, east, *unit_vector(lat, east)
     return (None,) * len(PLACE_COLUMNS)
 
 

@@ -178,7 +178,7 @@ class FleetIndexes:
 
         While it is open they do so for each question, because nobody knows when it is carried out.
         """
-        for _, index in self._indexes.items():
+        for index in self._kept():
             if index.group not in change.groups:
                 continue
             index.open.pop(change.write, None)
@@ -194,14 +194,14 @@ class FleetIndexes:
     def samples(self) -> Iterator[Sample]:
         """The number of indexes, their vehicles and their memory."""
         yield INDEXES, (), len(self._indexes)
-        yield INDEX_VEHICLES, (), sum(index.vehicles for _, index in self._indexes.items())
+        yield INDEX_VEHICLES, (), sum(index.vehicles for index in self._kept())
         yield INDEX_BYTES, (), self._indexes.bytes
 
     async def close(self) -> None:
         """Ends all scans and drops all indexes."""
         if self._sweep is not None:
             self._sweep.cancel()
-        scans = [index.scan.task for _, index in self._indexes.items() if index.scan is not None]
+        scans = [index.scan.task for index in self._kept() if index.scan is not None]
         for task in scans:
             task.cancel()
         if scans:
@@ -343,6 +343,9 @@ class FleetIndexes:
             for failure in failed.values():
                 raise failure
 
+    def _kept(self) -> list[FleetIndex]:
+        return [index for _, index in self._indexes.items()]
+
     def _index_of(self, caller: Caller) -> FleetIndex:
         """The index of a caller's principal."""
         self._drop_unused()
@@ -371,10 +374,10 @@ class FleetIndexes:
     def _drop_unused(self) -> None:
         """Drops the indexes of principals whose last token has expired, or who have not asked for some time."""
         now = self._clock()
-        for principal, index in self._indexes.items():
+        for index in self._kept():
             if index.tokens_expire_at <= now or index.used_at + self._settings.idle <= now:
-                self._discard([(principal, index)])
-                self._indexes.drop(principal)
+                self._discard([(index.principal, index)])
+                self._indexes.drop(index.principal)
 
     def _discard(self, dropped: list[tuple[str, FleetIndex]]) -> None:
         """Frees the memory of dropped indexes on their thread, because that takes milliseconds."""

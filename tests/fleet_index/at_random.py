@@ -187,7 +187,10 @@ class Filters:
         return self.some(eq=lambda: self.rng.choice(values), **{"in": lambda: self.list_of(values)}, isNull=self.flag)
 
     def text(self):
-        part = lambda: (text := self.rng.choice(TEXTS))[: self.rng.randint(0, len(text))].swapcase()  # noqa: E731
+        def part():
+            text = self.rng.choice(TEXTS)
+            return text[: self.rng.randint(0, len(text))].swapcase()
+
         return self.some(
             eq=lambda: self.rng.choice(TEXTS),
             **{"in": lambda: self.list_of(TEXTS)},

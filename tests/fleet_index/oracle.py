@@ -147,9 +147,9 @@ def enum_matches(found, given, known):
     shown, raw = found
     if not is_null(given, shown):
         return False
-    if given.get("in") is not None:
-        if shown is None or (shown if shown in known - {"UNKNOWN"} else "UNKNOWN") not in given["in"]:
-            return False
+    listed = None if shown is None else shown if shown in known else "UNKNOWN"
+    if given.get("in") is not None and listed not in given["in"]:
+        return False
     return given.get("rawIn") is None or (raw is not None and raw in given["rawIn"])
 
 
@@ -186,7 +186,8 @@ def chord(place, lat, lon):
     def vector(lat, lon):
         return cos(radians(lat)) * cos(radians(lon)), cos(radians(lat)) * sin(radians(lon)), sin(radians(lat))
 
-    return sum((a - b) * (a - b) for a, b in zip(vector(*place), vector(lat, lon), strict=True))
+    x, y, z = ((a - b) * (a - b) for a, b in zip(vector(*place), vector(lat, lon), strict=True))
+    return x + y + z
 
 
 def place_matches(place, given):

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 
 from gateway.fleet_index.vehicle_index import VehicleIndex
 from gateway.schema.filters import KNOWN_WORDS
+from gateway.simulator import Behaviours
+from gateway.simulator.fleet import Fleet
 from gateway.upstream.pages import VehiclePage
 from tests.effort import effort
 from tests.fleet_index.at_random import Filters, vehicle
@@ -55,7 +57,7 @@ def check(index, readers, rng):
 
 
 @given(st.integers(0, 2**63))
-@settings(max_examples=effort(40, 400))
+@settings(max_examples=effort(25, 300))
 def test_a_random_fleet_is_answered_as_by_brute_force(seed):
     """Ids, order, totals and walks in both directions, before and after vehicles change and leave."""
     rng = Random(seed)
@@ -73,3 +75,15 @@ def test_a_random_fleet_is_answered_as_by_brute_force(seed):
     for _ in range(QUERIES // 2):
         check(index, [Reader(raw) for raw in vehicles.values()], rng)
     index.close()
+
+
+def test_a_simulated_fleet_is_answered_as_by_brute_force():
+    """The same over the simulator's vehicles, with all special cases of the contract."""
+    fleet = Fleet("EXFL29", effort(500, 20_000))
+    shown = [fleet.shown(vehicle_id, Behaviours()) for vehicle_id in fleet.ids]
+    index = VehicleIndex(KNOWN_WORDS)
+    for start in range(0, len(shown), 100):
+        index.put(page_of(shown[start : start + 100]))
+    readers, rng = [Reader(raw) for raw in shown], Random(1)
+    found = [check(index, readers, rng) for _ in range(effort(40, 2_000))]
+    assert sum(0 < number < len(shown) for number in found) > len(found) / 5
