@@ -9,7 +9,7 @@ from typing import Any
 from graphql import FieldNode, GraphQLError, GraphQLField, GraphQLNonNull, Undefined, VariableNode, get_argument_values
 from graphql.execution.values import VariableValues
 
-from gateway.engine.fallbacks import UnexpectedValue
+from gateway.engine.fallbacks import NotCompilable, UnexpectedValue
 
 Arguments = Callable[[Mapping[str, Any]], dict[str, Any]]
 
@@ -44,6 +44,13 @@ def arguments_of(definition: GraphQLField, node: FieldNode, values: VariableValu
         return found
 
     return arguments
+
+
+def constant_arguments(definition: GraphQLField, node: FieldNode) -> dict[str, Any]:
+    """The arguments of a field without variables. Raises NotCompilable for any other, and graphql-core's errors."""
+    if any(_has_variable(argument.value) for argument in node.arguments or ()):
+        raise NotCompilable
+    return get_argument_values(definition, node, VariableValues({}, {}))
 
 
 def _computed(definition: GraphQLField, node: FieldNode, coerced: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -29,13 +30,15 @@ from graphql import (
 )
 from graphql.execution.collect_fields import FieldDetails
 
+from gateway.engine.arguments import constant_arguments
 from gateway.engine.fallbacks import NotCompilable, UnexpectedValue
 from gateway.engine.leaves import EXACT, UNCHANGED, Leaf
 
 # Keys of a field's metadata.
 PLAIN = "plain"  # a function from the object to the value, or the name of a member
 BY_NAME = "by_name"  # a function from the field's name to such a function
-BATCH = "batch"  # `async (context, objects) -> values`, for all objects of a level
+# `async (context, objects) -> values`, for all objects of a level, and `arguments=…` if the field has any
+BATCH = "batch"
 UNLESS = "unless"  # the plain value that means that the field has to be loaded
 NEEDS = "needs"  # the members that a plain function reads: names, or a function from the field's name to them
 OWN = "own"  # whether the loaded value is part of the object, so that the fragment may be cached
@@ -285,7 +288,7 @@ class _Compiler:
                 continue
             definition = kind.fields.get(node.name.value)
             field = f"{kind.name}.{node.name.value}"
-            if definition is None or definition.args:
+            if definition is None:
                 raise NotCompilable(field)
             value, deferral = self._field(definition, field, key, selected, v, builder)
             parts.append(f"{key!r}: {value}")
@@ -315,6 +318,10 @@ class _Compiler:
         if plain is None and batch is None:
             raise NotCompilable(field)
         within = self._within(plain, metadata.get(NEEDS), own.python_name, builder)
+        if definition.args:
+            if batch is None:
+                raise NotCompilable(field)
+            batch = partial(batch, arguments=constant_arguments(definition, selected[0].node))
         if batch is None:
             return self._value(definition.type, selected, self._plain(plain, v), within), None
         index = len(self._deferred)

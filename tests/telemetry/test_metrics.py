@@ -102,7 +102,7 @@ def test_prometheus_reads_every_metric_with_its_kind(tmp_path, serve):
     )
     try:
         gateway.wait_until_ready()
-        for query in (CARS, ONE, "{ nothing }", "{"):
+        for query in (CARS, ONE, "{ fleet { vehicleCount } }", "{ nothing }", "{"):
             post(gateway.url, query)
             post(gateway.url, query, token="invented-5f2e8d")
         assert waits_until(lambda: Scraped(gateway.metrics())("cache_entries") > 0)
@@ -111,7 +111,7 @@ def test_prometheus_reads_every_metric_with_its_kind(tmp_path, serve):
         labelled = {f"{PREFIX}{metric.name}": metric.kind for metric in METRICS}
         assert kinds.items() <= {**labelled, f"{PREFIX}workers": "gauge", f"{PREFIX}worker_restarts": "counter"}.items()
         counted = {name for name in labelled if name in kinds}
-        never = {"upstream_retries", "upstream_coalesced", "circuit_changes"}
+        never = {"upstream_retries", "upstream_coalesced", "circuit_changes", "writes"}
         assert labelled.keys() - counted == {f"{PREFIX}{name}" for name in never}
         texts = [text for _, labels in scraped.values for pair in labels for text in pair]
         assert [text for text in texts if "5f2e8d" in text or "JQ7RP" in text or re.search("[0-9a-f]{12}", text)] == []
