@@ -159,6 +159,8 @@ def test_a_killed_worker_loses_only_its_own_connections(pair):
         load.wait_for_answers()
     assert [lost for lost in load.lost if lost[0] > killed_at] == []
     assert len(load.lost) <= load.keeping + load.fresh
+    assert '"exitcode": -9, "event": "worker ended"' in pair.output
+    assert "worker not started" not in pair.output
 
 
 def test_workers_end_when_their_parent_is_killed(tmp_path):
