@@ -51,7 +51,7 @@ class GatewayProcess:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
-                if httpx.get(f"{self.url}/health/ready", timeout=2).status_code == 200:
+                if httpx.get(f"{self.url}/health/ready", timeout=2, verify=False).status_code == 200:
                     return
             except httpx.TransportError:
                 pass
@@ -77,7 +77,7 @@ class GatewayProcess:
             self.wait_for_output(served, 60)
             (port,) = re.findall(served, self.output)
             self._metrics_url = f"http://127.0.0.1:{port}/metrics"
-        return httpx.get(self._metrics_url).text
+        return httpx.get(self._metrics_url, verify=False).text
 
     def workers(self) -> list[int]:
         """The process ids of its workers, without multiprocessing's resource tracker."""

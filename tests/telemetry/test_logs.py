@@ -107,7 +107,7 @@ def test_the_trace_id_is_that_of_the_context(tmp_path, serve):
     try:
         gateway.wait_until_ready()
         headers = {"Authorization": f"Bearer {TOKEN}", "traceparent": TRACE, "X-Request-Id": "mine"}
-        httpx.post(f"{gateway.url}/graphql", json={"query": CARS}, headers=headers)
+        httpx.post(f"{gateway.url}/graphql", json={"query": CARS}, headers=headers, verify=False)
         gateway.wait_for_output("Cars")
     finally:
         gateway.stop()
