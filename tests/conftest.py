@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,11 @@ from hypothesis import settings
 from tests.redis_server import RedisServer
 
 pytest_plugins = ["tests.gateways"]
+
+# Container images often set this variable. The tests start hundreds of processes, and without compiled files each would
+# compile all modules anew, which takes most of its start.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # `uv run pytest --hypothesis-profile thorough`, as in CI, tries more; see tests/effort.py for tests without
 # hypothesis. No deadline: the speed of a machine proves nothing.

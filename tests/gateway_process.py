@@ -34,6 +34,7 @@ class GatewayProcess:
         self._reserved = reserved_port()
         self.port: int = self._reserved.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        self._metrics_url: str | None = None
         self._log = folder / "gateway.log"
         self._written = self._log.open("wb")
         settings = {f"GATEWAY_{name.upper()}": value for name, value in environment.items()}
@@ -50,7 +51,7 @@ class GatewayProcess:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             try:
-                if httpx.get(f"{self.url}/health/ready", timeout=2).status_code == 200:
+                if httpx.get(f"{self.url}/health/ready", timeout=2, verify=False).status_code == 200:
                     return
             except httpx.TransportError:
                 pass
@@ -71,10 +72,12 @@ class GatewayProcess:
 
     def metrics(self) -> str:
         """What its management port serves, in Prometheus' text format."""
-        served = r'"port": (\d+), "event": "metrics served"'
-        self.wait_for_output(served, 60)
-        (port,) = re.findall(served, self.output)
-        return httpx.get(f"http://127.0.0.1:{port}/metrics").text
+        if self._metrics_url is None:
+            served = r'"port": (\d+), "event": "metrics served"'
+            self.wait_for_output(served, 60)
+            (port,) = re.findall(served, self.output)
+            self._metrics_url = f"http://127.0.0.1:{port}/metrics"
+        return httpx.get(self._metrics_url, verify=False).text
 
     def workers(self) -> list[int]:
         """The process ids of its workers, without multiprocessing's resource tracker."""

@@ -195,24 +195,27 @@ class PrometheusMetrics(Metrics):
         self._child(metric, labels).observe(value)
 
     def observe_requests(self, requests: list[LoggedRequest]) -> None:
-        durations: dict[tuple[str, ...], list[float]] = {}
+        durations: dict[tuple[str, str, str], list[float]] = {}
         rendered = 0
-        for request in requests:
-            operation = request.operation
+        for _, _, _, _, status, seconds, codes, _, operation in requests:
             if operation is None:
-                self.count(OTHER_REQUESTS, (str(request.status),))
+                self.count(OTHER_REQUESTS, (str(status),))
             else:
-                name, kind = operation.name, operation.kind
+                name, kind, _, outcome, _, calls, _, _, was_rendered = operation
                 if name not in self._names:
-                    name = self._label_of(name, operation.outcome)
-                durations.setdefault((name, kind, operation.outcome), []).append(request.seconds)
-                rendered += operation.rendered
-                if operation.calls:
-                    self.count(OPERATION_CALLS, (name, kind), operation.calls)
-            for code in request.codes:
+                    name = self._label_of(name, outcome)
+                labels = name, kind, outcome
+                if labels in durations:
+                    durations[labels].append(seconds)
+                else:
+                    durations[labels] = [seconds]
+                rendered += was_rendered
+                if calls:
+                    self.count(OPERATION_CALLS, (name, kind), calls)
+            for code in codes:
                 self.count(ERRORS, (code,))
-        for labels, seconds in durations.items():
-            _observe_all(self._child(OPERATIONS, labels), seconds)
+        for labels, values in durations.items():
+            _observe_all(self._child(OPERATIONS, labels), values)
         if rendered:
             self.count(CACHE_READS, RENDERED, rendered)
 
@@ -246,10 +249,12 @@ class PrometheusMetrics(Metrics):
 
 def _observe_all(histogram: Any, values: list[float]) -> None:
     """Adds values to a histogram of prometheus-client, which has no method for several: a lock each would cost more."""
-    if len(values) == 1:
-        histogram.observe(values[0])
-        return
     histogram._sum.inc(sum(values))  # noqa: SLF001
+    values.sort()
+    index = bisect_left(SECONDS, values[0])
+    if index == bisect_left(SECONDS, values[-1]):  # as usual
+        histogram._buckets[index].inc(len(values))  # noqa: SLF001
+        return
     for index, number in Counter(bisect_left(SECONDS, value) for value in values).items():
         histogram._buckets[index].inc(number)  # noqa: SLF001
 

@@ -1,13 +1,15 @@
 """Traces by OpenTelemetry, configured by its `OTEL_*` variables; without them nothing is traced or sent.
 
 A request that is not sampled costs one comparison: its spans are never made, and the context that it came with goes to
-the fleet API as it is. No span has a token, a header, a URL or variables.
+the fleet API as it is. No span has a token, a header, a URL or variables, and none has so many attributes, or such long
+ones, that the SDK's limits would matter.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Mapping
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
@@ -17,9 +19,8 @@ from gateway.settings import Misconfigured
 from gateway.telemetry.logs import get_logger
 
 if TYPE_CHECKING:
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.trace import Span as OtelSpan
-    from opentelemetry.trace import Tracer
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.trace import SpanContext, SpanKind
 
 EXPORTERS, SAMPLER, SAMPLER_ARGUMENT = "OTEL_TRACES_EXPORTER", "OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -36,40 +37,63 @@ Attributes = Mapping[str, str | int | float | bool]
 
 
 class Span:
-    """A span that is recorded, in a sampled trace."""
+    """A span that is recorded, in a sampled trace.
 
-    __slots__ = ("_span", "_tracer")
+    It is handed to the SDK's exporters when it ends: the SDK's own spans, which many threads may change, take eight
+    times as long to record.
+    """
 
-    def __init__(self, tracer: Tracer, span: OtelSpan) -> None:
-        self._tracer = tracer
-        self._span = span
+    __slots__ = ("_attributes", "_began", "_context", "_kind", "_name", "_parent", "_tracing")
+
+    def __init__(
+        self, tracing: Tracing, name: str, context: SpanContext, parent: SpanContext | None, kind: SpanKind,
+        attributes: Attributes,
+    ) -> None:  # fmt: skip
+        self._tracing = tracing
+        self._name = name
+        self._context = context
+        self._parent = parent
+        self._kind = kind
+        self._attributes = attributes
+        self._began = time.time_ns()
 
     @property
     def traceparent(self) -> str:
         """The W3C trace context of what it calls."""
-        context = self._span.get_span_context()
+        context = self._context
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
     def child(self, name: str, attributes: Attributes, *, is_call: bool = False) -> Span:
         """Starts a span within this one; `is_call` says that it is a call to another service."""
-        from opentelemetry.trace import SpanKind, set_span_in_context  # noqa: PLC0415 - loaded before
+        from opentelemetry.trace import SpanContext, SpanKind  # noqa: PLC0415 - loaded before
 
-        kind = SpanKind.CLIENT if is_call else SpanKind.INTERNAL
-        span = self._tracer.start_span(name, set_span_in_context(self._span), kind, dict(attributes))
-        return Span(self._tracer, span)
+        own = self._context
+        context = SpanContext(own.trace_id, new_span_id(), False, own.trace_flags)
+        return Span(self._tracing, name, context, own, SpanKind.CLIENT if is_call else SpanKind.INTERNAL, attributes)
 
     def rename(self, name: str) -> None:
         """Replaces its name, once more is known of what it is about."""
-        self._span.update_name(name)
+        self._name = name
 
     def end(self, attributes: Attributes, *, failed: bool = False) -> None:
         """Ends it, with what is known only then."""
-        from opentelemetry.trace import StatusCode  # noqa: PLC0415 - loaded before
+        from opentelemetry.sdk.trace import ReadableSpan  # noqa: PLC0415 - loaded before
+        from opentelemetry.trace import Status, StatusCode  # noqa: PLC0415
 
-        self._span.set_attributes(dict(attributes))
-        if failed:
-            self._span.set_status(StatusCode.ERROR)
-        self._span.end()
+        self._tracing.export(
+            ReadableSpan(
+                self._name,
+                self._context,
+                self._parent,
+                self._tracing.resource,
+                {**self._attributes, **attributes},
+                kind=self._kind,
+                status=Status(StatusCode.ERROR if failed else StatusCode.UNSET),
+                start_time=self._began,
+                end_time=time.time_ns(),
+                instrumentation_scope=self._tracing.scope,
+            )
+        )
 
 
 class Tracing:
@@ -79,25 +103,17 @@ class Tracing:
         from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 - an optional dependency
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
-        from opentelemetry.sdk.trace.id_generator import RandomIdGenerator  # noqa: PLC0415
+        from opentelemetry.sdk.util.instrumentation import InstrumentationScope  # noqa: PLC0415
 
-        class Ids(RandomIdGenerator):
-            """Gives a new trace the id that was found to be sampled."""
-
-            trace_id = 0
-
-            def generate_trace_id(self) -> int:
-                return self.trace_id
-
-        self._ids = Ids()
         name = {} if environment.get(SERVICE) else {"service.name": SERVICE_NAME}
-        self._provider: TracerProvider = TracerProvider(
-            id_generator=self._ids, resource=Resource.create({"service.version": __version__, **name})
-        )
-        for exporter in exporters_of(environment):
-            self._provider.add_span_processor(BatchSpanProcessor(_exporter_class(exporter)()))
-        self._tracer = self._provider.get_tracer("gateway", __version__)
+        self.resource = Resource.create({"service.version": __version__, **name})
+        self.scope = InstrumentationScope("gateway", __version__)
+        self._provider = TracerProvider(resource=self.resource)
+        self._processors = [BatchSpanProcessor(_exporter_class(name)()) for name in exporters_of(environment)]
+        for processor in self._processors:
+            self._provider.add_span_processor(processor)
         self._is_parent_based, self._bound = sampled_below(environment)
+        self._sampler = None if has_standard_sampler(environment) else self._provider.sampler
 
     def start(self, traceparent: str | None) -> Span | None:
         """The span of an operation, within the context that it came with; None unless it is sampled."""
@@ -105,17 +121,35 @@ class Tracing:
             trace_id = random.getrandbits(128) or 1
             if trace_id & ID_BITS >= self._bound:
                 return None
-            self._ids.trace_id = trace_id
         elif self._is_parent_based:
             if not int(traceparent[-1], 16) & SAMPLED_FLAG:
                 return None
         elif int(traceparent[19:35], 16) >= self._bound:
             return None
+        from opentelemetry.trace import SpanContext, SpanKind, TraceFlags  # noqa: PLC0415 - loaded before
+
+        parent = None
+        if traceparent is not None:
+            parent = context_of(traceparent)
+            trace_id = parent.trace_id
+        if self._sampler is not None and not self._samples(trace_id, parent):
+            return None
+        context = SpanContext(trace_id, new_span_id(), False, TraceFlags(SAMPLED_FLAG))
+        return Span(self, "GraphQL", context, parent, SpanKind.SERVER, {})
+
+    def _samples(self, trace_id: int, parent: SpanContext | None) -> bool:
+        """The decision of a sampler that is not in OpenTelemetry's specification."""
         from opentelemetry import trace  # noqa: PLC0415 - loaded before
 
-        context = None if traceparent is None else _context_of(traceparent)
-        span = self._tracer.start_span("GraphQL", context, trace.SpanKind.SERVER)
-        return Span(self._tracer, span) if span.is_recording() else None
+        assert self._sampler is not None
+        context = None if parent is None else trace.set_span_in_context(trace.NonRecordingSpan(parent))
+        decision: Any = self._sampler.should_sample(context, trace_id, "GraphQL", trace.SpanKind.SERVER).decision
+        return bool(decision.is_sampled())
+
+    def export(self, span: ReadableSpan) -> None:
+        """Queues a span that has ended for all exporters."""
+        for processor in self._processors:
+            processor.on_end(span)
 
     async def close(self) -> None:
         """Sends the last spans."""
@@ -125,13 +159,17 @@ class Tracing:
             get_logger("gateway").warning("spans not sent")
 
 
-def _context_of(traceparent: str) -> Any:
+def new_span_id() -> int:
+    """A random id; 0 is invalid."""
+    return random.getrandbits(64) or 1
+
+
+def context_of(traceparent: str) -> SpanContext:
     """The context of a client's span."""
-    from opentelemetry import trace  # noqa: PLC0415 - loaded before
+    from opentelemetry.trace import SpanContext, TraceFlags  # noqa: PLC0415 - loaded before
 
     _, trace_id, span_id, flags = traceparent.split("-")
-    remote = trace.SpanContext(int(trace_id, 16), int(span_id, 16), True, trace.TraceFlags(int(flags, 16)))
-    return trace.set_span_in_context(trace.NonRecordingSpan(remote))
+    return SpanContext(int(trace_id, 16), int(span_id, 16), True, TraceFlags(int(flags, 16)))
 
 
 def exporters_of(environment: Mapping[str, str]) -> list[str]:
@@ -151,9 +189,9 @@ def sampled_below(environment: Mapping[str, str]) -> tuple[bool, int]:
     The SDK's sampler decides the same, but takes many times longer. A sampler that is not in OpenTelemetry's
     specification is asked for each request.
     """
-    name = environment.get(SAMPLER, "").strip().lower() or "parentbased_always_on"
+    name = _sampler_of(environment)
     kind = name.removeprefix("parentbased_")
-    bound = {"always_on": ALL, "always_off": 0}.get(kind, ALL)
+    bound = 0 if kind == "always_off" else ALL
     if kind == "traceidratio":
         try:
             rate = float(environment.get(SAMPLER_ARGUMENT) or 1)
@@ -161,6 +199,15 @@ def sampled_below(environment: Mapping[str, str]) -> tuple[bool, int]:
             rate = 1.0
         bound = round((rate if 0 <= rate <= 1 else 1.0) * ALL)
     return name.startswith("parentbased_"), bound
+
+
+def has_standard_sampler(environment: Mapping[str, str]) -> bool:
+    """Whether the sampler is one of OpenTelemetry's specification."""
+    return _sampler_of(environment).removeprefix("parentbased_") in ("always_on", "always_off", "traceidratio")
+
+
+def _sampler_of(environment: Mapping[str, str]) -> str:
+    return environment.get(SAMPLER, "").strip().lower() or "parentbased_always_on"
 
 
 def check(environment: Mapping[str, str]) -> None:

@@ -103,7 +103,7 @@ def socketed(serve, **upstream):
         upstream={"url": serve(simulator.app), **upstream}, retry={"attempts": 1}, log={"level": "error"}
     )
     headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
-    return simulator, httpx.AsyncClient(base_url=serve(create_app(settings)), headers=headers)
+    return simulator, httpx.AsyncClient(base_url=serve(create_app(settings)), headers=headers, verify=False)
 
 
 @pytest.mark.parametrize("kind", ["drop", "truncate"])

@@ -36,7 +36,7 @@ def served(tmp_path_factory):
         try:
             gateway.wait_until_ready()
             before = gateway.memory()
-            with httpx.Client(base_url=gateway.url, timeout=30) as http:
+            with httpx.Client(base_url=gateway.url, timeout=30, verify=False) as http:
                 yield http
             assert gateway.memory() < before + 150 * 2**20
         finally:

@@ -36,7 +36,7 @@ async def world():
     simulator, issuer = Simulator([FleetPlan(), FleetPlan("EXFL29")], Behaviours(rate_limit_requests=0)), FakeIssuer()
     settings = Settings(upstream={"url": "http://fleet.test"}, oidc={"issuer": ISSUER, "audience": "fleet"})
     app = create_app(settings, Network(simulator, issuer))
-    async with served(ServerConfig(app, settings)) as url, httpx.AsyncClient(base_url=url) as http:
+    async with served(ServerConfig(app, settings)) as url, httpx.AsyncClient(base_url=url, verify=False) as http:
 
         async def ask(token: str, cursor: str | None = None, **other: object) -> httpx.Response:
             body = other or {"query": QUERY, "variables": {"c": cursor}}

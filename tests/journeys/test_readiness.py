@@ -55,7 +55,7 @@ async def test_the_keys_of_the_issuer_are_fetched_by_the_first_token():
     oidc = {"issuer": ISSUER, "jwks_ttl": 0.2, "jwks_stale_if_error": 0}
     settings = Settings(upstream={"url": "http://fleet.test"}, oidc=oidc)
     app = create_app(settings, httpx.MockTransport(issuer.handle))
-    async with served(ServerConfig(app, settings)) as url, httpx.AsyncClient(base_url=url) as http:
+    async with served(ServerConfig(app, settings)) as url, httpx.AsyncClient(base_url=url, verify=False) as http:
 
         async def state() -> tuple[int, str]:
             response = await http.get("/health/ready")

@@ -134,7 +134,7 @@ async def test_a_fault_has_its_documented_code_in_every_shape(simulated, fault, 
     headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
     async with (
         served(ServerConfig(create_app(settings), settings)) as gateway,
-        httpx.AsyncClient(base_url=gateway, headers=headers, timeout=20) as http,
+        httpx.AsyncClient(base_url=gateway, headers=headers, timeout=20, verify=False) as http,
     ):
 
         async def ask(query: str, variables: dict[str, Any]) -> httpx.Response:
@@ -219,7 +219,7 @@ async def test_a_fleet_api_that_accepts_no_connection_is_unavailable():
     headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
     async with (
         served(ServerConfig(create_app(settings), settings)) as gateway,
-        httpx.AsyncClient(base_url=gateway, headers=headers) as http,
+        httpx.AsyncClient(base_url=gateway, headers=headers, verify=False) as http,
     ):
         answer = (await http.post("/graphql", json={"query": SHAPES[0].query})).json()
     assert answer["data"] == {"__typename": "Query", "good": None, "bad": None}
@@ -240,7 +240,7 @@ async def test_when_the_outage_ends_so_do_its_errors(simulated):
     headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
     async with (
         served(ServerConfig(create_app(settings), settings)) as gateway,
-        httpx.AsyncClient(base_url=gateway, headers=headers) as http,
+        httpx.AsyncClient(base_url=gateway, headers=headers, verify=False) as http,
     ):
         for _ in range(10):
             answer = (await http.post("/graphql", json={"query": SHAPES[0].query})).json()

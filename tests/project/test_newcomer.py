@@ -51,7 +51,8 @@ def test_the_newcomers_path_ends_with_a_commit(tmp_path):
     environment = {name: value for name, value in os.environ.items() if name not in TESTED and "PYTEST" not in name}
     reserved = reserved_port()
     port = str(reserved.getsockname()[1])
-    environment |= {"REPOSITORY": str(ROOT), "GATEWAY_PORT": port, **SOMEBODY}
+    # One process for its few tests: others run beside them.
+    environment |= {"REPOSITORY": str(ROOT), "GATEWAY_PORT": port, "PYTEST_ADDOPTS": "--numprocesses=0", **SOMEBODY}
 
     def run(commands: str, folder: Path, environment: dict[str, str] = environment) -> str:
         ended = subprocess.run(

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +17,7 @@ from gateway.server.processes import FAILED_STARTS_MAX, PAUSE_MAX, PAUSE_MIN, ST
 from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
 from tests.gateway_process import GatewayProcess
+from tests.refused_start import refusal_of
 
 # Python runs `sitecustomize` before anything else; only workers are started with this argument.
 IN_WORKERS = "import os, signal, sys\nif '--multiprocessing-fork' in sys.orig_argv:\n    "
@@ -44,21 +42,6 @@ def test_the_parent_gives_up_if_workers_do_not_start(how, tmp_path, monkeypatch)
     assert [event for event in events if event.startswith("giving up")] == events[-1:]
 
 
-def test_a_worker_that_ends_later_is_replaced(tmp_path):
-    """Whoever ends it: the others go on serving, and another one starts."""
-    gateway = GatewayProcess(tmp_path, workers="2")
-    started = r'(?s)("worker started".*){%d}'
-    try:
-        gateway.wait_for_output(started % 2, 120)
-        os.kill(gateway.workers()[0], signal.SIGKILL)
-        gateway.wait_for_output(started % 3, 120)
-        assert len(gateway.workers()) == 2
-        assert '"exitcode": -9, "event": "worker ended"' in gateway.output
-        assert "worker not started" not in gateway.output
-    finally:
-        assert gateway.stop() == 0
-
-
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -67,19 +50,10 @@ def test_a_worker_that_ends_later_is_replaced(tmp_path):
         ("GATEWAY_REDIS_URL", "rediss://localhost?ssl_ca_certs=/none.pem"),
     ],
 )
-def test_the_parent_checks_settings_before_it_starts_workers(variable, value):
+def test_the_parent_checks_settings_before_it_starts_workers(variable, value, monkeypatch):
     """It ends with one message, and starts no worker."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "gateway", "serve", "--port", "0", "--workers", "2"],
-        env={**os.environ, variable: value},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert ended.returncode == 2
-    assert ended.stderr.startswith(f"{variable}: ")
-    assert len(ended.stderr.splitlines()) == 1
+    (line,) = refusal_of(monkeypatch, GATEWAY_WORKERS="2", **{variable: value}).splitlines()
+    assert line.startswith(f"{variable}: ")
 
 
 def test_a_worker_may_be_slow_to_start(monkeypatch):

@@ -10,6 +10,7 @@ to its end, because httpcore would let those fail that share its connection.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
@@ -122,8 +123,10 @@ class HttpxTransport:
         self._distrusted_until = 0.0
         self._closed = False
         self._streams = STREAMS_MAX if settings.http2 else 1
-        self._tls = tls_context(settings)
         proxy = proxy_of(settings.url) if network is None else None
+        uses_tls = any(url.lower().startswith("https:") for url in (settings.url, "" if proxy is None else proxy.url))
+        # Loading the certificate authorities takes 20 ms.
+        self._tls = tls_context(settings) if uses_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._proxy = None if proxy is None else self._proxy_with_tls(proxy)
         if proxy is not None:
             log.info("upstream calls go through a proxy", variable=proxy.variable)
