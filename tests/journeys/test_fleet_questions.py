@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from contextlib import AsyncExitStack
 from typing import Any
 
+import httpx
 import pytest
+import uvicorn
 
-from gateway.simulator import Behaviours
-from tests.gateways import Gateway, Start
+from gateway.app import create_app
+from gateway.server.config import ServerConfig
+from gateway.settings import Settings
+from gateway.simulator import Behaviours, Simulator
+from gateway.upstream.requests import now
+from tests.effort import effort
+from tests.gateways import PLANS, Gateway, Start, served
 
 SAMPLE = """
 { vehicles(first: 20, orderBy: [{ distanceFrom: { lat: 50.9, lon: 8.0 } }, { field: LICENSE_PLATE, direction: ASC }],
@@ -235,3 +244,128 @@ async def test_a_list_without_states_can_not_be_filtered_by_them(start):
     (error,) = (await gateway.ask(WALK, where=where))["errors"]
     assert error["extensions"]["code"] == "FILTER_UNSUPPORTED"
     assert len(await walk(gateway, 500, where=AUDIS)) > 0
+
+
+class Clock:
+    """A clock that runs ahead of the real one."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return now() + self.ahead
+
+
+@pytest.mark.parametrize("backward", [False, True])
+async def test_a_walk_under_edits_gives_each_vehicle_that_matches_throughout_once(start, backward):
+    """Vehicles come, go, move in the fleet and change between the pages, and each page sees a new index."""
+    clock = Clock()
+    gateway = await start(cache__enabled=True, clock=clock)
+    fleet, rng = gateway.simulator.fleets["T7K2M"], random.Random(7)
+    always = {vehicle["id"] for vehicle in fleet_of(gateway) if is_audi(vehicle)}
+    found: list[str] = []
+    cursor = None
+    while True:
+        page = {"last": 4, "before": cursor} if backward else {"first": 4, "after": cursor}
+        connection = (await gateway.data(WALK, **page, where=AUDIS, order=BY_PLATE))["vehicles"]
+        found += [edge["node"]["vehicleId"] for edge in connection["edges"]]
+        if not connection["pageInfo"]["hasPreviousPage" if backward else "hasNextPage"]:
+            break
+        cursor = connection["pageInfo"]["startCursor" if backward else "endCursor"]
+        for _ in range(3):
+            gone = rng.choice(fleet.ids)
+            always.discard(gone)
+            fleet.delete(gone)
+            fleet.edit(rng.choice(fleet.ids), remark="edited")
+        for vehicle_id in rng.sample(fleet.ids, 3):
+            fleet.edit(fleet.insert(rng.randrange(len(fleet.ids))), brand="Audi", license_plate=f"X {vehicle_id}")
+        clock.ahead += 400
+    assert len(found) == len(set(found))
+    assert always <= set(found)
+
+
+async def test_a_fleet_that_changes_during_a_scan_is_answered_from_what_was_read(start):
+    """Nothing is lost or counted twice while pages shift; what changed later is seen after the next refresh."""
+    clock = Clock()
+    gateway = await start(cache__enabled=True, clock=clock)
+    fleet = gateway.simulator.fleets["T7K2M"]
+    gateway.fault("latency", seconds=0.05)
+    counting = asyncio.create_task(gateway.data("{ fleet { vehicleCount } }"))
+    before = set(fleet.ids)
+    while not counting.done():
+        fleet.insert(0)
+        fleet.delete(fleet.ids[-1])
+        await asyncio.sleep(0.01)
+    gateway.simulator.faults.rules.clear()
+    stayed = before & set(fleet.ids)
+    assert (await counting)["fleet"]["vehicleCount"] >= len(stayed)
+    clock.ahead += 400
+    assert set(await walk(gateway, 500, where={"not": {"tags": {"any": ["no such tag"]}}})) == set(fleet.ids)
+
+
+async def test_a_page_that_hangs_is_an_error_at_the_deadline(start):
+    """The error says how far the scan came; when the page arrives, the next question is answered."""
+    gateway = await start(cache__enabled=True)
+    await gateway.data("{ vehicles(first: 1) { nodes { vehicleId } } }")  # caches the first page
+    gateway.fault("latency", seconds=1.0, times=1)
+    response = await gateway.post("{ fleet { vehicleCount } }", **{"X-Gateway-Timeout": "0.3"})
+    (error,) = response.json()["errors"]
+    extensions = error["extensions"]
+    assert (extensions["code"], extensions["cause"]) == ("FLEET_INCOMPLETE", "DEADLINE_EXCEEDED")
+    assert extensions["pagesRead"] == 1
+    assert (await gateway.data("{ fleet { vehicleCount } }"))["fleet"]["vehicleCount"] == 250
+
+
+async def test_concurrent_callers_of_two_fleets_never_see_each_others_vehicles(cached):
+    """Random filters, orders, totals and foreign cursors, also while vehicles are shared and no longer shared."""
+    rng, simulator = random.Random(11), cached.simulator
+    ours, theirs = simulator.fleets["T7K2M"], simulator.fleets["EXFL29"]
+    shared = set(ours.ids[:20])
+    for vehicle_id in shared:
+        ours.share(vehicle_id, theirs)
+    allowed = {"alice": set(ours.ids), "bob": set(ours.ids), "eve": set(theirs.ids)}
+    assert shared <= allowed["eve"]
+    cursors: list[str] = []
+
+    async def ask(by: str) -> None:
+        where = rng.choice(
+            [
+                AUDIS,
+                {"not": AUDIS},
+                {"state": {"property": "state_of_charge_or_fuel_level_in_percent", "gte": rng.randrange(100)}},
+                {"vehicleId": {"in": rng.sample([*ours.ids, *theirs.ids], 5)}},
+                {"masterData": {"licensePlate": {"eq": "SI-IN 2026"}}},
+                {"position": {"circle": {"lat": 50.0, "lon": 9.0, "radiusInMeters": rng.randrange(1, 900_000)}}},
+            ]
+        )
+        after = rng.choice([None, *cursors[-20:]])
+        body = await cached.ask(WALK, by, first=50, where=where, order=rng.choice([BY_PLATE, []]), after=after)
+        if "errors" in body:
+            assert {error["extensions"]["code"] for error in body["errors"]} <= {"CURSOR_FOREIGN"}
+            return
+        connection = body["data"]["vehicles"]
+        seen = {edge["node"]["vehicleId"] for edge in connection["edges"]}
+        assert seen <= allowed[by]
+        assert connection["totalCount"] <= len(allowed[by])
+        cursors.extend(edge["cursor"] for edge in connection["edges"][:2])
+
+    for _ in range(effort(10, 200)):
+        await asyncio.gather(*(ask(rng.choice(["alice", "bob", "eve"])) for _ in range(20)))
+
+
+async def test_two_gateways_that_share_redis_scan_a_fleet_once(redis):
+    """All who ask at both get their answer for the calls of one scan."""
+    simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0))
+    async with AsyncExitStack() as stack:
+        fleet = uvicorn.Config(simulator.app, log_level="critical", access_log=False)
+        upstream = await stack.enter_async_context(served(fleet))
+        settings = Settings(upstream={"url": upstream}, redis={"url": redis.url, "timeout": 2.0})
+        gateways = []
+        for _ in range(2):
+            app = create_app(settings)
+            url = await stack.enter_async_context(served(ServerConfig(app, settings)))
+            http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
+            gateways.append(Gateway(http, simulator, app))
+        answers = await asyncio.gather(*(gateway.data(BRANDS) for gateway in gateways for _ in range(10)))
+    assert {answer["fleet"]["vehicleCount"] for answer in answers} == {250}
+    assert simulator.requests.total == 3
