@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
+from functools import cache
 
 import httpx
 from joserfc import jwt
@@ -23,12 +24,18 @@ def published(key: Key, **members: object) -> dict[str, object]:
     return {name: value for name, value in jwk.items() if value is not None}
 
 
+@cache
+def first_key() -> Key:
+    """The key with which every issuer begins, because generating one takes a while."""
+    return RSAKey.generate_key(2048, {"kid": "one"})
+
+
 class FakeIssuer:
     """Signs tokens with its one key and publishes that, or `jwks` instead."""
 
     def __init__(self) -> None:
         self.jwks: list[object] | None = None
-        self.key: Key = RSAKey.generate_key(2048, {"kid": "one"})
+        self.key = first_key()
         self.fetches = 0
         self.down = False
         self.metadata: dict[str, object] = {"issuer": ISSUER, "jwks_uri": f"{ISSUER}/keys"}

@@ -156,10 +156,11 @@ class Admission:
         try:
             await deadline.wait(waiter)
         except BaseException as failure:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            if waiter.done():
                 self.release(queue)
             else:
-                self._give_up(queue, waiter)
+                self._groups[_group_of(queue)].remove(queue, waiter)
+                self._shrank(queue)
             if isinstance(failure, DeadlineExceeded):
                 raise Overloaded from failure
             raise
@@ -247,11 +248,6 @@ class Admission:
     def _waiting_in(self, queue: str) -> int:
         group = self._groups.get(_group_of(queue))
         return 0 if group is None else group.waiting(queue)
-
-    def _give_up(self, queue: str, waiter: Waiter) -> None:
-        group = self._groups.get(_group_of(queue))
-        if group is not None and group.remove(queue, waiter):
-            self._shrank(queue)
 
     def _shrank(self, queue: str) -> None:
         group = _group_of(queue)

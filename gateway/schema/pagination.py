@@ -178,7 +178,7 @@ def _backward(pager: Pager[N], window: Window[Position], last: int) -> Steps[N, 
         end = len(page.ids)
     scan = Scan(pager, page, end - 1, forward=False)
     if window.before is not None:
-        scan.seen.add(window.before.item_id)
+        scan.seen.update((window.before.item_id, *page.ids[end:]))  # the page before may overlap this one
     if window.after is not None:
         scan.stop = yield from pager.item_before(window.after)
     yield from scan.take(last)

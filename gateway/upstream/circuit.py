@@ -85,7 +85,7 @@ class Circuit:
 
     def _begin_second(self, at: float) -> _Second:
         recent = self._recent
-        if recent and recent[-1].number > at:
+        if at < self._second.number:
             recent.clear()  # The clock was set back, so the age of these is unknown.
         self._second = _Second(math.floor(at))
         recent.append(self._second)

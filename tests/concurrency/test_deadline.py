@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 
 import pytest
 
@@ -92,3 +94,93 @@ async def test_a_cancelled_call_is_not_joined():
     fleet.gate.set()
     assert (await second).value is not None
     assert fleet.total == 2
+
+
+def test_the_remaining_seconds_are_never_negative():
+    """And infinite without a time; a deadline that has passed or was cancelled fails its check."""
+    now = time.monotonic()
+    assert Deadline().remaining == math.inf
+    assert 50 < Deadline(now + 60).remaining <= 60
+    assert Deadline(now - 60).remaining == 0
+    assert 50 < Deadline.after(60).at - now < 70
+    for deadline in (Deadline(), Deadline(now + 60)):
+        deadline.check()
+        deadline.cancel()
+        with pytest.raises(DeadlineExceeded):
+            deadline.check()
+    with pytest.raises(DeadlineExceeded):
+        Deadline(now - 60).check()
+
+
+@pytest.mark.parametrize(
+    ("at", "to", "moved"), [(5.0, 9.0, 9.0), (5.0, 3.0, 5.0), (5.0, None, None), (None, 9.0, None), (None, None, None)]
+)
+def test_a_deadline_is_only_moved_to_a_later_time(at, to, moved):
+    """None is the latest."""
+    deadline = Deadline(at)
+    deadline.extend(to)
+    assert deadline.at == moved
+
+
+@pytest.mark.parametrize("deadline", [Deadline(), Deadline(0.0)])
+async def test_a_result_that_is_there_is_returned(deadline):
+    """Even after the deadline, as a result or as an exception."""
+    work = asyncio.get_running_loop().create_future()
+    work.set_result("done")
+    assert await deadline.wait(work) == "done"
+    failed = asyncio.get_running_loop().create_future()
+    failed.set_exception(ValueError())
+    with pytest.raises(ValueError):  # noqa: PT011 - it has no message
+        await deadline.wait(failed)
+
+
+async def test_the_result_is_returned_once_it_is_there():
+    """To all who wait for it; the wait leaves no timer after the deadline is closed."""
+    deadline, work = Deadline.after(60), asyncio.get_running_loop().create_future()
+    waits = [asyncio.create_task(deadline.wait(work)) for _ in range(2)]
+    await asyncio.sleep(0)
+    assert not any(wait.done() for wait in waits)
+    work.set_result("done")
+    assert await asyncio.gather(*waits) == ["done", "done"]
+    deadline.close()
+    Deadline().close()
+    assert not any(not timer.cancelled() for timer in asyncio.get_running_loop()._scheduled)
+
+
+@pytest.mark.parametrize("deadline", [Deadline.after(0.01), Deadline(0.0)])
+async def test_at_the_deadline_the_wait_ends_and_the_work_goes_on(deadline):
+    """The future is not cancelled, and can still be set."""
+    work = asyncio.get_running_loop().create_future()
+    with pytest.raises(DeadlineExceeded):
+        await deadline.wait(work)
+    work.set_result("late")
+    assert await deadline.wait(work) == "late"
+
+
+async def test_cancelling_ends_the_waits_once():
+    """A deadline may be cancelled twice, and while the result comes; later waits for other work end at once."""
+    deadline, loop = Deadline(), asyncio.get_running_loop()
+    never, soon = loop.create_future(), loop.create_future()
+    waits = [asyncio.create_task(deadline.wait(work)) for work in (never, soon)]
+    await asyncio.sleep(0)
+    deadline.cancel()
+    deadline.cancel()
+    soon.set_result("just in time")
+    failure, result = await asyncio.gather(*waits, return_exceptions=True)
+    assert isinstance(failure, DeadlineExceeded)
+    assert result == "just in time"
+    with pytest.raises(DeadlineExceeded):
+        await deadline.wait(never)
+    event = loop.create_future()
+    await deadline.wait_event(event)
+    assert not event.done()
+
+
+async def test_a_cancelled_waiter_does_not_cancel_the_work():
+    """Others may wait for it."""
+    deadline, work = Deadline(), asyncio.get_running_loop().create_future()
+    wait = asyncio.create_task(deadline.wait(work))
+    await asyncio.sleep(0)
+    wait.cancel()
+    await asyncio.gather(wait, return_exceptions=True)
+    assert not work.cancelled()

@@ -58,6 +58,39 @@ def test_growth_drops_entries():
     assert (len(lru), lru.bytes) == (0, 0)
 
 
+def test_growth_of_what_was_dropped_drops_nothing():
+    """Up to the bound entries stay; above it an empty map stays empty."""
+    lru = sized(bytes_max=10)
+    lru.put("a", 4)
+    assert lru.grow(6) == []
+    lru.drop("a")
+    assert lru.grow(11) == []
+    assert lru.bytes == 17
+
+
+def test_the_newest_values_come_last_used_first():
+    """As many as are asked for, or as there are."""
+    lru: LRU[str, str] = LRU()
+    for key in "abc":
+        lru.put(key, key.upper())
+    lru.get("a")
+    assert lru.newest(2) == ["A", "C"]
+    assert lru.newest(9) == ["A", "C", "B"]
+
+
+def test_removed_values_are_reported_with_their_sizes():
+    """Dropped, replaced or evicted ones, but not those that are cleared."""
+    removed: list[tuple[int, int]] = []
+    lru: LRU[str, int] = LRU(2, size_of=lambda _, value: value, on_removed=lambda *each: removed.append(each))
+    for key, size in (("a", 1), ("a", 2), ("b", 3), ("c", 4)):
+        lru.put(key, size)
+    lru.drop("b")
+    lru.drop("x")
+    assert removed == [(1, 1), (2, 2), (3, 3)]
+    lru.clear()
+    assert len(removed) == 3
+
+
 @given(
     st.lists(st.tuples(st.sampled_from(["put", "get", "drop"]), KEYS, st.integers(1, 8)), max_size=60),
     st.none() | st.integers(1, 4),

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from gateway.concurrency.deadline import Deadline
 from gateway.errors import Overloaded
 from gateway.identity import Caller
-from gateway.overload.admission import TRUSTED_MAX, UNTRUSTED, Admission, Slot
+from gateway.overload.admission import ACTIVE_SECONDS, TRUSTED_MAX, UNTRUSTED, Admission, Slot
 from gateway.overload.cpu_monitor import monitor
 from gateway.settings import LimitSettings
-from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics import QUEUED, RUNNING, SLOTS, Metrics
 
 SMALL = LimitSettings(concurrency=4, queue=6, principal_concurrency=2, principal_queue=4)
 
@@ -297,3 +297,137 @@ def test_a_caller_that_becomes_trusted_stays_one_principal():
     assert not admission.is_multi_tenant
     admission.observe(UNTRUSTED)
     assert admission.is_multi_tenant
+
+
+def numbers_of(admission: Admission) -> tuple[float, float, float]:
+    """The running and the queued operations, and the slots, as sampled for metrics."""
+    samples = {metric: value for metric, _, value in admission.samples()}
+    return samples[RUNNING], samples[QUEUED], samples[SLOTS]
+
+
+async def test_the_slots_at_each_utilisation():
+    """Above the threshold 0.7 of what runs, at and below it one more, below the low-water mark a quarter more."""
+    admission = Admission(LimitSettings(concurrency=100, principal_concurrency=100, cpu_threshold=0.8))
+    assert admission.try_acquire("other")
+    for _ in range(39):
+        assert admission.try_acquire("one")
+    slots = []
+    for utilisation in (0.81, 0.8, 0.8 * 0.85, 0.67, *[0.1] * 9, 1.0):
+        admission.adapt(utilisation)
+        slots.append(numbers_of(admission)[2])
+    assert slots[:4] == [28, 29, 30, 37.5]
+    assert slots[4] == 37.5 * 1.25
+    assert slots[-2:] == [100, 28]
+    assert numbers_of(admission)[:2] == (40, 0)
+
+
+async def test_fewer_slots_are_fewer_for_each_principal():
+    """Its share of the slots stays the same, and at least one."""
+    admission = Admission(LimitSettings(concurrency=40, principal_concurrency=20, cpu_threshold=0.8))
+    for name in "a" * 20 + "b" * 20:
+        assert admission.try_acquire(name)
+    admission.adapt(1.0)
+    for name in "a" * 20 + "b" * 20:
+        admission.release(name)
+    assert numbers_of(admission) == (0, 0, 28)
+    assert [admission.try_acquire("a") for _ in range(15)] == [True] * 14 + [False]
+    assert admission.try_acquire("b")
+
+
+def test_principals_count_as_active_for_a_while(monkeypatch):
+    """So does the first one alone never; slots are limited only while there are several."""
+    time = 100.0
+    monkeypatch.setattr("gateway.overload.admission.time.monotonic", lambda: time)
+    admission = Admission(SMALL)
+    admission.adapt(1.0)
+    for _ in range(2):
+        admission.observe("a")
+        assert not admission.is_multi_tenant
+    assert numbers_of(admission)[2] == SMALL.concurrency
+    admission.observe("b")
+    assert admission.is_multi_tenant
+    assert numbers_of(admission)[2] == 1
+    time += ACTIVE_SECONDS - 0.1
+    assert admission.is_multi_tenant
+    time += 0.1
+    assert not admission.is_multi_tenant
+
+
+async def test_a_slot_that_is_given_to_a_cancelled_operation_is_free_again():
+    """Even if it was given in the same event-loop iteration."""
+    admission = Admission(LimitSettings(concurrency=1))
+    await admission.acquire("a", Deadline.after(5))
+    waiting = [await waiting_for(admission, name) for name in "bc"]
+    admission.release("a")
+    assert numbers_of(admission)[:2] == (1, 1)
+    waiting[0].cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting[0]
+    await waiting[1]
+    admission.release("c")
+    assert numbers_of(admission)[:2] == (0, 0)
+    assert not admission._running_of
+
+
+async def test_a_principal_that_may_wait_is_not_full():
+    """It is if it may neither run nor wait, as when others fill the queue; then nothing of it is remembered."""
+    admission = Admission(LimitSettings(concurrency=1, queue=1, principal_concurrency=1, principal_queue=1))
+    assert not admission.is_full("a")
+    await admission.acquire("a", Deadline.after(5))
+    assert not admission.is_full("a")
+    assert not admission.is_shedding("a")
+    waiting = await waiting_for(admission, "a")
+    for name in "ab":
+        assert admission.is_full(name)
+        assert admission.is_shedding(name)
+    assert admission.shedding == {"a": 0}
+    admission.release("a")
+    await waiting
+    assert admission.shedding == {}
+
+
+async def test_trusted_callers_are_admitted_while_untrusted_ones_wait():
+    """And untrusted ones when one of theirs has ended."""
+    admission = Admission(LimitSettings(concurrency=4, queue=6, principal_concurrency=4, principal_queue=4))
+    for _ in range(3):
+        assert admission.try_acquire(UNTRUSTED + "x")
+    assert admission.try_acquire("known")
+    assert not admission.try_acquire(UNTRUSTED + "x")
+    untrusted, known = await waiting_for(admission, UNTRUSTED + "y"), await waiting_for(admission, "known")
+    admission.release("known")
+    await known
+    assert not untrusted.done()
+    admission.release(UNTRUSTED + "x")
+    await untrusted
+    assert admission.running == 4
+
+
+def test_accepted_and_verified_callers_are_trusted():
+    """The others, and requests without a token, are not."""
+    admission, one, verified = Admission(SMALL), Caller("one"), Caller("two", expires_at=1.0)
+    assert [admission.is_untrusted(caller) for caller in (None, one, verified)] == [True, True, False]
+    admission.trust(one)
+    assert not admission.is_untrusted(one)
+    admission.remember_credentials(b"Bearer two", verified)
+    assert admission.queue_of_credentials(b"Bearer two") == verified.principal
+    unknown = Caller("three")
+    admission.remember_credentials(b"Bearer three", unknown)
+    assert admission.queue_of_credentials(b"Bearer three") == UNTRUSTED + unknown.principal
+
+
+async def test_an_unread_response_is_counted_once():
+    """However often it is marked."""
+    admission = Admission(SMALL)
+    slots = [Slot(admission, "a") for _ in range(2)]
+    for slot in slots:
+        assert admission.try_acquire("a")
+        for _ in range(2):
+            slot.mark_unsent()
+    assert (admission.running, admission.is_full("b")) == (2, False)
+    slots[0].release()
+    assert admission.try_acquire("a")
+    assert not admission.try_acquire("a")
+    slots[1].release()
+    admission.release("a")
+    assert admission.running == 0
+    assert not admission._unsent_of

@@ -1,10 +1,16 @@
-"""The rejection throttle: a few rejections at once, then in turn, and each is sent."""
+"""Load shedding: which requests are rejected at once; and the throttle: a few rejections at once, then in turn."""
 
 from __future__ import annotations
 
 import asyncio
 
-from gateway.overload.load_shedding import RejectionThrottle
+import pytest
+
+from gateway.concurrency.deadline import Deadline
+from gateway.identity import Caller
+from gateway.overload.admission import Admission
+from gateway.overload.load_shedding import REQUEST_BYTES_MAX, REQUESTS_MAX, LoadShedder, RejectionThrottle
+from gateway.settings import LimitSettings
 
 THRESHOLD = 0.9
 
@@ -91,3 +97,89 @@ async def test_waiting_rejections_follow_a_higher_rate():
         throttle.adapt(0)
     async with asyncio.timeout(2):
         await done.wait()
+
+
+HEADERS = [(b"host", b"x"), (b"authorization", b"Bearer flood"), (b"accept", b"*/*")]
+TINY = LimitSettings(concurrency=1, queue=8, principal_concurrency=1, principal_queue=1)
+
+
+@pytest.fixture
+async def shedder():
+    """A load shedder; the queue of the caller `flood` is full."""
+    admission = Admission(TINY)
+    flood = Caller("flood", principal="flood")
+    admission.trust(flood)
+    admission.remember_credentials(b"Bearer flood", flood)
+    await admission.acquire("flood", Deadline.after(5))
+    waiting = asyncio.create_task(admission.acquire("flood", Deadline.after(5)))
+    await asyncio.sleep(0)
+    reports = []
+    shedder = LoadShedder(admission, TINY, b"", lambda: reports.append(1))
+    shedder.reports, shedder.serve_one = reports, lambda: admission.release("flood")
+    yield shedder
+    waiting.cancel()
+
+
+async def test_requests_of_a_caller_with_a_full_queue_are_rejected(shedder):
+    """By its credentials; those of others, or without any, are not."""
+    assert not shedder.is_active
+    assert shedder.should_reject(HEADERS[:1]) is None
+    assert shedder.should_reject([(b"authorization", b"Bearer other"), *HEADERS]) is None
+    assert shedder.should_reject(HEADERS) == "flood"
+    assert shedder.is_active
+    shedder.serve_one()
+    assert shedder.should_reject(HEADERS) is None
+    assert not shedder.is_active
+
+
+async def test_a_caller_whose_queue_has_room_is_served(shedder):
+    """While others wait, too."""
+    quiet = Caller("quiet", principal="quiet")
+    shedder._admission.remember_credentials(b"Bearer quiet", quiet)
+    assert shedder.should_reject([(b"authorization", b"Bearer quiet")]) is None
+
+
+async def test_a_repeated_request_is_recognised(shedder):
+    """While its caller is rejected; of large requests, and of too many, none is remembered."""
+    request, large = b"GET /", b"x" * REQUEST_BYTES_MAX
+    for each in (request, large, large + b"x"):
+        shedder.remember(each, "flood")
+    assert not shedder.should_reject_again(request)
+    assert shedder.should_reject(HEADERS)
+    assert shedder.should_reject_again(request)
+    assert shedder.should_reject_again(large)
+    assert not shedder.should_reject_again(large + b"x")
+    assert not shedder.should_reject_again(b"GET /other")
+    shedder.serve_one()
+    assert not shedder.should_reject_again(request)
+    for number in range(REQUESTS_MAX):
+        shedder.remember(b"%d" % number, "flood")
+    shedder._admission.shedding["flood"] = 0
+    assert not shedder.should_reject_again(request)
+
+
+async def test_rejections_are_counted_and_reported(shedder):
+    """Each one."""
+    for _ in range(3):
+        shedder.count()
+    assert [value for _, _, value in shedder.samples()] == [3]
+    assert len(shedder.reports) == 3
+
+
+def test_the_rate_is_adapted_only_outside_the_band_of_full_load():
+    """From the low-water mark to the threshold it stays; above the threshold it is the first again."""
+    throttle = throttle_of(1000)
+
+    def rate(utilization: float) -> float:
+        throttle.adapt(utilization)
+        return round(1 / throttle._interval)
+
+    assert [rate(each) for each in (0.5, THRESHOLD, THRESHOLD * 0.85, 0.91, 0.5)] == [1250, 1250, 1250, 1000, 1250]
+
+
+def test_a_pause_allows_no_more_than_a_burst():
+    """However long it was, and the burst is used up at once."""
+    throttle = throttle_of(100)
+    assert sum(throttle.try_acquire(10_000) for _ in range(50)) in (10, 11)
+    assert not throttle.try_acquire(10_000)
+    assert throttle.try_acquire(10_000.02)

@@ -47,3 +47,15 @@ async def test_cancelled_responses_delay_no_other():
         await asyncio.sleep(0)
     assert last.done()
     assert scheduler.try_acquire("flood")
+
+
+async def test_a_principal_that_has_waited_is_served_at_once_later():
+    """Its last responses count only in their own iteration."""
+    scheduler = ResponseScheduler()
+    assert all(scheduler.try_acquire("flood") for _ in range(RESPONSES_PER_TICK))
+    assert not scheduler.try_acquire("flood")
+    waiting = [asyncio.create_task(scheduler.acquire("flood")) for _ in range(RESPONSES_PER_TICK)]
+    await asyncio.gather(*waiting)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert scheduler.try_acquire("flood")

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import CursorError, CursorForeign, CursorInvalid
-from gateway.schema.cursors import Position, decode_cursor, encode_cursor, set_of
+from gateway.schema.cursors import CURSOR_LENGTH_MAX, Position, decode_cursor, encode_cursor, set_of
 
 VEHICLES = set_of("vehicles", None)
 positions = st.builds(
@@ -81,3 +81,29 @@ def test_a_cursor_of_another_set_is_foreign():
     for other in (set_of("vehicles", "audi"), set_of("telematicsUnits")):
         with pytest.raises(CursorForeign):
             decode_cursor(encode_cursor(other, position), VEHICLES, "after")
+
+
+def test_the_length_of_a_cursor_is_limited():
+    """The longest one is accepted."""
+    others = len(encode_cursor(VEHICLES, Position("x" * 6000, "A", 0))) * 3 // 4 - 6000
+    longest = Position("x" * (CURSOR_LENGTH_MAX * 3 // 4 - others), "A", 0)
+    text = encode_cursor(VEHICLES, longest)
+    assert len(text) == CURSOR_LENGTH_MAX
+    assert decode_cursor(text, VEHICLES, "after") == longest
+    with pytest.raises(CursorInvalid):
+        decode_cursor(encode_cursor(VEHICLES, Position(f"{longest.token}x", "A", 0)), VEHICLES, "after")
+
+
+def test_a_cursor_of_an_impossible_position_or_another_version_is_invalid():
+    """Whoever encoded it."""
+    for position in (Position(None, "A", -1), Position(None, "A", 0, -1)):
+        with pytest.raises(CursorInvalid):
+            decode_cursor(encode_cursor(VEHICLES, position), VEHICLES, "after")
+    for version, is_valid in ((b"\x03", True), (b"\x02", False), (b"\x04", False)):
+        body = b"\x97" + b"".join([version, *BODY[1:]])
+        text = base64.urlsafe_b64encode(zlib.crc32(body).to_bytes(4, "big") + body).decode().rstrip("=")
+        if is_valid:
+            assert decode_cursor(text, VEHICLES, "after") == Position(None, "ABCDE", 0)
+        else:
+            with pytest.raises(CursorInvalid):
+                decode_cursor(text, VEHICLES, "after")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.errors import GlobalIdInvalid
-from gateway.schema.global_ids import UnitKey, parse_global_id, unit_global_id, vehicle_global_id
+from gateway.schema.global_ids import LENGTH_MAX, UnitKey, parse_global_id, unit_global_id, vehicle_global_id
 
 parts = st.none() | st.text(min_size=1, max_size=20)
 
@@ -45,3 +45,20 @@ def test_other_text_is_rejected(text):
     """Text that is no global id, other types and incomplete keys raise a coded error."""
     with pytest.raises(GlobalIdInvalid):
         parse_global_id(text)
+
+
+@pytest.mark.parametrize("unit_id", ["a/b", "50%25", "é", "a b", "A1", "a:b"])
+def test_the_parts_of_a_unit_may_have_separators(unit_id):
+    """They are percent-encoded."""
+    key = UnitKey("x/y", "50%", unit_id)
+    assert parse_global_id(unit_global_id(*key)) == key
+    assert base64.b64decode(unit_global_id("A", "B", "1")) == b"TelematicsUnit:A/B/1"
+
+
+def test_the_length_of_a_global_id_is_limited():
+    """The longest one is accepted."""
+    longest = "x" * (LENGTH_MAX // 4 * 3 - len("Vehicle:"))
+    assert len(vehicle_global_id(longest)) == LENGTH_MAX
+    assert parse_global_id(vehicle_global_id(longest)) == longest
+    with pytest.raises(GlobalIdInvalid):
+        parse_global_id(vehicle_global_id(longest + "x"))

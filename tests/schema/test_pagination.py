@@ -17,7 +17,7 @@ from gateway.errors import (
     UpstreamInvalidResponse,
     WalkLimitExceeded,
 )
-from gateway.schema.cursors import Position
+from gateway.schema.cursors import Position, fingerprint_of
 from gateway.schema.pagination import Limits, Page, Slice, Steps, Window, read_slice
 
 R = TypeVar("R")
@@ -34,6 +34,7 @@ class Upstream:
     holes: frozenset[int] = frozenset()
     has_last: bool = True
     has_prev: bool = True
+    has_all_nodes: bool = False
     reads: list[str | None] = field(default_factory=list)
 
     def page(self, token: str | None) -> Page[str]:
@@ -53,7 +54,8 @@ class Upstream:
                 if start in self.holes and start < len(self.items)
                 else str(max(0, start - self.page_size))
             )
-        return Page(None if start == 0 else str(start), shown, shown, previous, following, self._last())
+        of_start = None if start == 0 else str(start)
+        return Page(of_start, shown, shown, previous, following, self._last(), has_all_nodes=self.has_all_nodes)
 
     def _last(self) -> str | None:
         if not self.has_last:
@@ -92,6 +94,11 @@ def slice_of(upstream: Upstream, window: Window, limits: Limits = LIMITS) -> Sli
     )
 
 
+def slice_of_pages(page: Callable[[str | None], Page[str]], window: Window) -> list[str]:
+    """The items of a slice of any pages."""
+    return [edge.node for edge in drive(read_slice(window, LIMITS), page).edges]
+
+
 def cursors_of(upstream: Upstream) -> dict[str, Position]:
     """The position of every edge, from a scan."""
     found: dict[str, Position] = {}
@@ -126,7 +133,8 @@ def upstreams(draw: st.DrawFn) -> Upstream:
     size = draw(st.integers(0, 30))
     page_size = draw(st.integers(1, 7))
     holes = draw(st.frozensets(st.integers(1, 29).map(lambda n: n * page_size), max_size=3))
-    return Upstream([f"v{i}" for i in range(size)], page_size, draw(st.booleans()), holes)
+    items = [f"v{i}" for i in range(size)]
+    return Upstream(items, page_size, draw(st.booleans()), holes, has_all_nodes=draw(st.booleans()))
 
 
 sizes = st.none() | st.integers(0, 12)
@@ -141,7 +149,9 @@ def test_every_combination_of_arguments_matches_the_specification(upstream, firs
     cursor_items = st.none() | (st.sampled_from(upstream.items) if upstream.items else st.none())
     after, before = data.draw(cursor_items), data.draw(cursor_items)
     window = Window(first, cursors[after] if after else None, last, cursors[before] if before else None)
+    upstream.reads.clear()
     result = slice_of(upstream, window)
+    assert len(set(upstream.reads)) == len(upstream.reads)  # no page is read twice
     assert (result.items, result.has_next, result.has_previous) == by_the_specification(
         upstream.items, first, after, last, before
     )
@@ -234,6 +244,7 @@ def test_the_default_is_a_page_next_to_the_cursor():
     assert slice_of(upstream, Window()).items == upstream.items[:5]
     assert slice_of(upstream, Window(after=cursors["v3"])).items == upstream.items[4:9]
     assert slice_of(upstream, Window(before=cursors["v10"])).items == upstream.items[5:10]
+    assert slice_of(upstream, Window(after=cursors["v3"], before=cursors["v10"])).items == upstream.items[4:9]
 
 
 def test_a_cursor_of_a_deleted_item_continues_at_its_index():
@@ -285,6 +296,67 @@ def test_no_remaining_item_is_skipped_while_the_fleet_changes(upstream, first, d
     assert remaining <= set(seen)
 
 
+def page_at(*items: str) -> Callable[[str | None], Page[str]]:
+    """A list with one page, whatever its token is."""
+    return lambda token: Page(token, items, items)
+
+
+def test_the_position_of_an_edge_has_its_neighbour():
+    """The next item or, at the end of the page, the previous one."""
+    page = page_at("a", "b", "c")("t")
+    assert [page.position_of(index) for index in range(3)] == [
+        Position("t", "a", 0, 2, fingerprint_of("b")),
+        Position("t", "b", 1, 1, fingerprint_of("c")),
+        Position("t", "c", 2, 0, fingerprint_of("b")),
+    ]
+    assert page_at("a", "b")("t").position_of(1) == Position("t", "b", 1, 0, fingerprint_of("a"))
+    assert page_at("a")("t").position_of(0) == Position("t", "a", 0, 0, None)
+
+
+@pytest.mark.parametrize(
+    ("deleted", "now", "before", "after"),
+    [
+        ("b", "acde", "a", "cde"),
+        ("b", "zacd", "za", "cd"),
+        ("a", "bcd", "", "bcd"),
+        ("a", "zbcd", "z", "bcd"),
+        ("a", "yzbcd", "yz", "bcd"),
+        ("d", "abc", "abc", ""),
+        ("d", "zabc", "zabc", ""),
+        ("d", "bc", "bc", ""),
+        ("b", "yzad", "yz", "zad"),
+        ("b", "adef", "ad", "def"),
+        ("b", "", "", ""),
+    ],
+)
+def test_the_gap_of_a_deleted_item_is_found_by_its_neighbour(deleted, now, before, after):
+    """Wherever the page has moved; if the neighbour is deleted, too, an item may be repeated, but none is skipped."""
+    cursor = page_at(*"abcd")("t").position_of("abcd".index(deleted))
+    page = page_at(*now)
+    assert "".join(slice_of_pages(page, Window(first=9, after=cursor))) == after
+    assert "".join(slice_of_pages(page, Window(first=9, before=cursor))) == before
+    assert "".join(slice_of_pages(page, Window(last=9, before=cursor))) == before
+    assert "".join(slice_of_pages(page, Window(last=9, after=cursor))) == after
+
+
+@pytest.mark.parametrize("deleted", ["v0", "v3", "v4", "v7", "v8", "v11"])
+def test_a_deleted_item_at_the_edge_of_a_page_bounds_a_slice(deleted):
+    """In both directions, at the start and the end of a page and of the list."""
+    upstream = Upstream([f"v{i}" for i in range(12)])
+    cursor, index = cursors_of(upstream)[deleted], upstream.items.index(deleted)
+    upstream.items.remove(deleted)
+    for size in ({"first": 50}, {"last": 50}):
+        assert slice_of(upstream, Window(after=cursor, **size)).items == upstream.items[index:]
+        assert slice_of(upstream, Window(before=cursor, **size)).items == upstream.items[:index]
+
+
+def test_a_cursor_at_the_end_of_a_shorter_page_has_not_expired():
+    """It continues with the next page, and at the end of the list with nothing."""
+    upstream = Upstream([f"v{i}" for i in range(12)])
+    assert slice_of(upstream, Window(first=2, after=Position(None, "deleted", 4))).items == ["v4", "v5"]
+    assert slice_of_pages(page_at("a", "b"), Window(first=2, after=Position(None, "deleted", 40))) == []
+
+
 def test_a_cursor_beyond_the_end_of_its_page_has_expired():
     """A cursor whose position no longer exists is an error, not another page."""
     upstream = Upstream([f"v{i}" for i in range(20)], page_size=10)
@@ -318,9 +390,65 @@ def test_a_loop_of_pages_is_an_error():
 
 
 def test_a_scan_is_bounded():
-    """A slice that needs more pages than the limit is an error."""
+    """A slice may need as many pages as the limit; one more is an error."""
+    upstream, limits = Upstream([f"v{i}" for i in range(100)], 1), Limits(page_max=100, scan_pages_max=20)
+    assert len(drive(read_slice(Window(first=20), limits), upstream.page).edges) == len(upstream.reads) == 20
     with pytest.raises(WalkLimitExceeded):
-        slice_of(Upstream([f"v{i}" for i in range(100)], 1), Window(first=50), Limits(page_max=100, scan_pages_max=20))
+        drive(read_slice(Window(first=21), limits), upstream.page)
+
+
+@pytest.mark.parametrize("empty", [2, 3, 4, 5])
+def test_a_few_empty_pages_are_passed_over(empty):
+    """As many in a row as the limit; one more is an error."""
+
+    def page(token: str | None) -> Page[str]:
+        number = int(token or 0)
+        items = [f"v{number}"] if number in (0, empty + 1) else []
+        return Page(token, items, items, None, str(number + 1) if number <= empty else None)
+
+    if empty > LIMITS.empty_pages_max:
+        with pytest.raises(UpstreamInvalidResponse):
+            drive(read_slice(Window(first=2), LIMITS), page)
+    else:
+        assert slice_of_pages(page, Window(first=2)) == ["v0", f"v{empty + 1}"]
+
+
+@pytest.mark.parametrize("repeated", [2, 3, 4, 5])
+def test_pages_that_repeat_items_count_as_empty(repeated):
+    """An upstream that repeats its items under new tokens ends in an error, after a few such pages."""
+
+    def page(token: str | None) -> Page[str]:
+        number = int(token or 0)
+        items = ["a"] if number <= repeated else ["b"]
+        return Page(token, items, items, None, str(number + 1) if number <= repeated else None)
+
+    if repeated > LIMITS.empty_pages_max:
+        with pytest.raises(UpstreamInvalidResponse):
+            drive(read_slice(Window(first=2), LIMITS), page)
+    else:
+        assert slice_of_pages(page, Window(first=2)) == ["a", "b"]
+
+
+@pytest.mark.parametrize("has_all_nodes", [False, True])
+def test_an_item_that_is_on_a_page_twice_is_one_edge(has_all_nodes):
+    """Its first position counts."""
+
+    def page(token: str | None) -> Page[str]:
+        items = ["a", "a", "b", "c"]
+        return Page(token, items, items, has_all_nodes=has_all_nodes)
+
+    assert slice_of_pages(page, Window(first=2)) == ["a", "b"]
+    assert slice_of_pages(page, Window(first=9)) == ["a", "b", "c"]
+
+
+def test_items_without_a_node_are_no_edges():
+    """They are passed over in both directions."""
+
+    def page(token: str | None) -> Page[str]:
+        return Page(token, ["a", "b", "c", "d"], [None, "B", None, "D"])
+
+    assert slice_of_pages(page, Window(first=1)) == slice_of_pages(page, Window(last=9))[:1] == ["B"]
+    assert slice_of_pages(page, Window(last=1)) == ["D"]
 
 
 def test_last_needs_a_last_cursor():
@@ -339,3 +467,35 @@ def test_paging_backward_needs_prev_cursors():
     assert [edge.node for edge in cut.edges] == ["v5", "v6"]
     with pytest.raises(BackwardPagingUnsupported):
         slice_of(upstream, Window(last=9, before=cursors["v7"]))
+
+
+@pytest.mark.parametrize(
+    ("of_token", "before", "items"),
+    [("abc", "c", "ab"), ("abc", "a", ""), ("cde", "e", "abcd"), ("cde", "c", "ab")],
+)
+def test_a_page_without_prev_may_overlap_the_first(of_token, before, items):
+    """Then the first page has what is before it, if anything."""
+
+    def page(token: str | None) -> Page[str]:
+        shown = "abcd" if token is None else of_token
+        return Page(token, [*shown], [*shown], None, "t" if token is None else None)
+
+    cursor = page("t").position_of(of_token.index(before))
+    cut = drive(read_slice(Window(last=9, before=cursor), LIMITS), page)
+    assert "".join(edge.node for edge in cut.edges) == items
+    assert not drive(cut.has_previous(), page)
+
+
+def test_backward_slices_of_a_list_that_became_empty():
+    """A page without `prev` and items is the end of an empty list, and otherwise shows that there are no cursors."""
+    cursor = Position("t", "a", 0)
+    assert slice_of_pages(page_at(), Window(last=1, before=cursor)) == []
+    empty = {None: Page(None, [], [], None, "t", "t"), "t": Page("t", [], [])}
+    assert slice_of_pages(empty.__getitem__, Window(last=1)) == []
+
+    def page(token: str | None) -> Page[str]:
+        shown = ["a"] if token is None else []
+        return Page(token, shown, shown)
+
+    with pytest.raises(BackwardPagingUnsupported):
+        slice_of_pages(page, Window(last=1, before=cursor))

@@ -1,9 +1,21 @@
 """Which connection is closed for a new one, and for which address it counts."""
 
+import asyncio
+
 import pytest
+import structlog
 from pydantic import ValidationError
 
-from gateway.server.connection_limits import IDLE, UNASKED, UNREAD, ClosedConnections, ConnectionLimits, group_of
+from gateway.server.connection_limits import (
+    FILES_FREE_MIN,
+    IDLE,
+    SURPLUS_MAX,
+    UNASKED,
+    UNREAD,
+    ClosedConnections,
+    ConnectionLimits,
+    group_of,
+)
 from gateway.settings import HttpSettings
 
 
@@ -138,3 +150,121 @@ def test_a_proxy_that_is_no_address_fails_at_start():
     """A host name would never match."""
     with pytest.raises(ValidationError):
         HttpSettings(trusted_proxies="10.0.0.1, proxy.example.com")
+
+
+@pytest.mark.parametrize(
+    ("settings", "of_process", "in_total", "of_address"),
+    [
+        ({"connections_max": 20}, None, 20, 16),
+        ({"connections_max": 20}, 10, 10, 8),
+        ({"connections_max": 20}, 30, 20, 16),
+        ({"connections_max": 20, "address_connections_max": 5}, None, 20, 5),
+        ({"connections_max": 20, "address_connections_max": 50}, None, 20, 20),
+        ({"connections_max": 1}, None, 1, 1),
+    ],
+)
+async def test_the_limits_of_a_process_and_of_an_address(settings, of_process, in_total, of_address):
+    """The smaller limit counts; an address has four fifths of all by default, and at least one."""
+
+    def most(address) -> int:
+        limits = ConnectionLimits(HttpSettings(**settings), ClosedConnections(), of_process)
+        return sum(opened(limits, *(Connection(address) for _ in range(40))))
+
+    assert (most(None), most("a")) == (in_total, of_address)
+
+
+async def test_an_address_at_its_limit_loses_one_of_its_own():
+    """If one of them is idle; else the new one is rejected, although there is room for others."""
+    limits = limited(20, address_connections_max=2)
+    other, idle, active = Connection("b", (IDLE, 0)), Connection("a", (IDLE, 1)), Connection("a")
+    assert all(opened(limits, other, idle, active, Connection("a")))
+    assert (idle.is_closed, other.is_closed) == (True, False)
+    assert opened(limits, Connection("a"), Connection("b")) == [False, True]
+
+
+async def test_rejected_connections_are_open_for_a_moment():
+    """A bounded number of them; the oldest is closed for the next one."""
+    limits = limited(1)
+    admitted = Connection("a")
+    rejected = [Connection("b") for _ in range(SURPLUS_MAX + 1)]
+    assert opened(limits, admitted, *rejected) == [True] + [False] * len(rejected)
+    assert len(limits) == 1 + SURPLUS_MAX
+    assert [one.is_closed for one in rejected] == [True] + [False] * SURPLUS_MAX
+    for one in (*rejected, admitted):
+        limits.lost(one)
+    assert len(limits) == 0
+    assert opened(limits, Connection("a")) == [True]
+
+
+async def test_a_lost_connection_makes_room():
+    """For its address, too; it is never closed for another one."""
+    limits = limited(4, address_connections_max=2)
+    gone, there = Connection("a", (IDLE, 1)), Connection("a", (IDLE, 2))
+    opened(limits, gone, there)
+    limits.lost(gone)
+    limits.lost(gone)
+    assert opened(limits, Connection("a")) == [True]
+    assert not there.is_closed
+    assert opened(limits, Connection("a")) == [True]
+    assert there.is_closed
+    assert not gone.is_closed
+
+
+async def test_descriptors_are_short_from_a_number_on():
+    """Exactly so many are left then; without a limit of files they never are."""
+    for file, files_max, is_closed in (
+        (99 - FILES_FREE_MIN, 100, False),
+        (100 - FILES_FREE_MIN, 100, True),
+        (10**6, None, False),
+    ):
+        limits = ConnectionLimits(HttpSettings(), ClosedConnections(), files_max=files_max)
+        there = Connection("a", (IDLE, 1))
+        limits.open(there, 3)
+        assert limits.open(Connection("b"), file)
+        assert there.is_closed is is_closed
+
+
+async def test_a_proxy_s_connection_is_moved_to_its_client():
+    """Unless the client has too many, or the connection is not admitted; then it counts as before."""
+    limits = limited(20, address_connections_max=2)
+    shared, other = Connection(None), Connection(None)
+    opened(limits, shared, other, Connection("a"), Connection("b"), Connection("b"))
+    assert limits.move(shared, None)
+    assert limits.move(shared, "a")
+    assert limits.move(shared, "a")
+    assert not limits.move(other, "a")
+    assert not limits.move(Connection(None), "c")
+    assert (shared.address, other.address) == ("a", None)
+    assert not limits.move(shared, "b")
+    assert limits.move(shared, "c")
+    assert limits.move(other, "a")
+    assert limits.move(shared, None)
+    assert shared.address is None
+    assert opened(limits, Connection("c"), Connection("c")) == [True, True]
+
+
+def test_a_host_counts_as_its_address_unless_it_is_a_trusted_proxy():
+    """Without trusted proxies every host counts; a unix socket is trusted by name."""
+    limits, trusting = limited(9), limited(9, trusted_proxies="10.0.0.0/8, unix")
+    hosts = (None, "10.0.0.7", "192.0.2.1")
+    assert [limits.address_of(host) for host in hosts] == [None, "10.0.0.7", "192.0.2.1"]
+    assert [trusting.address_of(host) for host in hosts] == [None, None, "192.0.2.1"]
+    assert (limits.trusts_unix, trusting.trusts_unix) == (False, True)
+
+
+async def test_closed_connections_are_counted_and_logged_together():
+    """By reason, once a second."""
+    closed, loop, timers = ClosedConnections(), asyncio.get_running_loop(), []
+    limits = ConnectionLimits(HttpSettings(connections_max=1), closed)
+    loop.call_later = lambda seconds, callback: timers.append((seconds, callback))
+    opened(limits, Connection("a", (IDLE, 1)), Connection("a", (IDLE, 1)), Connection("b"), Connection("c"))
+    closed.count("other", 3)
+    assert closed.total == {"to make room": 2, "no room": 1, "other": 3}
+    assert [seconds for seconds, _ in timers] == [1]
+    with structlog.testing.capture_logs() as logged:
+        timers.pop()[1]()
+    assert {entry["reason"]: entry["number"] for entry in logged} == closed.total
+    closed.count("other", 4)
+    with structlog.testing.capture_logs() as logged:
+        timers.pop()[1]()
+    assert [entry["number"] for entry in logged] == [4]

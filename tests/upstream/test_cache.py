@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from dataclasses import replace
+from math import inf
 
 import pytest
 
@@ -15,14 +18,38 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.telemetry.metrics import Metrics
-from gateway.upstream.cache import REFRESHES_MAX, CacheReader, CacheWriter, Entry, MemoryStore
+from gateway.upstream.cache import (
+    OVERHEAD,
+    REFRESHES_MAX,
+    Age,
+    CacheHit,
+    CacheReader,
+    CacheWriter,
+    Dependency,
+    Entry,
+    Freshness,
+    MemoryStore,
+    age_of,
+)
 from gateway.upstream.coalescing import SingleFlight
+from gateway.upstream.endpoints import NOT_STORED, Lifetime
 from gateway.upstream.field_masks import decode_full, vehicle_mask
 from gateway.upstream.memory_store import BoundedMemoryCache
 from gateway.upstream.models import Vehicle
-from gateway.upstream.pages import VehiclePage
-from gateway.upstream.requests import UpstreamRequest
+from gateway.upstream.pages import MEMORY_FACTOR, RawValue, VehiclePage
+from gateway.upstream.requests import CacheUse, UpstreamRequest
 from tests.upstream.fakes import ENDPOINTS, Clock, FakeFetcher, Sending, endpoints_that_live, scope, vehicle_read
+
+
+class Counts(Metrics):
+    """The counters by metric and last label."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counted: Counter[tuple[str, str]] = Counter()
+
+    def count(self, metric, labels=(), number=1) -> None:
+        self.counted[metric.name, labels[-1]] += number
 
 
 class Stack:
@@ -32,9 +59,15 @@ class Stack:
         self.fleet = fleet or FakeFetcher()
         self.clock = Clock()
         self.memory = BoundedMemoryCache(**{"entries_max": 100, "bytes_max": 2**20, **bounds})
-        store = MemoryStore(self.memory)
-        writer = CacheWriter(Sending(), store, self.clock)
-        self.cache = CacheReader(SingleFlight(writer, self.fleet, Metrics()), store, self.clock, Metrics())
+        self.store = MemoryStore(self.memory)
+        self.metrics = Counts()
+        writer = CacheWriter(Sending(), self.store, self.clock)
+        self.cache = CacheReader(SingleFlight(writer, self.fleet, Metrics()), self.store, self.clock, self.metrics)
+
+    @property
+    def reads(self) -> dict[str, int]:
+        """The reads of the cache by result, as counted in metrics."""
+        return {result: number for (_, result), number in self.metrics.counted.items()}
 
     async def fetch(self, request: UpstreamRequest[Vehicle]) -> str | None:
         value = (await self.cache.fetch(request)).value
@@ -272,3 +305,315 @@ async def test_concurrent_reads_share_one_call():
     assert len(set(await asyncio.gather(*fetches))) == 1
     assert stack.fleet.total == 1
     assert sum(request.stats.coalesced for request in requests) == 49
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"),
+    [
+        (-0.1, Age.DEAD),
+        (0, Age.FRESH),
+        (9.9, Age.FRESH),
+        (10, Age.REVALIDATING),
+        (14.9, Age.REVALIDATING),
+        (15, Age.IF_ERROR),
+        (109.9, Age.IF_ERROR),
+        (110, Age.DEAD),
+    ],
+)
+def test_the_age_of_an_entry_says_what_it_may_be_used_for(age, expected):
+    """Each bound of a lifetime is excluded; an entry from the future is dead."""
+    assert age_of(Entry(None, 1000, 0), Lifetime(10, 5, 100), 1000 + age) is expected
+
+
+@pytest.mark.parametrize(("at", "expected"), [(1003.9, Age.FRESH), (1004, Age.DEAD), (1005, Age.DEAD)])
+def test_an_entry_is_dead_from_the_expiry_of_its_token(at, expected):
+    """Whatever its lifetime is."""
+    assert age_of(Entry(None, 1000, 0, token_expires_at=1004), Lifetime(10, 5, 100), at) is expected
+
+
+def test_an_entry_without_a_lifetime_is_dead():
+    """It is not even usable in an outage."""
+    assert age_of(Entry(None, 1000, 0), replace(NOT_STORED, if_error=100), 1000) is Age.DEAD
+
+
+def page_of(*ids: str) -> VehiclePage:
+    return VehiclePage.of_body(b'{"items":[%b]}' % b",".join(b'{"id":"%b"}' % each.encode() for each in ids))
+
+
+def read_page(stack: Stack, by=None, endpoints=ENDPOINTS) -> UpstreamRequest[VehiclePage]:
+    """The request for a page whose items are stored, too."""
+    by = by or scope()
+
+    def parts(page):
+        return ((vehicle_read(part.vehicle_id, by, endpoints), part) for part in page.parts())
+
+    return UpstreamRequest.of(by, endpoints.vehicles, parts=parts)
+
+
+def test_the_size_of_an_entry_is_what_it_takes_in_memory():
+    """A body as it is, a decoded value by a factor, and an item of a page nothing of its own."""
+    page = page_of("A")
+    assert Entry(RawValue(b"x" * 1000, bytes), 0, 1000).size == OVERHEAD + 1000
+    assert Entry({"a": 1}, 0, 1000).size == OVERHEAD + int(1000 * MEMORY_FACTOR)
+    assert Entry(page.parts()[0], 0, 1000).size == OVERHEAD
+
+
+async def test_a_batch_counts_its_hits_stale_entries_and_misses():
+    """Each request counts once, in order, and only those that missed are calls."""
+    stack = Stack()
+    for vehicle_id in ("old", "stale"):
+        await stack.fetch(vehicle_read(vehicle_id))
+        stack.clock.time += 30 if vehicle_id == "old" else 12
+    for vehicle_id in ("fresh", "fresher"):
+        await stack.fetch(vehicle_read(vehicle_id))
+    before = stack.reads["miss"]
+    requests = [vehicle_read(each) for each in ("new", "fresh", "stale", "old", "fresher")]
+    outcomes = await stack.cache.fetch_all(requests, 2)
+    assert [outcome.value.vehicle_id.rpartition("/")[2] for outcome in outcomes] == [
+        "new",
+        "fresh",
+        "stale",
+        "old",
+        "fresher",
+    ]
+    assert [request.source for request in requests] == ["call", "cache", "stale", "call", "cache"]
+    assert (stack.reads["hit"], stack.reads["stale"], stack.reads["miss"] - before) == (2, 1, 2)
+    await stack.cache.settle()
+
+
+async def test_a_stale_response_that_replaces_an_outage_counts_after_its_miss():
+    """The others in the batch keep their errors."""
+    stack = Stack()
+    await stack.fetch(vehicle_read("A"))
+    stack.clock.time += 60
+    stack.fleet.failure = UpstreamUnavailable()
+    requests = [vehicle_read(each) for each in "BA"]
+    error, response = await stack.cache.fetch_all(requests, 2)
+    assert isinstance(error, UpstreamUnavailable)
+    assert response.value.vehicle_id.endswith("A")
+    assert [request.source for request in requests] == ["call", "stale"]
+    assert stack.reads == {"miss": 1 + 2, "stale": 1}
+
+
+async def test_no_requests_are_no_calls():
+    """An empty batch has an empty result."""
+    stack = Stack()
+    assert await stack.cache.fetch_all([], 1) == await stack.cache.cached_responses([]) == []
+    await stack.cache.settle()
+    assert not stack.reads
+
+
+async def test_a_request_may_bypass_the_cache():
+    """It is a call, revalidates nothing, and replaces the entry."""
+    stack = Stack()
+    stack.fleet.etag = '"1"'
+    await stack.fetch(vehicle_read())
+    stack.clock.time += 5
+    request = vehicle_read()
+    request.bypass_cache = True
+    await stack.fetch(request)
+    assert (stack.fleet.total, request.known, request.source) == (2, None, "call")
+    stack.clock.time += 9
+    await stack.fetch(vehicle_read())
+    assert stack.fleet.total == 2
+
+
+@pytest.mark.parametrize(
+    ("etag", "missing", "revalidated"), [('"1"', False, True), (None, False, False), ('"1"', True, False)]
+)
+async def test_only_a_value_with_an_entity_tag_is_revalidated(etag, missing, revalidated):
+    """Not a 404, whose body is an error, and nothing without a tag."""
+    stack = Stack(FakeFetcher(lambda request: None) if missing else None)
+    stack.fleet.etag = etag
+    await stack.fetch(vehicle_read())
+    stack.clock.time += 60
+    request = vehicle_read()
+    await stack.fetch(request)
+    assert (request.known is not None) is revalidated
+
+
+@pytest.mark.parametrize(("missing", "fresh"), [(False, 10), (True, 3)])
+async def test_the_freshness_of_calls_is_reported(missing, fresh):
+    """A response is fresh for its lifetime, a 404 for its own, and an error has none."""
+    stack = Stack(FakeFetcher(lambda request: None) if missing else None)
+    request = vehicle_read()
+    await stack.fetch(request)
+    assert (request.stats.oldest, request.stats.fresh_until) == (1_000_000, 1_000_000 + fresh)
+    stack.clock.time += 1
+    again = vehicle_read()
+    await stack.fetch(again)
+    assert (again.stats.oldest, again.stats.fresh_until) == (1_000_000, 1_000_000 + fresh)
+    stack.fleet.failure, failed = UpstreamUnavailable(), vehicle_read("B")
+    with pytest.raises(UpstreamUnavailable):
+        await stack.fetch(failed)
+    assert (failed.stats.oldest, failed.stats.fresh_until) == (None, None)
+
+
+async def test_used_responses_are_recorded_where_that_is_asked_for():
+    """Calls and cache hits with the time when they were stored, but no errors."""
+    stack, by = Stack(), scope()
+    by.stats.reads = []
+    await stack.fetch(vehicle_read("A", by))
+    stack.clock.time += 3
+    await stack.cache.fetch_all([vehicle_read("B", by), vehicle_read("A", by)], 2)
+    stack.fleet.failure = UpstreamUnavailable()
+    with pytest.raises(UpstreamUnavailable):
+        await stack.fetch(vehicle_read("C", by))
+    uses = [CacheUse(vehicle_read(each).key, ENDPOINTS.vehicle, at) for each, at in (("A", 0), ("A", 0), ("B", 3))]
+    assert [(use.key, use.at - 1_000_000) for use in by.stats.reads] == [(use.key, use.at) for use in uses]
+    unrecorded = vehicle_read()
+    await stack.fetch(unrecorded)
+    assert unrecorded.stats.reads is None
+
+
+async def test_cached_responses_are_fresh_ones():
+    """One that is stale or absent is None, and neither takes a call nor counts as a miss."""
+    stack = Stack()
+    await stack.fetch(vehicle_read("stale"))
+    stack.clock.time += 12
+    await stack.fetch(vehicle_read("fresh"))
+    before = dict(stack.reads)
+    responses = await stack.cache.cached_responses([vehicle_read(each) for each in ("stale", "absent", "fresh")])
+    assert [response is not None for response in responses] == [False, False, True]
+    assert stack.reads == {**before, "hit": 1}
+    assert stack.fleet.total == 2
+
+
+async def test_a_fresh_entry_has_its_times():
+    """When it was stored, and when it becomes stale; a stale or absent entry is None."""
+    stack, key = Stack(), vehicle_read().key
+    assert stack.cache.fresh_entry(key, ENDPOINTS.vehicle) is None
+    value = (await stack.cache.fetch(vehicle_read())).value
+    stack.clock.time += 4
+    assert stack.cache.fresh_entry(key, ENDPOINTS.vehicle) == CacheHit(value, 1_000_000, 1_000_010)
+    stack.clock.time += 6
+    assert stack.cache.fresh_entry(key, ENDPOINTS.vehicle) is None
+
+
+async def test_dependencies_are_the_entries_that_were_used():
+    """If one has been dropped or replaced since, there are none."""
+    stack = Stack()
+    uses = []
+    for vehicle_id in "AB":
+        request = vehicle_read(vehicle_id)
+        await stack.fetch(request)
+        uses.append(CacheUse(request.key, request.endpoint, stack.clock.time))
+        stack.clock.time += 1
+    assert stack.cache.dependencies_of(uses) == [
+        Dependency(uses[0].key, ENDPOINTS.vehicle, 1_000_000),
+        Dependency(uses[1].key, ENDPOINTS.vehicle, 1_000_001),
+    ]
+    assert stack.cache.dependencies_of([]) == []
+    stack.clock.time += 20
+    request = vehicle_read("B")
+    await stack.fetch(request)
+    assert stack.cache.dependencies_of(uses) is None
+    await stack.store.drop(uses[0].key)
+    assert stack.cache.dependencies_of(uses[:1]) is None
+
+
+async def test_the_freshness_of_dependencies_is_that_of_the_first_to_become_stale():
+    """Stored when the oldest was; none if one is stale, replaced or dropped."""
+    stack = Stack()
+    dependencies = []
+    for vehicle_id in "AB":
+        request = vehicle_read(vehicle_id)
+        await stack.fetch(request)
+        dependencies.append(Dependency(request.key, request.endpoint, stack.clock.time))
+        stack.clock.time += 2
+    for order in (dependencies, dependencies[::-1]):
+        assert stack.cache.freshness_of(order) == Freshness(1_000_000, 1_000_010)
+    assert stack.cache.freshness_of([]) is None
+    assert stack.cache.freshness_of([dependencies[0]._replace(stored_at=999_999)]) is None
+    stack.clock.time = 1_000_010
+    assert stack.cache.freshness_of(dependencies) is None
+    assert stack.cache.freshness_of(dependencies[1:]) == Freshness(1_000_002, 1_000_012)
+    await stack.store.drop(dependencies[1].key)
+    assert stack.cache.freshness_of(dependencies[1:]) is None
+
+
+async def test_a_vehicle_of_a_page_lives_no_longer_than_the_page():
+    """Once the page is gone it is no dependency, no hit, and takes a call."""
+    stack = Stack(FakeFetcher(lambda request: page_of("A") if request.item_id is None else page_of("A").vehicle(0)))
+    request = read_page(stack)
+    await stack.cache.fetch(request)
+    dependency = Dependency(vehicle_read("A").key, ENDPOINTS.vehicle, 1_000_000)
+    assert stack.cache.freshness_of([dependency]) == Freshness(1_000_000, 1_000_010)
+    await stack.store.drop(request.key)
+    assert stack.cache.freshness_of([dependency]) is None
+    assert stack.cache.fresh_entry(dependency.key, ENDPOINTS.vehicle) is None
+    assert await stack.fetch(vehicle_read("A")) == "A"
+    assert stack.fleet.total == 2
+
+
+async def put_by(stack: Stack, request: UpstreamRequest) -> dict[str, float]:
+    """The seconds for which each entry of a response is stored, in the order in which they are."""
+    stored = {}
+
+    async def put(entries):
+        stored.update({key: seconds for key, _, seconds in entries})
+
+    stack.store.put = put
+    await stack.cache.fetch(request)
+    return stored
+
+
+@pytest.mark.parametrize(
+    ("expires_in", "seconds"), [(inf, 110), (111, 110), (50, 50), (0, None), (-1, None), (None, 110)]
+)
+async def test_entries_are_stored_for_their_lifetime_or_until_their_token_expires(expires_in, seconds):
+    """The vehicles are stored before their page; with an expired token nothing is."""
+    stack = Stack(FakeFetcher(lambda request: page_of("A", "B")))
+    by = scope(expires_at=None if expires_in is None else 1_000_000 + expires_in)
+    request = read_page(stack, by)
+    stored = await put_by(stack, request)
+    keys = [vehicle_read("A", by).key, vehicle_read("B", by).key, request.key]
+    assert list(stored.items()) == ([] if seconds is None else [(key, seconds) for key in keys])
+
+
+async def test_vehicles_are_stored_for_the_lifetime_of_vehicles():
+    """Not for that of the page; without one only the page is stored."""
+    vehicles = ENDPOINTS.vehicles
+    for lifetime, seconds in ((Lifetime(20, 5), [25, 110]), (NOT_STORED, [110])):
+        stack = Stack(FakeFetcher(lambda request: page_of("A")))
+        endpoint = replace(ENDPOINTS.vehicle, lifetime=lifetime)
+
+        def parts(page, endpoint=endpoint):
+            return [(UpstreamRequest.of(scope(), endpoint, item_id="A"), page.parts()[0])]
+
+        assert [*(await put_by(stack, UpstreamRequest.of(scope(), vehicles, parts=parts))).values()] == seconds
+
+
+async def test_a_page_that_is_missing_has_no_vehicles():
+    """A 404 of an endpoint that has a lifetime for it is stored alone."""
+    stack = Stack(FakeFetcher(lambda request: None))
+    request = read_page(stack)
+    request.endpoint = replace(request.endpoint, missing=Lifetime(3))
+    assert await put_by(stack, request) == {request.key: 3}
+
+
+@pytest.mark.parametrize("failure", [None, UpstreamUnavailable(), UpstreamForbidden()])
+async def test_a_write_is_never_cached_and_drops_what_it_invalidates(failure):
+    """Whether it succeeds or not, since its outcome may be unknown."""
+    stack = Stack()
+    for vehicle_id in "AB":
+        await stack.fetch(vehicle_read(vehicle_id))
+    stack.fleet.failure = failure
+    endpoint = replace(ENDPOINTS.vehicle, path="/vehicles/{id}/tag", idempotent=False, invalidates=(ENDPOINTS.vehicle,))
+    for _ in range(2):
+        outcome = (await stack.cache.fetch_all([UpstreamRequest.of(scope(), endpoint, item_id="A")], 1))[0]
+        assert isinstance(outcome, Exception) is (failure is not None)
+    assert stack.fleet.calls["/vehicles/A/tag"] == 2
+    assert [key.rpartition(":")[2] for key in stack.memory._cache] == ["/vehicles/B"]
+    assert stack.reads == {"miss": 2}
+
+
+async def test_entries_in_memory_are_sampled_by_resource():
+    """Their number, bytes and evictions."""
+    stack = Stack(entries_max=2)
+    for vehicle_id in "ABC":
+        await stack.fetch(vehicle_read(vehicle_id))
+    samples = {(metric.name, *labels): value for metric, labels, value in stack.store.samples()}
+    size = 2 * Entry(None, 0, 1000).size
+    assert [value for (_, resource), value in samples.items() if resource == "vehicle"] == [2, size, 1]
+    assert sum(samples.values()) == 2 + size + 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,15 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.settings import BreakerSettings, RetrySettings
-from gateway.telemetry.metrics import Metrics
+from gateway.telemetry.metrics import (
+    CIRCUIT_CHANGES,
+    CIRCUIT_OPEN,
+    RATE_REMAINING,
+    RATE_WAITS,
+    RETRIES,
+    UPSTREAM_CALLS,
+    Metrics,
+)
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.coalescing import Uncoalesced
 from gateway.upstream.requests import SEND, Rate, UpstreamResponse
@@ -51,6 +60,37 @@ class Limiter:
         return self.pending
 
 
+class Reported(Metrics):
+    """The metrics that were reported, with their labels and, except for durations, their values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reported: list[tuple[object, ...]] = []
+
+    def count(self, metric, labels=(), number=1) -> None:
+        self.reported.append((metric, *labels))
+
+    def observe(self, metric, labels, value) -> None:
+        self.reported.append((metric, *labels) if metric is UPSTREAM_CALLS else (metric, value))
+        assert value >= 0
+
+
+class Span:
+    """A span that records its children."""
+
+    def __init__(self, name: str = "batch", attributes: dict[str, object] | None = None) -> None:
+        self.name, self.attributes, self.children = name, attributes or {}, []
+        self.traceparent, self.failed = f"of {name}", None
+
+    def child(self, name, attributes, *, is_call):
+        assert is_call
+        self.children.append(Span(name, attributes))
+        return self.children[-1]
+
+    def end(self, attributes, *, failed) -> None:
+        self.attributes, self.failed = {**self.attributes, **attributes}, failed
+
+
 class Steps:
     """The steps of one call with ten seconds left, run by tests."""
 
@@ -58,7 +98,8 @@ class Steps:
         self.clock, self.limiter = Clock(), limiter or Limiter()
         self.circuit = Circuit(BreakerSettings(**{"failure_threshold": 1, **breaker}))
         self.retries = RetryPolicy(RetrySettings(attempts=attempts, backoff=1, budget_ratio=0.25), lambda: 1.0)
-        self.layer = Resilience(self.circuit, self.retries, self.limiter, self.clock, Metrics())
+        self.metrics = Reported()
+        self.layer = Resilience(self.circuit, self.retries, self.limiter, self.clock, self.metrics)
         request = vehicle_read()
         self.call = SimpleNamespace(
             request=SimpleNamespace(
@@ -212,6 +253,101 @@ def test_a_cancelled_or_buggy_call_is_inconclusive(end):
     with pytest.raises(type(end)):
         running.throw(end)
     assert not steps.circuit._recent
+
+
+def test_a_write_is_not_repeated():
+    """It may have been carried out."""
+    steps = Steps(attempts=3)
+    steps.call.request.endpoint = replace(steps.call.request.endpoint, idempotent=False)
+    running = steps.begin()
+    next(running)
+    with pytest.raises(UpstreamTimeout):
+        running.throw(UpstreamTimeout())
+    assert RETRIES not in [metric for metric, *_ in steps.metrics.reported]
+
+
+@pytest.mark.parametrize(
+    ("failure", "status"),
+    [
+        (UpstreamUnavailable(Problem(503, flow_id="f1")), "503"),
+        (UpstreamRejected(Problem(400)), "400"),
+        (UpstreamTimeout(), "timeout"),
+        (UpstreamInvalidResponse(), "invalid"),
+        (UpstreamUnavailable(), "unavailable"),
+        (asyncio.CancelledError(), "cancelled"),
+    ],
+)
+def test_a_failed_attempt_is_reported_by_its_status(failure, status):
+    """Or by what became of it without a response: in metrics, in its span, and in the log."""
+    steps = Steps()
+    span = steps.call.request.span = Span()
+    running = steps.begin()
+    next(running)
+    with structlog.testing.capture_logs() as logs, pytest.raises(type(failure)):
+        running.throw(failure)
+    assert steps.metrics.reported[0] == (UPSTREAM_CALLS, "vehicle", status)
+    (attempt,) = span.children
+    known = {"http.response.status_code": int(status)} if status.isdecimal() else {"error.type": status}
+    flow_id = {"gateway.upstream.flow_id": "f1"} if status == "503" else {}
+    assert attempt.attributes == {
+        "http.request.method": "GET",
+        "url.template": "/vehicles/{id}",
+        **known,
+        **flow_id,
+    }
+    assert attempt.failed is (status != "cancelled")
+    logged = [log for log in logs if log["event"] == "upstream call failed"]
+    assert [(log["status"], log["attempt"]) for log in logged] == ([] if status == "cancelled" else [(status, 1)])
+
+
+async def test_each_attempt_is_reported():
+    """A retry with the number of attempts before it, and as the parent of the call."""
+    steps = Steps(attempts=2)
+    span = steps.call.request.span = Span()
+    steps.call.response = UpstreamResponse("response", flow_id="f2", status=201)
+    running = steps.begin()
+    next(running)
+    running.throw(UpstreamTimeout()).close()
+    assert next(running) is SEND
+    assert steps.call.request.traceparent == "of GET /vehicles/{id}"
+    assert next(running, None) is None
+    assert steps.metrics.reported == [
+        (UPSTREAM_CALLS, "vehicle", "timeout"),
+        (RETRIES, "vehicle"),
+        (UPSTREAM_CALLS, "vehicle", "201"),
+    ]
+    assert ["http.request.resend_count" in attempt.attributes for attempt in span.children] == [False, True]
+    assert span.children[1].attributes["http.request.resend_count"] == 1
+    assert span.children[1].attributes["gateway.upstream.flow_id"] == "f2"
+    assert span.children[1].attributes["http.response.status_code"] == 201
+
+
+def test_the_circuit_and_the_limit_are_sampled():
+    """And changes of the circuit are counted, each once."""
+    steps = Steps(open_seconds=1)
+    steps.limiter.remaining = lambda at: at / 4_000_000
+    assert list(steps.layer.samples()) == [(CIRCUIT_OPEN, (), False), (RATE_REMAINING, (), 0.25)]
+    running = steps.begin()
+    next(running)
+    with pytest.raises(UpstreamUnavailable):
+        running.throw(UpstreamUnavailable())
+    assert next(iter(steps.layer.samples())) == (CIRCUIT_OPEN, (), True)
+    steps.clock.time += 1
+    steps.call.response = UpstreamResponse("response")
+    for _ in range(2):
+        list(steps.begin())
+    changes = [reported for reported in steps.metrics.reported if reported[0] is CIRCUIT_CHANGES]
+    assert changes == [(CIRCUIT_CHANGES, "open"), (CIRCUIT_CHANGES, "closed")]
+
+
+async def test_waits_for_the_limiter_are_measured():
+    """But not calls that need none."""
+    for wait, reported in ((0.0, []), (0.5, [(RATE_WAITS, 0.5)])):
+        steps = Steps(Limiter(wait))
+        step = next(steps.begin())
+        if step is not SEND:
+            step.close()
+        assert steps.metrics.reported == reported
 
 
 class FakeTransport:

@@ -199,9 +199,9 @@ def test_calls_of_one_second_are_counted_together():
     """A new second begins when its number changes, so memory is bounded."""
     timeline = Timeline(window=3)
     for tenths in range(1000, 1100):
-        timeline.end((tenths / 10, False))
+        timeline.end(*[(tenths / 10, False)] * 2)
     assert [second.number for second in timeline.circuit._recent] == [107, 108, 109]
-    assert {second.calls for second in timeline.circuit._recent} == {10}
+    assert {second.calls for second in timeline.circuit._recent} == {20}
 
 
 def test_a_clock_that_is_set_back_forgets_later_calls():
@@ -246,6 +246,16 @@ def test_an_inconclusive_probe_makes_room_for_the_next():
     assert timeline.end((103.0, None)) == [False]
     assert timeline.circuit.is_open
     assert timeline.circuit.wait(103.0) is None
+
+
+@pytest.mark.parametrize("at", [100.0, 101.9])
+def test_a_call_that_ends_within_the_open_time_is_not_the_probe(at):
+    """If the clock is set back during the probe, other calls that end then change nothing."""
+    timeline = Timeline()
+    timeline.end(*[(100.0, True)] * 4)
+    assert timeline.circuit.wait(102.0) is None
+    assert timeline.end((at, False)) == [False]
+    assert timeline.circuit.is_open
 
 
 def test_calls_that_began_before_it_opened_change_nothing():

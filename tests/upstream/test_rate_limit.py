@@ -336,3 +336,13 @@ def test_a_disabled_limiter_stores_nothing():
     limiter.update("alice", Rate(10, 0, 160.0))
     limiter.block("alice", 130.0)
     assert not limiter.knows("alice")
+
+
+def test_the_smallest_share_of_calls_that_is_left():
+    """Of all clients whose window has not ended; without any it is 1."""
+    limiter = LocalRateLimiter(SETTINGS)
+    assert limiter.remaining(100.0) == 1
+    for client, rate in (("a", Rate(10, 5, 160.0)), ("b", Rate(100, 20, 160.0)), ("c", Rate(10, 1, 120.0))):
+        limiter.update(client, rate)
+    limiter.block("d", 150.0)
+    assert [limiter.remaining(at) for at in (100.0, 119.9, 120.0, 159.9, 160.0)] == [0.1, 0.1, 0.2, 0.2, 1]

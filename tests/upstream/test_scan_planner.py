@@ -26,6 +26,9 @@ from gateway.upstream.scan_planner import ScanProgress, should_scan
         (3, 100, 1_000, ScanProgress(9, 397), True),  # one page left for 3 ids
         (3, 100, 1_000, ScanProgress(10, 397), False),  # the fleet was larger than thought: one by one
         (0, 100, 1_000, ScanProgress(3, 400), False),
+        (1, 100, None, ScanProgress(1, 40), False),  # the last one, however well the scan goes
+        (50, 100, None, ScanProgress(), True),  # as many as make a first page worth it
+        (49, 100, None, ScanProgress(), False),
     ],
 )
 def test_a_scan_continues_while_it_saves_calls(missing, page_size, fleet_size, pages_read, scans):

@@ -17,8 +17,9 @@ from joserfc import jws, jwt
 from joserfc.jwk import ECKey, OctKey, OKPKey, RSAKey
 
 from gateway.errors import IssuerUnavailable, Unauthenticated
+from gateway.identity import principal_of
 from gateway.settings import OidcSettings
-from gateway.web.authentication import JWTAuthenticator
+from gateway.web.authentication import FLEET_MAX, JWTAuthenticator, canonical
 from gateway.web.jwks import JWKSClient
 from tests.issuer import ISSUER, FakeIssuer, published
 
@@ -437,3 +438,93 @@ async def test_an_issuer_without_usable_keys_is_unavailable(issuer):
     for _ in range(3):
         await identify(token)
         await asyncio.sleep(0.01)
+
+
+async def test_configured_claims_alone_make_the_principal(issuer):
+    """With the issuer; others may differ, and the choice of claims is part of it."""
+    identify = authenticator(issuer, principal_claims="sub, fleet_id")
+    same = [(await identify(issuer.token(**claims))).principal for claims in ({}, {"scope": "x"}, {"name": "y"})]
+    others = [(await identify(issuer.token(**claims))).principal for claims in ({"sub": "x"}, {"fleet_id": "y"})]
+    of_all = (await authenticator(issuer)(issuer.token())).principal
+    assert len({*same}) == 1
+    assert len({same[0], *others, of_all}) == 4
+
+
+async def test_a_token_without_a_configured_claim_is_told_apart_by_all_claims(issuer):
+    """Which is logged once, with the names of the claims."""
+    identify = authenticator(issuer, principal_claims="sub, org")
+    with structlog.testing.capture_logs() as logs:
+        one, other = [(await identify(issuer.token(scope=scope))).principal for scope in "ab"]
+    assert one != other
+    assert one == (await authenticator(issuer)(issuer.token(scope="a"))).principal
+    warnings = [log["names"] for log in logs if log["event"] == "principal claims missing"]
+    assert warnings == [["org"]]
+    with structlog.testing.capture_logs() as logs:
+        await authenticator(issuer, principal_claims="sub")(issuer.token())
+        await authenticator(issuer)(issuer.token())
+    assert not [log for log in logs if log["event"] == "principal claims missing"]
+
+
+@pytest.mark.parametrize("claims", [{"client_id": "app"}, {"azp": "app"}, {"client_id": "app", "azp": "other"}])
+async def test_the_client_is_a_subject_too(issuer, claims):
+    """Of a token without `sub`; it has the rate limit of that client."""
+    identify = authenticator(issuer)
+    caller = await identify(issuer.token(sub=None, **claims))
+    assert caller.client == (await identify(issuer.token(sub="one", **claims))).client
+    assert caller.client == (await identify(issuer.token(sub="app"))).client
+
+
+@pytest.mark.parametrize(
+    ("claim", "fleet"),
+    [
+        ("T7K2M", "T7K2M"),
+        (None, None),
+        (7, "7"),
+        ("", '""'),
+        ("a\nb", '"a\\nb"'),
+        (["a", 1], '["a",1]'),
+        ({"b": 1, "a": None}, '{"a":null,"b":1}'),
+        ("x" * FLEET_MAX, "x" * FLEET_MAX),
+        ("x" * (FLEET_MAX + 1), principal_of("x" * (FLEET_MAX + 1))),
+    ],
+)
+async def test_the_fleet_is_a_short_printable_text(issuer, claim, fleet):
+    """Whatever its claim is; without one there is none."""
+    assert (await authenticator(issuer)(issuer.token(fleet_id=claim))).fleet == fleet
+
+
+@pytest.mark.parametrize(
+    ("name", "scopes", "is_valid"),
+    [("scope", 7, False), ("scp", 1.5, False), ("scp", {"a": 1}, False), ("scope", ["b", 1], True)],
+)
+async def test_scopes_are_words_or_a_list(issuer, name, scopes, is_valid):
+    """Any other type is rejected."""
+    token = issuer.token(**{name: scopes})
+    if is_valid:
+        await authenticator(issuer)(token)
+        return
+    with pytest.raises(Unauthenticated):
+        await authenticator(issuer)(token)
+
+
+def test_different_values_have_different_canonical_texts():
+    """Of whatever types; only the order of members has no meaning."""
+    values = [1, "1", 1.5, True, None, "null", [], {}, [1], ["1"], [[1]], [1, 2], [2, 1], {"a": 1}, {"a": "1"}, "", "é"]
+    assert len({canonical(value) for value in values}) == len(values)
+    assert canonical({"b": [1, {"d": 1, "c": 2}], "a": 1}) == '{"a":1,"b":[1,{"c":2,"d":1}]}'
+
+
+async def test_keys_are_fetched_once_for_all_tokens(issuer):
+    """Claims that were verified are used until the token expires; then they are verified again."""
+    now = time.time()
+    oidc = OidcSettings(issuer=ISSUER, audience="fleet", leeway=0)
+    identify = JWTAuthenticator(oidc, JWKSClient(oidc, httpx.MockTransport(issuer.handle)), lambda: now)
+    token = issuer.token(exp=int(now) + 10)
+    assert (await identify(token)).expires_at == int(now) + 10
+    await identify(issuer.token(jti="2"))
+    now += 9
+    await identify(token)
+    now += 2
+    with pytest.raises(Unauthenticated):
+        await identify(token)
+    assert issuer.fetches == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import time
+import zlib
 from contextlib import suppress
 from urllib.parse import urlencode
 
@@ -16,6 +18,7 @@ from gateway.web.graphql_request import (
     HTTPError,
     asks_for_page,
     check_content_type,
+    decompressed,
     is_compressed,
     media_type_for,
     params_of_post,
@@ -138,3 +141,58 @@ def test_a_page_is_for_browsers_without_a_query():
     assert not asks_for_page(b"text/html;q=0, */*", b"")
     assert not asks_for_page(b"application/json, text/html;q=0.5", b"")
     assert not asks_for_page(b"text/html", b"query=%7Ba%7D")
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"query": "{a}", "variables": {}, "x": 1}', None),
+        (b"{}", None),
+        (b"[]", 422),
+        (b'{"query": 1}', 422),
+        (b'{"variables": []}', 422),
+        (b'{"query": 1', 400),
+        (b'{"query": "\xff"}', 400),
+        (b"", 400),
+        (b"[" * 100_000, 400),
+    ],
+)
+def test_a_body_is_a_json_object_with_parameters_of_their_types(body, status):
+    """400 if it is not JSON, even if a parameter has a wrong type as well, and 422 if it has other types."""
+    if status is None:
+        params_of_post(body)
+        return
+    with pytest.raises(HTTPError) as rejected:
+        params_of_post(body)
+    assert (rejected.value.status, rejected.value.code) == (status, "BAD_REQUEST")
+    assert rejected.value.extensions == {"retryable": False}
+
+
+@pytest.mark.parametrize(
+    ("coding", "compressed"),
+    [(None, False), (b"", False), (b"identity", False), (b"gzip", True), (b"X-GZIP", True), (b"identity, gzip", True)],
+)
+def test_a_body_may_be_compressed_with_gzip(coding, compressed):
+    """Under either name."""
+    assert is_compressed(coding) is compressed
+
+
+@pytest.mark.parametrize("coding", [b"br", b"gzip, gzip", b"deflate", b"gzip, br"])
+def test_any_other_coding_of_a_body_is_rejected(coding):
+    """415, with the coding that is accepted."""
+    with pytest.raises(HTTPError) as rejected:
+        is_compressed(coding)
+    assert (rejected.value.status, rejected.value.headers) == (415, {"Accept-Encoding": "gzip"})
+
+
+def test_a_compressed_body_is_limited_by_its_decompressed_size():
+    """The limit itself is allowed; what is not gzip is rejected."""
+    body = gzip.compress(b"x" * 1000)
+    assert decompressed(body, 1000) == b"x" * 1000
+    with pytest.raises(HTTPError) as too_large:
+        decompressed(body, 999)
+    assert (too_large.value.status, too_large.value.code) == (413, "BODY_TOO_LARGE")
+    for malformed in (b"x", body[:-9], zlib.compress(b"x"), body + b"x"):
+        with pytest.raises(HTTPError) as rejected:
+            decompressed(malformed, 1000)
+        assert (rejected.value.status, rejected.value.code) == (400, "BAD_REQUEST")

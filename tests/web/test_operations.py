@@ -259,3 +259,21 @@ async def test_fragment_keys_are_cached_for_each_fleet_within_bounds():
     assert vehicle.fragment_key(None, world.execution, world.limits) is None
     unplanned = await world.prepared(UNTRUSTED, query="{ __typename }")
     assert unplanned.fragment_key(None, world.execution, world.limits) is None
+
+
+@pytest.mark.parametrize(("number", "at_once"), [(1, True), (16, True), (17, False), (32, False)])
+async def test_the_worst_case_has_lists_of_the_next_power_of_two(number, at_once):
+    """So few worst cases are computed; a list above the limit of its power is checked exactly."""
+    world = World(limits={"nodes": 31, "upstream_calls": 1000})
+    query = "query($ids: [ID!]!) { nodes(ids: $ids) { id } }"
+    ids = [f"VmVoaWNsZTo{each}" for each in range(number)]
+    await world.prepared(query=query, variables={"ids": []})
+    assert (world.at_once(query=query, variables={"ids": ids}) is not None) is at_once
+
+
+async def test_an_invalid_operation_by_get_has_its_own_error():
+    """Rather than one about the method."""
+    for query, code in (("{", None), ("query A { __typename } query B { __typename }", "OPERATION_RESOLUTION_FAILURE")):
+        with pytest.raises(InvalidOperation) as invalid:
+            await World().prepared(is_get=True, query=query)
+        assert codes(invalid) == [code]

@@ -219,6 +219,10 @@ def test_a_query_string_with_other_json_is_rejected(query_string, status):
         ({"extensions": {"persistedQuery": {"sha256Hash": 5}}}, None, None),
         ({"extensions": {"persistedQuery": "c"}}, None, None),
         ({"doc_id": "b", "extensions": {"persistedQuery": {"sha256Hash": "c"}}}, "b", "c"),
+        ({"document_id": "sha256:" + "A" * 64}, "a" * 64, "a" * 64),
+        ({"doc_id": "b" * 64}, "b" * 64, "b" * 64),
+        ({"doc_id": "b" * 64, "query": "{a}"}, "b" * 64, None),
+        ({"extensions": {"persistedQuery": {"sha256Hash": "C" * 64}}}, "c" * 64, "c" * 64),
     ],
 )
 def test_a_document_has_a_name_by_one_of_three_conventions(params, trusted_id, digest):

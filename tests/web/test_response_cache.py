@@ -160,3 +160,40 @@ def test_a_fragment_is_invalid_without_any_of_its_pages(pages):
     """A page that is no longer cached, or was replaced, invalidates it."""
     found, _ = found_with(pages, [("t", lambda: None)])
     assert found is None
+
+
+def test_a_page_without_the_fragment_is_no_response():
+    """As one that was rendered for another selection, or whose fragments were dropped."""
+    request = SimpleNamespace(
+        key=b"", plan=SimpleNamespace(plan=SimpleNamespace(keys=["v"])),
+        fragment_key=lambda fleet, execution, limits: SimpleNamespace(token=None, search=None, key="key"),
+    )  # fmt: skip
+
+    def found(key: str, cache: ResponseCache):
+        hit = SimpleNamespace(
+            value=page(key, SimpleNamespace(rendered=b"{}", others=())), stored_at=100.0, fresh_until=160.0
+        )
+        return cache.find(request, Caller("alice"), SimpleNamespace(cached_page=lambda *_: hit))
+
+    assert found("another", cache_at(110.0)) is None
+    assert found("key", cache_at(110.0)) is not None
+    assert found("key", cache_at(110.0, responses())) is not None  # a request without a key has no whole response
+    without = SimpleNamespace(key=b"", fragment_key=lambda *_: None)
+    assert cache_at(110.0).find(without, Caller("alice"), None) is None
+
+
+def test_whole_responses_are_found_only_if_they_were_cached():
+    """With the dependencies that were recorded; without such a cache nothing is stored."""
+    request, alice, seen = SimpleNamespace(key=b"k"), Caller("alice"), []
+    client = SimpleNamespace(
+        dependencies_of=lambda reads: [seen.append(reads), "d"][1:], freshness_of=lambda known: FRESH
+    )
+    cache = cache_at(110.0, responses())
+    assert cache.find(request, alice, client) is None
+    cache_at(110.0).put(request, alice, RequestStats(), (b"a",), client)
+    assert seen == []
+    for reads in (None, ["use"]):
+        cache.put(request, alice, RequestStats(reads=reads), (b"a",), client)
+    assert seen == [(), ["use"]]
+    assert cache.find(request, alice, client) is not None
+    assert cache.find(request, Caller("bob"), client) is None
