@@ -48,11 +48,13 @@ class Try:
 def tries_of(simulator: Simulator) -> Iterator[Try]:
     """Commands that the vehicles accept; each vehicle has one before any has another."""
     fleet = simulator.fleets[PLAN.fleet_id]
-    able = [vehicle_id for vehicle_id in fleet.ids if _is_able(fleet.vehicle(vehicle_id))]
+    able = [vehicle_id for vehicle_id in fleet.ids if is_able(fleet.vehicle(vehicle_id))]
     return (Try(vehicle_id, command) for command in COMMANDS for vehicle_id in able)
 
 
-def _is_able(vehicle: dict[str, object]) -> bool:
+def is_able(vehicle: dict[str, object]) -> bool:
+    """Whether a vehicle accepts COMMANDS."""
+
     def value(name: str) -> object:
         member = vehicle.get(name)
         return member.get("value") if isinstance(member, dict) else None
