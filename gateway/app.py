@@ -132,6 +132,12 @@ def create_app(
 def check(settings: Settings) -> None:
     """Raises Misconfigured for settings with which no process could start or which would be ignored."""
     check_upstream(settings)
+    if settings.writes != "off" and settings.workers > 1 and settings.redis.url is None:
+        message = (
+            f"Writes with several workers need {variable_of('redis.url')}: without it, a worker knows neither the "
+            "writes of the others nor their idempotency keys"
+        )
+        raise Misconfigured("writes", message)
     check_traces(os.environ)
     _compression(settings.http)
     for name in ("audience", "jwks_uri", "principal_claims"):

@@ -113,7 +113,9 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
     simulator = Simulator([FleetPlan("T7K2M", vehicles)], Behaviours(rate_limit_requests=0))
     token = simulator.first_token(expires_in=DEMO_TOKEN_SECONDS)
     upstream = _in_background(simulator.app)
-    settings = _checked_settings({"host": host, "port": port, "upstream.url": upstream, "log.format": "text"})
+    settings = _checked_settings(
+        {"host": host, "port": port, "upstream.url": upstream, "log.format": "text", "writes": "all"}
+    )
     configure_logs(settings.log)
     _log_warnings(settings)
 
@@ -304,6 +306,11 @@ def _warnings(settings: Settings) -> Iterator[str]:
     if ignored:
         yield f"ignored variables: {'; '.join(ignored)}"
     url = urlsplit(settings.upstream.url)
+    if settings.writes != "off" and settings.redis.url is None and not is_loopback(url.hostname or ""):
+        yield (
+            "GATEWAY_WRITES is on without GATEWAY_REDIS_URL: a restart forgets all idempotency keys, and other gateways "
+            "in front of this fleet API do not learn of writes"
+        )
     if url.scheme == "http" and not is_loopback(url.hostname or ""):
         yield "GATEWAY_UPSTREAM_URL is not https: tokens are sent unencrypted"
 

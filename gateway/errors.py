@@ -8,12 +8,15 @@ GatewayError
 │  ├─ PageSizeInvalid             PAGE_SIZE_INVALID
 │  ├─ WalkLimitExceeded           WALK_LIMIT_EXCEEDED
 │  ├─ CallLimitExceeded           LIMIT_EXCEEDED     `limit` is upstreamCalls: more calls than estimated
+│  ├─ WritesDisabled              WRITES_DISABLED    a setting has to be changed first
+│  ├─ IdempotencyKeyReused        IDEMPOTENCY_KEY_REUSED   the key belongs to another input
 │  ├─ BackwardPagingUnsupported   BACKWARD_PAGING_UNSUPPORTED
 │  └─ CursorError
 │     ├─ CursorInvalid            CURSOR_INVALID     not a cursor of this gateway
 │     ├─ CursorForeign            CURSOR_FOREIGN     a cursor of another connection, filter or fleet
 │     └─ CursorExpired            CURSOR_EXPIRED     the upstream no longer accepts it
 ├─ Overloaded                     OVERLOADED             HTTP 503: too much concurrent work
+├─ WritesUnavailable              WRITES_UNAVAILABLE     nothing was sent, because Redis is unavailable
 ├─ IssuerUnavailable              IDENTITY_UNAVAILABLE   HTTP 503: the issuer's keys are unavailable
 └─ UpstreamError                  the fleet API failed or rejected the call
    ├─ UpstreamUnauthenticated     UNAUTHENTICATED    401: the whole response becomes a 401
@@ -123,6 +126,25 @@ class CallLimitExceeded(CallerError):
         return {**super().extensions(), "limit": "upstreamCalls", "maximum": self.maximum}
 
 
+class WritesDisabled(CallerError):
+    """A mutation that a setting does not allow."""
+
+    code = "WRITES_DISABLED"
+
+    def __init__(self, *values: str) -> None:
+        choice = " or ".join(f"GATEWAY_WRITES={value}" for value in values)
+        super().__init__(f"Mutation is off on this gateway, which needs {choice}. Nothing was sent.")
+
+
+class IdempotencyKeyReused(InputInvalid):
+    """An idempotency key with another input than before."""
+
+    code = "IDEMPOTENCY_KEY_REUSED"
+
+    def __init__(self) -> None:
+        super().__init__("`idempotencyKey` was used with another input. Nothing was sent.", "idempotencyKey")
+
+
 class BackwardPagingUnsupported(CallerError):
     """The upstream has no cursor for the last or the previous page; the gateway does not scan all pages instead."""
 
@@ -180,6 +202,16 @@ class Overloaded(GatewayError):
         return {**super().extensions(), "retryAfter": self.retry_after}
 
 
+class WritesUnavailable(GatewayError):
+    """A write that was not sent, because it could not be recorded or announced."""
+
+    code = "WRITES_UNAVAILABLE"
+    retryable = True
+
+    def __init__(self) -> None:
+        super().__init__("Writes can't be recorded at the moment. Nothing was sent. Try again with the same key.")
+
+
 class IssuerUnavailable(GatewayError):
     """The keys of the OpenID Connect issuer are unavailable."""
 
@@ -200,6 +232,7 @@ class UpstreamError(GatewayError):
         self.problem = problem
         self.retry_after = retry_after
         self.rate: tuple[int, int, float] | None = None  # the response's rate limit
+        self.is_unsent = False  # whether it is certain that no byte of the request was sent
 
     def extensions(self) -> dict[str, object]:
         extensions = super().extensions()

@@ -70,8 +70,24 @@ def networks_of(text: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(part, strict=False) for part in listed(text) if part != UNIX)
 
 
+def has_command(path: str) -> str:
+    """Checks that a command has a place in a path."""
+    if "{command}" not in path:
+        raise ValueError("must contain {command}, which stands for the command")
+    return path
+
+
+def has_brand(path: str) -> str:
+    """Checks that a telematics brand has a place in a path."""
+    if "{brand}" not in path:
+        raise ValueError("must contain {brand}, which stands for the telematics brand")
+    return path
+
+
 SentPath = Annotated[str, AfterValidator(as_sent)]
 VehiclePath = Annotated[SentPath, AfterValidator(has_id)]
+CommandPath = Annotated[VehiclePath, AfterValidator(has_command)]
+BrandPath = Annotated[SentPath, AfterValidator(has_brand)]
 HTTP = ("http", "https")
 
 
@@ -258,6 +274,27 @@ class UpstreamSettings(SettingsGroup):
     latest_state_path: VehiclePath = Field(
         default="/vehicles/{id}/latest-state", description="Path of a vehicle's latest state."
     )
+    add_vehicle_path: SentPath = Field(default="/vehicles", description="Path to which a new vehicle is posted.")
+    update_vehicle_path: VehiclePath = Field(
+        default="/vehicles/{id}", description="Path of the changes of a vehicle, which are sent with PATCH."
+    )
+    archive_vehicle_path: VehiclePath = Field(
+        default="/vehicles/{id}", description="Path of a vehicle that is archived, with DELETE."
+    )
+    share_vehicle_path: VehiclePath = Field(
+        default="/vehicles/{id}/sharing", description="Path to which the sharing of a vehicle is posted."
+    )
+    command_path: CommandPath = Field(
+        default="/vehicles/{id}/commands/{command}",
+        description="Path to which a command is posted; `{command}` is its name in kebab case.",
+    )
+    vehicle_models_path: BrandPath = Field(
+        default="/telematics-brands/{brand}/available-vehicle-models",
+        description="Path of the vehicle models that a telematics brand supports.",
+    )
+    sharing_partners_path: SentPath = Field(
+        default="/sharing-partners", description="Path of the fleets with which vehicles can be shared."
+    )
     limit_parameter: str = Field(default="limit", description="Query parameter for the page size of the first page.")
     cursor_parameter: str = Field(default="cursor", description="Query parameter for a cursor.")
     search_parameter: str = Field(default="q", description="Query parameter for free-text search.")
@@ -282,6 +319,12 @@ class UpstreamSettings(SettingsGroup):
     pool_timeout: float = Field(default=5.0, gt=0, description="Seconds to wait for a free connection in the pool.")
     total_timeout: float = Field(
         default=15.0, gt=0, description="Seconds for a whole call, even if data is still arriving."
+    )
+    command_timeout: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds for a whole command, for which the fleet API contacts the vehicle. An operation with a "
+        "command may take so many seconds longer than others.",
     )
     connections_max: int = Field(default=256, ge=1, description="Connections to the fleet API, per process.")
     keepalive_expiry: float = Field(default=60.0, ge=0, description="Seconds until an idle connection is closed.")
@@ -456,6 +499,10 @@ class LimitSettings(SettingsGroup):
     principal_concurrency: int = Field(
         default=32, ge=1, description="Concurrent operations of one principal, per process."
     )
+    writes: int = Field(
+        default=32, ge=1, description="Writes in progress, per process; further ones are rejected without being sent."
+    )
+    principal_writes: int = Field(default=16, ge=1, description="Writes of one principal in progress, per process.")
     principal_queue: int = Field(default=224, ge=0, description="Queued operations of one principal, per process.")
     rejection_cpu_share: float = Field(
         default=0.12,
@@ -740,6 +787,12 @@ class Settings(BaseSettings):
         description="Mode of the unix socket's file: who may write to it may connect.",
     )
     workers: int = Field(default=1, ge=1, description="Number of worker processes.")
+    writes: Literal["off", "vehicles", "commands", "all"] = Field(
+        default="off",
+        description="Mutations that are on: none, those that change vehicles, commands to vehicles, or all. The fleet "
+        "API's permissions apply in any case. Several workers, or several gateways in front of one fleet API, need "
+        "Redis for them.",
+    )
     upstream: UpstreamSettings = UpstreamSettings()
     pagination: PaginationSettings = PaginationSettings()
     cache: CacheSettings = CacheSettings()

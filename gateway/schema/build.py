@@ -11,6 +11,7 @@ from graphql import (
     GraphQLEnumType,
     GraphQLError,
     GraphQLField,
+    GraphQLInputObjectType,
     GraphQLObjectType,
     GraphQLSchema,
     SchemaMetaFieldDef,
@@ -25,6 +26,7 @@ from strawberry.types import ExecutionContext
 from gateway.schema.context import Info
 from gateway.schema.enums import leave_open
 from gateway.schema.federation import entities_of
+from gateway.schema.mutations import Mutation
 from gateway.schema.queries import Query
 from gateway.schema.scalars import CONFIG
 from gateway.schema.types import TelematicsUnit, Vehicle
@@ -76,10 +78,15 @@ class Schema(strawberry.federation.Schema):
 
 def build_schema() -> Schema:
     """The schema of the gateway."""
-    schema = Schema(query=Query, types=[Vehicle, TelematicsUnit], config=CONFIG, federation_version=FEDERATION)
+    schema = Schema(
+        query=Query, mutation=Mutation, types=[Vehicle, TelematicsUnit], config=CONFIG, federation_version=FEDERATION
+    )
     for named in schema.core.type_map.values():
         if isinstance(named, GraphQLEnumType) and "UNKNOWN" in named.values:
             leave_open(named)
+        own = named.extensions.get("strawberry-definition")
+        if isinstance(named, GraphQLInputObjectType) and own is not None and own.is_one_of:
+            named.is_one_of = True  # which Strawberry leaves to its own validation
     sdl = cache(schema.as_str)
     # Strawberry would print the schema for each `sdl` field of each request.
     service = schema.core.get_type("_Service")
@@ -108,4 +115,4 @@ def without_federation(schema: GraphQLSchema) -> GraphQLSchema:
     types = [
         named for named in arguments["types"] or () if not named.name.startswith(("_", "link__")) and named is not query
     ]
-    return GraphQLSchema(query=own, types=types)
+    return GraphQLSchema(query=own, mutation=schema.mutation_type, types=types)

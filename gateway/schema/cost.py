@@ -24,6 +24,7 @@ from graphql import (
     GraphQLSkipDirective,
     InlineFragmentNode,
     OperationDefinitionNode,
+    OperationType,
     SelectionNode,
     SelectionSetNode,
     get_argument_values,
@@ -132,7 +133,7 @@ class CostModel:
         fragments = {n.name.value: n for n in document.definitions if isinstance(n, FragmentDefinitionNode)}
         calls = UpstreamCalls(self.pagination, self._page_size)
         counter = _CostCounter(self._costs, self.pagination, fragments, values, is_skipped, calls)
-        counter.count(self._costs.root, counter.fields((operation.selection_set,)), {})
+        counter.count(self._costs.roots[operation.operation], counter.fields((operation.selection_set,)), {})
         return OperationCost(calls.total(), ceil(counter.nodes), ceil(counter.field_count), ceil(counter.key_bytes))
 
 
@@ -166,7 +167,9 @@ class _FieldCosts:
     """The costs of the fields of a schema and its root fields, each computed once."""
 
     def __init__(self, schema: GraphQLSchema, root_fields: Mapping[str, RootField]) -> None:
-        self.root = FieldCost(0, kind=schema.query_type)
+        kinds = {OperationType.QUERY: schema.query_type, OperationType.MUTATION: schema.mutation_type}
+        self.roots = {operation: FieldCost(0, kind=kind) for operation, kind in kinds.items()}
+        self._root_kinds = [kind for kind in kinds.values() if kind is not None]
         self._schema = schema
         self._root_fields = root_fields
         self._known: dict[tuple[str, str], FieldCost] = {}
@@ -192,11 +195,11 @@ class _FieldCosts:
             list_size=list_size_of(definition),
             lengths=self._lengths.get((owner.name, name)),
             is_of_all=owner.name == "__Schema",
-            calls=self._root_fields[name].cost if owner is self.root.kind and name not in INTROSPECTION else None,
+            calls=self._root_fields[name].cost if owner in self._root_kinds and name not in INTROSPECTION else None,
         )
 
     def _definition(self, owner: Any, name: str) -> GraphQLField | None:
-        if owner is self.root.kind:
+        if owner in self._root_kinds:
             return self._schema.get_field(owner, name)
         owners = [owner, *(self._schema.get_possible_types(owner) if is_abstract_type(owner) else ())]
         return next((one.fields[name] for one in owners if name in getattr(one, "fields", ())), None)

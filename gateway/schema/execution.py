@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from graphql import ExecutionResult
+from graphql import ExecutionResult, OperationType
 from graphql.execution.values import VariableValues
 
 from gateway.engine.document_limits import ExecutionLimits
@@ -93,11 +93,12 @@ class Execution:
                 return ExecutionResult(await prepared.run(context), None)
             except PlanFailed as failed:
                 self.fallbacks.count(self.fallbacks.reason(failed.field, failed.__cause__))
-        elif self._engine is not None:
-            self.fallbacks.count(self._engine.unplanned(document, name))
         operation = document.operation(name)
         assert document.ast is not None
         assert operation is not None
+        # Mutations have no plans: their root fields run one after the other.
+        if prepared is None and self._engine is not None and operation.operation is OperationType.QUERY:
+            self.fallbacks.count(self._engine.unplanned(document, name))
         return await execute(
             self._schema,
             document.ast,

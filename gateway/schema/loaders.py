@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
 from gateway.schema.dataloader import DataLoader
 from gateway.upstream.client import FleetClient, Found, as_masked
 from gateway.upstream.coalescing import retrieve_exception
-from gateway.upstream.models import State, Vehicle
+from gateway.upstream.models import SharingFleet, State, Vehicle, VehicleModel
 from gateway.upstream.pages import VehiclePage
 from gateway.upstream.requests import RequestScope
 
@@ -23,6 +23,11 @@ class Loaders:
     def __init__(self, client: FleetClient, scope: RequestScope) -> None:
         self._client = client
         self._scope = scope
+        self.forget()
+
+    def forget(self) -> None:
+        """Forgets all that was read, because a write may have changed it."""
+        client, scope = self._client, self._scope
         self._pages: dict[PageKey, asyncio.Future[VehiclePage]] = {}
         self._uncached: set[PageKey] = set()
         self._masked: dict[type[Vehicle], DataLoader[Vehicle | None]] = {}
@@ -32,6 +37,19 @@ class Loaders:
             partial(_vehicles, client, scope, self._pages, self._masked_vehicles)
         )
         self.latest_states: DataLoader[State | None] = DataLoader(partial(client.latest_states, scope))
+        self.versioned: DataLoader[Vehicle | None] = DataLoader(partial(_versioned, client, scope))
+
+    async def current_vehicle(self, vehicle_id: str) -> Vehicle | None:
+        """A vehicle as it is now."""
+        return await self._client.current_vehicle(self._scope, vehicle_id)
+
+    async def vehicle_models(self, brand: str) -> list[VehicleModel] | None:
+        """The vehicle models that a telematics brand supports."""
+        return await self._client.vehicle_models(self._scope, brand)
+
+    async def sharing_partners(self) -> list[SharingFleet]:
+        """The fleets with which vehicles can be shared."""
+        return await self._client.sharing_partners(self._scope)
 
     def vehicles_as(self, mask: type[Vehicle] | None) -> DataLoader[Vehicle | None]:
         """The loader of vehicles with a field mask. Masked vehicles are decoded again as whole ones, without a call."""
@@ -71,6 +89,12 @@ class Loaders:
             raise
         pending.set_result(page)
         return page
+
+
+async def _versioned(
+    client: FleetClient, scope: RequestScope, ids: list[str]
+) -> Sequence[Vehicle | BaseException | None]:
+    return await client.versioned(scope, ids)
 
 
 async def _load(

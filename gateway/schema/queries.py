@@ -12,7 +12,15 @@ from gateway.engine.plans import RootFieldCall
 from gateway.schema.connections import Connection
 from gateway.schema.context import Info
 from gateway.schema.root_fields import ROOT_FIELDS
-from gateway.schema.types import Node, TelematicsUnit, TelematicsUnitConnection, Vehicle, VehicleConnection
+from gateway.schema.types import (
+    Node,
+    SharingFleet,
+    TelematicsUnit,
+    TelematicsUnitConnection,
+    Vehicle,
+    VehicleConnection,
+    VehicleModel,
+)
 
 First = Annotated[int | None, strawberry.argument(description="Returns the first n edges.")]
 After = Annotated[str | None, strawberry.argument(description="Returns only edges after this cursor.")]
@@ -37,7 +45,10 @@ Manufacturer = Annotated[str | None, strawberry.argument(description="Manufactur
 Brand = Annotated[str | None, strawberry.argument(description="Brand, such as `CLOUDBOXX`.")]
 
 
-async def _load(name: str, info: Info, **arguments: Any) -> Any:
+TelematicsBrand = Annotated[str, strawberry.argument(description="Telematics brand, such as `CLOUDBOXX`.")]
+
+
+async def load(name: str, info: Info, **arguments: Any) -> Any:
     given = {argument: value for argument, value in arguments.items() if value is not UNSET}
     (value,) = await ROOT_FIELDS[name].load(info.context, [RootFieldCall(given, None)])
     if isinstance(value, BaseException):
@@ -46,20 +57,20 @@ async def _load(name: str, info: Info, **arguments: Any) -> Any:
 
 
 async def _load_slice(name: str, info: Info, **arguments: Any) -> Any:
-    connection: Connection[Any] = await _load(name, info, **arguments)
+    connection: Connection[Any] = await load(name, info, **arguments)
     return await connection.ready()
 
 
 def _resolve_node(info: Info, id: GlobalId) -> Any:
-    return _load("node", info, id=id)
+    return load("node", info, id=id)
 
 
 def _resolve_nodes(info: Info, ids: GlobalIds) -> Any:
-    return _load("nodes", info, ids=ids)
+    return load("nodes", info, ids=ids)
 
 
 def _resolve_vehicle(info: Info, id: VehicleId) -> Any:
-    return _load("vehicle", info, id=id)
+    return load("vehicle", info, id=id)
 
 
 def _resolve_vehicles(
@@ -76,13 +87,21 @@ def _resolve_vehicles(
 def _resolve_telematics_unit(
     info: Info, *, manufacturer: Manufacturer = UNSET, brand: Brand = UNSET, id: UnitId
 ) -> Any:
-    return _load("telematicsUnit", info, manufacturer=manufacturer, brand=brand, id=id)
+    return load("telematicsUnit", info, manufacturer=manufacturer, brand=brand, id=id)
 
 
 def _resolve_telematics_units(
     info: Info, first: First = UNSET, after: After = UNSET, last: Last = UNSET, before: Before = UNSET
 ) -> Any:
     return _load_slice("telematicsUnits", info, first=first, after=after, last=last, before=before)
+
+
+def _resolve_vehicle_models(info: Info, telematics_brand: TelematicsBrand) -> Any:
+    return load("availableVehicleModels", info, telematicsBrand=telematics_brand)
+
+
+def _resolve_sharing_partners(info: Info) -> Any:
+    return load("sharingPartners", info)
 
 
 # For routers that estimate costs: the weight is the number of upstream calls, the list size is `first` or `last`.
@@ -95,6 +114,11 @@ PAGED = [
     )
 ]
 A_READ = [Cost(weight=1)]
+# What the fleet API returns in one list.
+A_LIST = [
+    *A_READ,
+    ListSize(assumed_size=100, slicing_arguments=[], sized_fields=[], require_one_slicing_argument=False),
+]
 
 
 @strawberry.type(description="Root query type.")
@@ -126,4 +150,14 @@ class Query:
         resolver=_resolve_telematics_units,
         description=f"Telematics units of the fleet, in the order of their vehicles. {PAGING}",
         directives=PAGED,
+    )
+    available_vehicle_models: list[VehicleModel] | None = strawberry.field(
+        resolver=_resolve_vehicle_models,
+        description="Vehicle models for `addVehicle` that a telematics brand supports; null if the brand is unknown.",
+        directives=A_LIST,
+    )
+    sharing_partners: list[SharingFleet] | None = strawberry.field(
+        resolver=_resolve_sharing_partners,
+        description="Fleets with which vehicles can be shared, for `shareVehicle`.",
+        directives=A_LIST,
     )

@@ -32,6 +32,7 @@ from gateway.schema.global_ids import UnitKey, parse_global_id
 from gateway.schema.objects import objects_of, pages_of, unit_of
 from gateway.schema.pagination import Limits
 from gateway.schema.upstream_calls import UpstreamCalls
+from gateway.schema.writes import MUTATIONS
 from gateway.upstream.field_masks import vehicle_mask
 
 # Adds the upstream calls of a field, from its arguments and the selected fields of its `pageInfo`.
@@ -66,6 +67,15 @@ def _each(load: Callable[[Context, RootFieldCall], Awaitable[Any]]) -> Load:
             return [await load(context, calls[0])]
         several = [call._replace(immediate=False) for call in calls]
         return await asyncio.gather(*(load(context, call) for call in several), return_exceptions=True)
+
+    return load_all
+
+
+def _one_by_one(load: Callable[[Context, Any], Awaitable[Any]]) -> Load:
+    """A loader of a mutation, which takes its input."""
+
+    async def load_all(context: Context, calls: Sequence[RootFieldCall]) -> Sequence[Any]:
+        return [await load(context, call.arguments["input"]) for call in calls]
 
     return load_all
 
@@ -107,6 +117,14 @@ async def _load_nodes(context: Context, call: RootFieldCall) -> Any:
 
 async def _load_entities(context: Context, call: RootFieldCall) -> Any:
     return await entities_of(context, call.arguments["representations"], call.field_mask, immediate=call.immediate)
+
+
+async def _load_vehicle_models(context: Context, call: RootFieldCall) -> Any:
+    return await context.loaders.vehicle_models(call.arguments["telematicsBrand"])
+
+
+async def _load_sharing_partners(context: Context, call: RootFieldCall) -> Any:
+    return await context.loaders.sharing_partners()
 
 
 def _slice(call: RootFieldCall) -> Arguments:
@@ -178,5 +196,8 @@ ROOT_FIELDS: Mapping[str, RootField] = {
     "vehicles": _CONNECTION(_each(_load_vehicles), field_mask=_mask_of_vehicles, fragment_key=_key_of_vehicles),
     "telematicsUnit": RootField(_each(_load_unit), cost=UpstreamCalls.add_unit),
     "telematicsUnits": _CONNECTION(_each(_load_units), field_mask=_mask_of_units, fragment_key=_key_of_units),
+    "availableVehicleModels": RootField(_each(_load_vehicle_models), cost=UpstreamCalls.add_read),
+    "sharingPartners": RootField(_each(_load_sharing_partners), cost=UpstreamCalls.add_read),
+    **{name: RootField(_one_by_one(write), cost=UpstreamCalls.add_write) for name, write in MUTATIONS.items()},
     "_entities": _BY_ID(_each(_load_entities), cost=UpstreamCalls.add_entities),
 }

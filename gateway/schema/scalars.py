@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from calendar import monthrange
 from collections.abc import Iterable
+from datetime import datetime
 from typing import Any, NewType
 
 import strawberry
@@ -72,6 +73,19 @@ def _inner(value: Any) -> Iterable[Any]:
     return value if isinstance(value, list) else ()
 
 
+def _parsed(value: Any) -> str:
+    if isinstance(value, str) and is_date_time(value):
+        return value
+    raise TypeError("it must be a timestamp by RFC 3339, such as `2026-12-01T12:00:00Z`")
+
+
+def epoch_of(text: str) -> float:
+    """The epoch seconds of a timestamp. A leap second is the first second after it."""
+    leap = text[17:19] == "60"
+    moment = datetime.fromisoformat(text[:17] + "59" + text[19:] if leap else text)
+    return moment.timestamp() + leap
+
+
 def _reject_input(value: Any) -> Any:
     raise TypeError("it is an output type only")
 
@@ -80,11 +94,11 @@ CONFIG = StrawberryConfig(
     scalar_map={
         DateTime: strawberry.scalar(
             name="DateTime",
-            description="Timestamp as sent by the fleet API: RFC 3339 in UTC, such as `2024-05-14T08:41:12Z`, "
-            "sometimes with fractions of a second.",
+            description="Timestamp by RFC 3339, such as `2024-05-14T08:41:12Z`. Those of the fleet API are in UTC and "
+            "as it sent them, sometimes with fractions of a second.",
             specified_by_url="https://datatracker.ietf.org/doc/html/rfc3339",
             serialize=_checked,
-            parse_value=_reject_input,
+            parse_value=_parsed,
         ),
         JSON: strawberry.scalar(
             name="JSON",

@@ -83,6 +83,34 @@ def _latest_state(root: strawberry.Parent[Any], info: Info) -> Any:
     return vehicle.latest_state
 
 
+def _known_version(root: Any) -> Any:
+    vehicle: models.Vehicle = root
+    return vehicle.version
+
+
+async def _version(root: strawberry.Parent[Any], info: Info) -> Any:
+    (version,) = await _versions(info.context, [root])
+    if isinstance(version, BaseException):
+        raise version
+    return version
+
+
+async def _versions(context: Context, vehicles: list[models.Vehicle]) -> list[Any]:
+    """The versions of vehicles; those of vehicles in lists are read one by one."""
+    unknown = [vehicle.vehicle_id for vehicle in vehicles if vehicle.version is UNSET]
+    read = await context.loaders.versioned.load_many(unknown) if unknown else []
+    current = dict(zip(unknown, read, strict=True))
+    return [_version_of(vehicle, current.get(vehicle.vehicle_id)) for vehicle in vehicles]
+
+
+def _version_of(vehicle: models.Vehicle, current: models.Vehicle | BaseException | None) -> Any:
+    if vehicle.version is not UNSET or current is None or isinstance(current, BaseException):
+        return current if vehicle.version is UNSET else vehicle.version
+    # With the version of something newer than what was read, an update could overwrite a change that nobody has seen.
+    is_same = vehicle.modified_at is not None and vehicle.modified_at == current.modified_at
+    return current.version if is_same and current.version is not UNSET else None
+
+
 @strawberry.interface(description="Object that can be refetched by its global id with `node(id:)`.")
 class Node:
     id: strawberry.ID = strawberry.field(description=GLOBAL_ID)
@@ -161,6 +189,22 @@ class Sharing:
     ends_at: DateTime | None = strawberry.field(description="Time when the sharing ends; null if it has no end.")
 
 
+@strawberry.type(description="Vehicle model that a telematics brand supports.")
+class VehicleModel:
+    model_id: str = strawberry.field(description="Id in the fleet API (a ULID), for `vehicleModelId` of `addVehicle`.")
+    vehicle_brand: str | None = strawberry.field(description="Brand, such as `Audi`.")
+    vehicle_model: str | None = strawberry.field(description="Model, such as `A3`.")
+    vehicle_type: VehicleType | None = strawberry.field(description=f"Vehicle type. {KNOWN}")
+    vehicle_type_raw: str | None = strawberry.field(description=RAW)
+    regions: list[str] | None = strawberry.field(description="Regions, such as `Europe`.")
+    version: int | None = strawberry.field(description="Version of this entry.")
+    start_of_production: str | None = strawberry.field(description="Month, such as `2021-05`.")
+    central_lock_connection_types: list[str] | None = strawberry.field(
+        description="Ways to connect the central lock, such as `DIRECT`."
+    )
+    capabilities: Capabilities | None = strawberry.field(description="Commands and state properties that it supports.")
+
+
 @strawberry.federation.type(
     keys=["id", "manufacturer brand unitId"],
     description="Telematics device of a vehicle. Manufacturer, brand and unit id together identify it: unit ids "
@@ -202,6 +246,12 @@ class Vehicle(Node):
         resolver=_vehicle_global_id, description=GLOBAL_ID, metadata={PLAIN: _vehicle_global_id, NEEDS: ("vehicle_id",)}
     )
     vehicle_id: str = strawberry.field(description="Id of the vehicle in the fleet API; use it with `vehicle(id:)`.")
+    version: str | None = strawberry.field(
+        resolver=_version,
+        description="Version for `ifVersion` of mutations (the ETag of the fleet API). In lists it is read separately "
+        "for each vehicle; it is null if the vehicle has changed since the list was read.",
+        metadata={PLAIN: _known_version, NEEDS: ("version", "modified_at"), UNLESS: UNSET, BATCH: _versions},
+    )
     status: VehicleStatus | None = strawberry.field(description=f"Connection status. {KNOWN}")
     status_raw: str | None = strawberry.field(description=RAW)
     fleet_id: str | None = strawberry.field(

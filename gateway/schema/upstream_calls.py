@@ -22,6 +22,8 @@ class AnyValue:
 UpstreamRequest = tuple[Any, ...]
 # A forward scan from the first page, without a search.
 SCAN: UpstreamRequest = (None, None, None, False)
+# The upstream calls of a write: itself, and a read before and after it.
+WRITE_CALLS = 3
 
 
 class UpstreamCalls:
@@ -36,10 +38,19 @@ class UpstreamCalls:
         self._page_size = page_size
         self._vehicles: set[object] = set()
         self._pages: dict[UpstreamRequest, int] = {}
+        self._others = 0
 
     def total(self) -> int:
         """The number of calls."""
-        return len(self._vehicles) + sum(self._pages.values())
+        return len(self._vehicles) + sum(self._pages.values()) + self._others
+
+    def add_read(self, arguments: Mapping[str, Any], page_info: Collection[str]) -> None:
+        """Anything else that takes one call."""
+        self._others += 1
+
+    def add_write(self, arguments: Mapping[str, Any], page_info: Collection[str]) -> None:
+        """A write, which may read its vehicle before and after."""
+        self._others += WRITE_CALLS
 
     def add_vehicle(self, arguments: Mapping[str, Any], page_info: Collection[str]) -> None:
         """A vehicle by its id."""

@@ -217,6 +217,8 @@ async def failures_logged(event: str) -> AsyncIterator[None]:
 
 
 get_logger = structlog.get_logger
+# Hexadecimal digits of a principal in logs.
+PRINCIPAL_DIGITS = 12
 SERVICE_UNAVAILABLE = 503
 # Different codes of a response's errors.
 CODES_MAX = 8

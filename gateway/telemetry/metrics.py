@@ -74,6 +74,10 @@ RETRIES = Metric("upstream_retries", "counter", "Upstream calls that were repeat
 COALESCED = Metric("upstream_coalesced", "counter", "Reads that shared another one's upstream call.", ("endpoint",))
 UPSTREAM_CONNECTIONS = Metric("upstream_connections", "gauge", "Connections to the fleet API.", ("state",))
 UPSTREAM_QUEUED = Metric("upstream_calls_queued", "gauge", "Upstream calls that wait for a connection.")
+WRITES = Metric(
+    "writes", "counter", "Writes, by kind and by outcome: executed, rejected, unknown, or not_made if they were not "
+    "sent or not permitted. Those that repeat the key of another are not counted.", ("kind", "outcome"),
+)  # fmt: skip
 CIRCUIT_OPEN = Metric("circuit_open", "gauge", "1 while the circuit breaker is open or half open.", workers="livemax")
 CIRCUIT_CHANGES = Metric("circuit_changes", "counter", "Times that the circuit opened or closed.", ("to",))
 RATE_REMAINING = Metric(

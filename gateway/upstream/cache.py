@@ -23,6 +23,7 @@ from gateway.errors import (
     UpstreamUnavailable,
 )
 from gateway.telemetry.metrics import CACHE_BYTES, CACHE_ENTRIES, CACHE_EVICTIONS, CACHE_READS, Metrics, Sample
+from gateway.upstream.changes import Changes, group_of
 from gateway.upstream.coalescing import retrieve_exception
 from gateway.upstream.endpoints import NOT_STORED, Endpoint, Lifetime
 from gateway.upstream.memory_store import BoundedMemoryCache
@@ -81,8 +82,9 @@ def age_of(entry: Entry[Any], lifetime: Lifetime, at: float) -> Age:
 class Entry(Struct, Generic[T], gc=False):
     """A stored response; `body` is its length as JSON in bytes, `token_expires_at` the expiry of its token.
 
-    The value is a `PageItemRef` for an item of a stored page, and a `RawValue` for a small response. There may be a
-    hundred thousand entries, which the garbage collector need not track: they are in no reference cycles.
+    The value is a `PageItemRef` for an item of a stored page, and a `RawValue` for a small response. `number` is that
+    of the latest write that was known before it was read, and `group` the caller's. There may be a hundred thousand
+    entries, which the garbage collector need not track: they are in no reference cycles.
     """
 
     value: T | None
@@ -90,6 +92,8 @@ class Entry(Struct, Generic[T], gc=False):
     body: int
     etag: str | None = None
     token_expires_at: float | None = None
+    number: int = 0
+    group: str = ""
     raw: bytes | None = None  # the body that the value was decoded from
 
     @property
@@ -110,14 +114,17 @@ class Entry(Struct, Generic[T], gc=False):
         if value is None:
             return None
         body = undecoded.body if isinstance(undecoded, RawValue) else None
-        return Entry(value, self.stored_at, self.body, self.etag, self.token_expires_at, body)
+        return Entry(value, self.stored_at, self.body, self.etag, self.token_expires_at, self.number, self.group, body)
 
     @property
     def is_available(self) -> bool:
         """Whether its page still exists, if it is an item of one."""
         return not isinstance(self.value, PageItemRef) or self.value.page() is not None
 
-    def response(self) -> UpstreamResponse[T]:
+    def response(self, endpoint: Endpoint[T]) -> UpstreamResponse[T]:
+        """The response that it was stored from."""
+        if self.etag is not None and self.value is not None and endpoint.set_version is not None:
+            endpoint.set_version(self.value, self.etag)
         return UpstreamResponse(self.value, self.body, self.etag, body=self.raw)
 
 
@@ -147,8 +154,10 @@ class Freshness(NamedTuple):
 class Store(Protocol):
     """Entries by key. A store may drop any entry at any time, and never fails.
 
-    Vehicles are decoded with `mask`, or in full.
+    Vehicles are decoded with `mask`, or in full. What `changes` have made stale is not returned.
     """
+
+    changes: Changes
 
     def peek_undecoded(self, key: str) -> Entry[Any] | None: ...
 
@@ -168,13 +177,14 @@ class Store(Protocol):
 class MemoryStore:
     """Entries in this process."""
 
-    def __init__(self, cache: BoundedMemoryCache) -> None:
+    def __init__(self, cache: BoundedMemoryCache, changes: Changes | None = None) -> None:
         self._cache = cache
+        self.changes = changes or Changes()
 
     def peek_undecoded(self, key: str) -> Entry[Any] | None:
         """An entry as it is stored."""
         entry: Entry[Any] | None = self._cache.peek(key)
-        return entry
+        return entry if entry is None or entry.number >= self.changes.certain else self._unless_stale(key, entry)
 
     def peek(self, key: str) -> Entry[Any] | None:
         """An entry, decoded in full."""
@@ -183,6 +193,9 @@ class MemoryStore:
 
     async def get_many(self, keys: Sequence[str], model: type[T], mask: type | None = None) -> list[Entry[T] | None]:
         entries = self._cache.peek_many(keys)
+        if self.changes.certain and any(entries):
+            pairs = zip(keys, entries, strict=True)
+            entries = [None if entry is None else self._unless_stale(key, entry) for key, entry in pairs]
         return [None if entry is None else entry.decoded_value(mask) for entry in entries] if any(entries) else entries
 
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None:
@@ -191,6 +204,9 @@ class MemoryStore:
 
     async def drop(self, key: str) -> None:
         await self._cache.delete(key)
+
+    def _unless_stale(self, key: str, entry: Entry[Any]) -> Entry[Any] | None:
+        return None if self.changes.is_stale(key, entry.number, entry.group) else entry
 
     def samples(self) -> Iterator[Sample]:
         """The entries in memory, by resource."""
@@ -308,11 +324,13 @@ class CacheReader(ManyFetcher):
     def _lookup(self, request: UpstreamRequest[T], entry: Entry[T] | None, at: float) -> _Lookup[T]:
         if entry is None or request.bypass_cache:
             return _Lookup(None, request, None)
+        if request.needs_version and entry.etag is None and entry.value is not None:
+            return _Lookup(None, request, None)
         age = age_of(entry, request.endpoint.lifetime_of(entry.value), at)
         if age is Age.FRESH:
             return _Lookup(self._hit(request, entry, stale=False), request, None, age)
         if entry.etag and entry.value:
-            request.known = entry.response()
+            request.known = entry.response(request.endpoint)
         if age is Age.REVALIDATING:
             self._refresh(request)
             return _Lookup(self._hit(request, entry, stale=True), request, None, age)
@@ -354,7 +372,7 @@ class CacheReader(ManyFetcher):
         stats.used(entry.stored_at, entry.stored_at + lifetime.fresh, stale=stale)
         if stats.reads is not None:
             stats.reads.append(CacheUse(request.key, request.endpoint, entry.stored_at))
-        return entry.response()
+        return entry.response(request.endpoint)
 
     def _refresh(self, request: UpstreamRequest[Any]) -> None:
         key = request.key
@@ -368,46 +386,43 @@ class CacheReader(ManyFetcher):
 
 
 class CacheWriter:
-    """The layer that stores each response and its items; after a write it drops the entries that it invalidates."""
+    """The layer that stores each response and its items, unless it is that of a write."""
 
     def __init__(self, following: Layer, store: Store, clock: Clock) -> None:
         self._following = following
         self._store = store
+        self._changes = store.changes
         self._clock = clock
 
     def steps(self, call: UpstreamCall[Any]) -> Steps:
         """The steps of the call, then storing its response."""
         if not call.request.endpoint.idempotent:
-            yield from self._write_steps(call)
+            yield from self._following.steps(call)
             return
+        number = self._changes.latest
         try:
             yield from self._following.steps(call)
         except (UpstreamUnauthenticated, UpstreamForbidden):
             # This caller may no longer read it.
             yield self._store.drop(call.request.key)
             raise
-        entries = self._entries(call.request, call.response)
+        entries = self._entries(call.request, call.response, number)
         if entries:
             yield self._store.put(entries)
 
-    def _write_steps(self, call: UpstreamCall[Any]) -> Steps:
-        try:
-            yield from self._following.steps(call)
-        finally:  # a write that failed may have been carried out
-            for key in call.request.invalidated():
-                yield self._store.drop(key)
-
     def _entries(
-        self, request: UpstreamRequest[T], response: UpstreamResponse[T]
+        self, request: UpstreamRequest[T], response: UpstreamResponse[T], number: int
     ) -> list[tuple[str, Entry[Any], float]]:
         if not request.endpoint.lifetime_of(response.value).store_seconds:
             return []
-        at, token_expires_at = self._clock(), request.caller.expires_at
+        at, token_expires_at, group = self._clock(), request.caller.expires_at, group_of(request.caller)
         value: Any = response.value if response.body is None else RawValue(response.body, request.endpoint.decode)
-        entries = [self._timed(request, Entry(value, at, response.size, response.etag, token_expires_at))]
+        entries = [
+            self._timed(request, Entry(value, at, response.size, response.etag, token_expires_at, number, group))
+        ]
         if response.value is not None and request.parts is not None and entries[0][2] > 0:
             parts = [
-                self._timed(part, Entry(value, at, 0, None, token_expires_at))
+                self._timed(part, Entry(value, at, 0, None, token_expires_at, number, group))
                 for part, value in request.parts(response.value)
             ]
             # Items are put before their page, so that they are evicted before it.

@@ -21,10 +21,11 @@ from gateway.errors import (
 from gateway.identity import Caller
 from gateway.settings import UpstreamSettings
 from gateway.upstream.cache import REFRESH_SECONDS, CacheHit, Dependency, Freshness
+from gateway.upstream.changes import Changes
 from gateway.upstream.coalescing import retrieve_exception
 from gateway.upstream.endpoints import PAGE_TOKEN, Endpoint, FleetEndpoints, are_plain, is_possible
-from gateway.upstream.field_masks import decode_full
-from gateway.upstream.models import AnyVehicle, Cursors, State, Vehicle
+from gateway.upstream.field_masks import decode_full, vehicle_mask
+from gateway.upstream.models import AnyVehicle, Cursors, SharingFleet, State, Vehicle, VehicleModel
 from gateway.upstream.pages import IDS, PageItemRef, VehiclePage
 from gateway.upstream.requests import (
     CacheUse,
@@ -38,6 +39,7 @@ from gateway.upstream.requests import (
     requests_of,
 )
 from gateway.upstream.scan_planner import ScanProgress, should_scan
+from gateway.upstream.writes import Writer
 
 T = TypeVar("T")
 # Principals whose fleet sizes are cached.
@@ -48,6 +50,8 @@ Found = dict[str, Vehicle | BaseException | None]
 # cached for.
 DIGESTS_MAX = 4096
 CACHED_LENGTH_MAX = 512
+# The members of a vehicle that say which version of it was read.
+VERSIONED = vehicle_mask({"version": None, "modified_at": None})
 # Every further request of the same caller would fail in the same way.
 FINAL = (UpstreamUnauthenticated, UpstreamForbidden, RateLimited)
 
@@ -74,6 +78,8 @@ class FleetClient:
         endpoints: FleetEndpoints,
         cache: CacheLookup | None = None,
         *,
+        writer: Writer | None = None,
+        changes: Changes | None = None,
         prefetch: bool = False,
         under_way: Callable[[], int] = lambda: 0,
         is_circuit_open: Callable[[], bool] = lambda: False,
@@ -81,6 +87,8 @@ class FleetClient:
         calls_max: int | None = None,
     ) -> None:
         self._calls_max = calls_max
+        self.writer = writer  # None for a client that only reads
+        self.changes = changes or Changes()
         self._under_way = under_way
         self.is_circuit_open = is_circuit_open
         self.is_redis_away = is_redis_away  # None without Redis
@@ -156,7 +164,9 @@ class FleetClient:
         if not are_plain(wanted):
             found = {vehicle_id: None for vehicle_id in wanted if not is_possible(vehicle_id)}
         fleet_size = self._fleet_sizes.get(scope.caller.principal)
-        if should_scan(len(wanted) - len(found), self._settings.page_size, fleet_size):
+        # Lists have no versions.
+        is_listed = not getattr(mask, "needs_version", False)
+        if is_listed and should_scan(len(wanted) - len(found), self._settings.page_size, fleet_size):
             # Cached vehicles need no scan. Without a scan, the reads below find them.
             await self._take_cached(scope, [i for i in wanted if i not in found], found, mask)
             await self._scan(scope, {i for i in wanted if i not in found}, found)
@@ -176,14 +186,43 @@ class FleetClient:
         possible = list(dict.fromkeys(ids))
         if not are_plain(possible):
             possible = list(filter(is_possible, possible))
-        requests = requests_of(scope, self._endpoints.latest_state, possible)
-        scope.uncosted_calls += len(requests)
-        if self._calls_max is None or scope.uncosted_calls <= self._calls_max:
-            values = await self._values(requests)
-        else:
-            values = await self._values_within(scope, requests, self._calls_max)
+        values = await self._uncosted(scope, requests_of(scope, self._endpoints.latest_state, possible))
         found = dict(zip(possible, values, strict=True))
         return [found.get(vehicle_id) for vehicle_id in ids]
+
+    async def current_vehicle(self, scope: RequestScope, vehicle_id: str) -> Vehicle | None:
+        """One vehicle as it is now, with its version, or None. It is not read from the cache."""
+        if not is_possible(vehicle_id):
+            return None
+        (request,) = self._vehicle_requests(scope, [vehicle_id])
+        request.bypass_cache = True
+        vehicle = (await self._fetcher.fetch(request)).value
+        return None if vehicle is None else decode_full(vehicle)
+
+    async def versioned(self, scope: RequestScope, ids: Sequence[str]) -> list[Vehicle | BaseException | None]:
+        """Each vehicle with its version and the time of its last change, or its error.
+
+        The estimated cost omits these calls, as those of `latest_states`.
+        """
+        possible = list(filter(is_possible, dict.fromkeys(ids)))
+        values: list[Vehicle | BaseException | None] = await self._uncosted(
+            scope, self._vehicle_requests(scope, possible, VERSIONED)
+        )
+        found = dict(zip(possible, values, strict=True))
+        return [found.get(vehicle_id) for vehicle_id in ids]
+
+    async def vehicle_models(self, scope: RequestScope, brand: str) -> list[VehicleModel] | None:
+        """The vehicle models that a telematics brand supports; None if there is no such brand."""
+        if not is_possible(brand):
+            return None
+        request = UpstreamRequest.of(scope, self._endpoints.vehicle_models, item_id=brand)
+        models = (await self._fetcher.fetch(request)).value
+        return None if models is None else models.items
+
+    async def sharing_partners(self, scope: RequestScope) -> list[SharingFleet]:
+        """The fleets with which vehicles can be shared."""
+        partners = (await self._fetcher.fetch(UpstreamRequest.of(scope, self._endpoints.sharing_partners))).value
+        return [] if partners is None else partners.items
 
     def under_way(self) -> int:
         """The number of reads in progress."""
@@ -210,7 +249,11 @@ class FleetClient:
     def _vehicle_requests(
         self, scope: RequestScope, ids: Sequence[str], mask: type[Vehicle] | None = None
     ) -> list[UpstreamRequest[Vehicle]]:
-        return requests_of(scope, self._endpoints.vehicle, ids, mask)
+        requests = requests_of(scope, self._endpoints.vehicle, ids, mask)
+        if getattr(mask, "needs_version", False):
+            for request in requests:
+                request.needs_version = True
+        return requests
 
     async def _take_cached(self, scope: RequestScope, ids: list[str], found: Found, mask: type[Vehicle] | None) -> None:
         if self._cache is None or not ids:
@@ -242,6 +285,15 @@ class FleetClient:
     async def _values(self, requests: Sequence[UpstreamRequest[T]]) -> list[T | BaseException | None]:
         responses = await self._fetcher.fetch_all(requests, self._settings.parallel_reads_max)
         return [response.value if isinstance(response, UpstreamResponse) else response for response in responses]
+
+    async def _uncosted(
+        self, scope: RequestScope, requests: Sequence[UpstreamRequest[T]]
+    ) -> list[T | BaseException | None]:
+        """The values of requests that the estimated cost omits."""
+        scope.uncosted_calls += len(requests)
+        if self._calls_max is None or scope.uncosted_calls <= self._calls_max:
+            return await self._values(requests)
+        return await self._values_within(scope, requests, self._calls_max)
 
     async def _values_within(
         self, scope: RequestScope, requests: Sequence[UpstreamRequest[T]], calls_max: int

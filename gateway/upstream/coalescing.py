@@ -9,6 +9,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from gateway.concurrency.deadline import Deadline
 from gateway.errors import DeadlineExceeded
 from gateway.telemetry.metrics import COALESCED, Metrics
+from gateway.upstream.changes import Changes, group_of
 from gateway.upstream.requests import Layer, ManyFetcher, UpstreamRequest
 from gateway.upstream.resilience import Outcome, RunningCall, Sender
 
@@ -27,6 +28,7 @@ class Flight(RunningCall[T], Generic[T], eq=False, kw_only=True):
     abandoned: bool = False  # whether the last waiter has left
     outcome: Outcome[T] | None = None
     batches: tuple[Batch, ...] = ()
+    number: int = 0  # of the latest write that was known when it started
     is_shared: bool = False  # whether the request's deadline is no longer that of one waiter
     completion: asyncio.Future[None] | None = None
 
@@ -133,10 +135,11 @@ class Uncoalesced(ManyFetcher):
 
 
 class SingleFlight(Uncoalesced):
-    """Equal reads share a flight: all get its response or its error."""
+    """Equal reads share a flight: all get its response or its error. One that a write has made stale is not shared."""
 
-    def __init__(self, layer: Layer, sender: Sender, metrics: Metrics) -> None:
+    def __init__(self, layer: Layer, sender: Sender, metrics: Metrics, changes: Changes | None = None) -> None:
         super().__init__(layer, sender, metrics)
+        self._changes = changes or Changes()
         self._flights: dict[str, Flight[Any]] = {}
 
     def __len__(self) -> int:
@@ -149,20 +152,21 @@ class SingleFlight(Uncoalesced):
         key = request.key
         known: Flight[T] | None = self._flights.get(key)
         if known is not None:
-            if not known.abandoned:
+            if not known.abandoned and not self._changes.is_stale(key, known.number, group_of(request.caller)):
                 request.scope.stats.coalesced += 1
                 request.source = "coalesced"
                 self._metrics.count(COALESCED, (request.endpoint.name,))
                 return known
             self._others.add(known)
-        flight = self._flights[key] = Flight(request, self._sender, flights=self)
+        flight = Flight(request, self._sender, flights=self, number=self._changes.latest)
+        self._flights[key] = flight
         flight.steps = self._layer.steps(flight)
         flight.run()
         return flight
 
     def remove(self, flight: Flight[Any]) -> None:
         """Removes a flight that is complete."""
-        if flight in self._others:  # It was abandoned, and an equal read started another.
+        if flight in self._others:  # It was abandoned or has become stale, and an equal read started another.
             self._others.remove(flight)
         else:
             del self._flights[flight.request.key]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
 from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
+import msgspec
+
 from gateway.settings import CacheSettings, UpstreamSettings
 from gateway.upstream.field_masks import decode_masked
-from gateway.upstream.models import State, Vehicle, decoded
+from gateway.upstream.models import SharingPartners, State, Vehicle, VehicleModels, decoded
 from gateway.upstream.page_dedup import PageDeduplicator
 from gateway.upstream.pages import DecodedPages, VehiclePage
 
@@ -42,6 +44,8 @@ class Lifetime:
 
 
 NOT_STORED = Lifetime(0)
+# The statuses of writes that were carried out. 202 is not among them: the write may still fail.
+WRITTEN = frozenset((200, 201, 204))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,8 +54,9 @@ class Endpoint(Generic[T]):
 
     `decode` takes a body, the request's key and a field mask. Stores decode an entry to `model`, or store the body
     itself if it `stays_encoded`. `id_of` returns a value's id. `missing` is the lifetime of a 404; without it, a 404 is
-    an error. Only requests to an `idempotent` endpoint are retried, shared and cached; any other drops the caller's
-    entries of the same id for the endpoints that it `invalidates`.
+    an error. Only requests to an `idempotent` endpoint are retried, shared and cached; any other makes stale what is
+    cached of the endpoints that it `invalidates`, of the same id and of pages. `timeout` is the time limit of a
+    response in seconds, unless it is 0. `set_version` gives a value the ETag of its response.
     """
 
     name: str
@@ -66,6 +71,8 @@ class Endpoint(Generic[T]):
     id_of: Callable[[T], str] | None = None
     idempotent: bool = True
     invalidates: tuple[Endpoint[Any], ...] = ()
+    timeout: float = 0.0
+    set_version: Callable[[Any, str | None], None] | None = None
 
     def paths(self, ids: Sequence[str]) -> list[str]:
         """The path for each id."""
@@ -108,6 +115,7 @@ class FleetEndpoints:
             missing=missing,
             stays_encoded=True,
             id_of=attrgetter("vehicle_id"),
+            set_version=_set_version,
         )
         self.latest_state: Endpoint[State] = Endpoint(
             "latest_state",
@@ -117,6 +125,43 @@ class FleetEndpoints:
             lifetime=_lifetime(cache, "latest_state"),
             missing=missing,
         )
+        self.vehicle_models: Endpoint[VehicleModels] = Endpoint(
+            "vehicle_models",
+            upstream.vehicle_models_path.replace("{brand}", "{id}"),
+            VehicleModels,
+            partial(_decoded, VehicleModels),
+            missing=NOT_STORED,
+        )
+        self.sharing_partners: Endpoint[SharingPartners] = Endpoint(
+            "sharing_partners", upstream.sharing_partners_path, SharingPartners, partial(_decoded, SharingPartners)
+        )
+        write = partial(
+            Endpoint,
+            success=WRITTEN,
+            idempotent=False,
+            invalidates=(self.vehicle, self.latest_state, self.vehicles),
+        )
+        answer = partial(
+            write, model=Vehicle, decode=_vehicle_if_any, id_of=attrgetter("vehicle_id"), set_version=_set_version
+        )
+        self.add_vehicle: Endpoint[Vehicle | None] = answer("add_vehicle", upstream.add_vehicle_path, method="POST")
+        self.update_vehicle: Endpoint[Vehicle | None] = answer(
+            "update_vehicle", upstream.update_vehicle_path, method="PATCH"
+        )
+        self.archive_vehicle: Endpoint[None] = write(
+            "archive_vehicle", upstream.archive_vehicle_path, type(None), _nothing, method="DELETE"
+        )
+        self.share_vehicle: Endpoint[None] = write(
+            "share_vehicle", upstream.share_vehicle_path, type(None), _nothing, method="POST"
+        )
+        self._command: Endpoint[State] = write(
+            "command", upstream.command_path, State, _state_if_any, method="POST", timeout=upstream.command_timeout
+        )
+
+    def command(self, command: str) -> Endpoint[State]:
+        """The endpoint of a command: `unlock-central-lock` for `UNLOCK_CENTRAL_LOCK`."""
+        path = self._command.path.replace("{command}", quote(command.lower().replace("_", "-"), safe=""))
+        return replace(self._command, path=path)
 
     def page_parameters(self, cursor: str | None, search: str | None) -> Parameters:
         """The parameters of a page of vehicles; a cursor contains the limit and the search of the first page."""
@@ -161,3 +206,27 @@ def _vehicle(body: bytes, _key: str, mask: type | None) -> Vehicle:
 
 def _state(body: bytes, _key: str, _mask: type | None) -> State:
     return decoded(body, State)  # type: ignore[no-any-return]
+
+
+def _decoded(model: type[T], body: bytes, _key: str, _mask: type | None) -> T:
+    return decoded(body, model)  # type: ignore[no-any-return]
+
+
+def _set_version(vehicle: Vehicle, etag: str | None) -> None:
+    vehicle.version = etag
+
+
+def _vehicle_if_any(body: bytes, _key: str, _mask: type | None) -> Vehicle | None:
+    """The vehicle that a write returns, if there is a body."""
+    return decoded(body, Vehicle) if body.strip() else None
+
+
+def _state_if_any(body: bytes, _key: str, _mask: type | None) -> State:
+    """The state that a command returns; an empty one without a body."""
+    return decoded(body, State) if body.strip() else {}
+
+
+def _nothing(body: bytes, _key: str, _mask: type | None) -> None:
+    """What such a write returns is not used, but has to be JSON, so that it is the fleet API's."""
+    if body.strip():
+        msgspec.json.decode(body, type=msgspec.Raw)

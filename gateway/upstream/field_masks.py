@@ -59,7 +59,7 @@ COMPUTED_FROM: Mapping[type, Mapping[str, tuple[str, ...]]] = {
     Status: {"raw_value": ("value",)},
 }
 ALWAYS: Mapping[type, tuple[str, ...]] = {
-    Vehicle: ("vehicle_id", "body"),
+    Vehicle: ("vehicle_id", "version", "body"),
     TelematicsUnit: ("unit_id", "vehicle_id"),
 }
 # Cached masks. Callers' selections determine them, so their number is unbounded.
@@ -104,6 +104,8 @@ def _mask(model: type, needs: Frozen) -> Any:
     namespace: dict[str, Any] = {
         name: getattr(model, name) for name in inner if isinstance(getattr(model, name, None), property)
     }
+    if model is Vehicle:
+        namespace["needs_version"] = "version" in inner
     if _needs_post_init(model, inner):
         namespace["__post_init__"] = vars(model)["__post_init__"]
     return msgspec.defstruct(
@@ -126,9 +128,11 @@ def decode_full(vehicle: Any) -> Vehicle:
     if type(vehicle) is Vehicle:
         return vehicle
     try:
-        return decoded(vehicle.body, Vehicle)  # type: ignore[no-any-return]
+        full: Vehicle = decoded(vehicle.body, Vehicle)
+        full.version = vehicle.version
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as unreadable:
         raise UpstreamInvalidResponse(Problem(200)) from unreadable
+    return full
 
 
 @lru_cache(MASKS_MAX)

@@ -72,4 +72,4 @@ class LeaseCoalescing:
         if entry is None or not began <= entry.stored_at <= self._clock() + SKEW:
             return None
         request.stats.coalesced += 1
-        return entry.response()
+        return entry.response(request.endpoint)

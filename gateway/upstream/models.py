@@ -168,7 +168,9 @@ class Vehicle(AnyVehicle, gc=False):
     latest_state: dict[str, StateProperty] | UnsetType | None = UNSET
     vehicle_model_id: str | None = None
     sharing: Sharing | None = None
-    # The JSON that it was decoded from; not a member of the upstream's.
+    # The ETag of the response, if that was about this vehicle alone; not a member of the upstream's.
+    version: str | UnsetType | None = field(default=UNSET, name="$version")
+    # The JSON that it was decoded from; likewise.
     body: bytes = field(default=b"", name="$body")
 
     def __post_init__(self) -> None:
@@ -186,6 +188,43 @@ class Vehicle(AnyVehicle, gc=False):
     def other_members(self) -> dict[str, Any]:
         """The members that have no field here, by name; those of an object are within it."""
         return (_others(as_json(bytes(self.body))[1], Vehicle) if self.body else None) or {}
+
+
+def fleets_of(vehicle: Vehicle) -> set[str]:
+    """The fleets that may see a vehicle: its owner's, and a partner's."""
+    sharing = vehicle.sharing or Sharing()
+    ids = (vehicle.fleet_id, *(fleet and fleet.fleet_id for fleet in (sharing.owner, sharing.partner)))
+    return {fleet_id for fleet_id in ids if fleet_id}
+
+
+class VehicleModel(Struct, gc=False):
+    """A vehicle model that a telematics brand supports."""
+
+    model_id: str = field(name="id")
+    vehicle_brand: str | None = None
+    vehicle_model: str | None = None
+    vehicle_type: str | None = None
+    regions: list[str] | None = None
+    version: int | None = None
+    start_of_production: str | None = None
+    central_lock_connection_types: list[str] | None = None
+    capabilities: Capabilities | None = None
+
+    @property
+    def vehicle_type_raw(self) -> str | None:
+        return self.vehicle_type
+
+
+class VehicleModels(Struct):
+    """The vehicle models that a telematics brand supports."""
+
+    items: list[VehicleModel]
+
+
+class SharingPartners(Struct):
+    """The fleets with which vehicles can be shared."""
+
+    items: list[SharingFleet]
 
 
 class Cursors(Struct):

@@ -1,7 +1,8 @@
 """Entries in Redis, shared by all processes, as a second tier below memory.
 
 After a failure or time-out Redis is not used for a while; it never fails a request. It may be a Cluster, a replica or a
-proxy, or its user may lack permissions: entries and leases need MGET and SET, and rate limits need EVAL.
+proxy, or its user may lack permissions: entries and leases need MGET and SET, and rate limits need EVAL. Writes need
+EVAL, PUBLISH and SUBSCRIBE.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import math
 import ssl
 import time
-from collections.abc import Awaitable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -35,7 +36,7 @@ T = TypeVar("T")
 log = get_logger("gateway.upstream")
 
 # Incremented whenever the stored form changes, so that entries of older versions are not found.
-FORMAT = 4
+FORMAT = 5
 # Upstream settings that do not affect responses. All others, including new ones, are part of a key.
 HOW = frozenset(
     (
@@ -52,11 +53,19 @@ HOW = frozenset(
         "connections_max",
         "keepalive_expiry",
         "response_bytes_max",
+        "command_timeout",
+        "add_vehicle_path",
+        "update_vehicle_path",
+        "archive_vehicle_path",
+        "share_vehicle_path",
+        "command_path",
     )
 )
 # The commands, and what is not used for a while after one of them has failed.
-MGET, SET, DEL, EVAL = "MGET", "SET", "DEL", "EVAL"
-USES = {MGET: "entries", SET: "entries", DEL: "removals", EVAL: "rate limits"}
+MGET, SET, DEL, EVAL, PUBLISH = "MGET", "SET", "DEL", "EVAL", "PUBLISH"
+USES = {MGET: "entries", SET: "entries", DEL: "removals", EVAL: "scripts", PUBLISH: "messages"}
+# Seconds without a message after which a subscription's connection is checked, and again until it counts as lost.
+SILENCE = 1.0
 TIMEOUTS = (TimeoutError, RedisTimeout)
 FAILURES = (RedisError, OSError, TimeoutError)
 
@@ -69,6 +78,8 @@ class Stored(msgspec.Struct, Generic[T], array_like=True):
     body: int
     etag: str | None
     token_expires_at: float | None
+    number: int
+    group: str
 
 
 class RedisStore:
@@ -80,6 +91,7 @@ class RedisStore:
 
     def __init__(self, settings: RedisSettings, upstream: UpstreamSettings, memory: MemoryStore) -> None:
         self._memory = memory
+        self.changes = memory.changes
         self._settings = settings
         start = f"{settings.namespace}:{FORMAT}"
         self._redis = _redis_of(settings, f"{start}:{digest_of_answers(upstream)}")
@@ -109,7 +121,7 @@ class RedisStore:
         raw = await self._run(MGET, self._redis.multi_get([_slotted(keys[index]) for index in missing]))
         arrived = []
         for index, body in zip(missing, raw or (), strict=False):
-            entry = self._decoded(body, model)
+            entry = self._decoded(keys[index], body, model)
             if entry is not None:
                 entries[index] = entry
                 arrived.append((keys[index], entry, 0.0))
@@ -119,7 +131,7 @@ class RedisStore:
     async def shared(self, key: str, model: type[T]) -> Entry[T] | None:
         """An entry in Redis, regardless of memory."""
         raw = await self._run(MGET, self._redis.multi_get([_slotted(key)]))
-        return self._decoded(raw[0], model) if raw else None
+        return self._decoded(key, raw[0], model) if raw else None
 
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None:
         await self._memory.put(entries)
@@ -132,7 +144,9 @@ class RedisStore:
             if entry is None:
                 continue
             value = _stored_form(entry.value)
-            stored = Stored(value, entry.stored_at, entry.body, entry.etag, entry.token_expires_at)
+            stored = Stored(
+                value, entry.stored_at, entry.body, entry.etag, entry.token_expires_at, entry.number, entry.group
+            )
             commands.set(self._name(key), self._encoder.encode(stored), px=_milliseconds(seconds))
         if len(commands):
             await self._run(SET, commands.execute())
@@ -168,10 +182,46 @@ class RedisStore:
         if time.monotonic() < ends:
             await self._remove(self._name(key, "lease:"))
 
-    async def script(self, text: str, key: str, *arguments: str) -> Any:
+    async def script(self, text: str, key: str, *arguments: str | bytes) -> Any:
         """The result of a Lua script on one key of the upstream's URL; None if Redis is unavailable."""
         whole = self._redis.build_key(key, namespace=self._scripts_namespace)
         return await self._run(EVAL, self._redis.raw("eval", text, 1, whole, *arguments))
+
+    async def publish(self, channel: str, message: bytes) -> int | None:
+        """Sends a message to the subscribers of a channel of the upstream's URL, and returns their number.
+
+        None if Redis is unavailable.
+        """
+        name = self._redis.build_key(channel, namespace=self._scripts_namespace)
+        receivers: int | None = await self._run(PUBLISH, self._redis.client.publish(name, message))
+        return receivers
+
+    async def messages(self, *channels: str) -> AsyncIterator[tuple[str, bytes] | None]:
+        """None once the channels are subscribed to; then each message with its channel, until the connection fails."""
+        names = {self._redis.build_key(each, namespace=self._scripts_namespace): each for each in channels}
+        subscription, subscribed, is_checked = self._redis.client.pubsub(), 0, False
+        try:
+            await subscription.subscribe(*names)
+            while True:
+                message = await subscription.get_message(timeout=SILENCE)
+                if message is None:
+                    if is_checked:
+                        return
+                    await subscription.ping()
+                elif message["type"] == "subscribe":
+                    subscribed += 1
+                    if subscribed == len(names):
+                        yield None
+                    elif subscribed > len(names):
+                        return  # the client has reconnected, so messages may be lost
+                elif message["type"] == "message":
+                    yield names[message["channel"].decode()], message["data"]
+                is_checked = message is None
+        except FAILURES:
+            return
+        finally:
+            with contextlib.suppress(*FAILURES):
+                await subscription.aclose()
 
     async def close(self) -> None:
         """Closes the connections."""
@@ -228,7 +278,7 @@ class RedisStore:
             self._unused_until.update(dict.fromkeys(uses, time.monotonic() + cooldown))
             raise
 
-    def _decoded(self, body: bytes | None, model: type[T]) -> Entry[T] | None:
+    def _decoded(self, key: str, body: bytes | None, model: type[T]) -> Entry[T] | None:
         if body is None:
             return None
         decoder = self._decoders.get(model)
@@ -237,13 +287,17 @@ class RedisStore:
             decoder = self._decoders[model] = msgspec.msgpack.Decoder(Stored[form])
         try:
             stored = decoder.decode(body)
+            if self.changes.is_stale(key, stored.number, stored.group):
+                return None
             value = stored.value
             if isinstance(value, bytes):
                 is_page = model is VehiclePage
                 value = VehiclePage.of_body(value, IDS, self._decoded_pages) if is_page else decoded(value, Vehicle)
         except msgspec.MsgspecError:
             return None
-        return Entry(value, stored.stored_at, stored.body, stored.etag, stored.token_expires_at)
+        return Entry(
+            value, stored.stored_at, stored.body, stored.etag, stored.token_expires_at, stored.number, stored.group
+        )
 
 
 def _slotted(key: str) -> str:

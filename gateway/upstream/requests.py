@@ -92,7 +92,9 @@ class UpstreamRequest(Struct, Generic[T], eq=False):
 
     Requests with equal `key`s have equal responses. `item_id` is the id of the item in the path. `mask` is the field
     mask to decode with, `parts` splits a response into its items' requests and values, `known` is an older response to
-    revalidate, `bypass_cache` ignores cached responses. `deadline` is the scope's until the call has other waiters.
+    revalidate, `bypass_cache` ignores cached responses, and `needs_version` those without an ETag. `if_match` is the
+    ETag that a write expects, `concerns` the fleets that may see what it changes, and `send_by` the time
+    (`time.monotonic`) after which it must not be sent. `deadline` is the scope's until the call has other waiters.
     `span` is that of its batch and `traceparent` that of its current call, if they are sampled; `source` says where the
     response came from.
     """
@@ -109,6 +111,10 @@ class UpstreamRequest(Struct, Generic[T], eq=False):
     known: UpstreamResponse[T] | None = None
     bypass_cache: bool = False
     body: bytes = b""
+    needs_version: bool = False
+    if_match: str | None = None
+    concerns: frozenset[str] = frozenset()
+    send_by: float | None = None
     span: Span | None = None
     traceparent: str | None = None
     source: Literal["call", "cache", "stale", "coalesced"] = "call"
@@ -141,13 +147,13 @@ class UpstreamRequest(Struct, Generic[T], eq=False):
     @property
     def is_matched_by_id(self) -> bool:
         """Whether the id in a response shows that it belongs to this request."""
-        return self.item_id is not None and self.endpoint.id_of is not None
+        return self.item_id is not None and self.endpoint.id_of is not None and self.endpoint.idempotent
 
-    def invalidated(self) -> list[str]:
-        """The keys of the caller's entries that this request may make stale."""
-        ids = [] if self.item_id is None else [self.item_id]
-        paths = [path for endpoint in self.endpoint.invalidates for path in endpoint.paths(ids)]
-        return [key_of(self.caller, digest_of(path)) for path in paths]
+    @property
+    def seconds_to_send(self) -> float:
+        """The seconds until it must have been sent."""
+        remaining = self.deadline.remaining
+        return remaining if self.send_by is None else max(0.0, min(remaining, self.send_by - time.monotonic()))
 
     def with_deadline(self, deadline: Deadline) -> UpstreamRequest[T]:
         """The same request with another deadline."""

@@ -62,7 +62,7 @@ class Resilience:
         """All attempts of a call, unless the circuit is open."""
         circuit, limiter, client = self.circuit, self._limiter, call.request.scope.caller.client
         if circuit.open_until is not None and (wait := circuit.wait(self._clock())) is not None:
-            raise UpstreamUnavailable(retry_after=math.ceil(wait * 10) / 10)
+            raise _unsent(UpstreamUnavailable(retry_after=math.ceil(wait * 10) / 10))
         if not self._budget.is_full:
             self._budget.save()
         failed, outage, endpoint = 0, None, call.request.endpoint
@@ -80,7 +80,9 @@ class Resilience:
                     remaining = call.request.deadline.remaining
                     delay = self._retries.delay(failed, failure, remaining) if endpoint.idempotent else None
                     if delay is None:
-                        outage = is_outage(failure)
+                        # A long time-out may be about one vehicle only.
+                        is_long = endpoint.timeout and isinstance(failure, UpstreamTimeout)
+                        outage = None if is_long else is_outage(failure)
                         raise
                     self._metrics.count(RETRIES, (endpoint.name,))
                 yield asyncio.sleep(delay)
@@ -108,12 +110,12 @@ class Resilience:
 
     def _permission(self, client: str, request: UpstreamRequest[Any]) -> Steps:
         """Waits until the rate limiter allows a request; raises RateLimited if that would be too late."""
-        remaining = request.deadline.remaining
+        remaining = request.seconds_to_send
         wait = self._limiter.take(client, self._clock(), remaining)
         if not isinstance(wait, float):
             wait = yield wait
         if wait >= remaining:
-            raise RateLimited(retry_after=math.ceil(wait))
+            raise _unsent(RateLimited(retry_after=math.ceil(wait)))
         if wait > 0:
             self._metrics.observe(RATE_WAITS, (), wait)
             yield asyncio.sleep(wait)
@@ -168,6 +170,11 @@ class _Attempt:
         log.debug("upstream call failed", endpoint=endpoint, status=status, attempt=number, flow_id=flow_id)
 
 
+def _unsent(failure: UpstreamError) -> UpstreamError:
+    failure.is_unsent = True
+    return failure
+
+
 def _status_of(failure: UpstreamError) -> str:
     """The HTTP status of a failure, or its kind if there was no readable response."""
     if failure.problem is not None:
@@ -213,6 +220,8 @@ class RunningCall(Struct, Generic[T], eq=False):
     connection: Connection | None = None
     ends: float = 0.0
     queued_until: float = 0.0
+    seconds: float = 0.0
+    send_until: float | None = None
     head: bytes = b""
     tenant: str = ""
     reuse_key: str = ""

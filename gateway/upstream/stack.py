@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from gateway.settings import CacheSettings, Settings
 from gateway.telemetry.metrics import Metrics
+from gateway.upstream.announcements import announcer_over
 from gateway.upstream.cache import CacheReader, CacheWriter, MemoryStore, Store
+from gateway.upstream.changes import Announcer, Changes, LocalAnnouncer, WriteAnnouncement
 from gateway.upstream.circuit import Circuit
 from gateway.upstream.client import FleetClient
 from gateway.upstream.coalescing import SingleFlight, Uncoalesced
@@ -23,6 +25,8 @@ from gateway.upstream.requests import Clock, Layer, ManyFetcher, now
 from gateway.upstream.resilience import Resilience
 from gateway.upstream.retry import RetryPolicy
 from gateway.upstream.traced_batches import TracedBatches
+from gateway.upstream.write_records import MemoryRecords, Records, RedisRecords
+from gateway.upstream.writes import Writer
 
 if TYPE_CHECKING:
     from gateway.upstream.redis_store import RedisStore
@@ -52,16 +56,27 @@ async def build_client(
         endpoints = FleetEndpoints(settings.upstream, settings.cache)
         transport = HttpTransport(settings.upstream, network)
         closing.push_async_callback(transport.close)
-        redis = _redis_of(settings, closing)
+        changes = Changes()
+        closing.callback(changes.close)
+        redis = _redis_of(settings, closing, changes)
         resilience = _resilience_of(settings, redis, clock, metrics)
         layer: Layer = resilience
+        if settings.writes != "off":
+            announcer: Announcer = LocalAnnouncer(changes)
+            if redis is not None:
+                announcer = await closing.enter_async_context(announcer_over(redis, changes))
+            layer = WriteAnnouncement(layer, announcer, settings.upstream.total_timeout)
         store: Store | None = None
         if settings.cache.enabled:
-            store = redis or _memory_of(settings.cache)
+            store = redis or _memory_of(settings.cache, changes)
             layer = CacheWriter(layer, store, clock)
         if redis is not None and settings.cache.enabled and settings.coalescing.enabled:
             layer = LeaseCoalescing(layer, redis, settings.coalescing.lease, clock)
-        flights = (SingleFlight if settings.coalescing.enabled else Uncoalesced)(layer, transport, metrics)
+        flights = (
+            SingleFlight(layer, transport, metrics, changes)
+            if settings.coalescing.enabled
+            else Uncoalesced(layer, transport, metrics)
+        )
         closing.push_async_callback(flights.settle)
         cache = None
         if store is not None:
@@ -69,11 +84,18 @@ async def build_client(
             metrics.samplers.append(store.samples)
             closing.push_async_callback(cache.settle)
         fetcher: ManyFetcher = cache or flights
+        if traced:
+            fetcher = TracedBatches(fetcher)
+        records: Records = MemoryRecords() if redis is None else RedisRecords(redis)
+        writer = Writer(fetcher, endpoints, settings, records, metrics, clock)
+        closing.push_async_callback(writer.settle)
         client = FleetClient(
-            TracedBatches(fetcher) if traced else fetcher,
+            fetcher,
             settings.upstream,
             endpoints,
             cache,
+            writer=writer,
+            changes=changes,
             prefetch=settings.cache.prefetch,
             under_way=flights.__len__,
             is_circuit_open=lambda: resilience.circuit.is_open,
@@ -92,15 +114,15 @@ def _resilience_of(settings: Settings, redis: RedisStore | None, clock: Clock, m
     return Resilience(Circuit(settings.breaker), RetryPolicy(settings.retry), limiter, clock, metrics)
 
 
-def _memory_of(settings: CacheSettings) -> MemoryStore:
-    return MemoryStore(BoundedMemoryCache(entries_max=settings.entries_max, bytes_max=settings.bytes_max))
+def _memory_of(settings: CacheSettings, changes: Changes) -> MemoryStore:
+    return MemoryStore(BoundedMemoryCache(entries_max=settings.entries_max, bytes_max=settings.bytes_max), changes)
 
 
-def _redis_of(settings: Settings, closing: AsyncExitStack) -> RedisStore | None:
+def _redis_of(settings: Settings, closing: AsyncExitStack, changes: Changes) -> RedisStore | None:
     if settings.redis.url is None:
         return None
     from gateway.upstream.redis_store import RedisStore  # noqa: PLC0415 - redis takes seven megabytes and is optional
 
-    redis = RedisStore(settings.redis, settings.upstream, _memory_of(settings.cache))
+    redis = RedisStore(settings.redis, settings.upstream, _memory_of(settings.cache, changes))
     closing.push_async_callback(redis.close)
     return redis

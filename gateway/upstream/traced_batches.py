@@ -24,7 +24,10 @@ class TracedBatches(ManyFetcher):
         span = requests[0].scope.span if requests else None
         if span is None:
             return await self._following.fetch_all(requests, at_a_time)
-        batch = span.child(f"read {requests[0].endpoint.name}", {"gateway.batch.size": len(requests)})
+        endpoint = requests[0].endpoint
+        batch = span.child(
+            f"{'read' if endpoint.idempotent else 'write'} {endpoint.name}", {"gateway.batch.size": len(requests)}
+        )
         for request in requests:
             request.span = batch
         outcomes: list[UpstreamResponse[T] | BaseException] = []

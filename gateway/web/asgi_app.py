@@ -23,7 +23,7 @@ from gateway.engine.documents import OperationInfo
 from gateway.errors import Overloaded
 from gateway.hosts import AllowedHosts, host_and_port, origin_of
 from gateway.overload.load_shedding import LoadShedder
-from gateway.telemetry.logs import LoggedOperation, LoggedRequest, RequestLog
+from gateway.telemetry.logs import PRINCIPAL_DIGITS, LoggedOperation, LoggedRequest, RequestLog
 from gateway.telemetry.metrics import Metrics
 from gateway.telemetry.traces import Span
 from gateway.web.compression import Compression
@@ -47,7 +47,6 @@ OUTCOMES = {
     200: "partial", 294: "partial", 401: "unauthenticated", 499: "cancelled", 500: "failed", 503: "overloaded",
 }  # fmt: skip
 # Hexadecimal digits of a principal, which is a hash, in the log.
-PRINCIPAL_DIGITS = 12
 # Outcomes that are errors of the gateway or the fleet API, not of the client.
 FAILURES = ("partial", "failed", "overloaded")
 NO_OPERATION = OperationInfo("", "", "")

@@ -72,6 +72,8 @@ Identify = Callable[[str, float], Awaitable[Caller]]
 # The statuses of results without errors, with data and errors, and without data, by the code of the first error.
 OK, PARTIAL_SUCCESS, UNPROCESSABLE = 200, 294, 422
 STATUS_OF_CODE = {"GRAPHQL_PARSE_FAILED": 400, "INTERNAL": 500}
+# The kind of operations that write, and the mutation that waits for a vehicle.
+MUTATION, COMMAND = "mutation", "sendVehicleCommand"
 # Digits of `Content-Length`; a number with more is too large.
 DIGITS_MAX = 18
 # Characters of an error's code in logs and metrics.
@@ -89,11 +91,15 @@ class Runtime:
 
 
 class OperationResult(NamedTuple):
-    """The result of an operation and its header fields; `ran` is false if it was not executed."""
+    """The result of an operation and its header fields; `ran` is false if it was not executed.
+
+    One that `has_written` has outcomes of writes, which must reach the client.
+    """
 
     result: ExecutionResult
     fields: Fields
     ran: bool = True
+    has_written: bool = False
 
     @property
     def status(self) -> int:
@@ -335,6 +341,9 @@ class GraphQLApp:
                 is_get = exchange.scope["method"] == "GET"
                 request = await self._operations.prepare(params, exchange.caller, is_get=is_get)
                 exchange.operation = request.document.info(request.name)
+            if COMMAND in request.document.root_fields(request.name) and b"x-gateway-timeout" not in exchange.fields:
+                deadline.close()
+                deadline = Deadline(exchange.deadline + self._settings.upstream.command_timeout)
             return await self._executed(exchange, request, deadline)
         finally:
             deadline.close()
@@ -401,6 +410,8 @@ class GraphQLApp:
             exchange.request_id,
             self._settings.pagination.nodes_max,
             self._settings.upstream.unit_search,
+            self._running.client.writer,
+            self._settings.writes,
         )
 
     def _result(
@@ -420,13 +431,16 @@ class GraphQLApp:
             }
         if cost is not None or stats.stale:
             extensions["freshness"] = {"oldestAge": self._cache.age(stats), "stale": stats.stale}
-        fields = NO_STORE if errors else self._cache.headers_for(stats, exchange.caller)
-        return OperationResult(ExecutionResult(result.data, errors or None, extensions or None), fields)
+        is_mutation = exchange.operation is not None and exchange.operation.kind == MUTATION
+        fields = NO_STORE if errors or is_mutation else self._cache.headers_for(stats, exchange.caller)
+        has_written = is_mutation and any(value is not None for value in (result.data or {}).values())
+        shown = ExecutionResult(result.data, errors or None, extensions or None)
+        return OperationResult(shown, fields, has_written=has_written)
 
     def _rendered(self, operation: OperationResult, media_type: str) -> Response:
         result = operation.result
         unauthenticated_errors = [error for error in result.errors or () if is_unauthenticated(error)]
-        if unauthenticated_errors:
+        if unauthenticated_errors and not operation.has_written:
             fields = (ERROR_TYPE, (b"www-authenticate", INVALID_TOKEN.encode()))
             parts = self._parts_of({"errors": unauthenticated_errors})
             return _with_errors(Response(401, fields, parts), unauthenticated_errors)

@@ -12,6 +12,7 @@ from gateway.errors import GatewayError, UpstreamRejected, UpstreamTimeout, Upst
 from gateway.settings import CacheSettings, Settings, UpstreamSettings
 from gateway.telemetry.metrics import Metrics
 from gateway.upstream.cache import CacheReader, CacheWriter, MemoryStore
+from gateway.upstream.changes import Changes, LocalAnnouncer, WriteAnnouncement
 from gateway.upstream.client import FleetClient
 from gateway.upstream.coalescing import SingleFlight
 from gateway.upstream.endpoints import NOT_STORED, Endpoint, FleetEndpoints, Lifetime
@@ -247,10 +248,11 @@ class Stack:
 
     def __post_init__(self) -> None:
         self.memory = BoundedMemoryCache(entries_max=100, bytes_max=2**20)
-        store, clock = MemoryStore(self.memory), Clock()
-        filling = CacheWriter(Sending(), store, clock)
+        changes, clock = Changes(), Clock()
+        store = MemoryStore(self.memory, changes)
+        filling = CacheWriter(WriteAnnouncement(Sending(), LocalAnnouncer(changes), 1.0), store, clock)
         leased = filling if self.leases is None else LeaseCoalescing(filling, self.leases, 1, clock)
-        self.cache = CacheReader(SingleFlight(leased, self.fleet, Metrics()), store, clock, Metrics())
+        self.cache = CacheReader(SingleFlight(leased, self.fleet, Metrics(), changes), store, clock, Metrics())
 
 
 async def test_equal_writes_are_not_shared():
@@ -272,7 +274,7 @@ async def test_equal_writes_are_not_shared():
 
 @pytest.mark.parametrize("failure", [None, UpstreamTimeout()])
 async def test_a_write_invalidates_entries(failure):
-    """The caller's own entries of the vehicle are dropped, even if the write's outcome is unknown; others stay."""
+    """All callers' entries of the vehicle are stale, even if the write's outcome is unknown; those of others stay."""
     stack = Stack(FakeFetcher(lambda request: {} if request.endpoint is TAG else Vehicle(vehicle_id=request.item_id)))
     requests = [("A", "alice"), ("B", "alice"), ("A", "bob")]
     for vehicle_id, name in requests:
@@ -286,7 +288,7 @@ async def test_a_write_invalidates_entries(failure):
     stack.fleet.failure = None
     for vehicle_id, name in requests:
         await stack.cache.fetch(vehicle_read(vehicle_id, scope(name)))
-    assert (stack.fleet.calls["/vehicles/A"], stack.fleet.calls["/vehicles/B"]) == (3, 1)
+    assert (stack.fleet.calls["/vehicles/A"], stack.fleet.calls["/vehicles/B"]) == (4, 1)
 
 
 TRIPS = Endpoint(

@@ -52,6 +52,7 @@ HAPPY_EYEBALLS_DELAY = 0.25
 VERSIONS = ("1.1", "1.0")
 FRAMED = frozenset((b"content-length", b"transfer-encoding"))
 INVALID_REQUEST = "The request contains characters that are not allowed."
+TOO_LATE = "The request could not be sent in time."
 UNSENT = "The connection ended before the request was sent."
 INTERIM, OK = 100, 200
 RawResponse = tuple[int, Fields, bytes]
@@ -73,7 +74,12 @@ class Call(Protocol):
 
     `connection` is set while the call is in progress. The call waits for one until `queued_until`, in the queue of its
     `tenant`, which is its principal. `reuse_key` is the tenant if a 200 can be matched to the call, else it is empty.
+    `seconds` replaces the settings' time limits for the response, unless it is 0. Nothing is sent after `send_until`,
+    unless that is None.
     """
+
+    seconds: float
+    send_until: float | None
 
     tenant: str
     reuse_key: str
@@ -98,7 +104,19 @@ class Call(Protocol):
 class _AwaitedCall:
     """A call that completes a future."""
 
-    __slots__ = ("connection", "decode", "ends", "future", "head", "may_resend", "queued_until", "reuse_key", "tenant")
+    __slots__ = (
+        "connection",
+        "decode",
+        "ends",
+        "future",
+        "head",
+        "may_resend",
+        "queued_until",
+        "reuse_key",
+        "seconds",
+        "send_until",
+        "tenant",
+    )
 
     def __init__(
         self,
@@ -109,7 +127,10 @@ class _AwaitedCall:
         may_resend: Callable[[], bool],
         *,
         is_checked: bool,
+        seconds: float,
+        send_until: float | None,
     ) -> None:
+        self.seconds, self.send_until = seconds, send_until
         self.tenant = tenant
         self.future = future
         self.head = head
@@ -196,7 +217,7 @@ class Http1:
         if loop is None:
             loop = self._loop = asyncio.get_running_loop()
         now = loop.time()
-        call.ends = now + self._total_timeout
+        call.ends = now + (call.seconds or self._total_timeout)
         if self._idle and not self._queue:
             newest = self._idle.popitem()[0]
             if newest.reusable_by == call.reuse_key:
@@ -213,14 +234,19 @@ class Http1:
         may_resend: Callable[[], bool] = bool,  # false
         *,
         is_checked: bool = False,
+        seconds: float = 0.0,
+        send_until: float | None = None,
     ) -> Any:
         """A response's status, header fields and body, or the result of `decode`, without httpx's objects.
 
         The call waits in the queue of `tenant`. `may_resend` says whether the request may be sent once more.
-        `is_checked` says that `decode` rejects a 200 that belongs to another call.
+        `is_checked` says that `decode` rejects a 200 that belongs to another call. `seconds` and `send_until` are those
+        of a `Call`.
         """
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        call = _AwaitedCall(future, head, tenant, decode, may_resend, is_checked=is_checked)
+        call = _AwaitedCall(
+            future, head, tenant, decode, may_resend, is_checked=is_checked, seconds=seconds, send_until=send_until
+        )
         self.begin(call)
         try:
             return await future
@@ -334,7 +360,9 @@ class Http1:
     ) -> None:
         if self._closed:
             raise httpx.ConnectError("The transport is closed.")
-        call.queued_until = call.ends - self._total_timeout + self._pool_timeout
+        call.queued_until = call.ends - (call.seconds or self._total_timeout) + self._pool_timeout
+        if call.send_until is not None:
+            call.queued_until = min(call.queued_until, call.send_until)
         self._queue.push(call.tenant, call, first=first)
         self._serve(now)
         if self._queue:
@@ -473,7 +501,7 @@ class Connection(asyncio.Protocol):
         self._begin_parsing()
         self._call: Call | None = None
         self._is_sent = self._head_is_whole = False
-        self._started_at = self._due = self._next_check = 0.0
+        self._started_at = self._due = self._next_check = self._response_timeout = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.closed = False
         # Whether it has made a call, and whether it has or was idle.
@@ -490,6 +518,7 @@ class Connection(asyncio.Protocol):
         self._head_is_whole = self._is_whole = self._is_reusable = self._is_sent = False
         self._received = 0
         self._started_at = now
+        self._response_timeout = call.seconds or self._read_timeout
         self._due = min(now + self._first_timeout, call.ends)
         self._pool.requests.add(self, self.loop)
 
@@ -505,6 +534,9 @@ class Connection(asyncio.Protocol):
         if call.reuse_key != self.reusable_by and self._poll.poll(0):
             # It may be only a TLS record. The event loop reads it before this is tried again.
             self._pool.requests.add(self, self.loop)
+            return
+        if call.send_until is not None and self._time() >= call.send_until:
+            self.fail(httpx.PoolTimeout(TOO_LATE))
             return
         transport.write(call.head)
         self._is_sent = True
@@ -727,12 +759,16 @@ class Connection(asyncio.Protocol):
 
     def _check_timeouts(self) -> None:
         now, call = self._time(), self._call
-        if now >= self._due and call is not None and self._due < min(self._started_at + self._read_timeout, call.ends):
+        if (
+            now >= self._due
+            and call is not None
+            and self._due < min(self._started_at + self._response_timeout, call.ends)
+        ):
             # Nothing has arrived yet. If the request was sent, the read timeout applies.
             if self._transport.get_write_buffer_size():
                 self.fail(httpx.WriteTimeout("The request could not be sent in time."))
                 return
-            self._due = min(self._started_at + self._read_timeout, call.ends)
+            self._due = min(self._started_at + self._response_timeout, call.ends)
         if now >= self._due:
             self._fail_unfinished(httpx.ReadTimeout("No response in time."))
             return

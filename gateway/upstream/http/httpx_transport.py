@@ -24,6 +24,7 @@ from gateway.upstream.http.http1 import (
     HEAD_BYTES_MAX,
     INVALID_REQUEST,
     TIMEOUT_STATUS,
+    TOO_LATE,
     PoolLoad,
     RawResponse,
     is_foreign,
@@ -50,6 +51,7 @@ CLOSED = "The transport is closed."
 # replace, and just before an HTTP/1.1 request is sent, also one to a proxy.
 CONNECTING, CONNECTED = ".connect_tcp.started", (".connect_tcp.complete", ".start_tls.complete")
 SENDING = "http11.send_request_headers.started"
+SENDING_ANY = "send_request_headers.started"  # in any version of HTTP
 # How h11's messages begin where a response is cut off; any other of them is about malformed bytes.
 CUT_OFF = ("peer closed connection", "peer unexpectedly closed connection")
 # The errors of a connection that ends.
@@ -134,16 +136,20 @@ class HttpxTransport:
         body: bytes,
         decode: Callable[[RawResponse], T],
         may_resend: Callable[[], bool],
+        seconds: float = 0.0,
+        send_until: float | None = None,
     ) -> T:
         """The result of `decode` for a response's status, header fields and body, which is cut at its bound.
 
-        `may_resend` says whether the request may be sent once more.
+        `may_resend` says whether the request may be sent once more. `seconds` replaces the settings' time limits for
+        the response, unless it is 0. Nothing is sent after `send_until`, in seconds of the event loop's clock.
         """
-        request = self._request(method, target, fields, body)
+        request = self._request(method, target, fields, body, seconds)
+        seconds = seconds or self._settings.total_timeout
         if self._streams == 1:
-            channel, raw = await self._call(request, may_resend)
+            channel, raw = await self._call(request, may_resend, seconds, send_until)
         else:
-            call = asyncio.get_running_loop().create_task(self._call(request, may_resend))
+            call = asyncio.get_running_loop().create_task(self._call(request, may_resend, seconds, send_until))
             self._shared_calls.add(call)
             call.add_done_callback(self._shared_calls.discard)
             try:
@@ -175,14 +181,16 @@ class HttpxTransport:
             self._retire(channel, at_once=True)
         await asyncio.gather(*self._shared_calls, *self._closing, return_exceptions=True)
 
-    async def _call(self, request: httpx.Request, may_resend: Callable[[], bool]) -> tuple[_Channel, RawResponse]:
+    async def _call(
+        self, request: httpx.Request, may_resend: Callable[[], bool], seconds: float, send_until: float | None
+    ) -> tuple[_Channel, RawResponse]:
         take = self._take
         try:
-            async with asyncio.timeout(self._settings.total_timeout), self._slot():
+            async with asyncio.timeout(seconds), self._slot():
                 while True:
                     channel = await take()
                     try:
-                        return channel, await self._answer(channel, request)
+                        return channel, await self._answer(channel, request, send_until)
                     except _NotSilent:
                         pass  # the request was not sent, so another connection may be used
                     except ENDED:
@@ -197,13 +205,16 @@ class HttpxTransport:
                 raise httpx.DecodingError("The response is malformed.") from failure
             raise
 
-    def _request(self, method: str, target: str, fields: Mapping[str, str], body: bytes) -> httpx.Request:
+    def _request(
+        self, method: str, target: str, fields: Mapping[str, str], body: bytes, seconds: float
+    ) -> httpx.Request:
         # A line break in a field would start another header.
         texts = [target, *fields.keys(), *fields.values()]
         if " " in target or not all(text.isascii() and text.isprintable() for text in texts):
             raise httpx.LocalProtocolError(INVALID_REQUEST)
         url = self._settings.url + target
-        return httpx.Request(method, url, headers=fields, content=body or None, extensions=dict(self._timeouts))
+        timeouts = self._timeouts if not seconds else {"timeout": {**self._timeouts["timeout"], "read": seconds}}
+        return httpx.Request(method, url, headers=fields, content=body or None, extensions=dict(timeouts))
 
     @asynccontextmanager
     async def _slot(self) -> AsyncIterator[None]:
@@ -267,9 +278,9 @@ class HttpxTransport:
             self._distrust()
         return False
 
-    async def _answer(self, channel: _Channel, request: httpx.Request) -> RawResponse:
+    async def _answer(self, channel: _Channel, request: httpx.Request, send_until: float | None) -> RawResponse:
         is_whole = False
-        request.extensions["trace"] = partial(self._on_event, channel)
+        request.extensions["trace"] = partial(self._on_event, channel, send_until)
         try:
             response = await channel.transport.handle_async_request(request)
             try:
@@ -291,8 +302,15 @@ class HttpxTransport:
             self._give_back(channel, retire=not is_whole)
         return response.status_code, dict(response.headers.raw), body
 
-    async def _on_event(self, channel: _Channel, event: str, details: Mapping[str, Any]) -> None:
-        """Checks again for received bytes, because httpcore lets other tasks run before it sends."""
+    async def _on_event(
+        self, channel: _Channel, send_until: float | None, event: str, details: Mapping[str, Any]
+    ) -> None:
+        """Checks again for received bytes, because httpcore lets other tasks run before it sends.
+
+        Raises PoolTimeout if it is too late to send.
+        """
+        if send_until is not None and event.endswith(SENDING_ANY) and asyncio.get_running_loop().time() >= send_until:
+            raise httpx.PoolTimeout(TOO_LATE)
         if event.endswith(CONNECTING):
             channel.stream = None  # httpcore has replaced the connection
         elif event.endswith(CONNECTED):

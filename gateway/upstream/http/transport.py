@@ -75,7 +75,8 @@ TARGET_MAX = 8000
 TOO_LONG = Problem(414)
 PROBLEM_TYPE = re.compile(r"/problems/[a-z0-9/_-]{1,90}")
 FLOW_ID_FORM = re.compile(r"[A-Za-z0-9_-]{1,64}")
-# The errors that transports raise.
+# The errors that transports raise only before a request is sent, and all of their errors.
+UNSENT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 TRANSPORT_ERRORS = (httpx.TransportError, httpx.StreamError, httpx.DecodingError, UnicodeDecodeError, OSError)
 
 
@@ -96,16 +97,23 @@ class HttpTransport:
         target = _target_of(request)
         request.stats.upstream_calls += 1
         decode, may_resend = partial(self.response_to, request), partial(self.may_resend, request)
+        seconds, send_until = request.endpoint.timeout, _send_until(request)
         try:
             if self._httpx is not None:
                 headers = self._headers_of(request)
                 return await self._httpx.send(
-                    request.endpoint.method, target, headers, request.body, decode, may_resend
+                    request.endpoint.method, target, headers, request.body, decode, may_resend, seconds, send_until
                 )
             assert self._http1 is not None
             head = self._http1.request(request.endpoint.method, target, self._prepared_for(request), request.body)
             response: UpstreamResponse[T] = await self._http1.fetch_raw(
-                head, request.caller.principal, decode, may_resend, is_checked=request.is_matched_by_id
+                head,
+                request.caller.principal,
+                decode,
+                may_resend,
+                is_checked=request.is_matched_by_id,
+                seconds=seconds,
+                send_until=send_until,
             )
         except TRANSPORT_ERRORS as failure:
             raise self.error_of(failure) from failure
@@ -116,9 +124,10 @@ class HttpTransport:
         assert self._http1 is not None
         target, scope = _target_of(request), request.scope
         scope.stats.upstream_calls += 1
-        is_plain = scope.traceparent is None and request.known is None
-        prepared = scope.caller.head(self._rendered) if is_plain else self._prepared_for(request)
+        prepared = scope.caller.head(self._rendered) if _is_plain(request) else self._prepared_for(request)
         call.head = self._http1.request(request.endpoint.method, target, prepared, request.body)
+        if not request.endpoint.idempotent:
+            call.seconds, call.send_until = request.endpoint.timeout, _send_until(request)
         call.tenant = scope.caller.principal
         if request.is_matched_by_id:
             call.reuse_key = call.tenant
@@ -137,11 +146,13 @@ class HttpTransport:
     def error_of(self, failure: Exception) -> UpstreamError:
         """The gateway's error for one of TRANSPORT_ERRORS, which is logged by its kind."""
         self._failures.count(kind_of(failure), asyncio.get_running_loop())
+        error: UpstreamError = UpstreamUnavailable()
         if isinstance(failure, (httpx.TimeoutException, TimeoutError)):
-            return UpstreamTimeout()
-        if isinstance(failure, (httpx.DecodingError, UnicodeDecodeError)):
-            return UpstreamInvalidResponse()
-        return UpstreamUnavailable()
+            error = UpstreamTimeout()
+        elif isinstance(failure, (httpx.DecodingError, UnicodeDecodeError)):
+            error = UpstreamInvalidResponse()
+        error.is_unsent = isinstance(failure, UNSENT_ERRORS)
+        return error
 
     def response_to(self, request: UpstreamRequest[T], raw: RawResponse) -> UpstreamResponse[T]:
         """The decoded response; raises the gateway's errors."""
@@ -159,7 +170,8 @@ class HttpTransport:
         request.stats.accepted = True
         value = self._decoded(request, body)
         endpoint = request.endpoint
-        if request.item_id is not None and endpoint.id_of is not None and endpoint.id_of(value) != request.item_id:
+        id_of = endpoint.id_of
+        if request.item_id is not None and id_of is not None and value is not None and id_of(value) != request.item_id:
             raise UpstreamInvalidResponse(Problem(status))
         # A vehicle has its JSON, which may have been repaired.
         stored = getattr(value, "body", body) if endpoint.stays_encoded else None
@@ -171,6 +183,8 @@ class HttpTransport:
             response.etag = text if text and text.isascii() and text.isprintable() else None
             response.flow_id = None if flow_id is None else valid_flow_id(fields[flow_id].decode("latin-1"))
             response.rate = rate_of(httpx.Headers(fields)) if b"x-rate-limit-limit" in names else None
+        if endpoint.set_version is not None and value is not None:
+            endpoint.set_version(value, response.etag)
         return response
 
     def _other_status(
@@ -208,13 +222,14 @@ class HttpTransport:
             headers["traceparent"] = traceparent
         if request.known is not None and request.known.etag is not None:
             headers["If-None-Match"] = request.known.etag
+        if request.if_match is not None:
+            headers["If-Match"] = request.if_match
         return headers
 
     def _prepared_for(self, request: UpstreamRequest[Any]) -> bytes:
         """The rendered headers of a request, rendered once per caller where possible."""
-        scope = request.scope
-        if scope.traceparent is None and request.known is None:
-            return scope.caller.head(self._rendered)
+        if _is_plain(request):
+            return request.caller.head(self._rendered)
         assert self._http1 is not None
         return self._http1.prepared(self._headers_of(request))
 
@@ -227,6 +242,18 @@ class HttpTransport:
             return request.endpoint.decode(body, request.key, request.mask)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as malformed:
             raise UpstreamInvalidResponse(Problem(200)) from malformed
+
+
+def _is_plain(request: UpstreamRequest[Any]) -> bool:
+    """Whether a request has the same header fields as all others of its caller."""
+    return request.scope.traceparent is None and request.known is None and request.if_match is None
+
+
+def _send_until(request: UpstreamRequest[Any]) -> float | None:
+    """Until when a request may be sent, in seconds of the event loop's clock."""
+    if request.send_by is None:
+        return None
+    return asyncio.get_running_loop().time() + request.send_by - time.monotonic()
 
 
 def kind_of(failure: Exception) -> str:
