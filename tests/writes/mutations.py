@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
+import ssl
 import uuid
+from functools import partial
 from typing import Any
 
+import httpx
+
+# The default context of httpx reads certificates for longer than a request takes.
+client_of = partial(httpx.AsyncClient, timeout=60, verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 EXPIRES_AT = "2099-01-01T00:00:00Z"
 KEYS = (f"{uuid.uuid4()}" for _ in itertools.count())
 PAYLOADS = {

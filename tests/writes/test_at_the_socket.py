@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import get_args
 
-import httpx
 import pytest
 
 from gateway.app import create_app
@@ -23,7 +22,7 @@ from tests.effort import effort
 from tests.gateways import PLANS, TOKENS, serving
 from tests.waiting import eventually
 from tests.writes.commanding import is_able
-from tests.writes.mutations import KEYS, document, mutation
+from tests.writes.mutations import KEYS, client_of, document, mutation
 from tests.writes.recording_proxy import RecordingProxy
 
 EACH = effort(3, 20)  # mutations of a kind at the same time
@@ -61,7 +60,7 @@ class World:
         self._able: Iterator[str] = iter([each for each in fleet.ids if is_able(fleet.vehicle(each))])
 
     async def post(self, query: str, **members) -> dict:
-        async with httpx.AsyncClient(base_url=self.url, timeout=30) as http:
+        async with client_of(base_url=self.url) as http:
             headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
             return (await http.post("/graphql", json={"query": query, **members}, headers=headers)).json()
 
@@ -83,9 +82,10 @@ class World:
 
 
 @pytest.fixture
-def clean(world):
-    """No faults and no counts, before and after a test."""
+async def clean(world):
+    """No faults and no counts, before and after a test, and nothing that is still being executed."""
     world.simulator.faults.rules = []
+    await eventually(lambda: world.simulator.requests.in_flight == 0)
     world.simulator.behaviours = Behaviours(rate_limit_requests=0)
     world.simulator.executions.log.clear()
     world.proxy.requests.clear()
@@ -152,7 +152,7 @@ async def test_a_key_makes_one_request_however_often_it_is_sent(world, clean, la
 async def test_a_mutation_that_is_not_executed_sends_nothing(world, clean):
     """By GET, as another operation of the document, skipped, or invalid."""
     fields = [mutation(name, **members) for name, members in (await world.mutations()).items()]
-    async with httpx.AsyncClient(base_url=world.url, timeout=30) as http:
+    async with client_of(base_url=world.url) as http:
         headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
         for field in fields:
             response = await http.get("/graphql", params={"query": document(field)}, headers=headers)

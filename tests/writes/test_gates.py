@@ -10,9 +10,10 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from gateway.app import create_app
+from gateway.settings import Settings
 from gateway.simulator import Behaviours, Simulator
 from tests.effort import effort
-from tests.gateway_process import GatewayProcess
 from tests.gateways import PLANS, TOKENS, serving
 from tests.writes.mutations import document, mutation
 
@@ -35,10 +36,9 @@ FIELDS = {
 class World:
     """A gateway with some writes on, and its simulator."""
 
-    def __init__(self, url: str, simulator: Simulator, writes: str) -> None:
-        self.url, self.simulator, self.writes = url, simulator, writes
-        self.http = httpx.Client(base_url=url, timeout=30, headers=AUTHORIZED)
-        self.schema = schemathesis.graphql.from_url(f"{url}/graphql", headers=AUTHORIZED)
+    def __init__(self, http: httpx.Client, simulator: Simulator, writes: str) -> None:
+        self.http, self.simulator, self.writes = http, simulator, writes
+        self.schema = schemathesis.graphql.from_url(str(http.base_url.join("/graphql")), headers=AUTHORIZED)
 
     def post(self, body: object) -> dict:
         response = self.http.post("/graphql", json=body)
@@ -61,18 +61,14 @@ class World:
 
 
 @pytest.fixture(scope="module", params=["off", "vehicles", "commands"])
-def world(request, tmp_path_factory):
+def world(request):
     simulator = Simulator(PLANS, Behaviours(rate_limit_requests=0))
     with serving(simulator.app) as upstream:
-        gateway = GatewayProcess(
-            tmp_path_factory.mktemp("gates"), upstream_url=upstream, writes=request.param, limits_tokens="4000"
+        settings = Settings(
+            upstream={"url": upstream}, writes=request.param, limits={"tokens": 4000}, log={"level": "error"}
         )
-        try:
-            gateway.wait_until_ready()
-            yield World(gateway.url, simulator, request.param)
-        finally:
-            gateway.stop()
-    assert "Traceback" not in gateway.output
+        with serving(create_app(settings)) as url, httpx.Client(base_url=url, timeout=30, headers=AUTHORIZED) as http:
+            yield World(http, simulator, request.param)
 
 
 @RELAXED

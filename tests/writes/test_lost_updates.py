@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-import httpx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.simulator import Behaviours, Simulator
 from tests.effort import effort
 from tests.gateways import PLANS, Gateway, joined
-from tests.writes.mutations import document, mutation
+from tests.writes.mutations import client_of, document, mutation
 
 EDITORS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=2, max_size=5)
 RELAXED = settings(max_examples=effort(8, 120), deadline=None, suppress_health_check=list(HealthCheck))
@@ -59,7 +58,7 @@ async def test_edits_with_versions_lose_no_update(editors, cached):
     groups = {"cache": {"enabled": cached, "vehicle_ttl": 60}, "writes": "all"}
     async with (
         joined(simulator, **groups) as (url, app),
-        httpx.AsyncClient(base_url=url, timeout=30) as http,
+        client_of(base_url=url) as http,
     ):
         gateway = Gateway(http, simulator, app)
         before = list(simulator.fleets["T7K2M"].vehicle("JQ7RP")["tags"])

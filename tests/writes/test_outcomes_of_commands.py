@@ -23,6 +23,7 @@ from tests.gateway_process import GatewayProcess
 from tests.gateways import serving
 from tests.waiting import eventually
 from tests.writes.commanding import PLAN, Answers, tries_of
+from tests.writes.mutations import client_of
 
 TRIES = effort(24, 500)
 BATCH = 25
@@ -45,7 +46,7 @@ class World:
 
     def client(self) -> httpx.AsyncClient:
         limits = httpx.Limits(max_keepalive_connections=0)  # so that each request reaches any of the workers
-        return httpx.AsyncClient(base_url=self.gateway.url, limits=limits)
+        return client_of(base_url=self.gateway.url, limits=limits)
 
     def sent(self) -> int:
         """How many commands have reached the fleet API."""

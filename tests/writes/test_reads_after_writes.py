@@ -10,14 +10,14 @@ import base64
 import random
 from contextlib import ExitStack
 
-import httpx
 import pytest
 
 from gateway.simulator import Behaviours, Fault, Simulator
 from tests.effort import effort
 from tests.gateway_process import GatewayProcess
 from tests.gateways import PLANS, TOKENS, serving
-from tests.writes.mutations import document, mutation
+from tests.writes.commanding import is_able
+from tests.writes.mutations import client_of, document, mutation
 
 ROUNDS = effort(12, 150)
 SECONDS = "600"  # for which responses stay fresh
@@ -76,7 +76,7 @@ class World:
         self.fleet = simulator.fleets["T7K2M"]
 
     async def ask(self, gateway: int, query: str, by: str = "alice"):
-        async with httpx.AsyncClient(base_url=self.urls[gateway], timeout=30) as http:
+        async with client_of(base_url=self.urls[gateway]) as http:
             headers = {"Authorization": f"Bearer {TOKENS[by]}"}
             answer = (await http.post("/graphql", json={"query": query}, headers=headers)).json()
         assert "errors" not in answer, answer
@@ -105,17 +105,9 @@ class World:
 
 
 def able(world: World) -> list[str]:
-    """Vehicles that accept UNLOCK_CENTRAL_LOCK and have the members that the tests look at."""
-    return [
-        vehicle_id
-        for vehicle_id in world.fleet.ids
-        if "LOCK_CENTRAL_LOCK"
-        in ((vehicle := world.fleet.vehicle(vehicle_id)).get("capabilities") or {}).get("commands", ())
-        and (vehicle.get("setup_status") or {}).get("value") == "SUCCEEDED"
-        and (vehicle.get("life_status") or {}).get("value") == "ONLINE"
-        and vehicle.get("master_data")
-        and "sharing" not in vehicle
-    ]
+    """Vehicles that accept commands and have the members that the tests look at."""
+    vehicles = [world.fleet.vehicle(vehicle_id) for vehicle_id in world.fleet.ids]
+    return [vehicle["id"] for vehicle in vehicles if is_able(vehicle) and vehicle.get("master_data")]
 
 
 async def test_a_change_is_in_the_next_read_through_either_gateway(world):
@@ -160,7 +152,7 @@ async def test_a_write_of_unknown_outcome_is_in_the_next_read(world):
         await world.all_found(vehicle_id)
         world.simulator.faults.rules = [Fault("drop", method="PATCH", executed=True, times=1)]
         field = mutation("updateVehicle", vehicleId=vehicle_id, tags=[f"unknown{number}"])
-        async with httpx.AsyncClient(base_url=world.urls[writer], timeout=30) as http:
+        async with client_of(base_url=world.urls[writer]) as http:
             headers = {"Authorization": f"Bearer {TOKENS['alice']}"}
             await http.post("/graphql", json={"query": document(field)}, headers=headers)
         assert world.simulator.faults.rules[0].times == 0
