@@ -308,8 +308,8 @@ def _warnings(settings: Settings) -> Iterator[str]:
     url = urlsplit(settings.upstream.url)
     if settings.writes != "off" and settings.redis.url is None and not is_loopback(url.hostname or ""):
         yield (
-            "GATEWAY_WRITES is on without GATEWAY_REDIS_URL: a restart forgets all idempotency keys, and other gateways "
-            "in front of this fleet API do not learn of writes"
+            "GATEWAY_WRITES is on without GATEWAY_REDIS_URL: a restart forgets all idempotency keys, and other "
+            "gateways in front of this fleet API do not learn of writes"
         )
     if url.scheme == "http" and not is_loopback(url.hostname or ""):
         yield "GATEWAY_UPSTREAM_URL is not https: tokens are sent unencrypted"

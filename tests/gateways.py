@@ -77,7 +77,7 @@ Start = Callable[..., Any]
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Starts gateways with `behaviours=…` and settings like `upstream__page_size=…`; no cache or retries by default."""
+    """Starts gateways with `behaviours=…` and settings like `upstream__page_size=…` or `writes=…`; no cache or retries by default."""
     async with AsyncExitStack() as stack:
 
         async def started(
@@ -85,13 +85,16 @@ async def start() -> AsyncIterator[Start]:
             clock: Clock = now, **setting_infos: Any,
         ) -> Gateway:  # fmt: skip
             simulator = simulator or Simulator(plans, behaviours or Behaviours(rate_limit_requests=0))
-            groups: dict[str, dict[str, Any]] = {
+            groups: dict[str, Any] = {
                 "cache": {"enabled": False},
                 "retry": {"attempts": 1},
             }
             for path, value in setting_infos.items():
                 part, _, name = path.partition("__")
-                groups.setdefault(part, {})[name] = value
+                if name:
+                    groups.setdefault(part, {})[name] = value
+                else:
+                    groups[part] = value
             url, app = await stack.enter_async_context(joined(simulator, clock, **groups))
             http = await stack.enter_async_context(httpx.AsyncClient(base_url=url, timeout=30))
             return Gateway(http, simulator, app)
@@ -106,9 +109,7 @@ async def gateway(start: Start) -> Gateway:
 
 
 @asynccontextmanager
-async def joined(
-    simulator: Simulator, clock: Clock = now, **groups: dict[str, Any]
-) -> AsyncIterator[tuple[str, GatewayApp]]:
+async def joined(simulator: Simulator, clock: Clock = now, **groups: Any) -> AsyncIterator[tuple[str, GatewayApp]]:
     """Serves a gateway over a simulated fleet API; gives the gateway's URL and application."""
     fleet = uvicorn.Config(simulator.app, log_level="critical", access_log=False)
     async with served(fleet) as upstream:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Protocol
 
 import msgspec
@@ -44,7 +44,7 @@ class Channels(Protocol):
 
     async def publish(self, channel: str, message: bytes) -> int | None: ...
 
-    def messages(self, *channels: str) -> AsyncIterator[tuple[str, bytes] | None]: ...
+    def messages(self, *channels: str) -> AsyncGenerator[tuple[str, bytes] | None, None]: ...
 
 
 class _Announced(msgspec.Struct):
@@ -86,11 +86,12 @@ class RedisAnnouncer:
     async def listen(self) -> None:
         """Takes note of all changes, and subscribes again whenever the connection fails."""
         while True:
-            async for message in self._redis.messages(CHANNEL, self._replies):
-                if message is None:
-                    await self._resume()
-                else:
-                    await self._receive(*message)
+            async with aclosing(self._redis.messages(CHANNEL, self._replies)) as messages:
+                async for message in messages:
+                    if message is not None:
+                        await self._receive(*message)
+                    elif not await self._resume():
+                        break
             self._changes.lose()
             if self._is_listening:
                 log.warning("writes of other processes unknown", reason="redis unavailable")
@@ -104,11 +105,13 @@ class RedisAnnouncer:
         if self._retries:
             await asyncio.wait(self._retries)
 
-    async def _resume(self) -> None:
+    async def _resume(self) -> bool:
+        """Whether all writes are known from now on."""
         latest = await self._redis.script(LATEST, CHANNEL)
         if latest is not None:
             self._changes.resume(int(latest))
             self._is_listening = True
+        return latest is not None
 
     async def _receive(self, channel: str, message: bytes) -> None:
         if channel == self._replies:

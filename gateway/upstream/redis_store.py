@@ -13,7 +13,7 @@ import hashlib
 import math
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -196,7 +196,7 @@ class RedisStore:
         receivers: int | None = await self._run(PUBLISH, self._redis.client.publish(name, message))
         return receivers
 
-    async def messages(self, *channels: str) -> AsyncIterator[tuple[str, bytes] | None]:
+    async def messages(self, *channels: str) -> AsyncGenerator[tuple[str, bytes] | None, None]:
         """None once the channels are subscribed to; then each message with its channel, until the connection fails."""
         names = {self._redis.build_key(each, namespace=self._scripts_namespace): each for each in channels}
         subscription, subscribed, is_checked = self._redis.client.pubsub(), 0, False
