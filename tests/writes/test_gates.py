@@ -15,6 +15,7 @@ from gateway.settings import Settings
 from gateway.simulator import Behaviours, Simulator
 from tests.effort import effort
 from tests.gateways import PLANS, TOKENS, serving
+from tests.journeys.test_fuzz import CORPUS
 from tests.writes.mutations import document, mutation
 
 RELAXED = settings(
@@ -110,6 +111,13 @@ def test_mutations_write_nothing_that_is_off(world, fields, form):
     else:
         body = {"query": text.replace("mutation", "mutation($on: Boolean! = true)", 1), "variables": {"on": True}}
         world.post(json.loads(json.dumps(body).replace(") {", ") @include(if: $on) {", 1)))
+    world.check()
+
+
+def test_the_fuzz_corpus_writes_nothing_that_is_off(world):
+    """The hostile documents of the fuzz tests."""
+    for text in CORPUS.values():
+        world.post({"query": text})
     world.check()
 
 

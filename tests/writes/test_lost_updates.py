@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from gateway.simulator import Behaviours, Simulator
@@ -13,7 +13,9 @@ from tests.gateways import PLANS, Gateway, joined
 from tests.writes.mutations import client_of, document, mutation
 
 EDITORS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=2, max_size=5)
-RELAXED = settings(max_examples=effort(8, 120), deadline=None, suppress_health_check=list(HealthCheck))
+RELAXED = settings(
+    max_examples=effort(8, 120), deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+)
 READ = '{ vehicle(id: "JQ7RP") { version tags } }'
 ATTEMPTS = 200
 
