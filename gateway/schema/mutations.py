@@ -26,6 +26,9 @@ ID = "Global id of the vehicle; instead of `vehicleId`."
 UNCHANGED = "Absent is unchanged, null clears it."
 
 
+INPUT = strawberry.argument(description="Input of the mutation.")
+
+
 def _id() -> Any:
     return strawberry.field(default=UNSET, description=ID)
 
@@ -250,23 +253,23 @@ class SendVehicleCommandPayload:
     client_mutation_id: str | None = _returned_id()
 
 
-def _resolve_update(info: Info, input: Annotated[UpdateVehicleInput, strawberry.argument()]) -> Any:
+def _resolve_update(info: Info, input: Annotated[UpdateVehicleInput, INPUT]) -> Any:
     return load("updateVehicle", info, input=input)
 
 
-def _resolve_add(info: Info, input: Annotated[AddVehicleInput, strawberry.argument()]) -> Any:
+def _resolve_add(info: Info, input: Annotated[AddVehicleInput, INPUT]) -> Any:
     return load("addVehicle", info, input=input)
 
 
-def _resolve_archive(info: Info, input: Annotated[ArchiveVehicleInput, strawberry.argument()]) -> Any:
+def _resolve_archive(info: Info, input: Annotated[ArchiveVehicleInput, INPUT]) -> Any:
     return load("archiveVehicle", info, input=input)
 
 
-def _resolve_share(info: Info, input: Annotated[ShareVehicleInput, strawberry.argument()]) -> Any:
+def _resolve_share(info: Info, input: Annotated[ShareVehicleInput, INPUT]) -> Any:
     return load("shareVehicle", info, input=input)
 
 
-def _resolve_command(info: Info, input: Annotated[SendVehicleCommandInput, strawberry.argument()]) -> Any:
+def _resolve_command(info: Info, input: Annotated[SendVehicleCommandInput, INPUT]) -> Any:
     return load("sendVehicleCommand", info, input=input)
 
 

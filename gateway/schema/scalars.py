@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from calendar import monthrange
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, NewType
 
@@ -74,15 +75,17 @@ def _inner(value: Any) -> Iterable[Any]:
 
 
 def _parsed(value: Any) -> str:
-    if isinstance(value, str) and is_date_time(value):
-        return value
+    with suppress(ValueError):  # Python knows no year 0
+        if isinstance(value, str) and is_date_time(value):
+            epoch_of(value)
+            return value
     raise TypeError("it must be a timestamp by RFC 3339, such as `2026-12-01T12:00:00Z`")
 
 
 def epoch_of(text: str) -> float:
     """The epoch seconds of a timestamp. A leap second is the first second after it."""
     leap = text[17:19] == "60"
-    moment = datetime.fromisoformat(text[:17] + "59" + text[19:] if leap else text)
+    moment = datetime.fromisoformat((text[:17] + "59" + text[19:] if leap else text).upper())
     return moment.timestamp() + leap
 
 

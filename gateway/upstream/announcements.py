@@ -1,13 +1,15 @@
 """Announces writes to all processes over Redis: each one is published when it is opened and when it is completed.
 
 A process that is not subscribed does not know what other processes write. So it treats everything cached as stale, and
-sends no writes. Redis numbers the completed writes by its clock, so that numbers grow even if it loses its data.
+sends no writes. Redis numbers the completed writes, starting at the time in microseconds, so that numbers grow even if
+it loses its data.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import time
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
@@ -24,17 +26,16 @@ CHANNEL = "changes"
 # The number of the latest completed write, and the next one; 0 without any.
 LATEST = "return redis.call('GET', KEYS[1]) or '0'"
 NEXT = """
-local time = redis.call('TIME')
-local number = string.format('%d%06d', time[1], time[2])
-local latest = redis.call('GET', KEYS[1]) or '0'
-if tonumber(number) <= tonumber(latest) then number = string.format('%.0f', tonumber(latest) + 1) end
-redis.call('SET', KEYS[1], number)
-return number
+local number = math.max(tonumber(redis.call('GET', KEYS[1]) or '0') + 1, tonumber(ARGV[1]))
+redis.call('SET', KEYS[1], string.format('%.0f', number))
+return string.format('%.0f', number)
 """
 # Seconds that a completed write waits until all processes know it.
 KNOWN_WITHIN = 1.0
 # Seconds between attempts to subscribe, and to announce a completed write while Redis is away, and their number.
 PAUSE, ATTEMPTS = 1.0, 30
+# How often the latter is announced then, because other processes have to subscribe again, too.
+REPEATED = 5
 
 
 class Channels(Protocol):
@@ -75,7 +76,7 @@ class RedisAnnouncer:
 
     async def completed(self, change: Change) -> None:
         """Announces a write that has ended, and waits until the others know it, or for a moment. Never fails."""
-        number = await self._redis.script(NEXT, CHANNEL)
+        number = await self._next()
         change.number = self._changes.latest + 1 if number is None else int(number)
         self._changes.apply(change)
         if number is None:
@@ -104,6 +105,12 @@ class RedisAnnouncer:
             retry.cancel()
         if self._retries:
             await asyncio.wait(self._retries)
+
+    async def _next(self) -> bytes | None:
+        """The number of the next completed write; None if Redis is unavailable."""
+        least = max(self._changes.latest + 1, time.time_ns() // 1000)
+        number: bytes | None = await self._redis.script(NEXT, CHANNEL, str(least))
+        return number
 
     async def _resume(self) -> bool:
         """Whether all writes are known from now on."""
@@ -152,13 +159,15 @@ class RedisAnnouncer:
         """Announces a completed write as soon as Redis is back; until then, others treat it as open."""
 
         async def announce() -> None:
+            number, announced = None, 0
             for _ in range(ATTEMPTS):
                 await asyncio.sleep(PAUSE)
-                number = await self._redis.script(NEXT, CHANNEL)
+                number = number or await self._next()
                 if number is not None:
                     change.number = int(number)
-                    if await self._publish(change) is not None:
-                        return
+                    announced += await self._publish(change) is not None
+                if announced == REPEATED:
+                    return
 
         retry = asyncio.get_running_loop().create_task(announce())
         self._retries.add(retry)
