@@ -9,13 +9,17 @@ import asyncio
 import base64
 import random
 from contextlib import ExitStack
+from pathlib import Path
 
+import httpx
 import pytest
 
 from gateway.simulator import Behaviours, Fault, Simulator
 from tests.effort import effort
 from tests.gateway_process import GatewayProcess
 from tests.gateways import PLANS, TOKENS, serving
+from tests.redis_server import RedisServer
+from tests.waiting import eventually
 from tests.writes.commanding import is_able
 from tests.writes.mutations import client_of, document, mutation
 
@@ -41,6 +45,19 @@ def reads_of(vehicle_id: str) -> dict[str, str]:
     }
 
 
+def gateway_of(folder: Path, upstream: str, redis: RedisServer) -> GatewayProcess:
+    return GatewayProcess(
+        folder,
+        writes="all",
+        upstream_url=upstream,
+        redis_url=redis.url,
+        cache_vehicle_ttl=SECONDS,
+        cache_vehicles_ttl=SECONDS,
+        cache_latest_state_ttl=SECONDS,
+        log_level="warning",
+    )
+
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory, redis_process):
     """Two gateways and their simulator."""
@@ -48,22 +65,12 @@ def world(tmp_path_factory, redis_process):
     with ExitStack() as stack:
         upstream = stack.enter_context(serving(simulator.app))
         gateways = []
-        for number in range(2):
-            gateway = GatewayProcess(
-                tmp_path_factory.mktemp(f"gateway-{number}"),
-                writes="all",
-                upstream_url=upstream,
-                redis_url=redis_process.url,
-                cache_vehicle_ttl=SECONDS,
-                cache_vehicles_ttl=SECONDS,
-                cache_latest_state_ttl=SECONDS,
-                log_level="warning",
-            )
-            stack.callback(gateway.stop)
-            gateways.append(gateway)
+        for _ in range(2):
+            gateways.append(gateway_of(tmp_path_factory.mktemp("gateway"), upstream, redis_process))
+            stack.callback(gateways[-1].stop)
         for gateway in gateways:
             gateway.wait_until_ready()
-        yield World(simulator, [gateway.url for gateway in gateways])
+        yield World(simulator, upstream, [gateway.url for gateway in gateways])
         for gateway in gateways:
             assert "Traceback" not in gateway.output
 
@@ -71,8 +78,8 @@ def world(tmp_path_factory, redis_process):
 class World:
     """The gateways, and requests to one of them."""
 
-    def __init__(self, simulator: Simulator, urls: list[str]) -> None:
-        self.simulator, self.urls = simulator, urls
+    def __init__(self, simulator: Simulator, upstream: str, urls: list[str]) -> None:
+        self.simulator, self.upstream, self.urls = simulator, upstream, urls
         self.fleet = simulator.fleets["T7K2M"]
 
     async def ask(self, gateway: int, query: str, by: str = "alice"):
@@ -158,6 +165,27 @@ async def test_a_write_of_unknown_outcome_is_in_the_next_read(world):
         assert world.simulator.faults.rules[0].times == 0
         for way, vehicle in (await world.all_found(vehicle_id)).items():
             assert vehicle["tags"] == [f"unknown{number}"], (number, writer, way)
+
+
+async def test_a_write_of_a_killed_gateway_is_in_the_next_read(world, redis_process, tmp_path):
+    """It was carried out, and its gateway was killed before it had a response."""
+    vehicle_id = able(world)[-1]
+    writer = gateway_of(tmp_path, world.upstream, redis_process)
+    try:
+        await asyncio.to_thread(writer.wait_until_ready)
+        await world.all_found(vehicle_id)
+        world.simulator.faults.rules = [Fault("latency", method="PATCH", executed=True, times=1, seconds=5)]
+        query = document(mutation("updateVehicle", vehicleId=vehicle_id, tags=["of a killed one"]))
+        async with client_of(base_url=writer.url, headers={"Authorization": f"Bearer {TOKENS['alice']}"}) as http:
+            writing = asyncio.ensure_future(http.post("/graphql", json={"query": query}))
+            await eventually(lambda: world.fleet.vehicle(vehicle_id)["tags"] == ["of a killed one"])
+            writer.process.kill()
+            with pytest.raises(httpx.TransportError):
+                await writing
+    finally:
+        writer.stop()
+    for way, vehicle in (await world.all_found(vehicle_id)).items():
+        assert vehicle["tags"] == ["of a killed one"], way
 
 
 async def test_added_and_archived_vehicles_are_in_the_next_list_or_not(world):
