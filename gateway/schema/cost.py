@@ -42,7 +42,6 @@ from graphql.execution.values import VariableValues
 from strawberry.federation.schema_directives import ListSize
 
 from gateway.engine.document_limits import LimitExceeded, first_exceeded
-from gateway.engine.documents import INTROSPECTION
 from gateway.schema.pagination import Limits
 from gateway.schema.root_fields import ROOT_FIELDS, AddCalls, RootField, check_root_fields
 from gateway.schema.upstream_calls import AnyValue, UpstreamCalls, slice_size_max
@@ -190,7 +189,8 @@ class _FieldCosts:
     def _compute(self, owner: Any, name: str) -> FieldCost:
         weight = INTROSPECTION_WEIGHT if is_introspection_type(owner) else 1
         definition = self._definition(owner, name)
-        if definition is None or is_leaf_type(kind := get_named_type(definition.type)):
+        calls = self._root_fields[name].cost if owner in self._root_kinds and name in self._root_fields else None
+        if definition is None or (is_leaf_type(kind := get_named_type(definition.type)) and calls is None):
             return FieldCost(weight)
         return FieldCost(
             weight,
@@ -200,7 +200,7 @@ class _FieldCosts:
             list_size=list_size_of(definition),
             lengths=self._lengths.get((owner.name, name)),
             is_of_all=owner.name == "__Schema",
-            calls=self._root_fields[name].cost if owner in self._root_kinds and name not in INTROSPECTION else None,
+            calls=calls,
         )
 
     def _definition(self, owner: Any, name: str) -> GraphQLField | None:

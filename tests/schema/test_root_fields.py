@@ -14,14 +14,16 @@ from graphql.execution.values import VariableValues
 
 from gateway.engine.documents import INTROSPECTION, Document
 from gateway.engine.plans import RootFieldCall
+from gateway.schema import queries
 from gateway.schema.build import Schema, build_schema
 from gateway.schema.context import Context, Info
 from gateway.schema.cost import CostModel
 from gateway.schema.execution import Execution
 from gateway.schema.global_ids import unit_global_id, vehicle_global_id
+from gateway.schema.mutations import Mutation
 from gateway.schema.pagination import Limits
-from gateway.schema.queries import Query
-from gateway.schema.root_fields import ROOT_FIELDS, RootField, check_root_fields, nodes_needed
+from gateway.schema.queries import Query, load
+from gateway.schema.root_fields import ROOT_FIELDS, RootField, _one_by_one, check_root_fields, nodes_needed
 from gateway.schema.scalars import CONFIG
 from gateway.schema.types import TelematicsUnit, Vehicle
 from gateway.schema.upstream_calls import UpstreamCalls
@@ -89,6 +91,39 @@ async def test_a_new_root_field_needs_a_declaration_and_an_entry():
         result = await execution.of(document, None, {}, context_of(OnePage()), plan)
         assert msgspec.json.encode(result.data) == b'{"firstVehicle":{"vehicleId":"A","tags":["x"]}}'
         assert result.errors is None
+
+
+async def _open_doors(context: Context, given: dict[str, Any]) -> str:
+    return f"opened {given['door']}"
+
+
+@strawberry.input
+class OpenDoorsInput:
+    door: str
+
+
+@strawberry.type(name="Mutation")
+class MoreMutation(Mutation):
+    @strawberry.field
+    async def open_doors(self, info: Info, input: OpenDoorsInput) -> str:  # noqa: A002 - Relay's name
+        return await load(info)
+
+
+async def test_a_new_mutation_needs_a_declaration_and_an_entry(monkeypatch):
+    """A mutation that is declared and in the table has a cost, and runs; one without an entry fails at start."""
+    schema = Schema(query=Query, mutation=MoreMutation, types=[Vehicle, TelematicsUnit], config=CONFIG)
+    with pytest.raises(LookupError, match="openDoors"):
+        CostModel(schema.core, Limits(), 100, LimitSettings())
+    table = {**ROOT_FIELDS, "openDoors": RootField(_one_by_one(_open_doors), cost=UpstreamCalls.add_write)}
+    monkeypatch.setattr(queries, "ROOT_FIELDS", table)
+    text = 'mutation { openDoors(input: { door: "left" }) }'
+    document = Document(text, "", parse(text))
+    cost = CostModel(schema.core, Limits(), 100, LimitSettings(), table).exact(
+        document.ast, document.operation(None), VariableValues({}, {})
+    )
+    assert cost.upstream_calls > 0
+    result = await Execution(schema, root_fields=table).of(document, None, {}, context_of(OnePage()), None)
+    assert (result.data, result.errors) == ({"openDoors": "opened left"}, None)
 
 
 def test_the_documentation_says_where_a_new_root_field_is_declared(pytestconfig):

@@ -12,13 +12,14 @@ import sys
 from collections import Counter
 
 import httpx
+import prometheus_client
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.settings import MetricsSettings
 from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 from gateway.telemetry.logs import LoggedOperation, LoggedRequest
-from gateway.telemetry.metrics import CACHE_EVICTIONS, METRICS, OPERATIONS, PREFIX, PrometheusMetrics
+from gateway.telemetry.metrics import CACHE_EVICTIONS, METRICS, OPERATIONS, PREFIX, Metric, PrometheusMetrics
 from tests.gateway_process import GatewayProcess
 from tests.waiting import waits_until
 
@@ -198,6 +199,17 @@ def test_names_of_operations_are_bounded():
     }
     succeeded = {("A", "success"): 1, ("B", "success"): 1, ("", "success"): 1, ("Trusted", "success"): 1}
     assert counts == {**succeeded, ("other", "success"): 2, ("other", "unauthenticated"): 50}
+
+
+def test_a_new_metric_needs_an_entry_in_the_table(pytestconfig):
+    """It is then counted and served; the documentation says where."""
+    doors = Metric("doors_opened", "counter", "Doors that were opened.", ("door",))
+    metrics = PrometheusMetrics(MetricsSettings(), metrics=(*METRICS, doors))
+    metrics.count(doors, ("left",), 2)
+    served = prometheus_client.generate_latest(metrics.registry).decode()
+    assert 'gateway_doors_opened_total{door="left"} 2.0' in served
+    text = (pytestconfig.rootpath / "docs/architecture.md").read_text()
+    assert "A new metric: one entry in the table in `telemetry/metrics.py`" in text
 
 
 def test_a_part_that_is_created_anew_does_not_set_its_counter_back():
