@@ -17,7 +17,7 @@ def waits_until(holds: Callable[[], bool], seconds: float = 5) -> bool:
     return False
 
 
-async def eventually(holds: Callable[[], bool], seconds: float = 10) -> None:
+async def eventually(holds: Callable[[], bool], seconds: float = 30) -> None:
     """Waits until a condition holds, while the event loop goes on. Raises TimeoutError."""
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - it can be the state of another thread

@@ -179,6 +179,7 @@ async def _with_faults(request: Request, handler: Handler) -> Response:
         client = simulator.caller_of(request)[0].client_id
     except ProblemRaised:
         client = None
+    await request.body()  # while the client is there
     faults = simulator.faults.matching(request.url.path, client, request.method)
     try:
         for fault in faults:

@@ -25,7 +25,7 @@ ULID = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 async def change(request: Request) -> Response:
     """PATCH or PUT /vehicles/{id}: changes the members in the body."""
-    await request.body()  # from here on without a pause, so that each change is made to the version that it checks
+    # The body has been read, so nothing waits between the check of a version and its change.
     simulator, fleet, vehicle_id = _to_change(request)
     body = await _body_of(request)
     if simulator.behaviours.body_wrapper:
@@ -37,7 +37,6 @@ async def change(request: Request) -> Response:
 
 async def change_member(request: Request) -> Response:
     """PATCH or PUT /vehicles/{id}/{member}: changes one member, if it is a sub-resource."""
-    await request.body()
     simulator, fleet, vehicle_id = _to_change(request)
     name = request.path_params["member"].replace("-", "_")
     if name not in MERGES or name not in simulator.behaviours.sub_resources:
@@ -50,7 +49,6 @@ async def change_member(request: Request) -> Response:
 
 async def add(request: Request) -> Response:
     """POST /vehicles: adds a vehicle, whose setup then takes some time."""
-    await request.body()
     simulator: SimulatorState = request.state.simulator
     behaviours = simulator.behaviours
     fleet = simulator.admit(request, behaviours.lifecycle_right)
@@ -94,7 +92,6 @@ async def archive(request: Request) -> Response:
 
 async def share(request: Request) -> Response:
     """POST /vehicles/{id}/sharing: shares a vehicle for a time with one of the sharing partners."""
-    await request.body()
     simulator, fleet, vehicle_id = _to_change(request)
     body = await _body_of(request)
     form = simulator.behaviours.partner_form

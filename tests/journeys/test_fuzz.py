@@ -39,6 +39,7 @@ def served(tmp_path_factory):
             with httpx.Client(base_url=gateway.url, timeout=30) as http:
                 yield http
             assert gateway.memory() < before + 150 * 2**20
+            assert simulator.requests.by_method.keys() == {"GET"}  # writes are off
         finally:
             gateway.stop()
     assert '"event": "request"' in gateway.output

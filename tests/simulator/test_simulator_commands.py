@@ -167,10 +167,14 @@ async def test_a_response_can_fail_after_the_execution(api):
     assert await executions(api) == {"JQ7RP LOCK_CENTRAL_LOCK": 1}
 
 
-async def test_a_command_is_executed_after_its_caller_left(serve, api):
-    """Over a real socket: the client's time-out ends the wait, not the command."""
+@pytest.mark.parametrize("wait", ["long", "late"])
+async def test_a_command_is_executed_after_its_caller_left(serve, api, wait):
+    """Over a real socket: the client's time-out ends the wait, not the command, nor one that begins later."""
     simulator = api.simulator
-    simulator.behaviours.command_seconds = 0.3
+    if wait == "late":
+        await api.put("/__simulator/faults", json=[{"kind": "latency", "seconds": 0.3}])
+    else:
+        simulator.behaviours.command_seconds = 0.3
     async with httpx.AsyncClient(base_url=serve(simulator.app), headers=api.headers) as http:
         with pytest.raises(httpx.ReadTimeout):
             await http.post(UNLOCK, timeout=0.1)

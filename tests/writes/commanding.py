@@ -16,9 +16,11 @@ PLAN = FleetPlan("T7K2M", 3000, clients=(Client("T7K2M#alice", token=TOKEN),))
 COMMANDS = ("UNLOCK_CENTRAL_LOCK", "ENABLE_DRIVING", "DISABLE_DRIVING", "UNLOCK_AND_ENABLE_DRIVING",
             "LOCK_AND_DISABLE_DRIVING", "LOCK_CENTRAL_LOCK")  # fmt: skip
 EXPIRES_AT = "2099-01-01T00:00:00Z"
-# What a command's answer may say, and how often it may then have been executed. An answer with an error instead of an
-# outcome says that nothing was sent.
-HONEST = {"EXECUTED": {1}, "REJECTED": {0}, "UNKNOWN": {0, 1}, "ERROR": {0}}
+# What may be said of a command, and how often it may then have been executed. An error says that the request with it
+# has sent nothing; NONE is no answer.
+HONEST = {"EXECUTED": {1}, "REJECTED": {0}, "UNKNOWN": {0, 1}, "ERROR": {0, 1}, "NONE": {0, 1}}
+# Errors with which nothing was sent: Redis or the fleet API was too slow, or the gateway itself, before it could be.
+BEFORE_SENDING = {"WRITES_UNAVAILABLE", "UPSTREAM_TIMEOUT", "UPSTREAM_UNAVAILABLE", "DEADLINE_EXCEEDED", "OVERLOADED"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +50,13 @@ class Try:
 def tries_of(simulator: Simulator) -> Iterator[Try]:
     """Commands that the vehicles accept; each vehicle has one before any has another."""
     fleet = simulator.fleets[PLAN.fleet_id]
-    able = [vehicle_id for vehicle_id in fleet.ids if _is_able(fleet.vehicle(vehicle_id))]
+    able = [vehicle_id for vehicle_id in fleet.ids if is_able(fleet.vehicle(vehicle_id))]
     return (Try(vehicle_id, command) for command in COMMANDS for vehicle_id in able)
 
 
-def _is_able(vehicle: dict[str, object]) -> bool:
+def is_able(vehicle: dict[str, object]) -> bool:
+    """Whether a vehicle accepts COMMANDS."""
+
     def value(name: str) -> object:
         member = vehicle.get(name)
         return member.get("value") if isinstance(member, dict) else None
@@ -82,12 +86,12 @@ class Answers:
                 "/graphql", json=attempt.body, timeout=leave_after, headers={"Authorization": f"Bearer {TOKEN}"}
             )
         except httpx.TransportError:
+            outcomes.append("NONE")
             return None
         answer = response.json()
         payload = (answer.get("data") or {}).get("sendVehicleCommand")
         self.codes.update(error["extensions"]["code"] for error in answer.get("errors", ()))
-        self.codes.update(error["code"] for error in (payload or {}).get("userErrors", ()))
-        outcome = "ERROR" if payload is None or payload["outcome"] is None else payload["outcome"]
+        outcome = "ERROR" if payload is None else payload["outcome"]
         outcomes.append(outcome)
         return outcome
 
@@ -95,13 +99,17 @@ class Answers:
         """How often the simulator has executed a command."""
         return self.simulator.executions.by_vehicle_and_kind[f"{attempt.vehicle_id} {attempt.command}"]
 
+    def mostly(self, outcome: str) -> bool:
+        """Whether most answers have an outcome; on a busy machine, the others may be early, late or errors."""
+        counted = Counter(each for outcomes in self.by_try.values() for each in outcomes)
+        return counted[outcome] > counted.total() / 2
+
     def check(self) -> None:
         """No command was executed twice, and no answer says what is not so. None contradicts another."""
+        assert self.codes.keys() <= BEFORE_SENDING, self.codes
         for attempt, outcomes in self.by_try.items():
             executed = self.executions(attempt)
             assert executed <= 1, (attempt, outcomes, executed)
-            for n, outcome in enumerate(outcomes):
-                # An error says that nothing was sent until then; a later request with the same key may be.
-                if outcome != "ERROR" or n == len(outcomes) - 1:
-                    assert executed in HONEST[outcome], (attempt, outcomes, executed)
+            assert all(executed in HONEST[outcome] for outcome in outcomes), (attempt, outcomes, executed)
+            assert executed == 0 or set(outcomes) != {"ERROR"}, (attempt, outcomes, executed)
             assert len({"EXECUTED", "REJECTED"}.intersection(outcomes)) <= 1, (attempt, outcomes, executed)

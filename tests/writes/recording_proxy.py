@@ -28,6 +28,7 @@ class RecordingProxy:
 
     upstream: str
     requests: list[SentRequest] = field(default_factory=list)
+    _serving: set[asyncio.Task[None]] = field(default_factory=set)
 
     @property
     def writes(self) -> list[SentRequest]:
@@ -51,12 +52,19 @@ class RecordingProxy:
 
     async def _stop(self, server: asyncio.Server) -> None:
         server.close()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
+        for task in self._serving:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        with contextlib.suppress(OSError, asyncio.CancelledError):
+            await self._forward_both(reader, writer)
+        self._serving.discard(task)
+
+    async def _forward_both(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = urlsplit(self.upstream).hostname, urlsplit(self.upstream).port
         their_reader, their_writer = await asyncio.open_connection(host, port)
         requests = _RequestParser(self.requests)
