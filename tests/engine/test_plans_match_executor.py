@@ -82,6 +82,9 @@ class UnusualClient:
             return None
         return decoded(body, Vehicle) if mask is None else decode_masked(body, mask)
 
+    async def versioned(self, scope: RequestScope, ids: list[str]) -> list[Any]:
+        return list((await self.vehicles_by_id(scope, ids)).values())
+
     async def latest_states(self, scope: RequestScope, ids: list[str]) -> list[Any]:
         return [self._error() if i in self._failing_states else {"ignition": StateProperty("ON")} for i in ids]
 

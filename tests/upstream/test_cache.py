@@ -322,18 +322,18 @@ async def test_concurrent_reads_share_one_call():
 )
 def test_the_age_of_an_entry_says_what_it_may_be_used_for(age, expected):
     """Each bound of a lifetime is excluded; an entry from the future is dead."""
-    assert age_of(Entry(None, 1000, 0), Lifetime(10, 5, 100), 1000 + age) is expected
+    assert age_of(1000, Lifetime(10, 5, 100), 1000 + age) is expected
 
 
 @pytest.mark.parametrize(("at", "expected"), [(1003.9, Age.FRESH), (1004, Age.DEAD), (1005, Age.DEAD)])
 def test_an_entry_is_dead_from_the_expiry_of_its_token(at, expected):
     """Whatever its lifetime is."""
-    assert age_of(Entry(None, 1000, 0, token_expires_at=1004), Lifetime(10, 5, 100), at) is expected
+    assert age_of(1000, Lifetime(10, 5, 100), at, token_expires_at=1004) is expected
 
 
 def test_an_entry_without_a_lifetime_is_dead():
     """It is not even usable in an outage."""
-    assert age_of(Entry(None, 1000, 0), replace(NOT_STORED, if_error=100), 1000) is Age.DEAD
+    assert age_of(1000, replace(NOT_STORED, if_error=100), 1000) is Age.DEAD
 
 
 def page_of(*ids: str) -> VehiclePage:
@@ -590,22 +590,6 @@ async def test_a_page_that_is_missing_has_no_vehicles():
     request = read_page(stack)
     request.endpoint = replace(request.endpoint, missing=Lifetime(3))
     assert await put_by(stack, request) == {request.key: 3}
-
-
-@pytest.mark.parametrize("failure", [None, UpstreamUnavailable(), UpstreamForbidden()])
-async def test_a_write_is_never_cached_and_drops_what_it_invalidates(failure):
-    """Whether it succeeds or not, since its outcome may be unknown."""
-    stack = Stack()
-    for vehicle_id in "AB":
-        await stack.fetch(vehicle_read(vehicle_id))
-    stack.fleet.failure = failure
-    endpoint = replace(ENDPOINTS.vehicle, path="/vehicles/{id}/tag", idempotent=False, invalidates=(ENDPOINTS.vehicle,))
-    for _ in range(2):
-        outcome = (await stack.cache.fetch_all([UpstreamRequest.of(scope(), endpoint, item_id="A")], 1))[0]
-        assert isinstance(outcome, Exception) is (failure is not None)
-    assert stack.fleet.calls["/vehicles/A/tag"] == 2
-    assert [key.rpartition(":")[2] for key in stack.memory._cache] == ["/vehicles/B"]
-    assert stack.reads == {"miss": 2}
 
 
 async def test_entries_in_memory_are_sampled_by_resource():

@@ -77,7 +77,7 @@ async def test_redis_holds_no_token_and_keys_begin_with_the_principal(workers, r
     principal = scope("a-very-secret-token").caller.principal
     upstream = digest_of_answers(UpstreamSettings())
     assert [key.split(b":")[:4] for key in keys] == [
-        [b"gateway", b"4", upstream.encode(), b"{%s}" % principal.encode()]
+        [b"gateway", b"5", upstream.encode(), b"{%s}" % principal.encode()]
     ]
     assert b"secret" not in everything
 
