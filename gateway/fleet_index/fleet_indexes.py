@@ -133,11 +133,11 @@ class FleetIndexes:
         Raises FleetIncomplete if the fleet can't be read completely, and DeadlineExceeded.
         """
         index = self._index_of(scope.caller)
-        await self._prepare(index, scope)
+        is_stale = await self._prepare(index, scope)
         as_of = index.as_of
         assert as_of is not None
         value = await self._run(index.rows, question, scope.deadline)
-        scope.stats.used(as_of, as_of + self._lifetime.fresh, stale=self._age(index) is not Age.FRESH)
+        scope.stats.used(as_of, as_of + self._lifetime.fresh, stale=is_stale)
         scope.stats.reads = None  # its response can't be cached by the reads behind it
         return Answer(value, as_of)
 
@@ -207,21 +207,26 @@ class FleetIndexes:
         if scans:
             await asyncio.wait(scans)
         self._indexes.clear()
-        self._thread.shutdown()
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
-    async def _prepare(self, index: FleetIndex, scope: RequestScope) -> None:
-        """Makes an index answer: completes it, refreshes it if it is too old, and reads changed vehicles again."""
+    async def _prepare(self, index: FleetIndex, scope: RequestScope) -> bool:
+        """Makes an index answer: completes it, refreshes it if it is too old, and reads changed vehicles again.
+
+        Returns whether its answers are stale.
+        """
         age = self._age(index)
-        if age is not Age.FRESH:
-            scan = self._scan_of(index, scope)
-            if age is not Age.REVALIDATING:
-                await self._complete(index, scan, age, scope)
-                while index.number < max(index.least, self._changes.floor):  # a write ended during the scan
-                    await self._complete(index, self._scan_of(index, scope), age, scope)
-        else:
+        is_stale = age is Age.REVALIDATING
+        if age is Age.FRESH:
             scope.stats.cache_hits += 1
+        elif is_stale:
+            self._scan_of(index, scope)
+        else:
+            is_stale = not await self._completed(index, age, scope)
+            while not is_stale and index.number < max(index.least, self._changes.floor):
+                is_stale = not await self._completed(index, age, scope)  # a write ended during the scan
         if index.changed or index.open:
             await self._read_changed(index, scope)
+        return is_stale
 
     def _scan_of(self, index: FleetIndex, scope: RequestScope) -> Scan:
         """The scan in progress, or a new one."""
@@ -235,7 +240,9 @@ class FleetIndexes:
             scope.stats.coalesced += 1
         return index.scan
 
-    async def _complete(self, index: FleetIndex, scan: Scan, age: Age, scope: RequestScope) -> None:
+    async def _completed(self, index: FleetIndex, age: Age, scope: RequestScope) -> bool:
+        """Waits for a scan; false if an outage ended it, and the index may answer in spite of its age."""
+        scan = self._scan_of(index, scope)
         is_own = scan.caller is scope.caller
         try:
             try:
@@ -249,14 +256,15 @@ class FleetIndexes:
             if is_own:
                 raise
             # The token of another caller of this principal has expired; this one's may not have.
-            await self._complete(index, self._scan_of(index, scope), age, scope)
+            return await self._completed(index, age, scope)
         except UpstreamForbidden:
             raise
         except GatewayError as failure:
             if age is Age.IF_ERROR and isinstance(failure, OUTAGES) and scan.task.done():
-                return
+                return False
             scope.scan_failure = FleetIncomplete(scan.pages, scan.vehicles, failure)
             raise scope.scan_failure from failure
+        return True
 
     async def _read_fleet(self, index: FleetIndex, scan: Scan) -> None:
         outcome = "failed"
