@@ -604,7 +604,7 @@ async def test_a_write_is_never_cached_and_drops_what_it_invalidates(failure):
         outcome = (await stack.cache.fetch_all([UpstreamRequest.of(scope(), endpoint, item_id="A")], 1))[0]
         assert isinstance(outcome, Exception) is (failure is not None)
     assert stack.fleet.calls["/vehicles/A/tag"] == 2
-    assert [key.rpartition(":")[2] for key in stack.memory._cache] == ["/vehicles/B"]
+    assert [stack.memory.peek(vehicle_read(each).key) is not None for each in "AB"] == [False, True]
     assert stack.reads == {"miss": 2}
 
 
