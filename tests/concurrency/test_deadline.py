@@ -134,17 +134,21 @@ async def test_a_result_that_is_there_is_returned(deadline):
         await deadline.wait(failed)
 
 
-async def test_the_result_is_returned_once_it_is_there():
-    """To all who wait for it; the wait leaves no timer after the deadline is closed."""
-    deadline, work = Deadline.after(60), asyncio.get_running_loop().create_future()
+async def test_the_result_is_returned_once_it_is_there(monkeypatch):
+    """To all who wait for it; they share one timer, which ends when the deadline is closed."""
+    loop, timers = asyncio.get_running_loop(), []
+    call_later = loop.call_later
+    monkeypatch.setattr(loop, "call_later", lambda *each: timers.append(call_later(*each)) or timers[-1])
+    deadline, work = Deadline.after(60), loop.create_future()
     waits = [asyncio.create_task(deadline.wait(work)) for _ in range(2)]
     await asyncio.sleep(0)
     assert not any(wait.done() for wait in waits)
     work.set_result("done")
     assert await asyncio.gather(*waits) == ["done", "done"]
+    assert [timer.cancelled() for timer in timers] == [False]
     deadline.close()
     Deadline().close()
-    assert not any(not timer.cancelled() for timer in asyncio.get_running_loop()._scheduled)
+    assert [timer.cancelled() for timer in timers] == [True]
 
 
 @pytest.mark.parametrize("deadline", [Deadline.after(0.01), Deadline(0.0)])

@@ -366,7 +366,6 @@ async def test_a_slot_that_is_given_to_a_cancelled_operation_is_free_again():
     await waiting[1]
     admission.release("c")
     assert numbers_of(admission)[:2] == (0, 0)
-    assert not admission._running_of
 
 
 async def test_a_principal_that_may_wait_is_not_full():
@@ -430,4 +429,3 @@ async def test_an_unread_response_is_counted_once():
     slots[1].release()
     admission.release("a")
     assert admission.running == 0
-    assert not admission._unsent_of
