@@ -8,7 +8,7 @@ const counted = (...given) => {
   requests += 1;
   return fetch(...given);
 };
-const input = (version) => ({ vehicleId, ifVersion: version, idempotencyKey: "once", tags: ["from the payload"] });
+const input = (version) => ({ vehicleId, ifVersion: version, idempotencyKey: `from ${client}`, tags: ["from the payload"] });
 
 async function apollo() {
   const { ApolloClient, HttpLink, InMemoryCache, gql } = await import("@apollo/client/core/index.js");

@@ -7,9 +7,11 @@ import gzip
 import random
 import socket
 import struct
+import time
 import zlib
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import pytest
@@ -484,6 +486,41 @@ def test_a_write_is_never_sent_again(run, end):
         assert [head.split()[0] for head in server.heads] == [b"GET", b"GET", b"POST"]
 
     run(scenario, [ENDS[end]], [PLAIN], [ENDS[end]], [PLAIN])
+
+
+def command() -> UpstreamRequest[Any]:
+    """A write with a time limit of its own."""
+    request = vehicle_request()
+    request.endpoint = replace(request.endpoint, method="POST", idempotent=False, timeout=5.0)
+    return request
+
+
+def test_a_write_may_take_longer_than_a_read(run):
+    """Its endpoint's time limit replaces those of the settings."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        assert (await transport.fetch(command())).value.vehicle_id == "JQ7RP"
+        with pytest.raises(UpstreamTimeout):
+            await transport.fetch(vehicle_request())
+
+    run(scenario, [PAUSE, PLAIN], read_timeout=0.3, total_timeout=0.4)
+
+
+def test_a_write_is_not_sent_too_late(run):
+    """Nothing is sent, which the error says; also over a connection that is there."""
+
+    async def scenario(transport: HttpTransport, server: Server) -> None:
+        for number in range(2):
+            late = command()
+            late.send_by = time.monotonic() - 0.01
+            with pytest.raises(UpstreamTimeout) as raised:
+                await transport.fetch(late)
+            assert raised.value.is_unsent
+            assert len(server.heads) == number
+            await transport.fetch(vehicle_request())
+            await asyncio.sleep(SILENT)
+
+    run(scenario, [PLAIN])
 
 
 @pytest.mark.parametrize("end", ENDS)
