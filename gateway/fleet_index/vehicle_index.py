@@ -49,8 +49,8 @@ from gateway.upstream.pages import VehiclePage, raws_of
 # The values of the sort fields and the vehicle's id; only texts, numbers, booleans and None.
 SortKey = tuple[Any, ...]
 
-# Memory of a vehicle's entry, beside the database.
-ENTRY_BYTES = 300
+# Memory of a vehicle beside the database and its page: 18 MB were measured for 10,000, of which SQLite counts 9 MB.
+ENTRY_BYTES = 900
 _INT64 = 2**63
 
 _TYPES = {Kind.TIME: "INTEGER", Kind.WORD: "TEXT", Kind.TEXT: "TEXT"}
