@@ -193,9 +193,12 @@ class MemoryStore:
 
     async def get_many(self, keys: Sequence[str], model: type[T], mask: type | None = None) -> list[Entry[T] | None]:
         entries = self._cache.peek_many(keys)
-        if self.changes.certain and any(entries):
-            pairs = zip(keys, entries, strict=True)
-            entries = [None if entry is None else self._unless_stale(key, entry) for key, entry in pairs]
+        certain = self.changes.certain
+        if certain and any(entries):
+            entries = [
+                entry if entry is None or entry.number >= certain else self._unless_stale(key, entry)
+                for key, entry in zip(keys, entries, strict=True)
+            ]
         return [None if entry is None else entry.decoded_value(mask) for entry in entries] if any(entries) else entries
 
     async def put(self, entries: Sequence[tuple[str, Entry[Any], float]]) -> None:

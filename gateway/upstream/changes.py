@@ -28,6 +28,7 @@ from gateway.upstream.requests import Layer, Steps, UpstreamCall, UpstreamReques
 DIGESTS_MAX, GROUPS_MAX = 100_000, 10_000
 # The seconds after which an open write of a process that has ended counts as completed, in addition to its time limit.
 MARGIN = 30.0
+SECONDS_TO_SEND_MAX = 600.0
 
 
 def group_of(caller: Caller) -> str:
@@ -51,7 +52,11 @@ class Change(Struct):
 
 
 class Changes:
-    """The changes that this process knows. `listeners` are called with each one: when it is opened, and completed."""
+    """The changes that this process knows. `listeners` are called with each one: when it is opened, and completed.
+
+    Whatever else is made from reads can be checked as entries of the cache are: by `is_stale`, with the `latest` number
+    before the first of these reads.
+    """
 
     def __init__(self) -> None:
         self.latest = 0  # the number of the latest completed write
@@ -171,7 +176,8 @@ class WriteAnnouncement:
             yield from self._following.steps(call)
             return
         change = _change_of(request, request.item_id, request.concerns)
-        change.seconds = max(request.endpoint.timeout, self._seconds) + self._seconds + MARGIN
+        seconds_to_send = min(request.seconds_to_send, SECONDS_TO_SEND_MAX)
+        change.seconds = seconds_to_send + max(request.endpoint.timeout, self._seconds) + self._seconds + MARGIN
         yield self._announcer.opened(change)
         vehicle: Any = None
         try:

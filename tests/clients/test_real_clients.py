@@ -62,7 +62,10 @@ class World:
         plan = FleetPlan(vehicles=vehicles, clients=(Client("T7K2M#one", token="client-token"),))
         self.simulator = Simulator([plan], Behaviours(rate_limit_requests=0, **behaviours))
         settings = Settings(
-            upstream={"url": serve(self.simulator.app)}, http={"statuses": statuses}, log={"level": "error"}
+            upstream={"url": serve(self.simulator.app)},
+            http={"statuses": statuses},
+            log={"level": "error"},
+            writes="all",
         )
         self.base = serve(create_app(settings, demo_token="client-token"))
         self.url = f"{self.base}/graphql"
@@ -122,6 +125,34 @@ def test_federation_routers_resolve_over_two_subgraphs(serve, tmp_path, router):
     assert answer["entityCalls"] == 1
     assert world.simulator.requests.total == 5
     assert set(world.simulator.requests.by_client) == {"T7K2M#one"}
+
+
+@pytest.mark.parametrize("client", ["apollo", "relay"])
+@pytest.mark.usefixtures("compiled")
+def test_real_clients_update_their_stores_from_a_payload(serve, client):
+    """By the id of the changed vehicle, without another request; the version is the new one, too."""
+    world = World(serve)
+    seen = node("mutations.mjs", client, world.url, "client-token", "JQ7RP")
+    assert (seen["outcome"], seen["requests"]) == ("EXECUTED", 2)
+    assert seen["before"]["tags"] != seen["after"]["tags"] == ["from the payload"]
+    assert None not in (versions := {seen["before"]["version"], seen["after"]["version"]})
+    assert len(versions) == 2
+
+
+@pytest.mark.parametrize("router", ["apollo", "hive"])
+def test_federation_routers_pass_mutations_on(serve, tmp_path, router):
+    """Once, and the other subgraph adds its fields to the payload's vehicle."""
+    world, sdl = World(serve), tmp_path / "fleet.graphql"
+    sdl.write_text(print_sdl(federation=True))
+    mutation = """mutation { updateVehicle(input: { vehicleId: "JQ7RP", idempotencyKey: "k", tags: ["routed"] }) {
+      outcome vehicle { vehicleId tags tripCount } } }"""
+    queries = json.dumps([(mutation, "client-token")])
+    (answer,) = node("routers.mjs", router, world.url, "client-token", json.dumps(world.ids[:2]), str(sdl), queries)
+    assert answer["data"]["updateVehicle"] == {
+        "outcome": "EXECUTED",
+        "vehicle": {"vehicleId": "JQ7RP", "tags": ["routed"], "tripCount": 5},
+    }
+    assert world.simulator.executions.as_dict()["total"] == 1
 
 
 PARTIAL = '{ good: vehicle(id: "JQ7RP") { vehicleId } bad: vehicles(first: -1) { nodes { vehicleId } } }'

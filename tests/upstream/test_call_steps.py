@@ -62,7 +62,11 @@ class Steps:
         request = vehicle_read()
         self.call = SimpleNamespace(
             request=SimpleNamespace(
-                scope=request.scope, endpoint=request.endpoint, deadline=SimpleNamespace(remaining=10), span=None
+                scope=request.scope,
+                endpoint=request.endpoint,
+                deadline=SimpleNamespace(remaining=10),
+                seconds_to_send=10,
+                span=None,
             )
         )
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
 import pytest
 import structlog
+from redis import Redis
 
+from gateway.upstream.redis_store import SILENCE
+from gateway.upstream.write_records import Record, RedisRecords
 from tests.programs import require
 from tests.redis_server import RedisServer
 from tests.upstream.certificates import Certificate, certificate
+from tests.upstream.test_announcements import Process, change
 from tests.upstream.test_redis_restrictions import processes, read  # noqa: F401 - a fixture
 
 USERS = [("gateway", "p@ss/word: 1%"), ("a:b@c/d#é", "?&=+ %40%2F\"'\\[]ü€"), ("x", "%25")]
 # Those of docs/operating.md.
-RULES = "~gateway:* resetchannels -@all +@read +@write +eval -@dangerous"
+RULES = "~gateway:* resetchannels &gateway:* -@all +@read +@write +eval +publish +subscribe +ping -@dangerous"
 BY = ["principal-1", "principal-2"]
 
 
@@ -82,3 +87,16 @@ async def test_without_access_each_process_reads_for_itself(processes, secured, 
         assert await read(one, BY[0]) == await read(two, BY[0])
     assert "redis unavailable" in [entry["event"] for entry in logs]
     assert fleet.simulator.requests.total == 2
+
+
+async def test_the_documented_rules_are_enough_for_writes(redis):
+    """Those of docs/operating.md: announcements, records, and checks of the connection."""
+    with Redis(port=redis.port) as client:
+        client.execute_command("ACL", "SETUSER", "gateway", "reset", "on", ">secret", *RULES.split())
+    async with Process(f"redis://gateway:secret@127.0.0.1:{redis.port}/0") as one:
+        await one.announcer.opened(change())
+        await one.announcer.completed(change())
+        await asyncio.sleep(2 * SILENCE)
+        assert one.announcer._is_listening
+        assert one.changes.latest > 0
+        assert await RedisRecords(one.store).begin("n", Record("digest", "owner", 0.0)) is None

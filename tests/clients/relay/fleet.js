@@ -21,3 +21,30 @@ graphql`
     vehicleId
   }
 `;
+
+// What it compiles for mutations.mjs.
+graphql`
+  query ReadQuery($id: ID!) {
+    vehicle(id: $id) {
+      id
+      version
+      tags
+    }
+  }
+`;
+
+graphql`
+  mutation WriteMutation($input: UpdateVehicleInput!) {
+    updateVehicle(input: $input) {
+      outcome
+      vehicle {
+        id
+        version
+        tags
+      }
+      userErrors {
+        code
+      }
+    }
+  }
+`;
