@@ -7,7 +7,7 @@ ARG PYTHON=python:3.13-slim-bookworm@sha256:cbd229d7b9bd041012af758ce5ffd807a651
 FROM ${PYTHON} AS build
 WORKDIR /build
 ENV UV_PROJECT_ENVIRONMENT=/opt/gateway
-# binutils has strip. npm fetches GraphiQL; without it the image has a plain page. Debian keeps only newest versions.
+# binutils has strip. npm bundles GraphiQL; without it the image has a plain page. Debian keeps only newest versions.
 # hadolint ignore=DL3008
 RUN apt-get update && apt-get install -y --no-install-recommends binutils npm && pip install --no-cache-dir uv==0.13.9
 # Dependencies come first, because they change less often than the code. pyproject.toml pins their versions.
@@ -18,6 +18,8 @@ COPY deploy/image/build deploy/image/sbom deploy/image/
 RUN deploy/image/build dependencies
 COPY gateway gateway
 COPY docs/queries docs/queries
+COPY docs/errors.md docs/
+COPY explorer explorer
 RUN deploy/image/build gateway
 
 # Final stage: only the environment, which any user may read and none may write. It needs no writable file system.

@@ -61,9 +61,9 @@ def create_app(
 ) -> GatewayApp:
     """The application. Tests replace the network with `network` (an httpx transport) and the time with `clock`.
 
-    GraphiQL shows `demo_token`, so it must be a token of the simulator.
+    GraphiQL uses `demo_token`, so it must be a token of the simulator.
     """
-    explorer = Explorer(demo_token) if settings.http.graphiql else None
+    explorer = Explorer(settings, demo_token) if settings.http.graphiql else None
     trusted = _trusted_documents(settings.graphql)
     has_metrics = settings.metrics.port is not None  # otherwise no document has to be parsed here
     metrics = metrics_of(settings.metrics, operation_names(trusted) if has_metrics and trusted else ())
@@ -121,7 +121,7 @@ def create_app(
     starlette = Starlette(
         routes=[
             Route("/", _home),
-            *([Route("/explorer/{name}", explorer.file)] if explorer is not None else []),
+            *([Route("/explorer/{name}", explorer.files.respond)] if explorer is not None else []),
             *health_routes(graphql.load, dependencies),
         ],
         exception_handlers={404: _not_found, 405: _not_allowed},
@@ -159,6 +159,9 @@ def check(settings: Settings) -> None:
             raise Misconfigured(
                 f"oidc.{name}", f"It has no effect, and tokens are not verified, without {variable_of('oidc.issuer')}"
             )
+    for name in ("oidc_client_id", "oidc_origins"):
+        if settings.oidc.issuer is None and getattr(settings.explorer, name):
+            raise Misconfigured(f"explorer.{name}", f"It has no effect without {variable_of('oidc.issuer')}")
     _trusted_documents(settings.graphql)
 
 

@@ -727,6 +727,28 @@ class HttpSettings(SettingsGroup):
         return proxies
 
 
+class ExplorerSettings(SettingsGroup):
+    """The login of GraphiQL's page. Without a client, people paste their tokens."""
+
+    oidc_client_id: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Id of a public client of the issuer `GATEWAY_OIDC_ISSUER`, with which people log in: by "
+        "authorization code with PKCE, and the redirect URI `/explorer/login` of the gateway. The issuer must allow "
+        "the gateway's origin to read its metadata and its token endpoint (CORS).",
+    )
+    oidc_scope: str = Field(
+        default="openid",
+        description="Scopes of the login, separated by blanks. Some issuers give refresh tokens only for "
+        "`offline_access`.",
+    )
+    oidc_origins: OriginPatterns = Field(
+        default="",
+        description="Comma-separated further origins that the page may contact, if the issuer's token endpoint has "
+        "another origin than the issuer.",
+    )
+
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 # Parts of the gateway with log levels of their own; `server` is what is in no other part.
 LOG_COMPONENTS = ("engine", "library", "schema", "server", "upstream", "web")
@@ -829,6 +851,7 @@ class Settings(BaseSettings):
     oidc: OidcSettings = OidcSettings()
     graphql: GraphQLSettings = GraphQLSettings()
     http: HttpSettings = HttpSettings()
+    explorer: ExplorerSettings = ExplorerSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
 

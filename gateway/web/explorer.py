@@ -1,38 +1,31 @@
 """Serves GraphiQL with all its scripts, styles and fonts; nothing is loaded from another host.
 
-The build puts its files into this package. Without them a plain page is served instead.
+The build bundles the source, `explorer/`, into this package. Without the bundle a plain page is served instead.
 """
 
 from __future__ import annotations
 
 import html
 import re
+import secrets
 from collections.abc import Iterator
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import msgspec
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response as StarletteResponse
 
+from gateway.settings import Settings, listed
 from gateway.web.responses import Response
+from gateway.web.static_files import MEDIA_TYPES, StaticFiles, page_policy
 
-PAGE = files(__package__).joinpath("page")
-GRAPHIQL = files(__package__).joinpath("graphiql")
-MEDIA_TYPES = {".js": "text/javascript; charset=utf-8", ".css": "text/css; charset=utf-8"}
-FETCHED = ("graphiql.min.js", "graphiql.min.css", "react.production.min.js", "react-dom.production.min.js")
-HEADERS = (
-    (b"content-type", b"text/html; charset=utf-8"),
-    # GraphiQL's editor sets styles on its elements; scripts are loaded only from this server's files.
-    (
-        b"content-security-policy",
-        (
-            b"default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src "
-            b"'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-        ),
-    ),
-)
+PACKAGE = files(__package__)
+PAGE = PACKAGE.joinpath("page")
+GRAPHIQL = PACKAGE.joinpath("graphiql")
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+# GraphiQL's editor writes style elements, which get the nonce, and style attributes, which no nonce can allow.
+STYLES = "style-src-elem 'self' 'nonce-{nonce}'; style-src-attr 'unsafe-inline'"
 
 
 class Example(msgspec.Struct):
@@ -44,40 +37,39 @@ class Example(msgspec.Struct):
 
 
 class Explorer:
-    """Serves the page and its files. `token` prefills the header editor and is for the demo only."""
+    """Serves the page and its files. `token` is used by the page and is for the demo only."""
 
-    def __init__(self, token: str | None = None) -> None:
-        self._files = {name: PAGE.joinpath(name).read_bytes() for name in ("explorer.js", "explorer.css")}
-        self._files |= {
-            name: GRAPHIQL.joinpath(name).read_bytes() for name in FETCHED if GRAPHIQL.joinpath(name).is_file()
+    def __init__(self, settings: Settings, token: str | None = None) -> None:
+        issuer, client_id = settings.oidc.issuer, settings.explorer.oidc_client_id
+        login = None
+        self._connect: tuple[str, ...] = ()
+        if issuer is not None and client_id is not None:
+            login = {"issuer": issuer, "clientId": client_id, "scope": settings.explorer.oidc_scope}
+            self._connect = (_origin(issuer), *listed(settings.explorer.oidc_origins))
+        config = {
+            "endpoint": "graphql",
+            "token": token,
+            "examples": list(examples()),
+            "login": login,
+            "schemaIsPublic": settings.graphql.introspection == "public",
         }
-        is_complete = all(name in self._files for name in FETCHED)
-        config = {"endpoint": "graphql", "token": token, "examples": list(examples())}
-        template = PAGE.joinpath("explorer.html" if is_complete else "plain.html").read_text(encoding="utf-8")
-        self._page = template.replace("{{config}}", html.escape(msgspec.json.encode(config).decode())).encode()
+        self._config = html.escape(msgspec.json.encode(config).decode())
+        self.files = StaticFiles((GRAPHIQL, PAGE, _documents()), pages=("login", "errors"))
 
     def page(self) -> Response:
         """The page. It needs no token, but its queries do."""
-        return Response(200, HEADERS, (self._page,))
-
-    async def file(self, request: Request) -> StarletteResponse:
-        """One of the page's files; raises HTTPException with 404 for any other name."""
-        name: str = request.path_params["name"]
-        content = self._files.get(name)
-        if content is None:
-            raise HTTPException(404)
-        headers = {
-            "X-Content-Type-Options": "nosniff",
-            "Cache-Control": "public, max-age=3600",
-            "Vary": "Accept-Encoding",
-        }
-        return StarletteResponse(content, media_type=MEDIA_TYPES[Path(name).suffix], headers=headers)
+        built = GRAPHIQL.joinpath("index.html")
+        template = built if built.is_file() else PAGE.joinpath("plain.html")
+        nonce = secrets.token_urlsafe(16)
+        content = template.read_text(encoding="utf-8").replace("{{nonce}}", nonce).replace("{{config}}", self._config)
+        policy = page_policy(*self._connect, style=STYLES.format(nonce=nonce))
+        fields = ((b"content-type", MEDIA_TYPES["html"].encode()), (b"content-security-policy", policy))
+        return Response(200, fields, (content.encode(),))
 
 
 def examples() -> Iterator[Example]:
     """The documented queries. The comment at the top of each file explains it and names its variables."""
-    packaged = files(__package__).joinpath("queries")
-    folder = packaged if packaged.is_dir() else Path(__file__).resolve().parents[2] / "docs" / "queries"
+    folder = _documents().joinpath("queries")
     if not folder.is_dir():
         return
     for file in sorted(folder.iterdir(), key=lambda file: (file.name != "fleet.graphql", file.name)):
@@ -85,3 +77,14 @@ def examples() -> Iterator[Example]:
             text = file.read_text(encoding="utf-8")
             variables = re.search(r"Variables: (\{.*\})", text)
             yield Example(file.name.removesuffix(".graphql"), text, variables[1] if variables else None)
+
+
+def _documents() -> Traversable:
+    """The documents that the page shows: in the package or, in a clone, where they are written."""
+    packaged = PACKAGE.joinpath("docs")
+    return packaged if packaged.is_dir() else DOCS
+
+
+def _origin(url: str) -> str:
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"

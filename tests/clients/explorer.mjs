@@ -1,50 +1,50 @@
-// A person opens GraphiQL in a headless Chromium: runs the first example by keyboard, sees vehicles and what they cost,
-// reads the documentation. Prints what was seen as JSON. Arguments: URL of the gateway, where to put a screenshot.
-import { chromium } from "playwright-core";
+// A person opens GraphiQL: runs the first example by keyboard, sees vehicles and what they cost, takes another example
+// from the shelf, follows a cursor, builds a query, reads the documentation. Prints what was seen as JSON. Arguments:
+// URL of the gateway, where to put a screenshot.
+import { launch, open } from "./browser.mjs";
 
 const [url, screenshot] = process.argv.slice(2);
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync"],
-});
-const seen = { console: [], foreign: [], answer: "", cost: "", docs: "", storage: "", address: "" };
+const browser = await launch();
+const seen = {};
 try {
-  const page = await (await browser.newContext({ viewport: { width: 1400, height: 900 } })).newPage();
-  page.on("console", (message) => ["error", "warning"].includes(message.type()) && seen.console.push(message.text()));
-  page.on("pageerror", (error) => seen.console.push(String(error)));
-  await page.route("**", (route) => {
-    if (route.request().url().startsWith(url) || route.request().url().startsWith("data:")) return route.continue();
-    seen.foreign.push(route.request().url());
-    return route.abort();
-  });
-  await page.goto(`${url}/graphql`);
-  await page.waitForSelector(".graphiql-query-editor .CodeMirror");
-  await page.click(".graphiql-query-editor .CodeMirror");
+  const graphiql = await open(browser, seen);
+  const { page } = graphiql;
+  await graphiql.goto(`${url}/graphql`);
+  // By keyboard from the top of the page, as somebody without a mouse.
+  for (let presses = 0; presses < 60; presses++) {
+    await page.keyboard.press("Tab");
+    if (await page.evaluate(() => Boolean(document.activeElement.closest(".graphiql-query-editor .graphiql-editor")))) break;
+  }
+  await page.keyboard.press("Enter");
   await page.keyboard.press("Control+Enter");
-  await page.waitForFunction(() => document.querySelector(".result-window .CodeMirror")?.CodeMirror.getValue().includes("vehicleId"));
-  seen.answer = await page.evaluate(() => document.querySelector(".result-window .CodeMirror").CodeMirror.getValue());
-  seen.cost = await page.textContent("#cost");
-  seen.examples = await page.$$eval(".graphiql-tab", (tabs) => tabs.map((tab) => tab.textContent.trim()));
-  // The next page: by the tab of that name, with the cursor just seen.
+  seen.answer = await graphiql.hasText("response", "vehicleId");
+  seen.cost = await page.textContent(".cost");
+
+  await page.click("button[aria-label^='Price only']");
+  seen.price = await graphiql.hasText("response", '"data": null');
+  seen.priceLine = await page.textContent(".cost");
+
+  await graphiql.show("Examples");
+  seen.examples = await page.$$eval(".shelf li button", (buttons) => buttons.map((button) => button.textContent));
+  await page.click(".shelf button:has-text('next page')");
+  await graphiql.hasText("operation", "NextPage");
   const cursor = JSON.parse(seen.answer).data.vehicles.pageInfo.endCursor;
-  await page.click(".graphiql-tab-button:has-text('NextPage')");
-  await page.waitForFunction(() => document.querySelector(".graphiql-query-editor .CodeMirror").CodeMirror.getValue().includes("NextPage"));
-  await page.waitForTimeout(300); // the editors of a tab are filled one after another
-  await page.evaluate((after) => {
-    const editor = [...document.querySelectorAll(".graphiql-editor-tool .CodeMirror")][0].CodeMirror;
-    editor.setValue(JSON.stringify({ after }));
-  }, cursor);
-  await page.click(".graphiql-query-editor .CodeMirror");
-  await page.keyboard.press("Control+Enter");
-  await page.waitForFunction(() => document.querySelector(".result-window .CodeMirror")?.CodeMirror.getValue().includes('"cursor"'));
-  seen.next = await page.evaluate(() => document.querySelector(".result-window .CodeMirror").CodeMirror.getValue());
-  await page.click("button[aria-label='Show Documentation Explorer']");
-  await page.waitForSelector(".graphiql-doc-explorer");
+  await graphiql.type("variables", JSON.stringify({ after: cursor }));
+  seen.next = await graphiql.run('"cursor"');
+
+  await graphiql.show("Query builder");
+  await page.click(".graphiql-explorer-root span:has-text('telematicsUnits')");
+  await page.click(".graphiql-explorer-telematicsUnits .graphiql-explorer-nodes span");
+  await page.click(".graphiql-explorer-telematicsUnits .graphiql-explorer-unitId span");
+  seen.built = await graphiql.hasText("operation", "unitId");
+  seen.units = await graphiql.run('"unitId"');
+
+  await graphiql.show("Documentation Explorer");
   await page.click(".graphiql-doc-explorer a:has-text('Query')");
   await page.waitForFunction(() => document.querySelector(".graphiql-doc-explorer").textContent.includes("vehicles"));
   seen.docs = await page.textContent(".graphiql-doc-explorer");
-  seen.storage = await page.evaluate(() => JSON.stringify(localStorage));
+  await page.waitForTimeout(1000); // GraphiQL stores its tabs half a second later
+  seen.storage = await graphiql.storage();
   seen.address = page.url();
   if (screenshot) await page.screenshot({ path: screenshot });
 } finally {

@@ -149,9 +149,7 @@ def test_no_form_of_request_bypasses_the_allowed_hosts(gateway_with_hosts, head,
     assert statuses_of(gateway_with_hosts.say(head + b"Connection: close\r\n\r\n")) == [status]
 
 
-@pytest.mark.parametrize(
-    "path", ["/graphql/", "/health/live/", "/explorer/graphiql.min.css/", "//evil.test/", "/graphql//"]
-)
+@pytest.mark.parametrize("path", ["/graphql/", "/health/live/", "/explorer/plain.css/", "//evil.test/", "/graphql//"])
 def test_no_redirect_contains_the_callers_host(attacked, path):
     """A path with an extra slash is a 404 with a code for all methods; the one redirect has no host."""
     for method in ("GET", "POST"):

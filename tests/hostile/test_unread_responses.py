@@ -121,7 +121,7 @@ def test_a_slow_reader_is_disconnected(impatient_gateway, kind):
         "alive": kept_open(LARGE),
         "closing": request(LARGE, "alice"),
         "HTTP/1.0": request(LARGE, "alice").replace(b"HTTP/1.1", b"HTTP/1.0", 1),
-        "file": b"GET /explorer/explorer.js HTTP/1.1\r\nHost: a\r\n\r\n" * 200,
+        "file": b"GET /explorer/credentials.js HTTP/1.1\r\nHost: a\r\n\r\n" * 200,
     }[kind]
     with unread(impatient_gateway, 1, said) as (slow,):
         slow.settimeout(0.1)

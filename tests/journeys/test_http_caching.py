@@ -162,7 +162,7 @@ def test_failures_have_a_complete_vary_header(server):
 def test_files_of_the_explorer_are_public(server, origins, depends):
     """They depend on no caller, so any cache may store them; which page may read them is another matter."""
     one = server(http={"cors_origins": origins})
-    _, fields, _ = received(one.say(request("GET /explorer/explorer.js")))
+    _, fields, _ = received(one.say(request("GET /explorer/plain.js")))
     assert fields["cache-control"] == ["public, max-age=3600"]
     assert fields["vary"] == ["Accept-Encoding", *depends]
 

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CLIENTS = ROOT / "tests/clients/test_real_clients.py"
+EXPLORER = ROOT / "explorer"
 WRITTEN_BY_TOOLS = {"__pycache__", "build", "dist", "node_modules", "uv.lock"}
 
 
@@ -172,29 +173,31 @@ def test_no_registry_is_named():
 
 
 def test_the_wheel_includes_third_party_licences():
-    """THIRD-PARTY-LICENSES is packaged and names each fetched package, and each that GraphiQL's file bundles."""
+    """THIRD-PARTY-LICENSES is packaged and names each package in GraphiQL's bundle with its version."""
     assert "THIRD-PARTY-LICENSES" in PYPROJECT["project"]["license-files"]
     page = (ROOT / "THIRD-PARTY-LICENSES").read_text()
-    fetched = set(re.findall(r'"([\w.-]+@\d[\w.]+)"', (ROOT / ".ci/graphiql_build.py").read_text()))
-    assert len(fetched) == 3
-    assert set(re.findall(r"[\w.-]+@\d[\w.]+(?=[ ,.])", page.splitlines()[0])) == fetched
     named = {name for line in re.findall(r"^(.+)\n-{80}$", page, re.MULTILINE) for name in line.split(", ")}
-    if GRAPHIQL.joinpath("graphiql.min.js").is_file():
-        script = GRAPHIQL.joinpath("graphiql.min.js").read_text(encoding="utf-8")
-        bundled = set(re.findall(r"!\*\*\* \S*node_modules/((?:@[^/\s]+/)?[^/\s]+)/", script))
-        assert len(bundled) > 50
-        assert bundled - named == set()
+    locked = json.loads((EXPLORER / "package-lock.json").read_text())["packages"]
+    versions = {
+        f"{path.rpartition('node_modules/')[2]}@{package['version']}" for path, package in locked.items() if path
+    }
+    assert named - versions == set()
+    assert {"graphiql", "monaco-editor", "react-dom"} <= {name.rpartition("@")[0] for name in named}
+    if GRAPHIQL.joinpath("packages.json").is_file():
+        bundled = json.loads(GRAPHIQL.joinpath("packages.json").read_text(encoding="utf-8"))
+        assert {f"{package['name']}@{package['version']}" for package in bundled} == named
 
 
 def test_npm_runs_no_scripts():
     """Each call of npm that fetches packages disables their scripts."""
-    fetching = re.compile(r'\bnpm"?,? "?(?:ci|install|pack)\b')
+    fetching = re.compile(r'\bnpm"?,? [\["]?"?(?:ci|install|pack)\b')
     calling = {path: path.read_text() for path in FILES if path.parts[-2] == ".ci" or path.name == "Dockerfile"}
-    calling[CLIENTS] = CLIENTS.read_text()
+    calling |= {path: path.read_text() for path in (CLIENTS, EXPLORER / "build.mjs")}
     calls = [path for path, text in calling.items() if fetching.search(text)]
-    assert CLIENTS in calls
+    assert {CLIENTS, EXPLORER / "build.mjs"} <= {*calls}
     assert [path for path in calls if "--ignore-scripts" not in calling[path]] == []
-    assert "ignore-scripts=true" in CLIENTS.with_name(".npmrc").read_text().splitlines()
+    for folder in (CLIENTS.parent, EXPLORER):
+        assert "ignore-scripts=true" in (folder / ".npmrc").read_text().splitlines()
 
 
 def test_the_image_uses_pinned_versions():
