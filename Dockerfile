@@ -19,7 +19,7 @@ RUN deploy/image/build dependencies
 COPY gateway gateway
 COPY docs/queries docs/queries
 COPY docs/errors.md docs/
-COPY explorer explorer
+COPY .ci/explorer .ci/explorer
 RUN deploy/image/build gateway
 
 # Final stage: only the environment, which any user may read and none may write. It needs no writable file system.

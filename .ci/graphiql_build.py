@@ -1,4 +1,4 @@
-"""Build hook: bundles GraphiQL into this package, with `explorer/build.mjs`.
+"""Build hook: bundles GraphiQL into this package, with `.ci/explorer/build.mjs`.
 
 That needs Node, npm and a registry. Without them the build continues, and the gateway serves a plain page instead. The
 bundle is never committed. The licences of its packages are in THIRD-PARTY-LICENSES, which .ci/licenses generates.
@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BUNDLER = Path("explorer/build.mjs")
+BUNDLER = Path(".ci/explorer/build.mjs")
 LOG = Path("gateway/web/graphiql.log")
 SECONDS = 600
 

@@ -1,6 +1,6 @@
 """Serves GraphiQL with all its scripts, styles and fonts; nothing is loaded from another host.
 
-The build bundles the source, `explorer/`, into this package. Without the bundle a plain page is served instead.
+The build bundles the source, `.ci/explorer/`, into this package. Without the bundle a plain page is served instead.
 """
 
 from __future__ import annotations

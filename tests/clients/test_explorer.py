@@ -37,7 +37,7 @@ def chromium(monkeypatch) -> None:
     monkeypatch.setenv("CHROMIUM", require("chromium", "chromium"))
     is_building = GRAPHIQL.parent.joinpath("graphiql.log").is_file()
     if not waits_until(GRAPHIQL.joinpath("index.html").is_file, BUNDLED_WITHIN if is_building else 0):
-        give_up("npm", "this build is without GraphiQL: node explorer/build.mjs bundles it")
+        give_up("npm", "this build is without GraphiQL: node .ci/explorer/build.mjs bundles it")
 
 
 def clean(seen: dict[str, Any]) -> dict[str, Any]:

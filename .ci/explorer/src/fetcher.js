@@ -1,6 +1,6 @@
 import { getOperationAST, parse } from "graphql";
 import { createClient } from "graphql-sse";
-import { post } from "../../gateway/web/page/requests.js";
+import { post } from "../../../gateway/web/page/requests.js";
 import { Observable } from "./observable.js";
 
 // Sends GraphiQL's operations: queries and mutations by POST, subscriptions as server-sent events.

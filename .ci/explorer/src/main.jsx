@@ -5,7 +5,7 @@ import "@graphiql/plugin-history/style.css";
 import "@graphiql/plugin-explorer/style.css";
 import "./explorer.css";
 import { createRoot } from "react-dom/client";
-import { Credentials } from "../../gateway/web/page/credentials.js";
+import { Credentials } from "../../../gateway/web/page/credentials.js";
 import { Explorer } from "./Explorer.jsx";
 
 // Monaco and others write style elements. The page's policy allows those with its nonce, and no other.

@@ -1,4 +1,4 @@
-import { costLine } from "../../gateway/web/page/requests.js";
+import { costLine } from "../../../gateway/web/page/requests.js";
 import { useObservable } from "./observable.js";
 
 // What the last answer cost, and links to the documentation of its errors.

@@ -7,7 +7,7 @@ import { basename, dirname, join, relative, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 
 const FOLDER = dirname(fileURLToPath(import.meta.url));
-const ROOT = dirname(FOLDER);
+const ROOT = dirname(dirname(FOLDER));
 const WEB = join(ROOT, "gateway", "web");
 const TARGET = join(WEB, "graphiql");
 const MODULES = join(FOLDER, "node_modules");
