@@ -49,6 +49,7 @@ from gateway.web.explorer import Explorer
 from gateway.web.graphql_app import GraphQLApp, Identify, Runtime
 from gateway.web.graphql_request import HTTPError
 from gateway.web.health import AWAY, CIRCUIT_OPEN, UP, health_routes
+from gateway.web.map_page import MapPage
 from gateway.web.responses import rejection_bytes
 
 
@@ -61,7 +62,7 @@ def create_app(
 ) -> GatewayApp:
     """The application. Tests replace the network with `network` (an httpx transport) and the time with `clock`.
 
-    GraphiQL uses `demo_token`, so it must be a token of the simulator.
+    GraphiQL and the map use `demo_token`, so it must be a token of the simulator.
     """
     explorer = Explorer(settings, demo_token) if settings.http.graphiql else None
     trusted = _trusted_documents(settings.graphql)
@@ -122,6 +123,7 @@ def create_app(
         routes=[
             Route("/", _home),
             *([Route("/explorer/{name}", explorer.files.respond)] if explorer is not None else []),
+            *(MapPage(demo_token).routes() if settings.http.graphiql else []),
             *health_routes(graphql.load, dependencies),
         ],
         exception_handlers={404: _not_found, 405: _not_allowed},

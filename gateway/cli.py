@@ -122,6 +122,7 @@ def demo(vehicles: Vehicles = 1000, host: Host = None, port: Port = None) -> Non
     def greet(url: str) -> None:
         _print(
             f"GraphQL and GraphiQL  {url}/graphql\n"
+            f"Map                   {url}/map\n"
             f"Fleet API             {upstream} ({vehicles} simulated vehicles)\n"
             f"Token                 {token}\n\n"
             f"curl -s {url}/graphql -H 'Authorization: Bearer {token}' \\\n"

@@ -718,7 +718,7 @@ class HttpSettings(SettingsGroup):
         description="Bytes of memory for bodies that were sent repeatedly, plain and compressed, per process. 0 turns "
         "this cache off.",
     )
-    graphiql: bool = Field(default=True, description="Whether browsers get GraphiQL at /graphql.")
+    graphiql: bool = Field(default=True, description="Whether browsers get GraphiQL at /graphql and the map at /map.")
 
     @field_validator("trusted_proxies")
     @classmethod

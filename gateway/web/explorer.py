@@ -62,7 +62,7 @@ class Explorer:
         template = built if built.is_file() else PAGE.joinpath("plain.html")
         nonce = secrets.token_urlsafe(16)
         content = template.read_text(encoding="utf-8").replace("{{nonce}}", nonce).replace("{{config}}", self._config)
-        policy = page_policy(*self._connect, style=STYLES.format(nonce=nonce))
+        policy = page_policy(*self._connect, more=STYLES.format(nonce=nonce))
         fields = ((b"content-type", MEDIA_TYPES["html"].encode()), (b"content-security-policy", policy))
         return Response(200, fields, (content.encode(),))
 

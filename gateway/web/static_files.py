@@ -29,10 +29,10 @@ IMMUTABLE = b"public, max-age=31536000, immutable"
 CHANGING = b"public, max-age=3600"
 
 
-def page_policy(*connect: str, style: str = "") -> bytes:
+def page_policy(*connect: str, more: str = "") -> bytes:
     """A Content-Security-Policy for a page that has its scripts, workers, styles and fonts from this server only.
 
-    `connect` are further origins that its scripts may contact; `style` is added to the policy's directives.
+    `connect` are further origins that its scripts may contact; `more` are further directives.
     """
     directives = [
         "default-src 'none'",
@@ -46,7 +46,7 @@ def page_policy(*connect: str, style: str = "") -> bytes:
         "form-action 'none'",
         "frame-ancestors 'none'",
     ]
-    return "; ".join([*directives, *([style] if style else [])]).encode()
+    return "; ".join([*directives, *([more] if more else [])]).encode()
 
 
 class StaticFiles:

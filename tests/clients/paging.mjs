@@ -1,11 +1,15 @@
 // Apollo Client, urql and Relay each page through a fleet, with their own paging and stores.
-// Arguments: client (apollo | urql | relay), way (forward | backward | both), URL, token. Prints the ids in its store.
-const [client, way, url, token] = process.argv.slice(2);
+// Arguments: client (apollo | urql | relay), way (forward | backward | both), URL, token, and as JSON what selects and
+// orders vehicles: `where` and `orderBy`. Prints the ids in its store.
+const [client, way, url, token, asked = "{}"] = process.argv.slice(2);
 const headers = { authorization: `Bearer ${token}` };
 const SIZE = 60;
-const NOTHING = { first: null, after: null, last: null, before: null };
-const PAGE = `query Page($first: Int, $after: String, $last: Int, $before: String) {
-  vehicles(first: $first, after: $after, last: $last, before: $before) {
+const FILTER = { where: null, orderBy: null, ...JSON.parse(asked) };
+const NOTHING = { first: null, after: null, last: null, before: null, ...FILTER };
+const PAGE = `query Page(
+  $first: Int, $after: String, $last: Int, $before: String, $where: VehicleFilter, $orderBy: [VehicleOrder!]
+) {
+  vehicles(first: $first, after: $after, last: $last, before: $before, where: $where, orderBy: $orderBy) {
     edges { cursor node { id vehicleId __typename } __typename }
     pageInfo { hasNextPage hasPreviousPage startCursor endCursor __typename }
     __typename
@@ -42,7 +46,7 @@ async function pageThrough(pageInfo, more) {
 async function apollo() {
   const { ApolloClient, HttpLink, InMemoryCache, gql } = await import("@apollo/client/core/index.js");
   const { relayStylePagination } = await import("@apollo/client/utilities/index.js");
-  const cache = new InMemoryCache({ typePolicies: { Query: { fields: { vehicles: relayStylePagination() } } } });
+  const cache = new InMemoryCache({ typePolicies: { Query: { fields: { vehicles: relayStylePagination(["where", "orderBy"]) } } } });
   const apolloClient = new ApolloClient({ cache, link: new HttpLink({ uri: url, headers }) });
   const variables = { ...NOTHING, ...(await start()) };
   const query = gql(PAGE);
@@ -74,7 +78,7 @@ async function urql() {
   });
   let merged;
   const ask = async (variables) => {
-    const result = await urqlClient.query(gql(PAGE), variables).toPromise();
+    const result = await urqlClient.query(gql(PAGE), { ...FILTER, ...variables }).toPromise();
     if (result.error) throw result.error;
     merged = result.data.vehicles;
   };
@@ -86,7 +90,8 @@ async function urql() {
 async function relay() {
   const { createRequire } = await import("node:module");
   const require = createRequire(import.meta.url);
-  const { Environment, Network, RecordSource, Store, createOperationDescriptor, fetchQuery } = require("relay-runtime");
+  const { ConnectionHandler, Environment, Network, RecordSource, Store, createOperationDescriptor, fetchQuery } =
+    require("relay-runtime");
   const { default: query } = await import("./generated/relay/FleetQuery.graphql.js");
   const { default: refetch } = await import("./generated/relay/RefetchQuery.graphql.js");
   const ask = async (request, variables) => {
@@ -105,7 +110,7 @@ async function relay() {
   // The connection as the store has merged it.
   const stored = () => {
     const source = environment.getStore().getSource();
-    const record = source.get("client:root:__Fleet_vehicles_connection");
+    const record = source.get(ConnectionHandler.getConnectionID("client:root", "Fleet_vehicles", FILTER));
     const at = (holder, key) => source.get(holder[key].__ref);
     const edges = record.edges.__refs.map((reference) => source.get(reference));
     return { pageInfo: at(record, "pageInfo"), nodes: edges.map((edge) => at(edge, "node")) };

@@ -128,7 +128,7 @@ def test_the_commands_of_the_page_print_what_it_says(demo, tmp_path):
     """In the page's order, since the second one finds the first one's page in the cache; ages differ."""
     write_files(PAGE, tmp_path)
     scripts = [name for name in files_of(PAGE) if name.endswith(".sh")]
-    assert len(scripts) == 3
+    assert len(scripts) == 4
     for name in scripts:
         environment = {**os.environ, "GATEWAY": demo, "TOKEN": TOKEN}
         printed = subprocess.check_output(["sh", tmp_path / name], env=environment, text=True)

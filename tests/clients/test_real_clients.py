@@ -110,6 +110,30 @@ def test_real_clients_page_through_the_whole_fleet(serve, client, way, behaviour
     assert node("paging.mjs", client, way, world.url, "client-token") == world.ids
 
 
+@pytest.mark.parametrize("way", ["forward", "backward"])
+@pytest.mark.parametrize("client", ["relay", "apollo", "urql"])
+@pytest.mark.usefixtures("compiled")
+def test_real_clients_page_through_a_filtered_and_ordered_connection(serve, client, way):
+    """To its end: every vehicle that matches once, in the order, missing values last and equal ones by id."""
+    world = World(serve)
+    found = [world.simulator.fleets["T7K2M"].vehicle(vehicle_id) for vehicle_id in world.ids]
+    found = [each for each in found if (each.get("operation_status") or {}).get("value") == "OPERATING"]
+    found.sort(key=lambda each: each["id"])
+    found.sort(key=brand_of, reverse=True)
+    found.sort(key=lambda each: not brand_of(each))
+    assert len(found) > 3 * 60  # pages of 60
+    asked = {
+        "where": {"operationStatus": {"in": ["OPERATING"]}},
+        "orderBy": [{"field": "BRAND", "direction": "DESC"}],
+    }
+    ids = node("paging.mjs", client, way, world.url, "client-token", json.dumps(asked))
+    assert ids == [each["id"] for each in found]
+
+
+def brand_of(vehicle: dict[str, Any]) -> str:
+    return ((vehicle.get("master_data") or {}).get("brand") or "").casefold()
+
+
 @pytest.mark.parametrize("router", ["apollo", "hive"])
 def test_federation_routers_resolve_over_two_subgraphs(serve, tmp_path, router):
     """Its composition takes our SDL and one that extends Vehicle; 500 entities take one call and five upstream pages."""

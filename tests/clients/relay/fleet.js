@@ -2,9 +2,16 @@
 import { graphql } from "relay-runtime";
 
 graphql`
-  query FleetQuery($first: Int, $after: String, $last: Int, $before: String) {
-    vehicles(first: $first, after: $after, last: $last, before: $before)
-      @connection(key: "Fleet_vehicles", filters: []) {
+  query FleetQuery(
+    $first: Int
+    $after: String
+    $last: Int
+    $before: String
+    $where: VehicleFilter
+    $orderBy: [VehicleOrder!]
+  ) {
+    vehicles(first: $first, after: $after, last: $last, before: $before, where: $where, orderBy: $orderBy)
+      @connection(key: "Fleet_vehicles", filters: ["where", "orderBy"]) {
       edges {
         node {
           id
