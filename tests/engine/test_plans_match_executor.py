@@ -83,7 +83,11 @@ class UnusualClient:
         return decoded(body, Vehicle) if mask is None else decode_masked(body, mask)
 
     async def versioned(self, scope: RequestScope, ids: list[str]) -> list[Any]:
-        return list((await self.vehicles_by_id(scope, ids)).values())
+        found = await self.vehicles_by_id(scope, ids)
+        for vehicle_id, vehicle in found.items():
+            if isinstance(vehicle, Vehicle):
+                vehicle.version = None if vehicle_id in self._failing_states else f'"{vehicle_id}"'
+        return [found[vehicle_id] for vehicle_id in ids]
 
     async def latest_states(self, scope: RequestScope, ids: list[str]) -> list[Any]:
         return [self._error() if i in self._failing_states else {"ignition": StateProperty("ON")} for i in ids]

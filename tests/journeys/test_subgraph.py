@@ -117,7 +117,7 @@ async def test_the_service_field_gives_the_federation_sdl(gateway):
 
 
 INTROSPECTION = get_introspection_query(
-    specified_by_url=True, input_value_deprecation=True, directive_is_repeatable=True
+    specified_by_url=True, input_value_deprecation=True, directive_is_repeatable=True, one_of=True
 )
 SCHEMA, _, FRAGMENTS = INTROSPECTION.partition("{")[2].partition("}\n\nfragment FullType")
 ONE = '{__typename: "Vehicle", vehicleId: "JQ7RP"}'
