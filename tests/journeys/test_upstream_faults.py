@@ -19,8 +19,8 @@ from gateway.app import create_app
 from gateway.server.config import ServerConfig
 from gateway.settings import Settings
 from gateway.simulator import Behaviours, Fault, Simulator
-from gateway.simulator.app import TITLES
 from gateway.simulator.faults import Kind
+from gateway.simulator.problems import TITLES
 from tests.gateways import PLANS, TOKENS, served, serving
 
 GLOBAL_IDS = {"JQ7RP": "VmVoaWNsZTpKUTdSUA==", "K3WX8": "VmVoaWNsZTpLM1dYOA=="}
