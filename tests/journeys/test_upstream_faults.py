@@ -52,6 +52,7 @@ UNAVAILABLE, TIMEOUT, REJECTED = "UPSTREAM_UNAVAILABLE", "UPSTREAM_TIMEOUT", "UP
 UNREADABLE, LIMITED = "UPSTREAM_INVALID_RESPONSE", "RATE_LIMITED"
 FAULTS: dict[str, tuple[Fault, str | None]] = {
     "latency": (Fault("latency", seconds=0.01), None),
+    "silence": (Fault("silence", seconds=30), TIMEOUT),
     "half-open": (Fault("latency", seconds=30), TIMEOUT),
     "stalled": (Fault("stall", seconds=30), TIMEOUT),
     "dropped": (Fault("drop"), UNAVAILABLE),
