@@ -195,6 +195,7 @@ function item(node) {
     const position = positionOf(node);
     if (position) chart.moveTo(position);
     select(node.id);
+    at("map").scrollIntoView({ block: "nearest" }); // on a phone the list is below the map
   });
   const row = make("li", "");
   row.append(button);
