@@ -24,6 +24,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # hypothesis. No deadline: the speed of a machine proves nothing.
 settings.register_profile("ordinary", max_examples=50, deadline=None)
 settings.register_profile("thorough", max_examples=500, deadline=None)
+settings.register_profile("exhaustive", max_examples=2_000, deadline=None)
 settings.load_profile("ordinary")
 
 

@@ -1,4 +1,7 @@
-"""How many examples the long random tests try: few by default, many with `--hypothesis-profile thorough`, as in CI."""
+"""How many examples the long random tests try: few by default, many with `--hypothesis-profile thorough`, as in CI.
+
+`--hypothesis-profile exhaustive` tries as many as take hours.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ from hypothesis import settings
 T = TypeVar("T")
 
 
-def effort(ordinary: T, thorough: T) -> T:
+def effort(ordinary: T, thorough: T, exhaustive: T | None = None) -> T:
     """The number of rounds, examples or seconds, or the list of cases, for the chosen profile."""
-    return thorough if settings.get_current_profile_name().startswith("thorough") else ordinary
+    profile = settings.get_current_profile_name()
+    if profile.startswith("exhaustive"):
+        return thorough if exhaustive is None else exhaustive
+    return thorough if profile.startswith("thorough") else ordinary

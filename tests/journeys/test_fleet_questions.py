@@ -349,7 +349,7 @@ async def test_concurrent_callers_of_two_fleets_never_see_each_others_vehicles(c
         assert connection["totalCount"] <= len(allowed[by])
         cursors.extend(edge["cursor"] for edge in connection["edges"][:2])
 
-    for _ in range(effort(10, 200)):
+    for _ in range(effort(10, 40, 200)):
         await asyncio.gather(*(ask(rng.choice(["alice", "bob", "eve"])) for _ in range(20)))
 
 

@@ -23,7 +23,7 @@ from tests.waiting import eventually
 from tests.writes.commanding import is_able
 from tests.writes.mutations import client_of, document, mutation
 
-ROUNDS = effort(12, 150)
+ROUNDS = effort(12, 40, 150)
 SECONDS = "600"  # for which responses stay fresh
 SHOWN = "vehicleId tags masterData { remark } latestState { centralLock { value } drivingEnabled { value } }"
 
@@ -154,7 +154,7 @@ async def test_the_state_after_a_command_is_in_the_next_read_through_either_gate
 async def test_a_write_of_unknown_outcome_is_in_the_next_read(world):
     """What was executed without a response is read anew, too."""
     dice = random.Random(3)
-    for number in range(effort(3, 20)):
+    for number in range(effort(3, 6, 20)):
         vehicle_id, writer = dice.choice(able(world)), dice.randrange(2)
         await world.all_found(vehicle_id)
         world.simulator.faults.rules = [Fault("drop", method="PATCH", executed=True, times=1)]
@@ -190,7 +190,7 @@ async def test_a_write_of_a_killed_gateway_is_in_the_next_read(world, redis_proc
 
 async def test_added_and_archived_vehicles_are_in_the_next_list_or_not(world):
     """And by their ids, where the absence of a vehicle may be kept as well."""
-    for number in range(effort(2, 20)):
+    for number in range(effort(2, 5, 20)):
         writer = number % 2
         models = 'found: availableVehicleModels(telematicsBrand: "CLOUDBOXX") { modelId }'
         model = (await world.ask(writer, f"{{ {models} }}"))["found"][0]["modelId"]
