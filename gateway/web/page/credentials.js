@@ -11,6 +11,7 @@ const TOKEN = /^[A-Za-z0-9\-._~+/]+=*$/;
 const CHANNEL = "gateway-login";
 // GraphiQL stores the last change of an editor half a second later.
 const STORED_AFTER = 700;
+const ENDED = "The login has ended. Log in again; your query is kept.";
 
 // Events: `caller` when another caller or none is used from now on, `status` when anything shown has changed.
 export class Credentials extends EventTarget {
@@ -19,6 +20,7 @@ export class Credentials extends EventTarget {
   problem = ""; // a sentence, while something is wrong
   #token;
   #refreshToken;
+  #hasEnded = false; // whether a login has ended, and nothing has replaced it
   #seen = new Set(); // all tokens so far, of both kinds
   #metadata; // of the issuer
   #replacing; // a promise, while a login's token is being replaced
@@ -51,13 +53,14 @@ export class Credentials extends EventTarget {
 
   // What to do without a token, as a sentence.
   get need() {
-    return `A token is needed: ${this.login ? "log in or " : ""}paste one.`;
+    return this.#hasEnded ? ENDED : `A token is needed: ${this.login ? "log in or " : ""}paste one.`;
   }
 
   // Takes note of the status of a response to a request with this header field.
   judge(authorization, status) {
     if (authorization !== this.#header()) return; // another token is in use meanwhile
     if (status !== 401) return this.#report("");
+    if (this.source === "login" && !this.#refreshToken) return this.#end();
     this.#report(authorization ? this.#rejection() : this.need);
   }
 
@@ -139,10 +142,17 @@ export class Credentials extends EventTarget {
     try {
       this.#accept(await this.#requestToken({ grant_type: "refresh_token", refresh_token: this.#refreshToken }));
     } catch (failure) {
-      if (!failure.isRefusal) return; // the next request tries again
-      this.#token = this.#refreshToken = undefined;
-      this.#report("The login has ended. Log in again; your query is kept.");
+      if (failure.isRefusal) this.#end(); // after another failure the next request tries again
     }
+  }
+
+  // Ends a login without a new page, so that the query is kept.
+  #end() {
+    clearTimeout(this.#timer);
+    this.source = "none";
+    this.#token = this.#refreshToken = this.expiresAt = undefined;
+    this.#hasEnded = true;
+    this.#report(ENDED);
   }
 
   #accept({ access_token: token, refresh_token: refreshToken, expires_in: seconds }) {
@@ -181,6 +191,7 @@ export class Credentials extends EventTarget {
     clearTimeout(this.#timer);
     if (source !== "login") this.#refreshToken = undefined;
     this.source = source;
+    this.#hasEnded = false;
     this.#token = token;
     this.#seen.add(token);
     this.expiresAt = expiryOf(token);
@@ -197,7 +208,7 @@ export class Credentials extends EventTarget {
   }
 
   #rejection() {
-    if (this.source === "login") return "The login has ended. Log in again; your query is kept.";
+    if (this.source === "login") return "The login can't be renewed at the moment. Try again; your query is kept.";
     const advice = `${this.login ? "Log in or paste" : "Paste"} another one; your query is kept.`;
     return this.#hasExpired()
       ? `The token expired at ${new Date(this.expiresAt).toLocaleTimeString()}. ${advice}`
