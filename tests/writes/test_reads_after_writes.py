@@ -51,6 +51,7 @@ def gateway_of(folder: Path, upstream: str, redis: RedisServer) -> GatewayProces
         writes="all",
         upstream_url=upstream,
         redis_url=redis.url,
+        redis_timeout="2",  # a busy machine is not what these tests are about
         cache_vehicle_ttl=SECONDS,
         cache_vehicles_ttl=SECONDS,
         cache_latest_state_ttl=SECONDS,
