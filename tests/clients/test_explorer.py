@@ -130,8 +130,8 @@ def login_world(serve, tmp_path) -> Iterator[Callable[..., LoginWorld]]:
 @pytest.mark.parametrize("claimed", [None, 900], ids=["by time", "after a 401"])
 def test_a_login_lasts_longer_than_its_tokens(login_world, claimed):
     """Queries go on while tokens expire, whether or not the page knows when; a logout forgets and revokes all."""
-    lifetime = effort(4, 15) if claimed is None else 4
-    seconds = effort(14, 120) if claimed is None else 14
+    lifetime = effort(4, 4, 15) if claimed is None else 4
+    seconds = effort(14, 14, 120) if claimed is None else 14
     world = login_world(seconds=lifetime, claimed=claimed)
     seen = node("explorer_login.mjs", world.gateway.url, str(seconds), seconds=seconds + 400)
     assert (seen["policy"], seen["foreign"]) == ([], [])

@@ -25,7 +25,7 @@ from tests.waiting import eventually
 from tests.writes.commanding import PLAN, Answers, tries_of
 from tests.writes.mutations import client_of
 
-TRIES = effort(24, 48, 500)
+TRIES = effort(24, 24, 500)
 BATCH = 25
 TIMEOUT = 1.0  # seconds for a command
 SENT = "POST /vehicles/{id}/commands/{command}"
