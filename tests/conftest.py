@@ -23,7 +23,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # `uv run pytest --hypothesis-profile thorough`, as in CI, tries more; see tests/effort.py for tests without
 # hypothesis. No deadline: the speed of a machine proves nothing.
 settings.register_profile("ordinary", max_examples=50, deadline=None)
-settings.register_profile("thorough", max_examples=500, deadline=None)
+settings.register_profile("thorough", max_examples=200, deadline=None)
 settings.register_profile("exhaustive", max_examples=2_000, deadline=None)
 settings.load_profile("ordinary")
 

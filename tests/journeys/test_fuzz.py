@@ -17,7 +17,7 @@ from tests.gateway_process import GatewayProcess
 from tests.gateways import PLANS, TOKENS, serving
 
 RELAXED = settings(
-    max_examples=effort(50, 500),
+    max_examples=effort(50, 150, 500),
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.generate, Phase.shrink],

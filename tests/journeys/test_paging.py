@@ -26,7 +26,7 @@ SHARING = """{ vehicle(id: "JQ7RP") { fleetId
 
 def test_a_whole_fleet_both_ways_over_real_sockets(serve):
     """By 50 forward and back: every vehicle once, in order, at most two upstream reads a page, one cursor an edge."""
-    plan = FleetPlan(vehicles=effort(2_000, 10_000), clients=(Client("T7K2M#cl1", token="token"),))
+    plan = FleetPlan(vehicles=effort(2_000, 4_000, 10_000), clients=(Client("T7K2M#cl1", token="token"),))
     simulator = Simulator([plan], Behaviours(rate_limit_requests=0))
     settings = Settings(upstream={"url": serve(simulator.app)}, cache={"enabled": False}, log={"level": "error"})
     url = serve(create_app(settings)) + "/graphql"

@@ -114,13 +114,13 @@ def without_principal(read: UpstreamRequest[Any]) -> str:
 
 async def test_a_crowd_over_memory():
     """Mixed operations, two tokens each, faults, churn and evictions."""
-    rounds = effort(3, 20)
+    rounds = effort(3, 8, 20)
     assert await soak(simulated(list(FAULTS)), rounds, seed=1) > 8 * rounds
 
 
 async def test_a_crowd_over_redis(redis):
     """The same with entries in Redis."""
-    rounds = effort(2, 10)
+    rounds = effort(2, 5, 10)
     assert await soak(simulated(list(FAULTS)), rounds, seed=2, redis={"url": redis.url}) > 8 * rounds
 
 
@@ -145,7 +145,7 @@ steps = st.lists(
 
 
 @given(steps)
-@settings(max_examples=effort(10, 100))
+@settings(max_examples=effort(10, 40, 100))
 def test_any_order_of_callers_is_safe(order):
     """In any order of requests, at once or one after another, each caller gets its own data."""
 
@@ -194,7 +194,7 @@ async def test_a_crowd_over_several_worker_processes(serve, redis, tmp_path):
                 headers = {"Authorization": f"Bearer {token}", "Connection": "close"}
                 return (await http.post("/graphql", json={"query": query}, headers=headers)).json()
 
-            rounds = effort(3, 20)
+            rounds = effort(3, 8, 20)
             assert await crowd(post, tokens, ids, rounds, seed=5) > 8 * rounds
     finally:
         gateway.stop()
