@@ -1,6 +1,6 @@
 """Two principals over a fleet API that breaks HTTP: no call gets a response to another, or an unsolicited one.
 
-The thorough profile requests 200,000 responses on uvloop, which serves in production.
+The exhaustive profile requests 200,000 responses on uvloop, which serves in production.
 """
 
 from __future__ import annotations
