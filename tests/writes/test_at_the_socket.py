@@ -25,7 +25,7 @@ from tests.writes.commanding import is_able
 from tests.writes.mutations import KEYS, client_of, document, mutation
 from tests.writes.recording_proxy import RecordingProxy
 
-EACH = effort(3, 6, 20)  # mutations of a kind at the same time
+EACH = effort(3, 3, 20)  # mutations of a kind at the same time
 TIMEOUT = 1.5  # seconds of a call
 # The faults that can come after the execution. A 429 says that there was none.
 EXECUTED = ("latency", "status", "telematics_unit_error", "outage", "drop", "silence")
