@@ -26,11 +26,11 @@ def _slowness() -> float:
         for _ in range(3_000_000):
             pass
         seconds.append(time.process_time() - began)
-    return max(1.0, min(2.0, min(seconds) / 0.06))
+    return max(1.0, min(2.0, max(seconds) / 0.05))
 
 
 # The most CPU seconds in a row and bytes of memory that requests with invalid or valid tokens may take, on a machine that
-# counts to three million in 60 ms; a slower one gets more time.
+# counts to three million in 50 ms; a slower one gets more time.
 SLOWNESS = _slowness()
 INVALID_TOKEN_CPU_MAX, VALID_TOKEN_CPU_MAX = 0.25 * SLOWNESS, 1.0 * SLOWNESS
 MEMORY_MAX = 150 * 2**20
