@@ -6,7 +6,7 @@ condition does not match, which is `IS NOT TRUE`; `and` and `or` need nothing, b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from math import isfinite
 from typing import Any, NamedTuple
@@ -289,24 +289,27 @@ class _Compiler:
         """The members of a filter of words or texts; `stored` makes of a text what the index has of it."""
         if "eq" in given and given["eq"] is None:
             raise InputInvalid(f"`{path}.eq` is null. Use `isNull: true` for missing values.", "where")
-        found = []
+        found: list[str] = []
+        for name, value, at in self._with_value(sql, given, path, found):
+            self._count(at)
+            if name == "eq":
+                found.append(f"{sql} = {self._bind(stored(value), at)}")
+            elif name == "in":
+                found.append(f"{sql} IN {self._list([stored(each) for each in value], at)}")
+            elif name == "startsWith":
+                found.append(self._prefix(sql, stored(value), at))
+            elif name == "contains":
+                found.append(f"instr({sql}, {self._bind(stored(value), at)}) > 0")
+        return found
+
+    def _with_value(self, sql: str, given: Given, path: str, found: list[str]) -> Iterator[tuple[str, Any, str]]:
+        """The members about a value, each with its path; `isNull` is compiled, and added to `found`."""
         for name, value in _members(given):
             at = f"{path}.{name}"
             if name == "isNull":
                 found.append(self._is_null(sql, value, at))
-            elif name == "eq":
-                self._count(at)
-                found.append(f"{sql} = {self._bind(stored(value), at)}")
-            elif name == "in":
-                self._count(at)
-                found.append(f"{sql} IN {self._list([stored(each) for each in value], at)}")
-            elif name == "startsWith":
-                self._count(at)
-                found.append(self._prefix(sql, stored(value), at))
-            elif name == "contains":
-                self._count(at)
-                found.append(f"instr({sql}, {self._bind(stored(value), at)}) > 0")
-        return found
+            else:
+                yield name, value, at
 
     def _prefix(self, sql: str, prefix: str, path: str) -> str:
         """Texts from the prefix up to the first one that sorts after all with it."""
@@ -322,12 +325,9 @@ class _Compiler:
     def _enum(self, column: str, given: Given, path: str) -> str:
         """The members of a filter of an open enum."""
         sql = self._sql(column)
-        found = []
-        for name, value in _members(given):
-            at = f"{path}.{name}"
-            if name == "isNull":
-                found.append(self._is_null(sql, value, at))
-            elif name == "modifiedAt":
+        found: list[str] = []
+        for name, value, at in self._with_value(sql, given, path, found):
+            if name == "modifiedAt":
                 found += self._time(self._sql(f"{column}_MODIFIED_AT"), value, at)
             else:
                 self._count(at)
@@ -342,12 +342,8 @@ class _Compiler:
         return _and(found)
 
     def _time(self, sql: str, given: Given, path: str) -> list[str]:
-        found = []
-        for name, value in _members(given):
-            at = f"{path}.{name}"
-            if name == "isNull":
-                found.append(self._is_null(sql, value, at))
-                continue
+        found: list[str] = []
+        for name, value, at in self._with_value(sql, given, path, found):
             self._count(at)
             if name in {"before", "after"}:
                 limit = microseconds_of(value)
@@ -361,12 +357,8 @@ class _Compiler:
 
     def _set(self, sql: str, given: Given, path: str) -> str:
         """The members of a filter of a set of words, whose id is in the column `sql`."""
-        found = []
-        for name, value in _members(given):
-            at = f"{path}.{name}"
-            if name == "isNull":
-                found.append(self._is_null(sql, value, at))
-                continue
+        found: list[str] = []
+        for name, value, at in self._with_value(sql, given, path, found):
             self._count(at)
             words = sorted({*value})
             if name == "any":
