@@ -146,8 +146,7 @@ class FleetIndexes:
     ) -> T:
         """The answer to a question about the vehicles of some pages."""
 
-        def answer() -> T:
-            rows = VehicleIndex(self._known)
+        def answer(rows: VehicleIndex) -> T:
             try:
                 for page in pages:
                     rows.put(page)
@@ -156,7 +155,8 @@ class FleetIndexes:
                 rows.close()
 
         scope.stats.reads = None
-        return await scope.deadline.wait(asyncio.get_running_loop().run_in_executor(self._thread, answer))
+        making = asyncio.get_running_loop().run_in_executor(self._thread, VehicleIndex, self._known)
+        return await self._run(await scope.deadline.wait(making), answer, scope.deadline)
 
     def now(self) -> float:
         """The time for conditions on ages, in epoch seconds."""

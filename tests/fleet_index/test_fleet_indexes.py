@@ -10,6 +10,7 @@ import pytest
 
 from gateway.concurrency.deadline import Deadline
 from gateway.errors import (
+    DeadlineExceeded,
     FleetIncomplete,
     GatewayError,
     UpstreamForbidden,
@@ -27,6 +28,8 @@ from gateway.upstream.pages import VehiclePage
 from gateway.upstream.requests import RequestScope, RequestStats
 
 ALICE, BOB = Caller("alice"), Caller("bob")
+# A query that takes longer than any deadline.
+ENDLESS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
 
 
 class CountedMetrics(Metrics):
@@ -471,8 +474,16 @@ async def test_a_question_is_interrupted_at_its_deadline_and_nothing_else(made):
     """A query that takes too long ends on its thread; the next one is answered."""
     fleet = made()
     await fleet.count()
-    endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n"
     scope = RequestScope(ALICE, RequestStats(), deadline=Deadline.after(0.05))
     with pytest.raises(GatewayError):
-        await fleet.indexes.ask(scope, lambda rows: rows._query(endless, []))
+        await fleet.indexes.ask(scope, lambda rows: rows._query(ENDLESS, []))
+    assert await fleet.count(seconds=1) == 5
+
+
+async def test_a_question_about_some_pages_is_interrupted_too(made):
+    """It runs on the same thread, for which others wait."""
+    fleet = made()
+    scope = RequestScope(ALICE, RequestStats(), deadline=Deadline.after(0.05))
+    with pytest.raises(DeadlineExceeded):
+        await fleet.indexes.ask_about(scope, [], lambda rows: rows._query(ENDLESS, []))
     assert await fleet.count(seconds=1) == 5
