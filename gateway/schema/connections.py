@@ -6,7 +6,7 @@ import asyncio
 import weakref
 from collections.abc import Awaitable, Callable, Hashable, Sequence
 from functools import lru_cache, partial
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from gateway.errors import CursorExpired, UpstreamRejected
 from gateway.schema.context import Context
@@ -81,8 +81,30 @@ def fragment_key_of(
     return FragmentKey(next(read_slice(arguments.window(of), limits)).token, search, (projection, of, arguments))
 
 
-class Connection(Generic[N]):
-    """A slice and its page info; `page_info` is the connection itself.
+class Edges:
+    """What a connection and its page info have in common; `page_info` is the connection itself."""
+
+    edges: Sequence[Any]
+
+    @property
+    def nodes(self) -> list[Any]:
+        return [edge.node for edge in self.edges]
+
+    @property
+    def page_info(self) -> Self:
+        return self
+
+    @property
+    def start_cursor(self) -> str | None:
+        return self.edges[0].cursor if self.edges else None
+
+    @property
+    def end_cursor(self) -> str | None:
+        return self.edges[-1].cursor if self.edges else None
+
+
+class Connection(Edges, Generic[N]):
+    """A slice of a list that the fleet API pages, and its page info.
 
     Its first page is read before it is created, the other pages by `ready`, because the fragment of an equal slice may
     be cached with the first page.
@@ -127,22 +149,6 @@ class Connection(Generic[N]):
         others = tuple((token, weakref.ref(page)) for token, page in self._pages.seen.items() if page is not first)
         cursors = len(arguments.after or "") + len(arguments.before or "")
         first.add_fragment((projection, self._of, arguments), Fragment(rendered, others, cursors))
-
-    @property
-    def nodes(self) -> list[N]:
-        return [edge.node for edge in self.edges]
-
-    @property
-    def page_info(self) -> Connection[N]:
-        return self
-
-    @property
-    def start_cursor(self) -> str | None:
-        return self.edges[0].cursor if self.edges else None
-
-    @property
-    def end_cursor(self) -> str | None:
-        return self.edges[-1].cursor if self.edges else None
 
     @property
     def has_next_page(self) -> bool | Awaitable[bool]:

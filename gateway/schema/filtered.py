@@ -7,12 +7,13 @@ field has a search, only those vehicles are read, and the same question is put t
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from gateway.errors import WalkLimitExceeded
 from gateway.fleet_index.fleet_indexes import page_of
 from gateway.fleet_index.vehicle_index import VehicleIndex
-from gateway.schema.connections import Arguments, Mask, pages_of
+from gateway.schema.connections import Arguments, Edges, Mask, pages_of
 from gateway.schema.context import Context
 from gateway.schema.cursors import SortKey, decode_key, encode_key, set_of
 from gateway.schema.global_ids import UnitKey
@@ -57,7 +58,8 @@ class KeyEdge(NamedTuple):
         return encode_key(self.of, self.key)
 
 
-class FilteredConnection(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class FilteredConnection(Edges):
     """A slice of an ordered set, with the same members as a `Connection`."""
 
     edges: Sequence[KeyEdge]
@@ -67,22 +69,6 @@ class FilteredConnection(NamedTuple):
 
     async def ready(self) -> FilteredConnection:
         return self
-
-    @property
-    def nodes(self) -> list[Any]:
-        return [edge.node for edge in self.edges]
-
-    @property
-    def page_info(self) -> FilteredConnection:
-        return self
-
-    @property
-    def start_cursor(self) -> str | None:
-        return self.edges[0].cursor if self.edges else None
-
-    @property
-    def end_cursor(self) -> str | None:
-        return self.edges[-1].cursor if self.edges else None
 
     def has_next_known(self) -> bool:
         return self.has_next_page

@@ -19,6 +19,7 @@ from gateway.engine.projection import ON, Needs, Projection
 from gateway.errors import InputInvalid
 from gateway.schema.connections import (
     Arguments,
+    Connection,
     FragmentKey,
     fragment_key_of,
     pages_of,
@@ -88,22 +89,16 @@ async def _load_vehicle(context: Context, calls: Sequence[RootFieldCall]) -> Seq
     return await context.loaders.vehicles_as(calls[0].field_mask).load_many(ids, immediate=calls[0].immediate)
 
 
-async def _load_vehicles(context: Context, call: RootFieldCall) -> Any:
-    wanted = _filter(call)
+async def _load_connection(context: Context, call: RootFieldCall, *, units: bool = False) -> Any:
+    wanted = _filter(call, units=units)
     if not wanted.is_all:
         return await filtered_connection(context, wanted, _slice(call), call.field_mask)
     pages, fleet = pages_of(context, wanted.search, call.field_mask), context.scope.caller.fleet
-    connection = await vehicle_connection(pages, context.limits, _slice(call), wanted.search, fleet, call.field_mask)
-    connection.total = counter_of(wanted)
-    return connection
-
-
-async def _load_units(context: Context, call: RootFieldCall) -> Any:
-    wanted = _filter(call, units=True)
-    if not wanted.is_all:
-        return await filtered_connection(context, wanted, _slice(call), call.field_mask)
-    pages, fleet = pages_of(context, None, call.field_mask), context.scope.caller.fleet
-    connection = await unit_connection(pages, context.limits, _slice(call), fleet, call.field_mask)
+    connection: Connection[Any] = await (
+        unit_connection(pages, context.limits, _slice(call), fleet, call.field_mask)
+        if units
+        else vehicle_connection(pages, context.limits, _slice(call), wanted.search, fleet, call.field_mask)
+    )
     connection.total = counter_of(wanted)
     return connection
 
@@ -153,20 +148,15 @@ def _filter(call: RootFieldCall, *, units: bool = False) -> Filter:
     return Filter(given("where") or None, given("orderBy") or (), given("search") or None, units)
 
 
-def _key_of_vehicles(
-    limits: Limits, fleet: str | None, call: RootFieldCall, projection: Projection
+def _key_of_connection(
+    limits: Limits, fleet: str | None, call: RootFieldCall, projection: Projection, *, units: bool = False
 ) -> FragmentKey | None:
-    wanted = _filter(call)
+    wanted = _filter(call, units=units)
     if not wanted.is_all:
         return None
     search = wanted.search
-    return fragment_key_of(vehicle_set(search, fleet), _slice(call), limits, search, projection.key)
-
-
-def _key_of_units(limits: Limits, fleet: str | None, call: RootFieldCall, projection: Projection) -> FragmentKey | None:
-    if not _filter(call, units=True).is_all:
-        return None
-    return fragment_key_of(unit_set(fleet), _slice(call), limits, None, projection.key)
+    of = unit_set(fleet) if units else vehicle_set(search, fleet)
+    return fragment_key_of(of, _slice(call), limits, search, projection.key)
 
 
 def _mask_of_vehicles(needs: Needs | None) -> Any:
@@ -217,9 +207,13 @@ ROOT_FIELDS: Mapping[str, RootField] = {
     "node": _BY_ID(_each(_load_node), cost=UpstreamCalls.add_node),
     "nodes": _BY_ID(_each(_load_nodes), cost=UpstreamCalls.add_nodes),
     "vehicle": _BY_ID(_load_vehicle, cost=UpstreamCalls.add_vehicle, field_mask=_mask_of_vehicle),
-    "vehicles": _CONNECTION(_each(_load_vehicles), field_mask=_mask_of_vehicles, fragment_key=_key_of_vehicles),
+    "vehicles": _CONNECTION(_each(_load_connection), field_mask=_mask_of_vehicles, fragment_key=_key_of_connection),
     "telematicsUnit": RootField(_each(_load_unit), cost=UpstreamCalls.add_unit),
-    "telematicsUnits": _CONNECTION(_each(_load_units), field_mask=_mask_of_units, fragment_key=_key_of_units),
+    "telematicsUnits": _CONNECTION(
+        _each(partial(_load_connection, units=True)),
+        field_mask=_mask_of_units,
+        fragment_key=partial(_key_of_connection, units=True),
+    ),
     "fleet": RootField(_load_fleet, cost=UpstreamCalls.add_scan),
     "availableVehicleModels": RootField(_each(_load_vehicle_models), cost=UpstreamCalls.add_read),
     "sharingPartners": RootField(_each(_load_sharing_partners), cost=UpstreamCalls.add_read),
