@@ -40,11 +40,15 @@ def as_sent(path: str) -> str:
     return quote(path, safe=string.punctuation)
 
 
-def has_id(path: str) -> str:
-    """Checks that a vehicle's id has a place in a path."""
-    if "{id}" not in path:
-        raise ValueError("must contain {id}, which stands for the vehicle's id")
-    return path
+def has(place: str, meaning: str) -> AfterValidator:
+    """Checks that something has a place in a path."""
+
+    def check(path: str) -> str:
+        if place not in path:
+            raise ValueError(f"must contain {place}, which stands for {meaning}")
+        return path
+
+    return AfterValidator(check)
 
 
 class Misconfigured(ValueError):
@@ -70,24 +74,10 @@ def networks_of(text: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(part, strict=False) for part in listed(text) if part != UNIX)
 
 
-def has_command(path: str) -> str:
-    """Checks that a command has a place in a path."""
-    if "{command}" not in path:
-        raise ValueError("must contain {command}, which stands for the command")
-    return path
-
-
-def has_brand(path: str) -> str:
-    """Checks that a telematics brand has a place in a path."""
-    if "{brand}" not in path:
-        raise ValueError("must contain {brand}, which stands for the telematics brand")
-    return path
-
-
 SentPath = Annotated[str, AfterValidator(as_sent)]
-VehiclePath = Annotated[SentPath, AfterValidator(has_id)]
-CommandPath = Annotated[VehiclePath, AfterValidator(has_command)]
-BrandPath = Annotated[SentPath, AfterValidator(has_brand)]
+VehiclePath = Annotated[SentPath, has("{id}", "the vehicle's id")]
+CommandPath = Annotated[VehiclePath, has("{command}", "the command")]
+BrandPath = Annotated[SentPath, has("{brand}", "the telematics brand")]
 HTTP = ("http", "https")
 
 
