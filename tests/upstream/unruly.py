@@ -6,14 +6,13 @@ Every response names its caller and its request, so that a client can check whet
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import random
-import threading
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+
+from tests.upstream.tcp_server import TCPServer
 
 # The faults, and how many of a thousand responses have them.
 FAULTS = {"twice": 10, "twice, later": 15, "unasked": 10, "late": 5, "short": 5, "cut": 5, "long": 5, "other's": 2}
@@ -22,47 +21,20 @@ LATE = 0.3  # seconds, longer than any client waits
 PAGE = 3
 
 
-class UnrulyFleet:
+class UnrulyFleet(TCPServer):
     """Responds for any vehicle, search and state, in the name of the caller; `responses` counts the kinds of responses."""
 
     def __init__(self, seed: int, faults: dict[str, int] = FAULTS) -> None:
+        super().__init__()
         self.responses: Counter[str] = Counter()
         self._dice = random.Random(seed)
         self._faults = faults
         self._lately: dict[str, bytes] = {}
-        self._serving: set[asyncio.Task[None]] = set()
 
-    @contextlib.contextmanager
-    def serving(self) -> Iterator[str]:
-        """Serves it from a thread of its own; yields its URL."""
-        loop = asyncio.new_event_loop()
-        server = loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1000))
-        thread = threading.Thread(target=loop.run_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        finally:
-            asyncio.run_coroutine_threadsafe(self._stop(server), loop).result(10)
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(10)
-            loop.close()
-
-    async def _stop(self, server: asyncio.Server) -> None:
-        server.close()
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
-            goes_on = True
-            while goes_on:
-                goes_on = await self._answer((await reader.readuntil(b"\r\n\r\n")).decode(), writer)
-        writer.close()
-        self._serving.discard(task)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        goes_on = True
+        while goes_on:
+            goes_on = await self._answer((await reader.readuntil(b"\r\n\r\n")).decode(), writer)
 
     async def _answer(self, head: str, writer: asyncio.StreamWriter) -> bool:
         """Responds in one way or another; returns whether the connection stays open."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+from tests.upstream.tcp_server import TCPServer
 
 LENGTH = b"\r\ncontent-length:"
 
@@ -22,47 +22,22 @@ class SentRequest:
     body: bytes = b""
 
 
-@dataclass
-class RecordingProxy:
+class RecordingProxy(TCPServer):
     """Forwards bytes and resets in both directions; `requests` is everything that a gateway has sent."""
 
-    upstream: str
-    requests: list[SentRequest] = field(default_factory=list)
-    _serving: set[asyncio.Task[None]] = field(default_factory=set)
+    def __init__(self, upstream: str) -> None:
+        super().__init__()
+        self.upstream = upstream
+        self.requests: list[SentRequest] = []
 
     @property
     def writes(self) -> list[SentRequest]:
         """The requests that are no GETs."""
         return [request for request in self.requests if request.method != "GET"]
 
-    @contextlib.contextmanager
-    def serving(self) -> Iterator[str]:
-        """Serves it from a thread of its own; yields its URL."""
-        loop = asyncio.new_event_loop()
-        server = loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0, backlog=1000))
-        thread = threading.Thread(target=loop.run_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        finally:
-            asyncio.run_coroutine_threadsafe(self._stop(server), loop).result(10)
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(10)
-            loop.close()
-
-    async def _stop(self, server: asyncio.Server) -> None:
-        server.close()
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._serving.add(task)
-        with contextlib.suppress(OSError, asyncio.CancelledError):
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
             await self._forward_both(reader, writer)
-        self._serving.discard(task)
 
     async def _forward_both(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         host, port = urlsplit(self.upstream).hostname, urlsplit(self.upstream).port
