@@ -102,8 +102,8 @@ COLUMNS = (
     _time("CREATED_AT"),
     _time("MODIFIED_AT"),
     _time("ATTACHED_AT"),
+    _text("LICENSE_PLATE"),
     *_details(
-        _text("LICENSE_PLATE"),
         _text("CUSTOM_NAME"),
         _text("VIN"),
         _text("YEAR_OF_PRODUCTION", is_group=True),

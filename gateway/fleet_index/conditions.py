@@ -25,6 +25,8 @@ ORDER_KEYS_MAX = 8
 POINTS_MIN, POINTS_MAX = 3, 200
 # SQLite's limit is 32,766 by default; the rest is for the order and the cursor.
 PARAMETERS_MAX = 30_000
+# State properties and custom fields, each of which is a join. SQLite's limit is 64; the rest is for the order.
+SIDES_MAX = 50
 AGE_MAX = timedelta(days=365_000)
 # The word for values outside an enum.
 UNKNOWN = "UNKNOWN"
@@ -82,26 +84,65 @@ class Names(NamedTuple):
 
 
 class Condition(NamedTuple):
-    """A condition on the vehicle `v` and its details `d`."""
+    """A condition on the vehicle `v` and on the tables of `joins`."""
 
     sql: str
     parameters: list[Any]
+    joins: list[str]
     uses_state: bool
-    uses_details: bool
 
 
 class SortField(NamedTuple):
-    """A value by which vehicles are sorted; `join` is the side table that it comes from, if any."""
+    """A value by which vehicles are sorted, of the vehicle `v` or of the table of `join`."""
 
     sql: str
-    parameters: tuple[Any, ...]
-    join: str
-    join_parameters: tuple[Any, ...]
     ascending: bool
     # The types of its values in a sort key.
     types: tuple[type, ...]
+    parameters: tuple[Any, ...] = ()
+    join: str = ""
     uses_state: bool = False
-    uses_details: bool = False
+
+
+class Side(NamedTuple):
+    """A table of values by name: the row of one name, or NULL where a vehicle has none."""
+
+    alias: str
+    join: str
+
+    @property
+    def value(self) -> str:
+        return f"{self.alias}.value"
+
+    @property
+    def timestamp(self) -> str:
+        return f"{self.alias}.timestamp"
+
+
+DETAILS = "JOIN detail d ON d.id = v.id"
+
+
+def state_side(name: int) -> Side:
+    """The state property of a number."""
+    return _side("state", name)
+
+
+def custom_side(name: int) -> Side:
+    """The custom field of a number."""
+    return _side("custom", name)
+
+
+def side_id(name: int, vehicle: int) -> int:
+    """The id of the row of a name and a vehicle, by their numbers.
+
+    Rows of one name are in the order of their vehicles, and SQLite finds the next one by a step instead of a search.
+    """
+    return (name << 32) + vehicle
+
+
+def _side(table: str, name: int) -> Side:
+    alias = f"{table}_{name % 2**32}"  # -1 is no name
+    return Side(alias, f"LEFT JOIN {table} {alias} ON {alias}.id = {side_id(name, 0)} + v.id")
 
 
 def compile_where(where: Given | None, names: Names, now: float, *, units: bool = False) -> Condition:
@@ -109,8 +150,8 @@ def compile_where(where: Given | None, names: Names, now: float, *, units: bool 
     compiler = _Compiler(names, round(now * 1_000_000))
     sql = (compiler.unit if units else compiler.vehicle)(where or {}, "where", 1)
     if units:
-        sql = f"(d.telematics_unit_id IS NOT NULL AND {sql})"
-    return Condition(sql, compiler.parameters, compiler.uses_state, units or compiler.uses_details)
+        sql = f"({compiler.sql_of('TELEMATICS_UNIT_ID')} IS NOT NULL AND {sql})"
+    return Condition(sql, compiler.parameters, list(compiler.joins), compiler.uses_state)
 
 
 def compile_order(order_by: Sequence[Given] | None, names: Names) -> list[SortField]:
@@ -134,21 +175,19 @@ def _sort_field(given: Given, number: int, names: Names) -> SortField:
     if source == "field":
         column = BY_NAME[_word(value)]
         types = (int,) if column.kind is Kind.TIME else (str,)
-        return SortField(column.sql, (), "", (), ascending, types, uses_details=column.is_detail)
+        return SortField(column.sql, ascending, types, join=DETAILS if column.is_detail else "")
     if source == "distanceFrom":
         lat, lon = _position(value, f"{path}.distanceFrom", "orderBy")
         sql = f"CAST({_CHORD} * {DISTANCE_SCALE} AS INTEGER)"
-        return SortField(sql, _chord_parameters(lat, lon), "", (), ascending, (int,), uses_state=True)
-    side = f"s{number}"
+        return SortField(sql, ascending, (int,), _chord_parameters(lat, lon), uses_state=True)
     if source == "customField":
-        join = f"LEFT JOIN custom {side} ON {side}.name = ? AND {side}.vehicle = v.id"
-        return SortField(f"{side}.value", (), join, (names.custom(value),), ascending, (str,))
-    join = f"LEFT JOIN state {side} ON {side}.name = ? AND {side}.vehicle = v.id"
-    bound = (names.state(_current(value)),)
+        side = custom_side(names.custom(value))
+        return SortField(side.value, ascending, (str,), join=side.join)
+    side = state_side(names.state(_current(value)))
     if source == "stateTimestamp":
-        return SortField(f"{side}.timestamp", (), join, bound, ascending, (int,), uses_state=True)
-    sql = f"nullif({side}.value, x'ff')"  # OTHER
-    return SortField(sql, (), join, bound, ascending, (int, float, str, bool), uses_state=True)
+        return SortField(side.timestamp, ascending, (int,), join=side.join, uses_state=True)
+    sql = f"nullif({side.value}, x'ff')"  # OTHER
+    return SortField(sql, ascending, (int, float, str, bool), join=side.join, uses_state=True)
 
 
 _CHORD = "((v.x - ?) * (v.x - ?) + (v.y - ?) * (v.y - ?) + (v.z - ?) * (v.z - ?))"
@@ -184,7 +223,8 @@ class _Compiler:
 
     def __init__(self, names: Names, now: int) -> None:
         self.parameters: list[Any] = []
-        self.uses_state = self.uses_details = False
+        self.joins: dict[str, None] = {}
+        self.uses_state = False
         self._names = names
         self._now = now
         self._conditions_left = CONDITIONS_MAX
@@ -231,11 +271,11 @@ class _Compiler:
 
     def _vehicle_member(self, name: str, given: Given, path: str) -> str:
         if name in WORD_COLUMNS:
-            return _and(self._words(self._sql(WORD_COLUMNS[name]), given, path))
+            return _and(self._words(self.sql_of(WORD_COLUMNS[name]), given, path))
         if name in STATUS_COLUMNS:
             return self._enum(STATUS_COLUMNS[name], given, path)
         if name in TIME_COLUMNS:
-            return _and(self._time(self._sql(TIME_COLUMNS[name]), given, path))
+            return _and(self._time(self.sql_of(TIME_COLUMNS[name]), given, path))
         return {
             "masterData": self._master_data,
             "tags": lambda given, path: self._set("v.tags", given, path),
@@ -251,19 +291,19 @@ class _Compiler:
 
     def _unit_member(self, name: str, given: Any, path: str) -> str:
         if name == "isNull":
-            return self._is_null(self._sql("TELEMATICS_UNIT_ID"), given, path)
+            return self._is_null(self.sql_of("TELEMATICS_UNIT_ID"), given, path)
         if name == "type":
             return self._enum("TELEMATICS_UNIT_TYPE", given, path)
         if name in UNIT_TIME_COLUMNS:
-            return _and(self._time(self._sql(UNIT_TIME_COLUMNS[name]), given, path))
-        return _and(self._words(self._sql(UNIT_WORD_COLUMNS[name]), given, path))
+            return _and(self._time(self.sql_of(UNIT_TIME_COLUMNS[name]), given, path))
+        return _and(self._words(self.sql_of(UNIT_WORD_COLUMNS[name]), given, path))
 
     def _master_data(self, given: Given, path: str) -> str:
         found = []
         for name, value in _members(given):
             at = f"{path}.{name}"
             if name in TEXT_COLUMNS:
-                found += self._words(self._sql(TEXT_COLUMNS[name]), value, at, str.casefold)
+                found += self._words(self.sql_of(TEXT_COLUMNS[name]), value, at, str.casefold)
             else:
                 found.append(self._enum(DATA_ENUM_COLUMNS[name], value, at))
         return _and(found)
@@ -280,9 +320,9 @@ class _Compiler:
                 self._count(at)
                 found.append("v.is_shared = 0" if value else "v.is_shared = 1")
             elif name in SHARING_TIME_COLUMNS:
-                found += self._time(self._sql(SHARING_TIME_COLUMNS[name]), value, at)
+                found += self._time(self.sql_of(SHARING_TIME_COLUMNS[name]), value, at)
             else:
-                found += self._words(self._sql(SHARING_WORD_COLUMNS[name]), value, at)
+                found += self._words(self.sql_of(SHARING_WORD_COLUMNS[name]), value, at)
         return _and(found)
 
     def _words(self, sql: str, given: Given, path: str, stored: Callable[[str], str] = lambda text: text) -> list[str]:
@@ -324,16 +364,16 @@ class _Compiler:
 
     def _enum(self, column: str, given: Given, path: str) -> str:
         """The members of a filter of an open enum."""
-        sql = self._sql(column)
+        sql = self.sql_of(column)
         found: list[str] = []
         for name, value, at in self._with_value(sql, given, path, found):
             if name == "modifiedAt":
-                found += self._time(self._sql(f"{column}_MODIFIED_AT"), value, at)
+                found += self._time(self.sql_of(f"{column}_MODIFIED_AT"), value, at)
             else:
                 self._count(at)
                 words = [_word(each) for each in value]
                 if name == "rawIn":
-                    found.append(f"{self._sql(RAW_COLUMNS.get(column, column))} IN {self._list(words, at)}")
+                    found.append(f"{self.sql_of(RAW_COLUMNS.get(column, column))} IN {self._list(words, at)}")
                 elif UNKNOWN in words:
                     others = sorted(self._names.known[column] - {UNKNOWN, *words})
                     found.append(f"{sql} NOT IN {self._list(others, at)} AND {sql} IS NOT NULL")
@@ -372,67 +412,38 @@ class _Compiler:
         return _and(found)
 
     def _custom_field(self, given: Given, path: str) -> str:
-        values = {name: value for name, value in given.items() if name not in {"key", "isNull"}}
-        name_id = self._names.custom(given["key"])
-        found = []
-        if (is_null := given.get("isNull")) is not None:
-            self._count(f"{path}.isNull")
-            found.append(self._in_side("custom", name_id, lambda: ["TRUE"], path, negated=is_null))
-        found.append(self._in_side("custom", name_id, lambda: self._words("value", values, path, str.casefold), path))
-        return _and(found)
+        values = {name: value for name, value in given.items() if name != "key"}
+        side = self._joined(custom_side(self._names.custom(given["key"])))
+        return _and(self._words(side.value, values, path, str.casefold))
 
     def _state(self, given: Given, path: str) -> str:
-        name_id = self._names.state(_current(given["property"]))
-        timestamp = dict(given.get("timestamp") or {})
-        at = f"{path}.timestamp"
-        found = []
-        for is_null, column, member in (
-            (given.get("isNull"), "value", f"{path}.isNull"),
-            (timestamp.pop("isNull", None), "timestamp", f"{at}.isNull"),
-        ):
-            if is_null is not None:
-                self._count(member)
-                exists = [f"{column} IS NOT NULL"]
-                found.append(self._in_side("state", name_id, lambda exists=exists: exists, path, negated=is_null))  # type: ignore[misc]
-        found.append(
-            self._in_side(
-                "state",
-                name_id,
-                lambda: [*self._state_values(given, path), *self._time("timestamp", timestamp, at)],
-                path,
-            )
-        )
         self.uses_state = True
-        return _and(found)
+        side = self._joined(state_side(self._names.state(_current(given["property"]))))
+        timestamp = given.get("timestamp") or {}
+        return _and(
+            [*self._state_values(side.value, given, path), *self._time(side.timestamp, timestamp, f"{path}.timestamp")]
+        )
 
-    def _state_values(self, given: Given, path: str) -> list[str]:
-        found = self._words("value", {name: given[name] for name in ("eq", "in") if name in given}, path)
+    def _state_values(self, sql: str, given: Given, path: str) -> list[str]:
+        found = self._words(sql, {name: given[name] for name in ("eq", "in", "isNull") if name in given}, path)
         for name, operator in (("gt", ">"), ("gte", ">="), ("lt", "<"), ("lte", "<=")):
             if (value := given.get(name)) is not None:
                 at = f"{path}.{name}"
                 self._count(at)
                 if not isfinite(number := float(value)):
                     raise InputInvalid(f"`{at}` must be a finite number.", "where")
-                found.append(f"value {operator} {self._bind(number, at)} AND value < ''")
+                found.append(f"{sql} {operator} {self._bind(number, at)} AND {sql} < ''")
         if (value := given.get("is")) is not None:
             at = f"{path}.is"
             self._count(at)
-            found.append(f"value = {self._bind(TRUE if value else FALSE, at)}")
+            found.append(f"{sql} = {self._bind(TRUE if value else FALSE, at)}")
         return found
 
-    def _in_side(
-        self, table: str, name_id: int, conditions: Callable[[], list[str]], path: str, *, negated: bool = False
-    ) -> str:
-        """Vehicles with, or without, a row of a side table that fulfils all conditions; all if there are none."""
-        name = self._bind(name_id, path)
-        found = conditions()
-        if not found:
-            self.parameters.pop()
-            return "TRUE"
-        # The `+` keeps SQLite from starting here: a filter by place, which it may start with, leaves fewer vehicles.
-        return (
-            f"+v.id {'NOT ' if negated else ''}IN (SELECT vehicle FROM {table} WHERE name = {name} AND {_and(found)})"
-        )
+    def _joined(self, side: Side) -> Side:
+        self.joins[side.join] = None
+        if len(self.joins) - (DETAILS in self.joins) > SIDES_MAX:
+            raise InputInvalid(f"`where` names more than {SIDES_MAX} state properties and custom fields.", "where")
+        return side
 
     def _place(self, given: Given, path: str) -> str:
         self.uses_state = True
@@ -501,9 +512,11 @@ class _Compiler:
             )
         return _or(found)
 
-    def _sql(self, name: str) -> str:
+    def sql_of(self, name: str) -> str:
+        """The column of a name."""
         column = BY_NAME[name]
-        self.uses_details |= column.is_detail
+        if column.is_detail:
+            self.joins[DETAILS] = None
         return column.sql
 
     def _is_null(self, sql: str, value: bool, path: str) -> str:  # noqa: FBT001 - GraphQL's value

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from threading import Lock
 from typing import Any
 
@@ -34,6 +35,7 @@ from gateway.fleet_index.columns import (
     vehicle_row,
 )
 from gateway.fleet_index.conditions import (
+    DETAILS,
     Condition,
     Given,
     Known,
@@ -41,6 +43,8 @@ from gateway.fleet_index.conditions import (
     SortField,
     compile_order,
     compile_where,
+    side_id,
+    state_side,
 )
 from gateway.upstream.field_masks import decode_masked
 from gateway.upstream.models import EARLY_STATE_NAMES, Vehicle, decoded
@@ -69,14 +73,13 @@ CREATE TABLE vehicle (id INTEGER PRIMARY KEY, {_columns(VEHICLE_COLUMNS)});
 CREATE UNIQUE INDEX vehicle_by_id ON vehicle (vehicle_id);
 CREATE TABLE detail (id INTEGER PRIMARY KEY, {_columns(DETAIL_COLUMNS)});
 CREATE INDEX detail_by_unit ON detail (telematics_unit_id) WHERE telematics_unit_id IS NOT NULL;
-CREATE TABLE state (name INTEGER, vehicle INTEGER, value, timestamp INTEGER, PRIMARY KEY (name, vehicle)) WITHOUT ROWID;
-CREATE TABLE custom (name INTEGER, vehicle INTEGER, value TEXT, PRIMARY KEY (name, vehicle)) WITHOUT ROWID;
+CREATE TABLE state (id INTEGER PRIMARY KEY, value, timestamp INTEGER);
+CREATE TABLE custom (id INTEGER PRIMARY KEY, value TEXT);
 CREATE TABLE word (word TEXT, set_id INTEGER, PRIMARY KEY (word, set_id)) WITHOUT ROWID;
 CREATE VIRTUAL TABLE place USING rtree (id, south, north, west, east);
 """
 _PUT_VEHICLE = f"INSERT OR REPLACE INTO vehicle VALUES ({', '.join('?' * (len(VEHICLE_COLUMNS) + 1))})"
 _PUT_DETAIL = f"INSERT OR REPLACE INTO detail VALUES ({', '.join('?' * (len(DETAIL_COLUMNS) + 1))})"
-_JOIN_DETAILS = "JOIN detail d ON d.id = v.id"
 
 
 class QueryInterrupted(Exception):
@@ -166,10 +169,10 @@ class _Changes:
         self.gone: list[tuple[int]] = []
         self.places: list[tuple[float, ...]] = []
         self.no_places: list[tuple[int]] = []
-        self.states: list[tuple[int, int, Value, int | None]] = []
-        self.no_states: list[tuple[int, int]] = []
-        self.customs: list[tuple[int, int, str]] = []
-        self.no_customs: list[tuple[int, int]] = []
+        self.states: list[tuple[int, Value, int | None]] = []
+        self.no_states: list[tuple[int]] = []
+        self.customs: list[tuple[int, str]] = []
+        self.no_customs: list[tuple[int]] = []
         self.new_sets: list[frozenset[str]] = []
 
 
@@ -281,10 +284,8 @@ class VehicleIndex:
         if self._without_state and any(sort_field.uses_state for sort_field in order):
             raise FilterUnsupported("orderBy")
         keys = [(f"k{n}", sort_field.ascending) for n, sort_field in enumerate(order)]
-        uses_details = condition.uses_details or any(sort_field.uses_details for sort_field in order)
-        joins = " ".join([_JOIN_DETAILS if uses_details else "", *(sort_field.join for sort_field in order)])
+        joins = " ".join(dict.fromkeys([*condition.joins, *(sort_field.join for sort_field in order)]))
         parameters = [value for sort_field in order for value in sort_field.parameters]
-        parameters += [value for sort_field in order for value in sort_field.join_parameters]
         columns = ", ".join(
             [*(f"{sort_field.sql} AS k{n}" for n, sort_field in enumerate(order)), "v.vehicle_id AS key_id"]
         )
@@ -312,7 +313,7 @@ class VehicleIndex:
         """How many vehicles match. Raises InputInvalid, FilterUnsupported and QueryInterrupted."""
         condition = self._condition(where, now, units=units)
         (number,) = self._query(
-            f"SELECT count(*) FROM vehicle v {_details_of(condition)} WHERE {condition.sql}", condition.parameters
+            f"SELECT count(*) FROM vehicle v {' '.join(condition.joins)} WHERE {condition.sql}", condition.parameters
         )
         return number  # type: ignore[no-any-return]
 
@@ -328,16 +329,16 @@ class VehicleIndex:
             raise InputInvalid("`by` must have at least one item.", "by")
         condition = self._condition(where, now)
         grouped = [_GROUP_SQL[name] for name in by]
-        uses_details = condition.uses_details or any(shown.startswith("d.") or "(d." in shown for shown, _ in grouped)
-        join = _JOIN_DETAILS if uses_details else ""
+        joins = [*condition.joins, *(DETAILS for shown, _ in grouped if shown.startswith("d.") or "(d." in shown)]
         if TAG in by:
-            join += " LEFT JOIN word t ON t.set_id = v.tags"
+            joins.append("LEFT JOIN word t ON t.set_id = v.tags")
+        tables = " ".join(["vehicle v", *dict.fromkeys(joins)])
         columns = ", ".join(f"{shown} AS g{n}" for n, (shown, _) in enumerate(grouped))
         keys = ", ".join(f"g{n}" for n in range(len(grouped)))
         sorting = ", ".join(f"g{n} NULLS LAST" for n in range(len(grouped)))
         found = self._query(
             f"SELECT json_group_array(json_array({keys}, number)) FROM (SELECT {columns}, count(*) AS number "
-            f"FROM vehicle v {join} WHERE {condition.sql} GROUP BY {', '.join(sql for _, sql in grouped)} "
+            f"FROM {tables} WHERE {condition.sql} GROUP BY {', '.join(sql for _, sql in grouped)} "
             f"ORDER BY number DESC, {sorting} LIMIT ?)",
             [*condition.parameters, limit],
         )
@@ -348,19 +349,19 @@ class VehicleIndex:
         if self._without_state:
             raise FilterUnsupported("of")
         condition = self._condition(where, now)
-        name = self._state_names.known(EARLY_STATE_NAMES.get(state_property, state_property))
+        side = state_side(self._state_names.known(EARLY_STATE_NAMES.get(state_property, state_property)))
+        value, joins = side.value, " ".join(dict.fromkeys([*condition.joins, side.join]))
         found = self._query(
-            "SELECT min(s.value), max(s.value), avg(s.value), count(*) FROM vehicle v "
-            f"JOIN state s ON s.name = ? AND s.vehicle = v.id {_details_of(condition)} "
-            f"WHERE s.value < '' AND {condition.sql}",
-            [name, *condition.parameters],
+            f"SELECT min({value}), max({value}), avg({value}), count(*) FROM vehicle v {joins} "
+            f"WHERE {value} < '' AND {condition.sql}",
+            condition.parameters,
         )
         return Stats(*found)
 
     def unit(self, manufacturer: str | None, brand: str | None, unit_id: str) -> str | None:
         """The id of the vehicle with the telematics unit of a key; the first one, if there are several."""
         (found,) = self._query(
-            f"SELECT min(v.vehicle_id) FROM vehicle v {_JOIN_DETAILS} WHERE d.telematics_unit_id = ? "
+            f"SELECT min(v.vehicle_id) FROM vehicle v {DETAILS} WHERE d.telematics_unit_id = ? "
             "AND d.telematics_unit_manufacturer IS ? AND d.telematics_unit_brand IS ?",
             [unit_id, manufacturer, brand],
         )
@@ -423,13 +424,17 @@ class VehicleIndex:
         names, fields = self._state_names.of, self._custom_names.of
         before = states_of(old) if old else {}
         after = states_of(new) if new else {}
-        changes.no_states += [(names(name), number) for name in before if name not in after]
-        changes.states += [(names(name), number, *row) for name, row in after.items() if before.get(name) != row]
+        changes.no_states += [(side_id(names(name), number),) for name in before if name not in after]
+        changes.states += [
+            (side_id(names(name), number), *row) for name, row in after.items() if before.get(name) != row
+        ]
         before_fields = custom_fields_of(old) if old else {}
         after_fields = custom_fields_of(new) if new else {}
-        changes.no_customs += [(fields(name), number) for name in before_fields if name not in after_fields]
+        changes.no_customs += [(side_id(fields(name), number),) for name in before_fields if name not in after_fields]
         changes.customs += [
-            (fields(name), number, value) for name, value in after_fields.items() if before_fields.get(name) != value
+            (side_id(fields(name), number), value)
+            for name, value in after_fields.items()
+            if before_fields.get(name) != value
         ]
         was, place = (place_of(old)[:2] if old else (None, None)), (place_of(new)[:2] if new else (None, None))
         if place != was:
@@ -468,10 +473,10 @@ class VehicleIndex:
         many(_PUT_DETAIL, changes.details)
         many("DELETE FROM place WHERE id = ?", changes.no_places)
         many("INSERT OR REPLACE INTO place VALUES (?, ?, ?, ?, ?)", changes.places)
-        many("DELETE FROM state WHERE name = ? AND vehicle = ?", changes.no_states)
-        many("INSERT OR REPLACE INTO state VALUES (?, ?, ?, ?)", sorted(changes.states, key=_by_name))
-        many("DELETE FROM custom WHERE name = ? AND vehicle = ?", changes.no_customs)
-        many("INSERT OR REPLACE INTO custom VALUES (?, ?, ?)", sorted(changes.customs, key=_by_name))
+        many("DELETE FROM state WHERE id = ?", changes.no_states)
+        many("INSERT OR REPLACE INTO state VALUES (?, ?, ?)", sorted(changes.states, key=_id))
+        many("DELETE FROM custom WHERE id = ?", changes.no_customs)
+        many("INSERT OR REPLACE INTO custom VALUES (?, ?)", sorted(changes.customs, key=_id))
         many("INSERT INTO word VALUES (?, ?)", self._sets.rows(changes.new_sets))
         many("DELETE FROM word WHERE word = ? AND set_id = ?", self._sets.unused())
         self._database.execute("COMMIT")
@@ -481,10 +486,6 @@ class VehicleIndex:
         self._database_bytes = self._database.execute(
             "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
         ).fetchone()[0]
-
-
-def _by_name(row: Any) -> Any:
-    return row[:2]
 
 
 def _group_sql(name: str) -> tuple[str, str]:
@@ -510,11 +511,8 @@ def _places_of(page: VehiclePage) -> dict[str, tuple[int, int]]:
     return places
 
 
+_id = itemgetter(0)
 _item = msgspec.json.Decoder(_Item)
-
-
-def _details_of(condition: Condition) -> str:
-    return _JOIN_DETAILS if condition.uses_details else ""
 
 
 def _sorted_by(name: str, *, ascending: bool, backward: bool) -> str:

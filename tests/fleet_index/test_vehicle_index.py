@@ -200,6 +200,16 @@ def test_an_invalid_filter_is_an_error_with_its_path(where, path):
     assert error.value.argument == "where"
 
 
+def test_a_filter_names_at_most_fifty_state_properties_and_custom_fields():
+    """With eight others in the order, which is what SQLite can join."""
+    index = index_of({"id": "A", "master_data": {"vin": "x"}, **state_of(**{f"p{n}": n for n in range(70)})})
+    named = [{"state": {"property": f"p{n}", **({"gte": n} if n > 10 else {})}} for n in range(51)]
+    order = [{"stateProperty": f"p{n}"} for n in range(60, 68)]
+    assert ids(index, {"masterData": {"vin": {"eq": "X"}}, "and": named[:50]}, order) == ["A"]
+    with pytest.raises(InputInvalid, match="more than 50 state properties and custom fields"):
+        ids(index, {"and": named}, order)
+
+
 @pytest.mark.parametrize(
     "order_by",
     [
