@@ -74,8 +74,9 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def is_ready(gateway: GatewayProcess) -> bool:
-    return httpx.get(f"{gateway.url}/health/ready", verify=False).status_code == 200
+def are_not_ready(gateway: GatewayProcess) -> bool:
+    """Whether all workers say so: each new connection may reach another one."""
+    return all(httpx.get(f"{gateway.url}/health/ready", verify=False).status_code == 503 for _ in range(10))
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -84,11 +85,10 @@ def test_it_serves_for_a_while_after_it_has_become_not_ready(workers, tmp_path):
     gateway = started(tmp_path, workers, http_shutdown_delay="600")
     with Load(("127.0.0.1", gateway.port)) as load:
         gateway.process.send_signal(signal.SIGTERM)
-        assert waits_until(lambda: not is_ready(gateway))
-        for _ in range(10):  # each worker is asked
-            response = httpx.get(f"{gateway.url}/health/ready", verify=False)
-            assert (response.status_code, response.json()) == (503, {"status": "stopping"})
-            assert response.headers["connection"] == "close"
+        assert waits_until(lambda: are_not_ready(gateway))
+        response = httpx.get(f"{gateway.url}/health/ready", verify=False)
+        assert (response.status_code, response.json()) == (503, {"status": "stopping"})
+        assert response.headers["connection"] == "close"
         load.wait_for_answers()
         assert load.last >= load.keeping
         gateway.process.send_signal(signal.SIGINT)
