@@ -36,6 +36,8 @@ KNOWN_WITHIN = 1.0
 PAUSE, ATTEMPTS = 1.0, 30
 # How often the latter is announced then, because other processes have to subscribe again, too.
 REPEATED = 5
+# Seconds after which a subscription that goes on in spite of its cancellation is cancelled again.
+CANCELLED_AGAIN_AFTER = 0.5
 
 
 class Channels(Protocol):
@@ -182,6 +184,8 @@ async def announcer_over(redis: Channels, changes: Changes) -> AsyncIterator[Red
     try:
         yield announcer
     finally:
-        listening.cancel()
-        await asyncio.wait((listening,))
+        # `asyncio.wait_for` of Python 3.11, which the client uses, may lose a cancellation.
+        while not listening.done():
+            listening.cancel()
+            await asyncio.wait((listening,), timeout=CANCELLED_AGAIN_AFTER)
         await announcer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -43,6 +44,29 @@ class Process:
 
 def change(write="w"):
     return Change(write, "A", ("/vehicles/A",), ("",), 60.0)
+
+
+class LosesCancellation:
+    """Channels without messages that lose a cancellation, as a library did that returned a result instead."""
+
+    async def messages(self, *_channels):
+        yield None
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        await asyncio.Event().wait()
+
+    async def script(self, *_):
+        return b"1"
+
+
+async def test_it_stops_even_if_a_cancellation_is_lost(monkeypatch):
+    """The process would not end otherwise."""
+    monkeypatch.setattr(announcements, "CANCELLED_AGAIN_AFTER", 0.01)
+    changes = Changes()
+    async with asyncio.timeout(5):
+        async with announcer_over(LosesCancellation(), changes) as announcer:
+            await eventually(lambda: announcer._is_listening)
+    changes.close()
 
 
 async def test_a_completed_write_is_known_to_all_processes(redis):
