@@ -77,6 +77,7 @@ CREATE TABLE state (id INTEGER PRIMARY KEY, value, timestamp INTEGER);
 CREATE TABLE custom (id INTEGER PRIMARY KEY, value TEXT);
 CREATE TABLE word (word TEXT, set_id INTEGER, PRIMARY KEY (word, set_id)) WITHOUT ROWID;
 CREATE VIRTUAL TABLE place USING rtree (id, south, north, west, east);
+{"".join(f"CREATE INDEX by_{c.column} ON {c.table} ({c.column});" for c in BY_NAME.values() if c.is_distinct)}
 """
 _PUT_VEHICLE = f"INSERT OR REPLACE INTO vehicle VALUES ({', '.join('?' * (len(VEHICLE_COLUMNS) + 1))})"
 _PUT_DETAIL = f"INSERT OR REPLACE INTO detail VALUES ({', '.join('?' * (len(DETAIL_COLUMNS) + 1))})"
