@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import http.client
+import json
 import statistics
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -68,18 +71,23 @@ class Asking:
         self.milliseconds: list[float] = []
 
     def _ask(self) -> None:
-        with httpx.Client(verify=False, timeout=30, headers=HEADERS) as client:
-            number = 0
-            due = time.perf_counter()
-            while not self._ended.is_set():
-                number += 1
-                body: dict[str, Any] = {"query": FILTERED, "variables": {"digit": str(number % 100)}}
-                started = time.perf_counter()
-                answer = client.post(self._url, json=body)
-                self.milliseconds.append((time.perf_counter() - started) * 1000)
-                assert "errors" not in answer.json(), answer.text
-                due = max(due + 1 / PER_SECOND, time.perf_counter())
-                time.sleep(max(0.0, due - time.perf_counter()))
+        parts = urlsplit(self._url)
+        # httpx takes a millisecond of the clients' CPU, which counts as latency.
+        connection = http.client.HTTPConnection(parts.netloc, timeout=30)
+        headers = {**HEADERS, "Content-Type": "application/json"}
+        number = 0
+        due = time.perf_counter()
+        while not self._ended.is_set():
+            number += 1
+            body = json.dumps({"query": FILTERED, "variables": {"digit": str(number % 100)}})
+            started = time.perf_counter()
+            connection.request("POST", parts.path, body, headers)
+            answer = connection.getresponse().read()
+            self.milliseconds.append((time.perf_counter() - started) * 1000)
+            assert b'"errors"' not in answer, answer
+            due = max(due + 1 / PER_SECOND, time.perf_counter())
+            time.sleep(max(0.0, due - time.perf_counter()))
+        connection.close()
 
     def __enter__(self) -> Self:
         self._thread.start()
