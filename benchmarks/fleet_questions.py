@@ -32,8 +32,8 @@ query($digit: String!) { vehicles(
   first: 50
   where: {
     masterData: { licensePlate: { contains: $digit } }
-    not: { tags: { any: ["in_maintenance"] } }
-    state: { property: "state_of_charge_or_fuel_level_in_percent", gte: 1 }
+    not: { tags: { any: ["station_b"] } }
+    state: { property: "remaining_range_in_kilometers", gte: 1 }
   }
   orderBy: [{ field: LICENSE_PLATE, direction: DESC }]
 ) { edges { cursor node { vehicleId masterData { licensePlate } } } pageInfo { hasNextPage endCursor } } }
@@ -42,6 +42,7 @@ COUNTED = "{ fleet { vehicleCount } }"
 HEADERS = {"Authorization": "Bearer token"}
 CALLERS = 20
 PER_SECOND = 20
+NODES = 50
 
 
 def memory(pid: int) -> float:
@@ -85,6 +86,7 @@ class Asking:
             answer = connection.getresponse().read()
             self.milliseconds.append((time.perf_counter() - started) * 1000)
             assert b'"errors"' not in answer, answer
+            assert answer.count(b'"node"') == NODES, answer
             due = max(due + 1 / PER_SECOND, time.perf_counter())
             time.sleep(max(0.0, due - time.perf_counter()))
         connection.close()
@@ -98,7 +100,7 @@ class Asking:
         self._thread.join()
 
 
-def measure(vehicles: int, seconds: int, rounds: int) -> list[list[object]]:
+def measure(vehicles: int, seconds: int, rounds: int, connections: int) -> list[list[object]]:
     """The figures of one size of fleet."""
     pages = -(-vehicles // 100)
     settings = {
@@ -120,10 +122,10 @@ def measure(vehicles: int, seconds: int, rounds: int) -> list[list[object]]:
         alone, beside = [], []
         milliseconds: list[float] = []
         for _ in range(rounds):
-            alone.append(wrk(url, PLAIN, seconds=seconds, fleet=vehicles)["answers"])
+            alone.append(wrk(url, PLAIN, seconds=seconds, fleet=vehicles, connections=connections)["answers"])
             with Asking(url) as asking:
                 time.sleep(0.2)
-                beside.append(wrk(url, PLAIN, seconds=seconds, fleet=vehicles)["answers"])
+                beside.append(wrk(url, PLAIN, seconds=seconds, fleet=vehicles, connections=connections)["answers"])
             milliseconds += asking.milliseconds
         warm = fleet.calls() - before
     milliseconds.sort()
@@ -146,9 +148,10 @@ def main() -> None:
     parser.add_argument("--vehicles", type=int, nargs="*", default=[10_000])
     parser.add_argument("--seconds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--connections", type=int, default=4, help="those of wrk")
     options = parser.parse_args()
     prepare()
-    rows = [row for vehicles in options.vehicles for row in measure(vehicles, options.seconds, options.rounds)]
+    rows = [row for vehicles in options.vehicles for row in measure(vehicles, options.seconds, options.rounds, options.connections)]
     print(heading(), end="\n\n")
     print(table(["vehicles", "", ""], rows))
 
