@@ -151,7 +151,11 @@ def main() -> None:
     parser.add_argument("--connections", type=int, default=4, help="those of wrk")
     options = parser.parse_args()
     prepare()
-    rows = [row for vehicles in options.vehicles for row in measure(vehicles, options.seconds, options.rounds, options.connections)]
+    rows = [
+        row
+        for vehicles in options.vehicles
+        for row in measure(vehicles, options.seconds, options.rounds, options.connections)
+    ]
     print(heading(), end="\n\n")
     print(table(["vehicles", "", ""], rows))
 

@@ -48,7 +48,7 @@ from gateway.fleet_index.conditions import (
 )
 from gateway.upstream.field_masks import decode_masked
 from gateway.upstream.models import EARLY_STATE_NAMES, Vehicle, decoded
-from gateway.upstream.pages import VehiclePage, raws_of
+from gateway.upstream.pages import VehiclePage
 
 # The values of the sort fields and the vehicle's id; only texts, numbers, booleans and None.
 SortKey = tuple[Any, ...]
@@ -502,13 +502,9 @@ _GROUP_SQL = {name: _group_sql(name) for name in GROUPS}
 
 def _places_of(page: VehiclePage) -> dict[str, tuple[int, int]]:
     """Where the JSON of each vehicle is in the body; of vehicles with the same id only the last one."""
-    places = {}
-    body, end = page.body, 0
-    for raw in raws_of(body):
-        text = bytes(raw)
-        start = body.index(text, end)
-        end = start + len(text)
-        places[_item.decode(text).vehicle_id] = start, end
+    body, places = page.body, {}
+    for start, end in page.places:
+        places[_item.decode(body[start:end]).vehicle_id] = start, end
     return places
 
 

@@ -26,7 +26,7 @@ class PageDeduplicator:
         """The page of a response body, the same one if that is unchanged; raises as `VehiclePage.of_body`."""
         page = self._pages.get(key)
         if page is None or not page.is_of(body):
-            page = VehiclePage.of_body(body, mask, self._decoded)
+            page = VehiclePage.of_body(body, mask, self._decoded) if page is None else page.followed_by(body, mask)
             page.mark_stored()
             self._pages[key] = page
         self._latest.put(key, (page, page.bytes_taken))

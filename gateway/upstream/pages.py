@@ -25,6 +25,11 @@ ROOM_FACTOR, ROOM_BYTES = 2.2, 2_000
 MEMORY_FACTOR = 1 + ROOM_FACTOR
 # Overhead of a fragment beside its bytes and those of its key, and for each further page.
 FRAGMENT_BYTES, PAGE_BYTES = 500, 200
+# How much of what follows the last vehicle has to be the same in a changed page: `],"cursors"`.
+TAIL_BYTES = 11
+# Changed vehicles of a page after which those that are the same are not looked for, beside a third of those before.
+CHANGED_MIN = 8
+ATTEMPTED_EVERY = 16
 # Vehicles of a page: ten times as many as can be requested.
 ITEMS_MAX = 10_000
 
@@ -78,11 +83,12 @@ class VehiclePage:
         "_body",
         "_decoded_pages",
         "_fragments",
+        "_fruitless",
         "_ids",
         "_is_stored",
         "_items",
         "_model",
-        "_raws",
+        "_places",
         "_received",
         "_room",
         "cursors",
@@ -106,7 +112,8 @@ class VehiclePage:
         self._ids: list[str] | None = None
         self._is_stored = False
         self._decoded_pages = decoded_pages
-        self._raws: list[Raw] | None = None
+        self._fruitless = 0
+        self._places: list[tuple[int, int]] | None = None
         # The digest of the response, if the body is a repaired one.
         self._received: bytes | None = None
         # They live as long as the page.
@@ -164,15 +171,86 @@ class VehiclePage:
         """One of the vehicles, decoded with a mask, or in full."""
         if self._model is Vehicle:
             return self._items[index]  # type: ignore[no-any-return]
-        if self._raws is None:
-            self._raws = raws_of(self._body)
-        raw = bytes(self._raws[index])
+        start, end = self.places[index]
+        raw = self._body[start:end]
         return decoded(raw, Vehicle) if mask is None else decode_masked(raw, mask)
 
     @property
     def body(self) -> bytes:
         """The response body as valid JSON: as it was received, or repaired."""
         return self._body
+
+    @property
+    def places(self) -> Sequence[tuple[int, int]]:
+        """Where the JSON of each vehicle is in the body: its start and its end."""
+        if self._places is None:
+            self._places = _places_in(self._body)
+        return self._places
+
+    def followed_by(self, body: bytes, mask: type[Vehicle] | None) -> VehiclePage:
+        """The page of a later response body; raises as `of_body`. Only vehicles whose JSON has changed are decoded.
+
+        If that was fruitless, it is not tried again for some pages.
+        """
+        page = None if self._fruitless % ATTEMPTED_EVERY else self._changed_to(body, mask)
+        if page is None:
+            page = VehiclePage.of_body(body, mask, self._decoded_pages)
+            page._fruitless = self._fruitless + 1  # noqa: SLF001 - of the same class
+        return page
+
+    def _changed_to(self, body: bytes, mask: type[Vehicle] | None) -> VehiclePage | None:
+        """None where other vehicles are in the list, or many have changed, or the mask is another."""
+        if self._model is not (mask or Vehicle) or hasattr(self._model, "other_members") or not self.ids:
+            return None
+        places, changed = self._compared(body)
+        if len(places) < len(self.ids):
+            return None
+        parts = [body[start:end] for start, end in (places[n] for n in changed)]
+        try:
+            model, found = _decoded_strictly(
+                body[: places[0][0]] + b",".join(parts) + body[places[-1][1] :], mask or Vehicle
+            )
+        except UNREADABLE:
+            return None
+        if [vehicle.vehicle_id for vehicle in found.items] != [self.ids[n] for n in changed]:
+            return None
+        vehicles = list(self._items)
+        for n, vehicle in zip(changed, found.items, strict=True):
+            vehicles[n] = vehicle
+        page = VehiclePage(None, found.cursors, found.next_page_token, body, self._decoded_pages)
+        page.set_decoded(model, vehicles)
+        page._ids, page._places = self.ids, places
+        return page
+
+    def _compared(self, body: bytes) -> tuple[list[tuple[int, int]], list[int]]:
+        """Where this page's vehicles are in another body, and the indexes of those that have changed there.
+
+        Ends early if the body has something else, or if more than a third have changed. A changed vehicle's place ends
+        where the next one seems to begin.
+        """
+        before, old = self._body, self.places
+        places: list[tuple[int, int]] = []
+        changed: list[int] = []
+        start = old[0][0]
+        if not body.startswith(before[:start]):
+            return [], changed
+        for n, (begin, end) in enumerate(old):
+            following = old[n + 1][0] if n + 1 < len(old) else end
+            vehicle, separator = before[begin:end], before[end:following]
+            if body.startswith(vehicle, start):
+                stop = start + len(vehicle)
+                is_known = body.startswith(separator, stop)
+            else:
+                changed.append(n)
+                # The first member of the next vehicle is its id; the list ends with a bracket and what follows it.
+                next_begin = before[end : before.find(b",", following)] if separator else before[end : end + TAIL_BYTES]
+                stop = body.find(next_begin, start) if separator else body.rfind(next_begin, start)
+                is_known = stop >= 0 and len(changed) <= CHANGED_MIN + n // 3
+            if not is_known:
+                break
+            places.append((start, stop))
+            start = stop + len(separator)
+        return places, changed
 
     def is_of(self, received: bytes) -> bool:
         """Whether it is the page of this response body."""
@@ -283,6 +361,16 @@ def raws_of(body: bytes) -> list[Raw]:
         return _raws.decode(body).items
     except RecursionError:  # which depends on the depth of the calls, too
         return _raws.decode(repaired(body)).items
+
+
+def _places_in(body: bytes) -> list[tuple[int, int]]:
+    places, end = [], 0
+    for raw in raws_of(body):
+        text = bytes(raw)
+        start = body.index(text, end)
+        end = start + len(text)
+        places.append((start, end))
+    return places
 
 
 def _digest_of(body: bytes) -> bytes:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import weakref
+from collections.abc import Sequence
 
 import httpx
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.settings import Settings
 from gateway.simulator import Behaviours, Simulator
+from gateway.upstream.field_masks import vehicle_mask
+from gateway.upstream.models import Vehicle
 from gateway.upstream.page_dedup import PageDeduplicator
-from gateway.upstream.pages import IDS
+from gateway.upstream.pages import IDS, VehiclePage
 from gateway.upstream.stack import build_client
 from tests.gateways import PLANS, TOKENS
 from tests.upstream.fakes import Clock, scope
@@ -81,6 +87,60 @@ async def test_zero_bytes_turn_it_off(bytes_max, same):
     async with build_client(settings, httpx.ASGITransport(simulator.app)) as client:
         by = scope(TOKENS["alice"])
         assert (await client.vehicles(by) is await client.vehicles(by)) is same
+
+
+VALUES = st.sampled_from(["VW", "BMW", "Škoda", '"},{"id":"V1"', "x" * 90])
+VEHICLES = st.lists(st.tuples(st.integers(0, 30), VALUES, VALUES), max_size=30)
+
+
+def listed(vehicles: list[tuple[int, str, str]], separator: str, more: dict[str, object]) -> bytes:
+    items = [
+        {"id": f"V{number}", "master_data": {"brand": brand}, "x": [{"id": "V2", "y": y}]}
+        for number, brand, y in vehicles
+    ]
+    return json.dumps({"items": items, **more}, separators=(separator, ":")).encode()
+
+
+@given(
+    st.lists(VEHICLES, min_size=1, max_size=4),
+    VEHICLES,
+    st.sets(st.integers(0, 29)),
+    st.sampled_from([",", ", "]),
+    st.sampled_from([{"cursors": {"next": "a"}}, {"cursors": {"next": "b"}}, {}]),
+    st.sampled_from([None, IDS, vehicle_mask({"master_data": {"brand": None}})]),
+)
+def test_a_page_with_changes_is_as_if_decoded_by_itself(lists, other, changed, separator, more, mask):
+    """Whatever has changed: vehicles, their number and order, what they contain, the cursors, the format."""
+    pages = PageDeduplicator(10**6)
+    vehicles = other
+    for new in lists:
+        vehicles = [new[n] if n in changed and n < len(new) else vehicle for n, vehicle in enumerate(vehicles)] or new
+        sent = listed(vehicles, separator, more)
+        page, alone = pages.page_of(HERE, sent, mask), VehiclePage.of_body(sent, mask)
+        assert msgspec.json.encode(page.items_as(mask)) == msgspec.json.encode(alone.items_as(mask))
+        assert (page.body, page.ids, page.cursors) == (sent, alone.ids, alone.cursors)
+        assert page.places == alone.places
+        assert [page.vehicle(n).master_data for n in range(len(page))] == [each.master_data for each in alone.items]
+
+
+def test_only_changed_vehicles_are_decoded():
+    """The others are the same objects, also of the pages after it, and after one in which everything has changed."""
+    pages = PageDeduplicator(10**6)
+    mask = vehicle_mask({"master_data": {"brand": None}})
+    brands = [[b"VW"] * 50, [b"VW"] * 50, [b"VW"] * 50]
+    brands[1][7] = brands[2][7] = brands[2][30] = b"Alfa Romeo"
+
+    def page_of(brands: list[bytes]) -> Sequence[Vehicle]:
+        items = [b'{"id":"V%d","master_data":{"brand":"%b"}}' % each for each in enumerate(brands)]
+        return pages.page_of(HERE, b'{"items":[%b]}' % b",".join(items), mask).items_as(mask)
+
+    one, two, three = map(page_of, brands)
+    assert [n for n in range(50) if two[n] is not one[n]] == [7]
+    assert [n for n in range(50) if three[n] is not two[n]] == [30]
+    for n in range(20):
+        page_of([b"%d" % n] * 50)
+    later = [page_of([b"VW"] * 49 + [b"%d" % n]) for n in range(20)]
+    assert later[-1][0] is later[-2][0]
 
 
 async def test_with_a_cache_an_unchanged_page_is_held_once():
