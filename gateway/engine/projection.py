@@ -9,11 +9,12 @@ exception is raised, and the generic executor runs the operation instead.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
+import msgspec
 from graphql import (
     FieldNode,
     GraphQLEnumType,
@@ -71,6 +72,17 @@ class DeferredField(NamedTuple):
     batch: Callable[[Any, list[Any]], Awaitable[Sequence[Any]]]
     complete: str
     own: bool
+
+
+class Deferral(NamedTuple):
+    """The source of the deferral of a field, and of the condition under which it is deferred; empty for always."""
+
+    condition: str
+    append: str
+
+    @property
+    def source(self) -> str:
+        return f"{self.condition} and {self.append}" if self.condition else self.append
 
 
 class Projection:
@@ -146,11 +158,15 @@ class Budget:
 
 
 class Types:
-    """The types of a schema; `forms` are the base classes of the objects of some types."""
+    """The types of a schema; `forms` are the base classes of the objects of some types.
 
-    def __init__(self, schema: GraphQLSchema, forms: Mapping[str, type]) -> None:
+    Objects of `shared` types have a member `rendered`, which is not None if later responses may have the same object.
+    """
+
+    def __init__(self, schema: GraphQLSchema, forms: Mapping[str, type], shared: Collection[str] = ()) -> None:
         self.schema = schema
         self.forms = forms
+        self.shared = shared
         self._leaves: dict[str, Leaf] = {}
 
     def leaf(self, kind: GraphQLScalarType | GraphQLEnumType) -> Leaf:
@@ -212,7 +228,9 @@ class _Compiler:
         self._budget = budget
         self._collect = collect
         self._functions: list[str] = []
-        self._names: dict[str, Any] = {"unexpected": unexpected, "each": _each, "LISTS": (list, tuple)}
+        self._names: dict[str, Any] = {
+            "unexpected": unexpected, "each": _each, "render": _render, "LISTS": (list, tuple),
+        }  # fmt: skip
         self._deferred: list[DeferredField] = []
         self._dispatches: list[tuple[TypeDispatch, dict[type, str]]] = []
 
@@ -279,7 +297,9 @@ class _Compiler:
         return f"{self._constant(dispatch)}[type({v})]({v}, h)"
 
     def _object(self, kind: GraphQLObjectType, details: Details, v: str, builder: NeedsBuilder) -> str:
-        parts, deferrals = [], []
+        parts: list[str] = []
+        deferrals: list[Deferral] = []
+        deferred_before = len(self._deferred)
         for key, selected in self._collect(kind, details).items():
             self._budget.take()
             node: FieldNode = selected[0].node
@@ -296,7 +316,13 @@ class _Compiler:
         body = "{" + ", ".join(parts) + "}"
         if deferrals:
             d = self._new("d")
-            body = f"(({d} := {body}), {', '.join(deferral.format(d=d) for deferral in deferrals)})[0]"
+            body = f"(({d} := {body}), {', '.join(each.source.format(d=d) for each in deferrals)})[0]"
+        is_within = len(self._deferred) > deferred_before + len(deferrals)
+        if kind.name in self._types.shared and not is_within and all(each.condition for each in deferrals):
+            r, b, own = self._new("r"), self._new("b"), self._constant(object())
+            is_deferred = " or ".join([f"not ({b} := {body})", *(each.condition for each in deferrals)])
+            body = f"{b} if {is_deferred} else render({v}, {own}, {b})"
+            body = f"({r}[1] if ({r} := {v}.rendered) and {r}[0] is {own} else {body})"
         if kind.name in self._types.forms:
             form = self._constant(self._types.forms[kind.name])
             body = f"{body} if isinstance({v}, {form}) else unexpected()"
@@ -304,7 +330,7 @@ class _Compiler:
 
     def _field(
         self, definition: GraphQLField, field: str, key: str, selected: Details, v: str, builder: NeedsBuilder
-    ) -> tuple[str, str | None]:
+    ) -> tuple[str, Deferral | None]:
         """The source of a field's value and, if it may have to be loaded, of its deferral."""
         own = definition.extensions.get("strawberry-definition")
         if own is None:
@@ -330,10 +356,12 @@ class _Compiler:
         self._deferred[index] = self._deferred[index]._replace(complete=complete)
         append = f"h[{index}](({v}, {{d}}))"
         if plain is None:
-            return "None", append
+            return "None", Deferral("", append)
         t, missing = self._new("t"), self._constant(metadata[UNLESS])
         value = self._value(definition.type, selected, t, within)
-        return f"(None if ({t} := {self._plain(plain, v)}) is {missing} else {value})", f"{t} is {missing} and {append}"
+        return f"(None if ({t} := {self._plain(plain, v)}) is {missing} else {value})", Deferral(
+            f"{t} is {missing}", append
+        )
 
     def _within(self, plain: Any, needs: Any, name: str, builder: NeedsBuilder) -> NeedsBuilder:
         """Adds the members that a field reads of its object; the result collects those of its value."""
@@ -357,6 +385,15 @@ class _Compiler:
     def _new(self, kind: str) -> str:
         self._names["#"] = number = self._names.get("#", 0) + 1
         return f"{kind}{number}"
+
+
+def _render(shared: Any, key: object, completed: dict[str, Any]) -> Any:
+    """A completed object; one that later responses may have, too, is encoded now, and its JSON kept for them."""
+    if shared.rendered is None:
+        return completed
+    rendered = msgspec.Raw(msgspec.json.encode(completed))
+    shared.rendered = key, rendered
+    return rendered
 
 
 def _each(complete: Complete, objects: Sequence[Any], appends: Sequence[Append]) -> list[Any]:

@@ -256,7 +256,7 @@ class _Pages(Generic[N]):
         token = None if is_first else request.token
         nodes: Sequence[Any] = vehicles if self._pick is None else [self._pick(vehicle) for vehicle in vehicles]
         page: Page[N] = Page(token, [vehicle.vehicle_id for vehicle in vehicles], nodes)
-        page.writer = CursorWriter(self._of, token)
+        page.writer = CursorWriter(self._of, token, read.cursors_of_set((self._of, token)))
         page.has_all_nodes = self._pick is None
         if cursors is not None:
             page.prev = None if is_first else cursors.prev or None

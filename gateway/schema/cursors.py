@@ -82,11 +82,15 @@ def fingerprint_of(item_id: str) -> int:
 
 
 class CursorWriter:
-    """Encodes the cursors of the edges of one page; their common part is encoded once."""
+    """Encodes the cursors of the edges of one page; their common part is encoded once.
 
-    __slots__ = ("_checksum", "_start")
+    `known` are cursors of the same set and page by index, if later pages have the same edges.
+    """
 
-    def __init__(self, of: bytes, token: str | None) -> None:
+    __slots__ = ("_checksum", "_start", "known")
+
+    def __init__(self, of: bytes, token: str | None, known: dict[int, str] | None = None) -> None:
+        self.known = known
         self._start = b"".join((_BODY, _encode(VERSION), _encode(of), _encode(token)))
         self._checksum = zlib.crc32(self._start)
 

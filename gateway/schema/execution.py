@@ -25,6 +25,8 @@ from gateway.upstream import models
 
 # The base classes of the objects of a type, masked or not.
 BASE_CLASSES: Mapping[str, type] = {"Vehicle": models.AnyVehicle, "TelematicsUnit": models.AnyUnit}
+# Types whose objects are shared by pages that were read one after the other.
+SHARED = ("Vehicle",)
 
 
 class Execution:
@@ -42,7 +44,7 @@ class Execution:
         self._limits = limits
         self._root_fields = root_fields
         self.fallbacks = PlanFallbacks()
-        types = Types(schema.core, BASE_CLASSES)
+        types = Types(schema.core, BASE_CLASSES, SHARED)
         self._engine = Engine(types, root_fields, limits, self.fallbacks) if projection else None
 
     def prepared(

@@ -56,7 +56,12 @@ class Page(Generic[N]):
     def cursor_of(self, index: int) -> str:
         """The cursor of the edge at an index."""
         assert self.writer is not None
-        return self.writer.write(self._in_page(index))
+        known = self.writer.known
+        if known is None:
+            return self.writer.write(self._in_page(index))
+        if index not in known:
+            known[index] = self.writer.write(self._in_page(index))
+        return known[index]
 
     def _in_page(self, index: int) -> InPage:
         ids = self.ids

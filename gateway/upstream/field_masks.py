@@ -59,7 +59,7 @@ COMPUTED_FROM: Mapping[type, Mapping[str, tuple[str, ...]]] = {
     Status: {"raw_value": ("value",)},
 }
 ALWAYS: Mapping[type, tuple[str, ...]] = {
-    Vehicle: ("vehicle_id", "version", "body"),
+    Vehicle: ("vehicle_id", "version", "body", "rendered"),
     TelematicsUnit: ("unit_id", "vehicle_id"),
 }
 # Cached masks. Callers' selections determine them, so their number is unbounded.

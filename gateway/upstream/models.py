@@ -172,6 +172,8 @@ class Vehicle(AnyVehicle, gc=False):
     version: str | UnsetType | None = field(default=UNSET, name="$version")
     # The JSON that it was decoded from; likewise.
     body: bytes = field(default=b"", name="$body")
+    # Its latest projection, for the next response that has it: a key and JSON; None unless pages share the vehicle.
+    rendered: Any = field(default=None, name="$rendered")
 
     def __post_init__(self) -> None:
         if self.telematics_unit is not None:

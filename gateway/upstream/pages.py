@@ -30,6 +30,8 @@ TAIL_BYTES = 11
 # Changed vehicles of a page after which those that are the same are not looked for, beside a third of those before.
 CHANGED_MIN = 8
 ATTEMPTED_EVERY = 16
+# Sets whose cursors a page remembers: vehicles and units, in two places.
+SETS_MAX = 4
 # Vehicles of a page: ten times as many as can be requested.
 ITEMS_MAX = 10_000
 
@@ -82,6 +84,7 @@ class VehiclePage:
         "__weakref__",
         "_body",
         "_decoded_pages",
+        "_edge_cursors",
         "_fragments",
         "_fruitless",
         "_ids",
@@ -112,6 +115,8 @@ class VehiclePage:
         self._ids: list[str] | None = None
         self._is_stored = False
         self._decoded_pages = decoded_pages
+        # Their cursors by set and index, if another page has the same edges.
+        self._edge_cursors: dict[Hashable, dict[int, str]] | None = None
         self._fruitless = 0
         self._places: list[tuple[int, int]] | None = None
         # The digest of the response, if the body is a repaired one.
@@ -175,6 +180,14 @@ class VehiclePage:
         raw = self._body[start:end]
         return decoded(raw, Vehicle) if mask is None else decode_masked(raw, mask)
 
+    def cursors_of_set(self, key: Hashable) -> dict[int, str] | None:
+        """The cursors of edges of a set, to be read and added to; None if no other page has them."""
+        if self._edge_cursors is None:
+            return None
+        if len(self._edge_cursors) == SETS_MAX and key not in self._edge_cursors:
+            self._edge_cursors.clear()
+        return self._edge_cursors.setdefault(key, {})
+
     @property
     def body(self) -> bytes:
         """The response body as valid JSON: as it was received, or repaired."""
@@ -215,11 +228,15 @@ class VehiclePage:
         if [vehicle.vehicle_id for vehicle in found.items] != [self.ids[n] for n in changed]:
             return None
         vehicles = list(self._items)
+        for vehicle in vehicles:
+            if vehicle.rendered is None:
+                vehicle.rendered = ()
         for n, vehicle in zip(changed, found.items, strict=True):
             vehicles[n] = vehicle
         page = VehiclePage(None, found.cursors, found.next_page_token, body, self._decoded_pages)
         page.set_decoded(model, vehicles)
         page._ids, page._places = self.ids, places
+        page._edge_cursors = self._edge_cursors or {}
         return page
 
     def _compared(self, body: bytes) -> tuple[list[tuple[int, int]], list[int]]:
@@ -311,8 +328,8 @@ class VehiclePage:
                 self.set_decoded(self._model, self._items)
 
     def forget_decoded(self) -> None:
-        """Drops the decoded vehicles."""
-        self._model, self._items, self._ids = None, (), None
+        """Drops the decoded vehicles, and what is remembered for pages that share them."""
+        self._model, self._items, self._ids, self._edge_cursors = None, (), None, None
 
     def set_decoded(self, model: type, items: Sequence[Any]) -> None:
         """Sets the decoded vehicles."""
