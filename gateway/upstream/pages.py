@@ -205,18 +205,17 @@ class VehiclePage:
 
         If that was fruitless, it is not tried again for some pages.
         """
-        page = None if self._fruitless % ATTEMPTED_EVERY else self._changed_to(body, mask)
+        is_possible = self._model is (mask or Vehicle) and not hasattr(self._model, "other_members")
+        page = self._changed_to(body, mask) if is_possible and not self._fruitless % ATTEMPTED_EVERY else None
         if page is None:
             page = VehiclePage.of_body(body, mask, self._decoded_pages)
-            page._fruitless = self._fruitless + 1  # noqa: SLF001 - of the same class
+            page._fruitless = self._fruitless + is_possible  # noqa: SLF001 - of the same class
         return page
 
     def _changed_to(self, body: bytes, mask: type[Vehicle] | None) -> VehiclePage | None:
-        """None where other vehicles are in the list, or many have changed, or the mask is another."""
-        if self._model is not (mask or Vehicle) or hasattr(self._model, "other_members") or not self.ids:
-            return None
-        places, changed = self._compared(body)
-        if len(places) < len(self.ids):
+        """None where other vehicles are in the list, or many have changed."""
+        places, changed = self._compared(body) if self.ids else ([], [])
+        if not places or len(places) < len(self.ids):
             return None
         parts = [body[start:end] for start, end in (places[n] for n in changed)]
         try:
