@@ -519,7 +519,7 @@ async def test_keys_are_fetched_once_for_all_tokens(issuer):
     now = time.time()
     oidc = OidcSettings(issuer=ISSUER, audience="fleet", leeway=0)
     identify = JWTAuthenticator(oidc, JWKSClient(oidc, httpx.MockTransport(issuer.handle)), lambda: now)
-    token = issuer.token(exp=int(now) + 10)
+    token = issuer.token(iat=int(now), exp=int(now) + 10)
     assert (await identify(token)).expires_at == int(now) + 10
     await identify(issuer.token(jti="2"))
     now += 9
