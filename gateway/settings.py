@@ -366,11 +366,11 @@ class CacheSettings(SettingsGroup):
     )
     negative_ttl: float = Field(default=10, ge=0, description="Seconds for which a 404 is cached.")
     responses: bool = Field(
-        default=False,
-        description="Whether whole responses are cached, for as long as the data in them is fresh.",
+        default=True,
+        description="Whether responses other than connections are cached, for as long as the data in them is fresh.",
     )
     responses_bytes_max: int = Field(
-        default=64 * 2**20, ge=2**16, description="Bytes of memory for cached responses, per process."
+        default=16 * 2**20, ge=2**16, description="Bytes of memory for cached responses, per process."
     )
     prefetch: bool = Field(default=False, description="Whether the next page of a connection is read in advance.")
 

@@ -1,8 +1,8 @@
 """The response cache: rendered data is sent again while all upstream data in it is cached, fresh and unchanged.
 
 It has two kinds of entries. A *fragment* is a rendered connection. It is stored with its first upstream page and shared
-by all requests with the same selection. A *whole response* belongs to a principal and the bytes of a request; these are
-off by default. Reading an entry costs less than a rejection, so it needs no slot.
+by all requests with the same selection. The *whole response* to any other operation belongs to a principal and the
+bytes of a request. Reading an entry costs less than a rejection, so it needs no slot.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from gateway.concurrency.lru import LRU
 from gateway.identity import Caller
+from gateway.schema.connections import FragmentKey
 from gateway.schema.execution import Execution
 from gateway.schema.pagination import Limits
 from gateway.upstream.cache import Dependency, Freshness
@@ -33,7 +34,7 @@ class CachedResponse(NamedTuple):
 
 
 class ResponseCache:
-    """Looks up fragments, or whole responses if these are cached."""
+    """Looks up fragments and, if they are cached, whole responses."""
 
     def __init__(self, execution: Execution, limits: Limits, clock: Clock, responses: WholeResponses | None) -> None:
         self._execution = execution
@@ -43,14 +44,16 @@ class ResponseCache:
 
     def find(self, request: PreparedRequest, caller: Caller, client: FleetClient) -> CachedResponse | None:
         """The cached response to a caller's request, if it is fresh."""
+        key = request.fragment_key(caller.fleet, self._execution, self._limits)
+        if key is not None:
+            return self._fragment(request, key, caller, client)
         if self.responses is not None and request.key:
             return self._whole(self.responses, request.key, caller, client)
-        return self._fragment(request, caller, client)
+        return None
 
-    def _fragment(self, request: PreparedRequest, caller: Caller, client: FleetClient) -> CachedResponse | None:
-        key = request.fragment_key(caller.fleet, self._execution, self._limits)
-        if key is None:
-            return None
+    def _fragment(
+        self, request: PreparedRequest, key: FragmentKey, caller: Caller, client: FleetClient
+    ) -> CachedResponse | None:
         first = client.cached_page(caller, key.token, None if key.token else key.search)
         fragment = first.value.fragment(key.key) if first is not None else None
         if first is None or fragment is None:
@@ -77,8 +80,10 @@ class ResponseCache:
     def put(
         self, request: PreparedRequest, caller: Caller, stats: RequestStats, parts: Parts, client: FleetClient
     ) -> None:
-        """Caches a whole response without errors, if all its dependencies are cached."""
+        """Caches a whole response without errors, if all its dependencies are cached and it has no fragment."""
         if self.responses is None or not request.key or stats.stale:
+            return
+        if request.fragment_key(caller.fleet, self._execution, self._limits) is not None:
             return
         dependencies = client.dependencies_of(stats.reads or ())
         if dependencies:

@@ -13,7 +13,8 @@ from tests.gateways import PLANS
 from tests.upstream.fakes import Clock
 
 BY_ID = "query($ids: [ID!]!) { nodes(ids: $ids) { ... on Vehicle { vehicleId status modifiedAt masterData { vin } } } }"
-LIST = "{ vehicles(first: 20) { edges { cursor node { vehicleId modifiedAt } } pageInfo { hasNextPage } } }"
+LIST = """{ vehicles(first: 20) { edges { cursor node { vehicleId modifiedAt } } pageInfo { hasNextPage } }
+  telematicsUnits(first: 5) { nodes { unitId } } }"""
 
 
 class World:

@@ -105,7 +105,7 @@ def test_a_whole_response_is_cached_while_its_entries_are(key, stale, dependenci
     """Only for a cached request, and only if no dependency is stale or has left the cache."""
     cache = cache_at(110.0, responses())
     client = SimpleNamespace(dependencies_of=lambda reads: dependencies, freshness_of=lambda known: FRESH)
-    request, alice = SimpleNamespace(key=key), Caller("alice")
+    request, alice = SimpleNamespace(key=key, fragment_key=lambda *_: None), Caller("alice")
     cache.put(request, alice, RequestStats(stale=stale), (b"ab", memoryview(b"c")), client)
     assert len(cache.responses) == is_kept
     if is_kept:
@@ -184,7 +184,7 @@ def test_a_page_without_the_fragment_is_no_response():
 
 def test_whole_responses_are_found_only_if_they_were_cached():
     """With the dependencies that were recorded; without such a cache nothing is stored."""
-    request, alice, seen = SimpleNamespace(key=b"k"), Caller("alice"), []
+    request, alice, seen = SimpleNamespace(key=b"k", fragment_key=lambda *_: None), Caller("alice"), []
     client = SimpleNamespace(
         dependencies_of=lambda reads: [seen.append(reads), "d"][1:], freshness_of=lambda known: FRESH
     )
@@ -197,3 +197,6 @@ def test_whole_responses_are_found_only_if_they_were_cached():
     assert seen == [(), ["use"]]
     assert cache.find(request, alice, client) is not None
     assert cache.find(request, Caller("bob"), client) is None
+    connection = SimpleNamespace(key=b"c", fragment_key=lambda *_: "cached with its first page")
+    cache.put(connection, alice, RequestStats(reads=["use"]), (b"a",), client)
+    assert len(cache.responses) == 1
