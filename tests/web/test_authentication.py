@@ -521,7 +521,7 @@ async def test_keys_are_fetched_once_for_all_tokens(issuer):
     identify = JWTAuthenticator(oidc, JWKSClient(oidc, httpx.MockTransport(issuer.handle)), lambda: now)
     token = issuer.token(iat=int(now), exp=int(now) + 10)
     assert (await identify(token)).expires_at == int(now) + 10
-    await identify(issuer.token(jti="2"))
+    await identify(issuer.token(iat=int(now), jti="2"))
     now += 9
     await identify(token)
     now += 2
