@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import hashlib
 import re
 import sys
@@ -26,8 +25,10 @@ from graphql import (
     Source,
     SourceLocation,
     parse,
+    specified_rules,
     validate,
 )
+from graphql.validation import ASTValidationRule, OverlappingFieldsCanBeMergedRule, ValidationContext
 
 from gateway.concurrency.lru import LRU
 from gateway.engine.document_limits import DocumentLimits, LimitExceeded, check
@@ -51,9 +52,6 @@ BOUNDED_BYTES = 250
 INFO_BYTES = 300
 # The names of the root fields of an operation.
 ROOT_FIELDS_BYTES = 400
-# Bytes of validated documents after which garbage is collected. Validation leaves reference cycles as large as the
-# document, and by its count of objects the collector would run only after sixty megabytes.
-VALIDATED_BYTES = 4 * 2**20
 # Registered hashes, of about 250 bytes each.
 REGISTERED_MAX = 40_000
 
@@ -194,10 +192,11 @@ class Documents:
         self._limits = limits
         self._suggestions = suggestions
         self._schema = schema
+        self._rules_with_caches: list[OverlappingFieldsCanBeMergedRule] = []
+        self._rules = _rules(self._rules_with_caches)
         self._known: LRU[str, Document] = LRU(bytes_max=bytes_max, size_of=_size_of)
         self._texts: dict[str, str] = {}
         self._bodies: LRU[bytes, CachedRequest] = LRU(BODIES_MAX)
-        self._validated = 0
 
     @property
     def bytes_used(self) -> int:
@@ -221,10 +220,6 @@ class Documents:
         document = self.sent(text)
         if document is None:
             document = self._checked(text, digest_of(text))
-            self._validated += document.size
-            if self._validated > VALIDATED_BYTES:
-                self._validated = 0
-                gc.collect(1)
             if keep:
                 self.keep(document)
         return document
@@ -281,6 +276,18 @@ class Documents:
                 raise LimitExceeded("tokens", self._limits.tokens) from invalid
             raise
 
+    def _faults_of(self, ast: DocumentNode) -> list[GraphQLError]:
+        """The validation errors of a document."""
+        suggests = self._suggestions
+        try:
+            return validate(self._schema, ast, self._rules, max_errors=FAULTS_MAX, hide_suggestions=not suggests)
+        finally:
+            # Their caches are as large as the document, and in reference cycles, which the garbage collector would find
+            # only after many documents, and then take long.
+            for rule in self._rules_with_caches:
+                vars(rule).clear()
+            self._rules_with_caches.clear()
+
     def _checked(self, text: str, digest: str) -> Document:
         try:
             size = len(text.encode("utf-8", "surrogatepass"))
@@ -288,13 +295,24 @@ class Documents:
                 raise LimitExceeded("documentBytes", self._limits.document_bytes, size)
             ast = self._parsed(text)
             check(ast, self._limits)
-            faults = validate(self._schema, ast, max_errors=FAULTS_MAX, hide_suggestions=not self._suggestions)
+            faults = self._faults_of(ast)
             _cut(ast)
             return Document(text, digest, ast, tuple(map(_presentable, faults)))
         except GraphQLError as invalid:
             return Document(text, digest, None, (invalid,))
         except RecursionError:
             return Document(text, digest, None, (GraphQLError("Document is nested too deeply."),))
+
+
+def _rules(made: list[OverlappingFieldsCanBeMergedRule]) -> list[type[ASTValidationRule]]:
+    """The validation rules of the specification; `made` gets each instance of that with a cache."""
+
+    class FieldsCanBeMerged(OverlappingFieldsCanBeMergedRule):
+        def __init__(self, context: ValidationContext) -> None:
+            super().__init__(context)
+            made.append(self)
+
+    return [FieldsCanBeMerged if rule is OverlappingFieldsCanBeMergedRule else rule for rule in specified_rules]
 
 
 def _size_of(_: str, document: Document) -> int:

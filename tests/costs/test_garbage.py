@@ -36,6 +36,25 @@ def test_every_documented_query_has_a_plan():
             assert execution.prepared(document, None, variables), example.name
 
 
+def test_validation_leaves_no_more_to_the_collector_if_a_document_is_larger():
+    """What the rules remember of a document is freed with them, so that no collection takes long."""
+    documents = Documents(build_schema().core)
+
+    def left_by(fields: int) -> int:
+        fields_text = " ".join(f"a{n}: vehicles(first: 1) {{ nodes {{ id tags }} }}" for n in range(fields))
+        while gc.collect():
+            pass
+        gc.disable()
+        try:
+            assert not documents.read(f"{{ {fields_text} }}").errors
+            return gc.collect()
+        finally:
+            gc.enable()
+
+    left_by(1)
+    assert left_by(300) <= left_by(3) + 100
+
+
 @pytest.mark.parametrize("cached", [True, False])
 async def test_a_plain_request_leaves_nothing_to_the_collector(cached):
     """All objects of a request are freed by reference counting; none is in a reference cycle."""
