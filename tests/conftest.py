@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+import gateway.app
+from tests.clients.packages import CLIENTS, fetch_packages
 from tests.redis_server import RedisServer
 
 pytest_plugins = ["tests.gateways"]
@@ -23,9 +28,13 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # `uv run pytest --hypothesis-profile thorough`, as in CI, tries more; see tests/effort.py for tests without
 # hypothesis. No deadline: the speed of a machine proves nothing.
 settings.register_profile("ordinary", max_examples=50, deadline=None)
-settings.register_profile("thorough", max_examples=200, deadline=None)
+settings.register_profile("thorough", max_examples=100, deadline=None)
 settings.register_profile("exhaustive", max_examples=2_000, deadline=None)
 settings.load_profile("ordinary")
+
+
+# It takes 70 ms, and the gateways of a process can share the schema, which never changes.
+gateway.app.build_schema = cache(gateway.app.build_schema)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
@@ -33,6 +42,21 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
     if len(config.args) == 1 and Path(config.args[0].partition("::")[0]).is_file():
         return 0
     return (os.cpu_count() or 1) + 1
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Fetches the packages of the client tests meanwhile, which takes a minute or two the first time."""
+    is_worker, paths = hasattr(config, "workerinput"), [Path(each.partition("::")[0]).resolve() for each in config.args]
+    if not is_worker and shutil.which("npm") and any(path == CLIENTS or path in CLIENTS.parents for path in paths):
+        threading.Thread(target=fetch_packages, daemon=True).start()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Client tests run in the middle: they need those packages, and their long files should not be the last."""
+    clients = [item for item in items if CLIENTS in item.path.parents]
+    others = [item for item in items if CLIENTS not in item.path.parents]
+    first = len(others) // 3
+    items[:] = [*others[:first], *clients, *others[first:]]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -6,9 +6,7 @@ The browser is Debian's `chromium`.
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from gateway.app import create_app
 from gateway.schema.build import print_sdl
 from gateway.settings import Settings
 from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
+from tests.clients.packages import fetch_packages
 from tests.programs import give_up, require
 
 HERE = Path(__file__).resolve().parent
@@ -28,22 +27,11 @@ ROOT = HERE.parent.parent
 
 @pytest.fixture(scope="session", autouse=True)
 def packages() -> None:
-    """The npm packages of this folder, installed by one test process at a time if they differ from the lock file."""
+    """The npm packages of this folder."""
     require("node", "nodejs")
-    npm = require("npm", "npm")
-    lock, fetched = HERE / "package-lock.json", HERE / "node_modules" / ".package-lock.json"  # npm writes it last
-    folder = os.open(HERE, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        if fetched.exists() and fetched.stat().st_mtime >= lock.stat().st_mtime:
-            return
-        command = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-retries=1"]
-        ended = subprocess.run(command, cwd=HERE, capture_output=True, text=True, timeout=600, check=False)
-        if ended.returncode:
-            said = [line for line in ended.stderr.splitlines() if line.startswith("npm error")]
-            give_up("npm", f"npm ci brought no client packages: {said[0] if said else ended.stderr[-200:]}")
-    finally:
-        os.close(folder)
+    require("npm", "npm")
+    if failure := fetch_packages():
+        give_up("npm", f"npm ci brought no client packages: {failure}")
 
 
 def node(script: str, *arguments: str, seconds: float = 300) -> Any:

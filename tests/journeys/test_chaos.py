@@ -21,7 +21,7 @@ from gateway.simulator import Behaviours, Client, Fault, FleetPlan, Simulator
 from tests.effort import effort
 from tests.gateway_process import GatewayProcess
 
-SECONDS = float(os.environ.get("CHAOS_SECONDS") or effort(4, 15, 30))
+SECONDS = float(os.environ.get("CHAOS_SECONDS") or effort(4, 10, 30))
 PATIENT = 60.0  # seconds; far beyond the deadline of an operation, and what a busy machine takes to start a worker
 ENOUGH = 20
 CALLERS = [f"chaos-token-{number}" for number in range(8)]

@@ -31,7 +31,7 @@ async def test_a_page_of_changing_vehicles_is_current(state, start: Start):
     other = await start(simulator=simulator, upstream__page_dedup_bytes_max=0)
     fleet = simulator.fleets["T7K2M"]
     query = QUERIES[0]
-    for changes in range(effort(80, 500)):
+    for changes in range(effort(60, 150, 1_000)):
         for vehicle_id in generator.sample(
             fleet.ids[:100], generator.choice([0, 1, 5, 12, 12, 60] if changes % 40 < 5 else [0, 1, 5, 12])
         ):

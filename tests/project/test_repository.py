@@ -23,7 +23,7 @@ from gateway.web.explorer import GRAPHIQL
 ROOT = Path(__file__).resolve().parent.parent.parent
 README = (ROOT / "README.md").read_text()
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-CLIENTS = ROOT / "tests/clients/test_real_clients.py"
+CLIENTS = ROOT / "tests/clients/packages.py"
 EXPLORER = ROOT / ".ci/explorer"
 WRITTEN_BY_TOOLS = {"__pycache__", "build", "dist", "node_modules", "uv.lock"}
 

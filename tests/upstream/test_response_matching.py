@@ -25,7 +25,7 @@ from tests.effort import effort
 from tests.gateway_process import GatewayProcess
 from tests.upstream.unruly import PAGE, UnrulyFleet
 
-RESPONSES = {"asyncio": effort(1_000, 2_000, 10_000), "uvloop": effort(1_000, 40_000, 200_000)}
+RESPONSES = {"asyncio": effort(1_000, 2_000, 10_000), "uvloop": effort(1_000, 10_000, 200_000)}
 SERVED = effort(200, 1_000, 4_000)
 AT_A_TIME = 12
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}

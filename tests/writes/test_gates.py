@@ -19,7 +19,7 @@ from tests.journeys.test_fuzz import CORPUS
 from tests.writes.mutations import document, mutation
 
 RELAXED = settings(
-    max_examples=effort(60, 200, 1000),
+    max_examples=effort(40, 80, 1000),
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.generate],

@@ -14,7 +14,7 @@ from tests.writes.mutations import client_of, document, mutation
 
 EDITORS = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), min_size=2, max_size=5)
 RELAXED = settings(
-    max_examples=effort(8, 30, 120), deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
+    max_examples=effort(8, 15, 120), deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate]
 )
 READ = '{ vehicle(id: "JQ7RP") { version tags } }'
 ATTEMPTS = 200

@@ -23,7 +23,7 @@ from tests.waiting import eventually
 from tests.writes.commanding import is_able
 from tests.writes.mutations import client_of, document, mutation
 
-ROUNDS = effort(12, 40, 150)
+ROUNDS = effort(12, 20, 150)
 SECONDS = "600"  # for which responses stay fresh
 SHOWN = "vehicleId tags masterData { remark } latestState { centralLock { value } drivingEnabled { value } }"
 
