@@ -126,10 +126,13 @@ def test_any_query_string_is_parsed_or_rejected(query_string):
 )
 def test_reading_a_field_takes_linear_time(read, field):
     """Quotes that are never closed don't make it quadratic, which would take seconds."""
-    began = time.process_time()
-    with suppress(HTTPError):
-        read(field)
-    assert time.process_time() - began < 0.5
+    seconds = []
+    for _ in range(3):  # a collection of garbage, which other tests left, may count
+        began = time.process_time()
+        with suppress(HTTPError):
+            read(field)
+        seconds.append(time.process_time() - began)
+    assert min(seconds) < 0.5
 
 
 def test_a_page_is_for_browsers_without_a_query():
