@@ -217,6 +217,9 @@ class VehicleIndex:
         self._pages.clear()
         self._complete.clear()
 
+    def __del__(self) -> None:
+        self._database.close()  # which Python 3.13 warns of otherwise
+
     def put(self, page: VehiclePage) -> int:
         """Indexes the vehicles of a page; returns how many were new or had changed. Raises msgspec's errors."""
         if page in self._complete and self._pages[page] == self._complete[page]:
