@@ -1,7 +1,7 @@
 """A command is executed at most once for each idempotency key, and its outcome is only told if it is known.
 
 Workers are killed between the request and the response, responses come after the time-out, callers disconnect, and Redis
-is away; `--hypothesis-profile thorough` tries each 500 times. Afterwards each key is sent again.
+is away; `--hypothesis-profile exhaustive` tries each 500 times. Afterwards each key is sent again.
 """
 
 from __future__ import annotations
