@@ -317,8 +317,8 @@ class _Compiler:
         if deferrals:
             d = self._new("d")
             body = f"(({d} := {body}), {', '.join(each.source.format(d=d) for each in deferrals)})[0]"
-        is_within = len(self._deferred) > deferred_before + len(deferrals)
-        if kind.name in self._types.shared and not is_within and all(each.condition for each in deferrals):
+        has_deferred_below = len(self._deferred) > deferred_before + len(deferrals)
+        if kind.name in self._types.shared and not has_deferred_below and all(each.condition for each in deferrals):
             r, b, own = self._new("r"), self._new("b"), self._constant(object())
             is_deferred = " or ".join([f"not ({b} := {body})", *(each.condition for each in deferrals)])
             body = f"{b} if {is_deferred} else render({v}, {own}, {b})"

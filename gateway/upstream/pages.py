@@ -27,9 +27,10 @@ MEMORY_FACTOR = 1 + ROOM_FACTOR
 FRAGMENT_BYTES, PAGE_BYTES = 500, 200
 # How much of what follows the last vehicle has to be the same in a changed page: `],"cursors"`.
 TAIL_BYTES = 11
-# Changed vehicles of a page after which those that are the same are not looked for, beside a third of those before.
+# The comparison with the page before ends if more vehicles than this, and a third of those so far, have changed.
 CHANGED_MIN = 8
-ATTEMPTED_EVERY = 16
+# After a comparison that found too few equal vehicles, the next one is this many pages later.
+COMPARED_EVERY = 16
 # Sets whose cursors a page remembers: vehicles and units, in two places.
 SETS_MAX = 4
 # Vehicles of a page: ten times as many as can be requested.
@@ -203,10 +204,10 @@ class VehiclePage:
     def followed_by(self, body: bytes, mask: type[Vehicle] | None) -> VehiclePage:
         """The page of a later response body; raises as `of_body`. Only vehicles whose JSON has changed are decoded.
 
-        If that was fruitless, it is not tried again for some pages.
+        If too few were the same, the next pages are not compared.
         """
         is_possible = self._model is (mask or Vehicle) and not hasattr(self._model, "other_members")
-        page = self._changed_to(body, mask) if is_possible and not self._fruitless % ATTEMPTED_EVERY else None
+        page = self._changed_to(body, mask) if is_possible and not self._fruitless % COMPARED_EVERY else None
         if page is None:
             page = VehiclePage.of_body(body, mask, self._decoded_pages)
             page._fruitless = self._fruitless + is_possible  # noqa: SLF001 - of the same class
