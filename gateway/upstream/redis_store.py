@@ -67,7 +67,8 @@ USES = {MGET: "entries", SET: "entries", DEL: "removals", EVAL: "scripts", PUBLI
 # Seconds without a message after which a subscription's connection is checked, and again until it counts as lost.
 SILENCE = 1.0
 TIMEOUTS = (TimeoutError, RedisTimeout)
-FAILURES = (RedisError, OSError, TimeoutError)
+# The client sends to connections that uvloop has closed meanwhile, which then raises a RuntimeError.
+FAILURES = (RedisError, OSError, TimeoutError, RuntimeError)
 
 
 class Stored(msgspec.Struct, Generic[T], array_like=True):

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
+import threading
 import time
+from typing import Any
 
 import pytest
+import uvloop
 from redis.asyncio import Redis
 
 from gateway.settings import RedisSettings, UpstreamSettings
@@ -211,6 +217,33 @@ async def test_a_dead_redis_fails_no_read(redis):
     await worker.cache.fetch(vehicle_read("after"))
     assert await worker.store.shared(vehicle_read("after").key, Vehicle) is not None
     await worker.store.close()
+
+
+def test_a_redis_that_resets_connections_fails_nothing():
+    """Not even on uvloop, on which such a connection can fail with an error that is not the client's own."""
+
+    def reset() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+
+    async def main() -> list[Any]:
+        worker = Worker(f"redis://127.0.0.1:{server.getsockname()[1]}/0", FakeFetcher(), cooldown=0.001)
+        results = []
+        for _ in range(10):
+            results += await asyncio.gather(*(worker.store.script("return 1", "key") for _ in range(5)))
+            await asyncio.sleep(0.002)
+        await worker.store.close()
+        return results
+
+    with socket.create_server(("127.0.0.1", 0)) as server, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        resetting = threading.Thread(target=reset)
+        resetting.start()
+        assert set(runner.run(main())) == {None}
+        server.shutdown(socket.SHUT_RDWR)
+        resetting.join()
 
 
 async def test_a_slow_redis_costs_a_short_timeout_once():

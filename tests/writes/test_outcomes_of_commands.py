@@ -83,6 +83,7 @@ def processes(tmp_path_factory, redis_process):
             yield World(gateway, simulator)
         finally:
             gateway.stop()
+            print(gateway.output)
     assert "Traceback" not in gateway.output
     assert "unexpected error" not in gateway.output
 
