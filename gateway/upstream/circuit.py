@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
-from gateway.errors import RateLimited, UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
+from gateway.errors import DeadlineExceeded, RateLimited, UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
 from gateway.settings import BreakerSettings
 
 # A 5xx of these types is about one vehicle: its unit is busy or can't be reached.
@@ -21,8 +21,11 @@ def is_outage(failure: BaseException) -> bool | None:
     if isinstance(failure, UpstreamUnavailable):
         kind = failure.problem.type if failure.problem is not None else None
         return kind is None or not kind.startswith(ONE_VEHICLE)
-    # An unreadable response may be a proxy's; our own rate limiter rejects a call without a response.
-    if isinstance(failure, UpstreamInvalidResponse) or (isinstance(failure, RateLimited) and failure.problem is None):
+    # An unreadable response may be a proxy's; our own rate limiter rejects a call without a response; a deadline may
+    # have passed before the call.
+    if isinstance(failure, UpstreamInvalidResponse | DeadlineExceeded):
+        return None
+    if isinstance(failure, RateLimited) and failure.problem is None:
         return None
     return isinstance(failure, UpstreamTimeout)
 

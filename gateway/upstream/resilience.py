@@ -15,7 +15,14 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from msgspec import Struct
 
-from gateway.errors import RateLimited, UpstreamError, UpstreamInvalidResponse, UpstreamTimeout, UpstreamUnavailable
+from gateway.errors import (
+    DeadlineExceeded,
+    RateLimited,
+    UpstreamError,
+    UpstreamInvalidResponse,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 from gateway.telemetry.logs import get_logger
 from gateway.telemetry.metrics import (
     CIRCUIT_CHANGES,
@@ -109,12 +116,17 @@ class Resilience:
         attempt.ended(str(call.response.status), call.response.flow_id)
 
     def _permission(self, client: str, request: UpstreamRequest[Any]) -> Steps:
-        """Waits until the rate limiter allows a request; raises RateLimited if that would be too late."""
+        """Waits until the rate limiter allows a request; raises RateLimited if that would be too late.
+
+        If it is too late already, that is not the limiter's doing, so it raises DeadlineExceeded.
+        """
         remaining = request.seconds_to_send
         wait = self._limiter.take(client, self._clock(), remaining)
         if not isinstance(wait, float):
             wait = yield wait
         if wait >= remaining:
+            if wait <= 0:
+                raise _unsent(DeadlineExceeded())
             raise _unsent(RateLimited(retry_after=math.ceil(wait)))
         if wait > 0:
             self._metrics.observe(RATE_WAITS, (), wait)

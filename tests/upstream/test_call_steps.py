@@ -10,6 +10,7 @@ import pytest
 import structlog
 
 from gateway.errors import (
+    DeadlineExceeded,
     Problem,
     RateLimited,
     UpstreamForbidden,
@@ -166,6 +167,16 @@ def test_a_call_that_would_wait_past_its_deadline_is_rejected(wait, rejected):
         next(steps.begin())
     assert failed.value.retry_after == rejected
     assert [kind for kind, *_ in steps.limiter.reported] == ["take"]
+    assert not steps.circuit._recent
+
+
+def test_a_call_whose_deadline_has_passed_does_not_blame_the_limiter():
+    """It is not sent, and does not count for the circuit."""
+    steps = Steps(Limiter(0.0))
+    steps.call.request.seconds_to_send = 0.0
+    with pytest.raises(DeadlineExceeded) as failed:
+        next(steps.begin())
+    assert failed.value.is_unsent
     assert not steps.circuit._recent
 
 

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from gateway.errors import (
+    DeadlineExceeded,
     GatewayError,
     Problem,
     RateLimited,
@@ -297,6 +298,7 @@ def test_closing_resets_the_counts():
         (UpstreamUnavailable(Problem(500, "/problems/internal")), True),
         (UpstreamUnavailable(Problem(500, "/problems/telematics-unit/error")), False),
         (UpstreamTimeout(), True),
+        (DeadlineExceeded(), None),
         (UpstreamForbidden(), False),
         (RateLimited(Problem(429)), False),
         (RateLimited(), None),
