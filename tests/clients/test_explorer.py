@@ -16,7 +16,7 @@ from gateway.settings import Settings
 from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 from gateway.web.explorer import GRAPHIQL
 from tests.clients.test_real_clients import World, node, packages
-from tests.effort import effort
+from tests.effort import effort, thorough_only
 from tests.gateway_process import GatewayProcess
 from tests.issuer import FakeIssuer, LoginIssuer
 from tests.programs import give_up, require
@@ -127,6 +127,7 @@ def login_world(serve, tmp_path) -> Iterator[Callable[..., LoginWorld]]:
         world.gateway.stop()
 
 
+@thorough_only
 @pytest.mark.parametrize("claimed", [None, 900], ids=["by time", "after a 401"])
 def test_a_login_lasts_longer_than_its_tokens(login_world, claimed):
     """Queries go on while tokens expire, whether or not the page knows when; a logout forgets and revokes all."""
@@ -148,6 +149,7 @@ def test_a_login_lasts_longer_than_its_tokens(login_world, claimed):
     assert world.hides_tokens(seen)
 
 
+@thorough_only
 def test_a_login_that_ended_says_so_and_keeps_the_query(login_world):
     """The issuer refuses to refresh: the page asks to log in again, with the query as it was."""
     world = login_world(seconds=3, refreshes=1)
@@ -171,6 +173,7 @@ def test_a_mutation_is_sent_after_a_confirmation_only(serve):
     assert "text/event-stream" in subscription["accept"]
 
 
+@thorough_only
 def test_graphiql_is_accessible_and_fits_every_screen(serve, tmp_path):
     """axe-core has no serious finding, wide and on a phone, light and dark; a link opens a query; errors are explained."""
     folder = Path(os.environ.get("EXPLORER_PICTURES", tmp_path))

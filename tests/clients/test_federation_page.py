@@ -19,6 +19,7 @@ from gateway.settings import Settings
 from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 from tests.clients.test_real_clients import packages
 from tests.code_blocks import write_files
+from tests.effort import thorough_only
 from tests.programs import reserved_port
 
 __all__ = ["packages"]  # pytest finds the fixture here, too
@@ -58,7 +59,7 @@ def answers(port: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize("router", ROUTERS)
+@pytest.mark.parametrize("router", [pytest.param("hive", marks=thorough_only), "apollo"])
 def test_the_supergraph_of_the_page_answers(serve, router):
     """Its commands compose it; vehicles are read with the caller's token, and without one the error keeps its code."""
     simulator = Simulator(

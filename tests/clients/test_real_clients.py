@@ -19,6 +19,7 @@ from gateway.schema.build import print_sdl
 from gateway.settings import Settings
 from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 from tests.clients.packages import fetch_packages
+from tests.effort import thorough_only
 from tests.programs import give_up, require
 
 HERE = Path(__file__).resolve().parent
@@ -122,7 +123,7 @@ def brand_of(vehicle: dict[str, Any]) -> str:
     return ((vehicle.get("master_data") or {}).get("brand") or "").casefold()
 
 
-@pytest.mark.parametrize("router", ["apollo", "hive"])
+@pytest.mark.parametrize("router", ["apollo", pytest.param("hive", marks=thorough_only)])
 def test_federation_routers_resolve_over_two_subgraphs(serve, tmp_path, router):
     """Its composition takes our SDL and one that extends Vehicle; 500 entities take one call and five upstream pages."""
     world = World(serve, vehicles=500)
@@ -150,7 +151,7 @@ def test_real_clients_update_their_stores_from_a_payload(serve, client):
     assert len(versions) == 2
 
 
-@pytest.mark.parametrize("router", ["apollo", "hive"])
+@pytest.mark.parametrize("router", ["apollo", pytest.param("hive", marks=thorough_only)])
 def test_federation_routers_pass_mutations_on(serve, tmp_path, router):
     """Once, and the other subgraph adds its fields to the payload's vehicle."""
     world, sdl = World(serve), tmp_path / "fleet.graphql"
@@ -196,7 +197,7 @@ def test_errors_reach_the_callers_of_real_clients(serve, client):
     assert not any((answer["data"] or {}).get("good") for answer in answers[1:])
 
 
-@pytest.mark.parametrize("router", ["apollo", "hive"])
+@pytest.mark.parametrize("router", ["apollo", pytest.param("hive", marks=thorough_only)])
 def test_errors_reach_the_callers_of_federation_routers(serve, tmp_path, router):
     """The router passes the gateway's errors on; Apollo's those of a 4xx in an error of its own."""
     world = World(serve)

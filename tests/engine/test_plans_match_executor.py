@@ -27,7 +27,7 @@ from tests.effort import effort
 from tests.engine.documents_at_random import Documents
 
 # Each document runs over several fleets.
-CHUNKS, DOCUMENTS, FLEETS = effort(1, 2, 10), 200, 5
+CHUNKS, DOCUMENTS, FLEETS = effort(1, 2, 10), effort(80, 200), 5
 PAGE = 4
 SCHEMA = build_schema()
 PROJECTED, GENERIC = Execution(SCHEMA), Execution(SCHEMA, projection=False)

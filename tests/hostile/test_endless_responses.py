@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import pytest
 
+from tests.effort import thorough_only
 from tests.hostile.attacked import INVALID_TOKEN_CPU_MAX, MEMORY_MAX, AttackedGateway, code_of
 
 BYTES_MAX = 4 * 2**20
@@ -78,7 +79,7 @@ class EndlessFleet:
         self._listening.close()
 
 
-@pytest.fixture(scope="module", params=["builtin", "httpx"])
+@pytest.fixture(scope="module", params=["builtin", pytest.param("httpx", marks=thorough_only)])
 def gateway(request, tmp_path_factory) -> Iterator[AttackedGateway]:
     """A gateway over a fleet API with endless responses, by each transport."""
     fleet = EndlessFleet()

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 
 from gateway.simulator import Behaviours, Client, Fault, FleetPlan, Simulator
-from tests.effort import effort
+from tests.effort import effort, thorough_only
 from tests.gateway_process import GatewayProcess
 
 SECONDS = float(os.environ.get("CHAOS_SECONDS") or effort(4, 10, 30))
@@ -133,6 +133,7 @@ def check(data: dict[str, Any], there: list[str]) -> None:
         assert (data["vehicle"] is None) == ("JQ7RP" not in there)
 
 
+@thorough_only
 async def test_after_the_chaos_all_is_at_rest(redis, tmp_path, serve):
     """All responses were right throughout; then queues, calls and memory are as before, and each caller is served."""
     clients = tuple(Client(f"T7K2M#{number}", token=token) for number, token in enumerate(CALLERS))

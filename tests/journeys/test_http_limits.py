@@ -14,6 +14,7 @@ import httpx
 import pytest
 
 from gateway.simulator import Fault
+from tests.effort import thorough_only
 from tests.gateway_process import GatewayProcess
 from tests.gateways import TOKENS
 from tests.served_gateway import QUERY_BODY, KeepAliveConnection, request_of
@@ -209,7 +210,9 @@ async def test_operations_beyond_the_bounds_get_503(server):
     assert refused.elapsed.total_seconds() < 0.9
 
 
-@pytest.mark.parametrize("accept", ["application/json", "application/graphql-response+json"])
+@pytest.mark.parametrize(
+    "accept", ["application/json", pytest.param("application/graphql-response+json", marks=thorough_only)]
+)
 async def test_a_flood_of_invented_tokens_leaves_slots_to_trusted_callers(server, accept):
     """Callers with a new token in each request count as one principal against those the fleet API has accepted."""
     limits = {"concurrency": 4, "queue": 6, "principal_concurrency": 2, "principal_queue": 4}

@@ -21,6 +21,7 @@ from gateway.settings import Settings
 from gateway.simulator import Behaviours, Fault, Simulator
 from gateway.simulator.faults import Kind
 from gateway.simulator.problems import TITLES
+from tests.effort import thorough_only
 from tests.gateways import PLANS, TOKENS, served, serving
 
 GLOBAL_IDS = {"JQ7RP": "VmVoaWNsZTpKUTdSUA==", "K3WX8": "VmVoaWNsZTpLM1dYOA=="}
@@ -111,7 +112,7 @@ def test_no_fault_of_the_simulator_is_left_out():
     assert {rule.type for rule in rules} >= TITLES.keys()
 
 
-@pytest.mark.parametrize("transport", ["builtin", "httpx"])
+@pytest.mark.parametrize("transport", ["builtin", pytest.param("httpx", marks=thorough_only)])
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_a_fault_has_its_documented_code_in_every_shape(simulated, fault, transport):
     """Its code at its field, other fields complete, in bounded time, with no secret and nothing left under way."""

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.effort import thorough_only
 from tests.programs import give_up, require, reserved_port
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -42,6 +43,7 @@ def running_demo(command: str, folder: Path, environment: dict[str, str]) -> Ite
             demo.terminate()
 
 
+@thorough_only
 def test_the_newcomers_path_ends_with_a_commit(tmp_path):
     """Clone, demo, a first query, a changed description, the printed schema, passing tests and a commit of two files."""
     for program in ("uv", "git", "curl", "perl"):

@@ -26,6 +26,7 @@ from gateway.upstream.http import http1
 from gateway.upstream.http.transport import HttpTransport
 from gateway.upstream.models import Vehicle
 from gateway.upstream.requests import RequestScope, RequestStats, UpstreamRequest
+from tests.effort import thorough_only
 from tests.upstream.fakes import ENDPOINTS, Sending
 from tests.upstream.tcp_server import TCPServer
 
@@ -113,7 +114,7 @@ class Server(TCPServer):
 Scenario = Callable[[HttpTransport, Server], Awaitable[None]]
 
 
-@pytest.fixture(params=LOOPS)
+@pytest.fixture(params=[pytest.param("asyncio", marks=thorough_only), "uvloop"])
 def loop_factory(request):
     """Both event loops: they differ in what they report to a connection, and when."""
     return LOOPS[request.param]
