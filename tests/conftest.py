@@ -38,10 +38,10 @@ gateway.app.build_schema = cache(gateway.app.build_schema)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """No workers for a single file, since files are distributed whole; else one more than CPUs, since tests wait."""
+    """No workers for a single file, since files are distributed whole; else two per CPU, since tests often wait."""
     if len(config.args) == 1 and Path(config.args[0].partition("::")[0]).is_file():
         return 0
-    return (os.cpu_count() or 1) + 1
+    return 2 * (os.cpu_count() or 1)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,11 +52,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Client tests run in the middle: they need those packages, and their long files should not be the last."""
+    """Client tests wait for those packages meanwhile, and no long file is the last: upstream and writes come first."""
     clients = [item for item in items if CLIENTS in item.path.parents]
     others = [item for item in items if CLIENTS not in item.path.parents]
-    first = len(others) // 3
-    items[:] = [*others[:first], *clients, *others[first:]]
+    first = len(others) * 2 // 3
+    items[:] = [*others[first:], *clients, *others[:first]]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

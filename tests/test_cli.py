@@ -17,6 +17,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from gateway.cli import app
+from tests.effort import thorough_only
 from tests.programs import require, reserved_port
 
 GATEWAY = [sys.executable, "-m", "gateway"]
@@ -68,7 +69,7 @@ def test_the_demos_curl_works_as_it_is_printed():
     assert answer.count("vehicleId") == 3
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=thorough_only)])
 def test_serve_works_over_any_server_that_speaks_the_api(workers):
     """`gateway serve --upstream-url` over a simulator in another process, with one worker and with several."""
     simulating = running("simulate", "--vehicles", "30", says=r"Fleet API  (\S+).*Token      (\S+)")

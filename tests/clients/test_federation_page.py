@@ -59,7 +59,8 @@ def answers(port: str) -> bool:
         return False
 
 
-@pytest.mark.parametrize("router", [pytest.param("hive", marks=thorough_only), "apollo"])
+@thorough_only
+@pytest.mark.parametrize("router", ROUTERS)
 def test_the_supergraph_of_the_page_answers(serve, router):
     """Its commands compose it; vehicles are read with the caller's token, and without one the error keeps its code."""
     simulator = Simulator(

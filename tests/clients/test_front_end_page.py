@@ -21,6 +21,7 @@ from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 from gateway.simulator.fleet import Fleet
 from tests.clients.test_real_clients import node, packages
 from tests.code_blocks import files_of, outputs_of, write_files
+from tests.effort import thorough_only
 from tests.gateways import serving
 
 __all__ = ["packages"]  # pytest finds the fixture here, too
@@ -71,7 +72,7 @@ class World:
         self.url = serve(create_app(settings))
 
 
-@pytest.mark.parametrize("client", ["relay", "apollo", "urql"])
+@pytest.mark.parametrize("client", [pytest.param("relay", marks=thorough_only), "apollo", "urql"])
 def test_the_application_of_the_page_shows_the_whole_fleet(serve, application, client):
     """Page by page, in order, and an unknown enum value under its original name."""
     world = World(serve)
@@ -82,7 +83,11 @@ def test_the_application_of_the_page_shows_the_whole_fleet(serve, application, c
 
 
 @pytest.mark.parametrize(
-    ("client", "manifest"), [("relay", "relay-documents.json"), ("apollo", "src/gql/persisted-documents.json")]
+    ("client", "manifest"),
+    [
+        pytest.param("relay", "relay-documents.json", marks=thorough_only),
+        ("apollo", "src/gql/persisted-documents.json"),
+    ],
 )
 def test_the_manifests_of_the_page_are_trusted_documents(serve, trusted, client, manifest):
     """The check accepts the manifest, and the application sends its ids to a gateway that executes nothing else."""

@@ -11,6 +11,7 @@ from gateway.app import create_app
 from gateway.settings import Settings
 from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 from tests.clients.test_real_clients import node, packages
+from tests.effort import thorough_only
 from tests.programs import require
 
 __all__ = ["packages"]  # pytest finds the fixture here, too
@@ -30,7 +31,7 @@ def fleet() -> Simulator:
     return Simulator([plan], Behaviours(rate_limit_requests=0))
 
 
-@pytest.mark.parametrize("way", [WIDE, PHONE], ids=["wide", "phone"])
+@pytest.mark.parametrize("way", [pytest.param(WIDE, marks=thorough_only), PHONE], ids=["wide", "phone"])
 def test_the_map_answers_in_a_browser_without_a_network(serve, fleet, way, monkeypatch):
     """What it shows is what the fleet has; no error, no report of the policy, no other host, no leaked token."""
     monkeypatch.setenv("CHROMIUM", require("chromium", "chromium"))

@@ -79,7 +79,11 @@ def compiled(packages: None) -> None:
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-@pytest.mark.parametrize("behaviours", [{}, {"trailing_empty_page": True}], ids=["plain", "trailing empty page"])
+@pytest.mark.parametrize(
+    "behaviours",
+    [pytest.param({}, marks=thorough_only), {"trailing_empty_page": True}],
+    ids=["plain", "trailing empty page"],
+)
 @pytest.mark.parametrize(
     ("client", "way"),
     [

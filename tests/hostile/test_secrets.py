@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from gateway.cli import app
 from gateway.settings import LogSettings
 from gateway.telemetry.logs import WITHHELD, LibraryHandler, configure_logs, flush_logs
+from tests.effort import thorough_only
 from tests.gateway_process import GatewayProcess
 
 CANARY = "canary7f3a9"
@@ -90,7 +91,7 @@ gateway.app.build_client = broken
 """
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=thorough_only)])
 @pytest.mark.parametrize("broken", ["application", "port"])
 def test_a_failed_start_logs_no_secret(workers, broken, tmp_path, monkeypatch):
     """Where the application or the server can't start, the exception's type is logged, without its message."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from gateway.simulator import Behaviours, Fault, Simulator
-from tests.effort import effort
+from tests.effort import thorough_only
 from tests.gateway_process import GatewayProcess
 from tests.gateways import PLANS, serving
 from tests.hostile.attacked import request
@@ -86,7 +86,10 @@ def started(folder: Path, workers: int, **settings: str) -> GatewayProcess:
 
 
 # Of two workers whose parent alone gets the signal, tests/server/ has the same in other forms.
-@pytest.mark.parametrize(("workers", "to_all"), [(1, False), (2, True), *effort([], [(2, False)])])
+@pytest.mark.parametrize(
+    ("workers", "to_all"),
+    [(1, False), pytest.param(2, True, marks=thorough_only), pytest.param(2, False, marks=thorough_only)],
+)
 def test_every_accepted_request_gets_a_response(workers, to_all, tmp_path):
     """Every request on an established connection gets a response, also if the signal goes to all processes at once."""
     gateway = started(tmp_path, workers)
@@ -112,7 +115,7 @@ def slow() -> Iterator[str]:
         yield url
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=thorough_only)])
 def test_requests_under_way_get_responses_before_the_connection_ends(workers, slow, tmp_path):
     """Requests that run, wait or are half received when the signal comes; the last response closes the connection."""
     query = request(b'{"query": "{ vehicle(id: \\"JQ7RP\\") { vehicleId } }"}', "alice").replace(

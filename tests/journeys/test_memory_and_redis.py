@@ -12,11 +12,13 @@ from gateway.settings import Settings
 from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 from gateway.upstream.requests import RequestScope, RequestStats
 from gateway.upstream.stack import build_client
+from tests.effort import thorough_only
 from tests.upstream.fakes import scope
 
 MEGABYTE = 2**20
 
 
+@thorough_only
 async def test_memory_stays_within_its_bound_and_is_steady():
     """When far more is read than fits, allocated memory stays within the bound and does not grow."""
     simulator = Simulator(

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from gateway.simulator import Behaviours, Client, Fault, FleetPlan, Simulator
 from gateway.upstream.requests import UpstreamRequest
-from tests.effort import effort
+from tests.effort import effort, thorough_only
 from tests.gateway_process import GatewayProcess
 from tests.gateways import joined
 
@@ -171,6 +171,7 @@ def test_any_order_of_callers_is_safe(order):
     asyncio.run(run())
 
 
+@thorough_only
 async def test_a_crowd_over_several_worker_processes(serve, redis, tmp_path):
     """Two worker processes over one Redis, over real sockets."""
     simulator = simulated(

@@ -17,6 +17,7 @@ import pytest
 from joserfc.jwk import RSAKey
 
 from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
+from tests.effort import thorough_only
 from tests.gateway_process import GatewayProcess
 from tests.issuer import ISSUER, FakeIssuer
 from tests.journeys.test_upstream_faults import FAULTS, SHAPES
@@ -122,6 +123,7 @@ async def test_no_token_is_ever_leaked(redis, tmp_path, serve, telemetry):
     assert [key for key, value in keys.items() if CANARY.encode() in key or CANARY.encode() in value] == []
 
 
+@thorough_only
 async def test_no_verified_token_is_ever_leaked(redis, tmp_path, serve, telemetry):
     """Tokens of an issuer, valid and invalid, with the issuer up and down: no claim, payload or signature is leaked."""
     clients = tuple(Client(f"T7K2M#{name}") for name in ("cl1", *FAULTS))

@@ -355,7 +355,7 @@ VALUES = st.fixed_dictionaries(
 MORE = "$m: Int!, $c: String, $d: String!, $s: String, $any: _Any!, $all: [_Any!]!"
 
 
-@settings(max_examples=effort(100, 400, 5_000), deadline=None)
+@settings(max_examples=effort(60, 400, 5_000), deadline=None)
 @given(
     st.randoms(use_true_random=False),
     VALUES,

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from gateway.server.listening import bound
 from gateway.settings import Misconfigured, Settings
 from tests.constant_load import Load
+from tests.effort import thorough_only
 
 UNITS = Path(__file__).resolve().parents[2] / "deploy" / "systemd"
 # As systemd starts a service: its process id is known only to itself.
@@ -76,7 +77,7 @@ def systemd() -> Iterator[Systemd]:
     systemd.close()
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", ["1", pytest.param("2", marks=thorough_only)])
 def test_a_unix_socket(workers, systemd, tmp_path):
     """It has its mode, replaces a stale file, loses no request when it stops, and removes the file."""
     path = tmp_path / "gateway.sock"

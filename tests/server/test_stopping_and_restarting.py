@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from tests.constant_load import Load
+from tests.effort import thorough_only
 from tests.gateway_process import GatewayProcess
 from tests.waiting import waits_until
 
@@ -79,7 +80,7 @@ def are_not_ready(gateway: GatewayProcess) -> bool:
     return all(httpx.get(f"{gateway.url}/health/ready", verify=False).status_code == 503 for _ in range(10))
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=thorough_only)])
 def test_it_serves_for_a_while_after_it_has_become_not_ready(workers, tmp_path):
     """All requests get responses, also on new connections, and connections end with one; a second signal ends that."""
     gateway = started(tmp_path, workers, http_shutdown_delay="600")
@@ -98,7 +99,7 @@ def test_it_serves_for_a_while_after_it_has_become_not_ready(workers, tmp_path):
     assert "Traceback" not in gateway.output
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=thorough_only)])
 def test_it_stops_when_the_delay_has_passed(workers, tmp_path):
     """Without a second signal."""
     gateway = started(tmp_path, workers, http_shutdown_delay="1")

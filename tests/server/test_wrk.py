@@ -14,12 +14,14 @@ from typing import NamedTuple, Self
 import pytest
 
 from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
+from tests.effort import thorough_only
 from tests.gateway_process import GatewayProcess
 from tests.gateways import serving
 from tests.programs import require
 from tests.telemetry.test_metrics import Scraped
 from tests.waiting import waits_until
 
+pytestmark = thorough_only
 TOKEN = "token-of-wrk"
 FLEET = FleetPlan("T7K2M", 120, clients=(Client("T7K2M#wrk", token=TOKEN),))
 BODY = json.dumps({"query": "query Cars { vehicles(first: 3) { nodes { vehicleId } } }"})

@@ -20,6 +20,7 @@ from gateway.settings import MetricsSettings
 from gateway.simulator import Behaviours, Client, FleetPlan, Simulator
 from gateway.telemetry.logs import LoggedOperation, LoggedRequest
 from gateway.telemetry.metrics import CACHE_EVICTIONS, METRICS, OPERATIONS, PREFIX, Metric, PrometheusMetrics
+from tests.effort import thorough_only
 from tests.gateway_process import GatewayProcess
 from tests.waiting import waits_until
 
@@ -51,7 +52,7 @@ def post(url: str, query: str, token: str = TOKEN, **more: str) -> httpx.Respons
     return httpx.post(f"{url}/graphql", json={"query": query, **more}, headers=headers, timeout=20, verify=False)
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [pytest.param("1", marks=thorough_only), "2"])
 def test_numbers_add_up_with_what_clients_and_the_fleet_api_saw(workers, tmp_path, serve):
     """Also after a worker was killed and replaced: each request, error and upstream call is counted once."""
     simulator = Simulator([FLEET], Behaviours(rate_limit_requests=0))

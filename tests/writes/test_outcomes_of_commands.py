@@ -185,7 +185,7 @@ async def test_killed_workers_leave_unknown_outcomes(world, moment):
         assert answers.mostly("UNKNOWN")
 
 
-@pytest.mark.parametrize("away", ["killed", "stopped"])
+@pytest.mark.parametrize("away", ["killed", pytest.param("stopped", marks=thorough_only)])
 async def test_while_redis_is_away_no_command_is_executed_twice(world, redis, away):
     """Each is sent again meanwhile, and once more when a Redis that was stopped goes on with its data."""
     answers = Answers(world.simulator)

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from gateway.simulator import Behaviours, Fault, Simulator
-from tests.effort import effort
+from tests.effort import effort, thorough_only
 from tests.gateway_process import GatewayProcess
 from tests.gateways import PLANS, TOKENS, serving
 from tests.redis_server import RedisServer
@@ -189,6 +189,7 @@ async def test_a_write_of_a_killed_gateway_is_in_the_next_read(world, redis_proc
         assert vehicle["tags"] == ["of a killed one"], way
 
 
+@thorough_only
 async def test_added_and_archived_vehicles_are_in_the_next_list_or_not(world):
     """And by their ids, where the absence of a vehicle may be kept as well."""
     for number in range(effort(2, 5, 20)):
