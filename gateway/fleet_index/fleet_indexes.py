@@ -163,7 +163,7 @@ class FleetIndexes:
         return self._clock()
 
     def check(self, where: Given | None, order_by: Sequence[Given] = (), *, units: bool = False) -> None:
-        """Raises InputInvalid for an invalid filter or order, before anything is read for it."""
+        """Raises InputInvalid for an invalid filter or order, before anything is read for it; questions do so, too."""
         names = Names(self._known, lambda _: -1, lambda _: -1)
         compile_where(where, names, self.now(), units=units)
         compile_order(order_by, names)

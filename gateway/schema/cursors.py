@@ -98,8 +98,7 @@ class CursorWriter:
         """The cursor of the edge at a position in the page."""
         rest = _encode(in_page)[1:]
         checksum = zlib.crc32(rest, self._checksum).to_bytes(CHECKSUM_LENGTH, "big")
-        text = binascii.b2a_base64(b"".join((checksum, self._start, rest)), newline=False)
-        return text.translate(_URL_SAFE, b"=").decode("ascii")
+        return _text_of(b"".join((checksum, self._start, rest)))
 
 
 def encode_cursor(of: bytes, position: Position) -> str:
@@ -124,7 +123,7 @@ def decode_cursor(text: str, of: bytes, argument: str) -> Position:
 def encode_key(of: bytes, key: SortKey) -> str:
     """The cursor of the edge with a sort key in the ordered set `of`."""
     body = _encode((KEY_VERSION, of, key))
-    return base64.urlsafe_b64encode(_checksum(body) + body).rstrip(b"=").decode("ascii")
+    return _text_of(_checksum(body) + body)
 
 
 def decode_key(text: str, of: bytes, length: int, argument: str) -> SortKey:
@@ -152,6 +151,11 @@ def _body_of(text: str, argument: str, decoder: msgspec.msgpack.Decoder[B], fore
             raise CursorForeign(argument) from None
     except (UnicodeError, binascii.Error, msgspec.MsgspecError) as damaged:
         raise CursorInvalid(argument) from damaged
+
+
+def _text_of(raw: bytes) -> str:
+    """Base64 for URLs, without padding; a third of the time of `base64.urlsafe_b64encode`."""
+    return binascii.b2a_base64(raw, newline=False).translate(_URL_SAFE, b"=").decode("ascii")
 
 
 def _checksum(body: bytes) -> bytes:

@@ -139,13 +139,15 @@ async def unit_of(context: Context, key: UnitKey) -> TelematicsUnit | None:
 async def ask(context: Context, wanted: Filter, question: Callable[[VehicleIndex], T]) -> T:
     """The answer of an index that has all vehicles that a filter may select. Raises InputInvalid for an invalid one."""
     scope, indexes = context.scope, context.indexes
-    indexes.check(wanted.where, wanted.order_by, units=wanted.units)
+    is_fresh = wanted.search is None and indexes.is_fresh(scope.caller)
+    if not is_fresh:
+        indexes.check(wanted.where, wanted.order_by, units=wanted.units)
     if wanted.search is not None:
         pages = await _pages_of_search(context, wanted.search, context.limits.scan_pages_max)
         if pages is None:
             raise WalkLimitExceeded(context.limits.scan_pages_max)
         return await indexes.ask_about(scope, pages, question)
-    if wanted.where is not None and not wanted.units and not indexes.is_fresh(scope.caller):
+    if wanted.where is not None and not wanted.units and not is_fresh:
         pages = await _few_vehicles(context, wanted.where)
         if pages is not None:
             return await indexes.ask_about(scope, pages, question)

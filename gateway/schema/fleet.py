@@ -50,7 +50,8 @@ class FleetStats:
 async def _ask(
     context: Context, question: Callable[[VehicleIndex], T], where: Mapping[str, Any] | None = None
 ) -> Answer[T]:
-    context.indexes.check(where)
+    if not context.indexes.is_fresh(context.scope.caller):
+        context.indexes.check(where)
     return await context.indexes.ask(context.scope, question)
 
 
