@@ -50,7 +50,7 @@ def compare(seconds: int, rounds: int, only: str | None) -> None:
         "metrics, traces": (METRICS, traced),
     }
     with made_fleet(10_000) as fleet:
-        for short, form in [case for case in CASES if only in (None, case[0])]:
+        for short, form in [case for case in CASES if only in (None, case[0], ", ".join(case))]:
             operation, (at, settings) = OPERATIONS[short], ROWS[form]
             with contextlib.ExitStack() as stack:
                 gateways = {}
@@ -87,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=2, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", help="operation, such as page")
+    parser.add_argument("--only", help="operation, with or without its form, such as page or \"page, cached\"")
     chosen = parser.parse_args()
     prepare()
     compare(chosen.seconds, chosen.rounds, chosen.only)
