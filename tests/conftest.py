@@ -53,10 +53,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Client tests wait for those packages meanwhile, and no long file is the last: upstream and writes come first."""
-    clients = [item for item in items if CLIENTS in item.path.parents]
-    others = [item for item in items if CLIENTS not in item.path.parents]
+    files = list(dict.fromkeys(item.path for item in items))
+    others = [path for path in files if CLIENTS not in path.parents]
     first = len(others) * 2 // 3
-    items[:] = [*others[first:], *clients, *others[:first]]
+    order = [*others[first:], *(path for path in files if CLIENTS in path.parents), *others[:first]]
+    items.sort(key=lambda item: order.index(item.path))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -6,6 +6,7 @@ import json
 from random import Random
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,13 +78,14 @@ def test_a_random_fleet_is_answered_as_by_brute_force(seed):
     index.close()
 
 
-def test_a_simulated_fleet_is_answered_as_by_brute_force():
+@pytest.mark.parametrize("seed", range(effort(1, 1, 10)))
+def test_a_simulated_fleet_is_answered_as_by_brute_force(seed):
     """The same over the simulator's vehicles, with all special cases of the contract."""
     fleet = Fleet("EXFL29", effort(500, 1_000, 20_000))
     shown = [fleet.shown(vehicle_id, Behaviours()) for vehicle_id in fleet.ids]
     index = VehicleIndex(KNOWN_WORDS)
     for start in range(0, len(shown), 100):
         index.put(page_of(shown[start : start + 100]))
-    readers, rng = [Reader(raw) for raw in shown], Random(1)
-    found = [check(index, readers, rng) for _ in range(effort(40, 100, 2_000))]
+    readers, rng = [Reader(raw) for raw in shown], Random(seed)
+    found = [check(index, readers, rng) for _ in range(effort(40, 100, 200))]
     assert sum(0 < number < len(shown) for number in found) > len(found) / 5

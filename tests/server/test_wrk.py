@@ -110,6 +110,14 @@ class Gateway(GatewayProcess):
             assert time.monotonic() < deadline
             time.sleep(0.2)
 
+    def logged_requests(self) -> int:
+        """The number of requests in the log, once it is complete: lines are written up to 0.1 s later."""
+        number, before = self.output.count(REQUEST_LINE), -1
+        while number != before:
+            time.sleep(0.3)
+            number, before = self.output.count(REQUEST_LINE), number
+        return number
+
     def scraped(self) -> Scraped:
         return Scraped(self.metrics())
 
@@ -192,7 +200,7 @@ def test_a_killed_worker_loses_only_the_requests_on_its_open_connections(gateway
 
 def test_a_stopping_gateway_answers_all_that_was_sent(gateway):
     """wrk connects again until it is refused, but loses no request; the log has a line for each response."""
-    logged = gateway.output.count(REQUEST_LINE)
+    logged = gateway.logged_requests()
     with Wrk(gateway.url) as wrk:
         gateway.wait_for_operations(200)
         gateway.process.send_signal(signal.SIGTERM)
