@@ -218,13 +218,11 @@ class Http1:
             loop = self._loop = asyncio.get_running_loop()
         now = loop.time()
         call.ends = now + (call.seconds or self._total_timeout)
-        if self._idle and not self._queue:
-            newest = self._idle.popitem()[0]
-            if newest.reusable_by == call.reuse_key:
-                newest.start(call, now)
-                return
-            self._idle[newest] = None
-        self._wait_for_connection(call, loop, now)
+        if self._idle and not self._queue and (connection := self._idle_for(call, now)) is not None:
+            del self._idle[connection]
+            connection.start(call, now)
+        else:
+            self._wait_for_connection(call, loop, now)
 
     async def fetch_raw(
         self,
