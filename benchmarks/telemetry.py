@@ -87,7 +87,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=int, default=2, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--only", help="operation, with or without its form, such as page or \"page, cached\"")
+    parser.add_argument("--only", help='operation, with or without its form, such as page or "page, cached"')
     chosen = parser.parse_args()
     prepare()
     compare(chosen.seconds, chosen.rounds, chosen.only)
