@@ -74,6 +74,7 @@ def without_token(serve: Any, introspection: str = "authenticated") -> str:
     return serve(create_app(settings))
 
 
+@thorough_only
 def test_a_pasted_token_stays_in_memory(serve):
     """Each wrong token has a sentence, the query is kept, and the schema is fetched with each new token."""
     expired = FakeIssuer().token(exp=int(time.time()) - 60)

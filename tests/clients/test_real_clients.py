@@ -217,6 +217,7 @@ def test_errors_reach_the_callers_of_federation_routers(serve, tmp_path, router)
         assert code in [error["extensions"]["code"] for error in answer["errors"]]
 
 
+@thorough_only
 def test_front_end_tools_accept_the_schema(serve):
     """graphql-codegen's TypeScript compiles, also by introspection, and graphql-eslint's Relay rules report nothing."""
     (HERE / "generated").mkdir(exist_ok=True)

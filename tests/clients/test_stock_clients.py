@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.simulator import Behaviours, Simulator
+from tests.effort import thorough_only
 from tests.gateway_process import GatewayProcess
 from tests.gateways import PLANS, TOKENS, serving
 from tests.programs import require
@@ -33,7 +34,7 @@ def output_of(program: str, *arguments: str, given: str = "") -> str:
     return ended.stdout
 
 
-@pytest.mark.parametrize("body", [QUERY, PADDED], ids=["small", "large"])
+@pytest.mark.parametrize("body", [QUERY, pytest.param(PADDED, marks=thorough_only)], ids=["small", "large"])
 def test_the_jdk_client_gets_responses(url, body):
     """`HttpClient.newHttpClient()` offers h2c with a body, and gets a response each time."""
     require("javac", "default-jdk-headless")  # which `java` calls for a source file

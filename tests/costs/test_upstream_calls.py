@@ -13,6 +13,7 @@ import pytest
 
 from gateway.schema.global_ids import vehicle_global_id
 from gateway.simulator import Behaviours, Client, Fault, FleetPlan, Simulator
+from tests.effort import thorough_only
 from tests.gateways import Gateway
 from tests.journeys.test_queries import ALL_OF_A_VEHICLE
 
@@ -100,7 +101,11 @@ OPERATIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+@pytest.mark.parametrize(
+    "operation",
+    [*OPERATIONS[:-1], pytest.param(OPERATIONS[-1], marks=thorough_only)],
+    ids=lambda operation: operation.name,
+)
 async def test_upstream_calls(start, operation):
     """Each operation makes the calls that the table says, cold and warm."""
     clients = tuple(Client(f"T7K2M#{number}", token=token) for number, token in enumerate(TOKENS))

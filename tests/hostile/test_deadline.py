@@ -8,12 +8,17 @@ from contextlib import ExitStack
 import pytest
 
 from gateway.simulator import Behaviours, Simulator
+from tests.effort import thorough_only
 from tests.gateways import PLANS, serving
 from tests.hostile.attacked import VALID_TOKEN_CPU_MAX, AttackedGateway
 from tests.hostile.documents import fields_times_nodes
 
 BODIES = fields_times_nodes(Simulator(PLANS, Behaviours()).fleets["T7K2M"].ids)
-DEAR = ("60 aliases of 1000 ids", "types of 1000 ids", "60 aliases of 1000 ids and an error")
+DEAR = (
+    "60 aliases of 1000 ids",
+    pytest.param("types of 1000 ids", marks=thorough_only),
+    pytest.param("60 aliases of 1000 ids and an error", marks=thorough_only),
+)
 
 
 @pytest.fixture(scope="module")

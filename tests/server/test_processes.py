@@ -16,6 +16,7 @@ from gateway.server.config import ServerConfig
 from gateway.server.processes import FAILED_STARTS_MAX, PAUSE_MAX, PAUSE_MIN, START_MAX, Worker, Workers, next_pause
 from gateway.settings import Settings
 from gateway.telemetry.metrics import Metrics
+from tests.effort import thorough_only
 from tests.gateway_process import GatewayProcess
 from tests.refused_start import refusal_of
 
@@ -27,7 +28,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("how", ["killed", pytest.param("without documents", marks=thorough_only)])
 def test_the_parent_gives_up_if_workers_do_not_start(how, tmp_path, monkeypatch):
     """It restarts them a few times, and then ends with one message and the status of a failed start."""
     (tmp_path / "sitecustomize.py").write_text(IN_WORKERS + BROKEN[how])

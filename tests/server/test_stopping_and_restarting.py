@@ -113,6 +113,7 @@ def test_it_stops_when_the_delay_has_passed(workers, tmp_path):
     assert gateway.stop() in (0, -signal.SIGTERM)
 
 
+@thorough_only
 def test_sighup_restarts_the_workers_without_a_failed_request(pair):
     """One after the other: two serve at any time, and there are never more than three."""
     before, numbers = pair.workers(), set()
