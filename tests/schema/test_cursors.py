@@ -5,12 +5,22 @@ from __future__ import annotations
 import base64
 import zlib
 
+import msgspec
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from gateway.errors import CursorError, CursorForeign, CursorInvalid
-from gateway.schema.cursors import CURSOR_LENGTH_MAX, Position, decode_cursor, encode_cursor, set_of
+from gateway.schema.cursors import (
+    CURSOR_LENGTH_MAX,
+    Position,
+    decode_cursor,
+    decode_key,
+    encode_cursor,
+    encode_key,
+    fingerprint_of,
+    set_of,
+)
 
 VEHICLES = set_of("vehicles", None)
 positions = st.builds(
@@ -107,3 +117,56 @@ def test_a_cursor_of_an_impossible_position_or_another_version_is_invalid():
         else:
             with pytest.raises(CursorInvalid):
                 decode_cursor(text, VEHICLES, "after")
+
+
+values = (
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | st.text(max_size=20)
+)
+keys = st.lists(values, max_size=3).map(lambda members: (*members, "JQ7RP"))
+
+
+@given(keys)
+def test_a_sort_key_round_trips_and_is_deterministic(key):
+    """Its cursor is base64 for URLs without padding: a checksum, a version, the set and the values."""
+    text = encode_key(VEHICLES, key)
+    assert decode_key(text, VEHICLES, len(key), "after") == key
+    raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    assert zlib.crc32(raw[4:]).to_bytes(4, "big") == raw[:4]
+    assert msgspec.msgpack.decode(raw[4:]) == [1, VEHICLES, list(key)]
+
+
+@given(keys, st.data())
+def test_a_damaged_cursor_of_a_sort_key_is_rejected(key, data):
+    """Also one with another base64 of the same bytes, or with another number of values."""
+    text = encode_key(VEHICLES, key)
+    at = data.draw(st.integers(0, len(text) - 1))
+    other = data.draw(st.sampled_from("ABCxyz019-_=+/ \n\0é"))
+    damaged = data.draw(st.sampled_from([text[:at] + other + text[at + 1 :], text[:at] + text[at + 1 :], text + other]))
+    if damaged != text:
+        with pytest.raises(CursorInvalid):
+            decode_key(damaged, VEHICLES, len(key), "after")
+    for length in (len(key) - 1, len(key) + 1):
+        with pytest.raises(CursorInvalid) as rejected:
+            decode_key(text, VEHICLES, length, "before")
+        assert rejected.value.extensions()["argument"] == "before"
+
+
+def test_a_sort_key_of_another_set_or_version_is_rejected():
+    """So are the cursors of pages for sort keys, and the other way round."""
+    key = (1, "JQ7RP")
+    page = encode_cursor(VEHICLES, Position(None, "JQ7RP", 0))
+    for text in (encode_key(set_of("vehicles", "audi"), key), page):
+        with pytest.raises(CursorForeign):
+            decode_key(text, VEHICLES, len(key), "after")
+    with pytest.raises(CursorForeign):
+        decode_cursor(encode_key(VEHICLES, key), VEHICLES, "after")
+    for version in (0, 2):
+        body = msgspec.msgpack.encode((version, VEHICLES, key))
+        text = base64.urlsafe_b64encode(zlib.crc32(body).to_bytes(4, "big") + body).decode().rstrip("=")
+        with pytest.raises(CursorInvalid):
+            decode_key(text, VEHICLES, len(key), "after")
+
+
+def test_a_fingerprint_has_16_bits():
+    """It is in cursors that clients hold, so it must not change."""
+    assert [fingerprint_of(item_id) for item_id in ("JQ7RP", "", "é")] == [16901, 0, 36158]
