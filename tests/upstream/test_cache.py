@@ -31,6 +31,7 @@ from gateway.upstream.cache import (
     MemoryStore,
     age_of,
 )
+from gateway.upstream.changes import Change
 from gateway.upstream.coalescing import SingleFlight
 from gateway.upstream.endpoints import NOT_STORED, Lifetime
 from gateway.upstream.field_masks import decode_full, vehicle_mask
@@ -601,3 +602,39 @@ async def test_entries_in_memory_are_sampled_by_resource():
     size = 2 * Entry(None, 0, 1000).size
     assert [value for (_, resource), value in samples.items() if resource == "vehicle"] == [2, size, 1]
     assert sum(samples.values()) == 2 + size + 1
+
+
+async def test_what_was_stored_before_a_write_is_not_used():
+    """Only what is of its vehicle, whether it is asked for alone or with others; what is stored after it is used."""
+    stack = Stack()
+    keys = [vehicle_read(vehicle_id).key for vehicle_id in ("A", "B", "never read")]
+
+    async def used() -> list[bool]:
+        many = await stack.store.get_many(keys, Vehicle)
+        single = [stack.store.peek(key) for key in keys]
+        assert [entry is None for entry in many] == [entry is None for entry in single]
+        return [entry is not None for entry in many]
+
+    for vehicle_id in ("A", "B"):
+        await stack.fetch(vehicle_read(vehicle_id))
+    assert await used() == [True, True, False]
+    stack.store.changes.apply(Change("w", "A", (keys[0].partition(":")[2],), (), number=7))
+    assert await used() == [False, True, False]
+    await stack.fetch(vehicle_read("A"))
+    assert stack.fleet.total == 3
+    assert await used() == [True, True, False]
+    await stack.fetch(vehicle_read("A"))
+    assert stack.fleet.total == 3
+
+
+@pytest.mark.parametrize(("etag", "missing", "calls"), [('"1"', False, 1), (None, False, 2), (None, True, 1)])
+async def test_who_needs_a_version_gets_no_entry_without_one(etag, missing, calls):
+    """A 404 has none, and needs none."""
+    stack = Stack(FakeFetcher(lambda request: None) if missing else None)
+    stack.fleet.etag = etag
+    await stack.fetch(vehicle_read())
+    request = vehicle_read()
+    request.needs_version = True
+    await stack.fetch(request)
+    assert stack.fleet.total == calls
+    assert request.known is None
