@@ -38,10 +38,10 @@ gateway.app.build_schema = cache(gateway.app.build_schema)
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int | None:
-    """No workers for a single file, since files are distributed whole; else two per CPU, since tests often wait."""
+    """No workers for a single file, since files are distributed whole; else one more than CPUs, since tests wait."""
     if len(config.args) == 1 and Path(config.args[0].partition("::")[0]).is_file():
         return 0
-    return 2 * (os.cpu_count() or 1)
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -29,6 +29,7 @@ from gateway.upstream.requests import RequestScope, RequestStats, UpstreamReques
 from tests.effort import thorough_only
 from tests.upstream.fakes import ENDPOINTS, Sending
 from tests.upstream.tcp_server import TCPServer
+from tests.waiting import eventually
 
 TRANSPORTS = ("builtin", "httpx")
 LOOPS = {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
@@ -625,12 +626,11 @@ def test_an_idle_connection_is_closed_after_its_time(run):
     async def scenario(transport: HttpTransport, server: Server) -> None:
         for _ in range(4):
             await transport.fetch(vehicle_request())
-            await asyncio.sleep(0.15)
+            await asyncio.sleep(0.25)
         assert server.connections == 1
-        await asyncio.sleep(0.8)
-        assert all(writer.is_closing() for writer in server.writers)
+        await eventually(lambda: all(writer.is_closing() for writer in server.writers), 10)
 
-    run(scenario, [PLAIN], keepalive_expiry=0.3)
+    run(scenario, [PLAIN], keepalive_expiry=0.9)
 
 
 def test_no_call_gets_another_response(run):
