@@ -67,7 +67,7 @@ USES = {MGET: "entries", SET: "entries", DEL: "removals", EVAL: "scripts", PUBLI
 # Seconds without a message after which a subscription's connection is checked, and again until it counts as lost.
 SILENCE = 1.0
 TIMEOUTS = (TimeoutError, RedisTimeout)
-# The client sends to connections that uvloop has closed meanwhile, which then raises a RuntimeError.
+# uvloop raises a RuntimeError if the client writes to a connection that has been closed meanwhile.
 FAILURES = (RedisError, OSError, TimeoutError, RuntimeError)
 
 

@@ -36,8 +36,17 @@ ALL_OF_A_VEHICLE = everything("Vehicle").replace(" version ", " ", 1)
 ALL_OF_A_UNIT = everything("TelematicsUnit")
 
 
-@pytest.mark.parametrize("behaviours", [pytest.param({}, marks=thorough_only), {"extended_state": True}, pytest.param({"early_names": True}, marks=thorough_only), {"latest_state_in_list": "missing"},
-                                      pytest.param({"latest_state_in_list": "empty"}, marks=thorough_only)], ids=str)  # fmt: skip
+@pytest.mark.parametrize(
+    "behaviours",
+    [
+        {"extended_state": True},
+        {"latest_state_in_list": "missing"},
+        pytest.param({}, marks=thorough_only),
+        pytest.param({"early_names": True}, marks=thorough_only),
+        pytest.param({"latest_state_in_list": "empty"}, marks=thorough_only),
+    ],
+    ids=str,
+)
 async def test_every_field_of_every_vehicle_resolves_without_an_error(start, behaviours):
     """All fields of the schema, over all odd vehicles of the simulator, under each behaviour."""
     gateway = await start(behaviours=Behaviours(rate_limit_requests=0, **behaviours))

@@ -33,6 +33,14 @@ positions = st.builds(
 )
 
 
+@st.composite
+def damaged_forms_of(draw, text):
+    """The text with one character changed, dropped or added, which may be the same text."""
+    at = draw(st.integers(0, len(text) - 1))
+    other = draw(st.sampled_from("ABCxyz019-_=+/ \n\0é"))
+    return draw(st.sampled_from([text[:at] + other + text[at + 1 :], text[:at] + text[at + 1 :], text + other]))
+
+
 @given(positions)
 def test_a_cursor_round_trips_and_is_deterministic(position):
     """Encoding is deterministic, and decoding returns the position."""
@@ -45,9 +53,7 @@ def test_a_cursor_round_trips_and_is_deterministic(position):
 def test_a_damaged_cursor_is_rejected(position, data):
     """Changing, dropping or adding any one character makes a cursor invalid."""
     text = encode_cursor(VEHICLES, position)
-    at = data.draw(st.integers(0, len(text) - 1))
-    other = data.draw(st.sampled_from("ABCxyz019-_=+/ \n\0é"))
-    damaged = data.draw(st.sampled_from([text[:at] + other + text[at + 1 :], text[:at] + text[at + 1 :], text + other]))
+    damaged = data.draw(damaged_forms_of(text))
     if damaged != text:
         with pytest.raises(CursorInvalid) as rejected:
             decode_cursor(damaged, VEHICLES, "before")
@@ -139,9 +145,7 @@ def test_a_sort_key_round_trips_and_is_deterministic(key):
 def test_a_damaged_cursor_of_a_sort_key_is_rejected(key, data):
     """Also one with another base64 of the same bytes, or with another number of values."""
     text = encode_key(VEHICLES, key)
-    at = data.draw(st.integers(0, len(text) - 1))
-    other = data.draw(st.sampled_from("ABCxyz019-_=+/ \n\0é"))
-    damaged = data.draw(st.sampled_from([text[:at] + other + text[at + 1 :], text[:at] + text[at + 1 :], text + other]))
+    damaged = data.draw(damaged_forms_of(text))
     if damaged != text:
         with pytest.raises(CursorInvalid):
             decode_key(damaged, VEHICLES, len(key), "after")

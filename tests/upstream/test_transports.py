@@ -115,7 +115,7 @@ class Server(TCPServer):
 Scenario = Callable[[HttpTransport, Server], Awaitable[None]]
 
 
-@pytest.fixture(params=[pytest.param("asyncio", marks=thorough_only), "uvloop"])
+@pytest.fixture(params=[pytest.param(name, marks=() if name == "uvloop" else thorough_only) for name in LOOPS])
 def loop_factory(request):
     """Both event loops: they differ in what they report to a connection, and when."""
     return LOOPS[request.param]
